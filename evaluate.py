@@ -1,0 +1,20 @@
+"""Score a run again: python evaluate.py run=outputs/DATE/TIME split=val."""
+
+import hydra
+from omegaconf import DictConfig
+
+from quartet.allow import guard
+from quartet.command import start_from
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    from quartet.job import evaluation
+
+    evaluation(cfg)
+
+
+if __name__ == "__main__":
+    guard()
+    start_from(own=("run", "split", "checkpoint"))
+    main()

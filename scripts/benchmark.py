@@ -1,0 +1,295 @@
+"""The speed figures, each a ratio to a baseline in the same process.
+
+    python scripts/benchmark.py
+
+About 15 minutes on 2 cores; `--short` runs everything once on little data, to see that it works.
+The two sides of a ratio alternate; printed are its median and its range over the rounds.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+ROOT = Path(__file__).parents[1]
+MLP = ["model=mlp", "model.hidden=[512,512]", "data.batch_size=64"]
+CNN = ["model=cnn", "data.batch_size=128"]
+BARE = ["metrics=none", "logger=none"]
+
+
+def made_images(count: int, classes: int = 10) -> TensorDataset:
+    """Random grey images as bytes, ``(count, 1, 28, 28)``, and classes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    return TensorDataset(images, torch.randint(0, classes, (count,), generator=generator))
+
+
+class Bench:
+    """Training data and the two ways to train on it.
+
+    Args:
+        data: fashion_mnist, read from `folder`, or made.
+        count: Training images, to which validation adds a tenth.
+        device: cpu or cuda.
+    """
+
+    def __init__(self, data: str, folder: str, count: int, device: str) -> None:
+        from quartet.data import Parts
+        from quartet.data.torchvision import fashion_mnist
+
+        if data == "fashion_mnist":
+            parts = fashion_mnist(dir=folder, val_fraction=0, split_seed=0)
+            train = TensorDataset(*(tensor[:count] for tensor in parts.train.tensors))
+            val = TensorDataset(*(tensor[: count // 10] for tensor in parts.test.tensors))
+        else:
+            train, val = made_images(count), made_images(count // 10)
+        self.parts, self.count, self.device = Parts(train, val, None), count, device
+
+    def quartet(self, *overrides: str) -> tuple[float, float]:
+        """Seconds of one training epoch with everything on, and of its validation."""
+        from quartet.build import build, compose
+        from quartet.progress import Timer
+
+        accelerator = "gpu" if self.device == "cuda" else "cpu"
+        common = ["data=fashion_mnist", "logger=tensorboard", f"trainer.accelerator={accelerator}"]
+        epochs = ["trainer.max_epochs=1"]
+        with tempfile.TemporaryDirectory() as folder:
+            run = build(compose([*common, *epochs, *overrides]), folder)
+            run.data.parts = self.parts
+            timer = Timer()
+            run.trainer.callbacks.append(timer)
+            run.trainer.fit(run.module, run.data)
+        return timer.epochs[0], timer.validation
+
+    def plain(self, optimizer: Callable[..., torch.optim.Optimizer], *overrides: str) -> float:
+        """Seconds of an epoch of the loop a person would write by hand."""
+        model = self.model(*overrides)
+        images, labels = self.parts.train.tensors
+        images, labels = (images.float() / 255).to(self.device), labels.to(self.device)
+        size = 128 if "model=cnn" in overrides else 64
+        steps = optimizer(model.parameters())
+        start = time.perf_counter()
+        order = torch.randperm(self.count, device=self.device)
+        for batch in order.split(size):
+            steps.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            steps.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def tutorial(self) -> float:
+        """Seconds of an epoch as tutorials have it: ToTensor a sample, DataLoader, SGD."""
+        from torchvision.transforms import ToTensor
+
+        images = self.parts.train.tensors[0].squeeze(1).numpy()
+        labels = self.parts.train.tensors[1].tolist()
+
+        class Images(Dataset[tuple[Tensor, int]]):
+            def __len__(self) -> int:
+                return len(labels)
+
+            def __getitem__(self, index: int) -> tuple[Tensor, int]:
+                from PIL import Image  # as torchvision's MNIST does
+
+                return ToTensor()(Image.fromarray(images[index])), labels[index]
+
+        model = self.model(*MLP)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        start = time.perf_counter()
+        for x, y in DataLoader(Images(), batch_size=64, shuffle=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x.to(self.device)), y.to(self.device)).backward()
+            optimizer.step()
+        return time.perf_counter() - start
+
+    def model(self, *overrides: str) -> nn.Module:
+        from quartet.build import build, compose
+
+        run = build(compose(["data=fashion_mnist", *overrides]))
+        return run.module.model.to(self.device)
+
+
+def compare(rounds: int, baseline: Callable[[], float], ours: Callable[[], float]) -> list[float]:
+    """Ratios ours / baseline of alternating rounds; one round before is not counted."""
+    baseline(), ours()
+    return [ours() / baseline() for _ in range(rounds)]
+
+
+def sgd(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def adam(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters)
+
+
+def throughput(bench: Bench, rounds: int) -> Iterator[tuple[str, str, list[float]]]:
+    """Samples a second against the loop written by hand, and what the extras cost."""
+
+    def speed(optimizer: Callable[..., torch.optim.Optimizer], *overrides: str) -> list[float]:
+        model = [o for o in overrides if o.startswith(("model", "data"))]
+        slower = compare(
+            rounds, lambda: bench.plain(optimizer, *model), lambda: bench.quartet(*overrides)[0]
+        )
+        return [1 / ratio for ratio in slower]
+
+    yield "samples/s, MLP, SGD", ">= 0.90", speed(sgd, *MLP, "optimizer=sgd")
+    fused = [*MLP, "optimizer=adam", "optimizer.fused=true"]
+    yield "samples/s, MLP, Adam fused", ">= 1.1", speed(adam, *fused)
+    yield "samples/s, MLP, Adam", ">= 0.88", speed(adam, *MLP, "optimizer=adam")
+    yield "samples/s, small cnn, SGD", ">= 0.95", speed(sgd, *CNN, "optimizer=sgd")
+    validations = [bench.quartet(*MLP, "optimizer=sgd") for _ in range(rounds)]
+    yield "validation / training epoch", "<= 0.06", [v / t for t, v in validations]
+    against = compare(rounds, bench.tutorial, lambda: bench.quartet(*MLP, "optimizer=sgd")[0])
+    yield "samples/s, MLP, SGD, to the tutorial's loop", ">= 2", [1 / r for r in against]
+    extras = compare(
+        rounds,
+        lambda: bench.quartet(*MLP, "optimizer=sgd", *BARE)[0],
+        lambda: bench.quartet(*MLP, "optimizer=sgd")[0],
+    )
+    yield "step with metrics and logging / without", "<= 1.03", extras
+
+
+def memory(bench: Bench) -> Iterator[tuple[str, str, list[float]]]:
+    """Peak memory of a process that trains, against one with the plain loop."""
+
+    def peak(kind: str) -> float:
+        command = [sys.executable, __file__, "--memory", kind, "--count", str(bench.count)]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    plain, ours = peak("plain"), peak("quartet")
+    yield f"peak memory ({plain:.0f} and {ours:.0f} MB)", "<= 1.2 + 100 MB", [ours / plain]
+
+
+def starts(rounds: int) -> Iterator[tuple[str, str, list[float]]]:
+    """Seconds until commands answer, beyond the imports they cannot do without."""
+
+    def seconds(*command: str) -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return time.perf_counter() - start
+
+    for flags in (["--help"], ["--cfg", "job"]):
+        times = [seconds("train.py", *flags) for _ in range(rounds)]
+        yield f"{' '.join(flags)}, seconds", "<= 0.5", times
+    imports = "import torch, torchvision, torchmetrics, lightning, hydra"
+    with tempfile.TemporaryDirectory() as folder:
+        one_step = ["trainer.max_steps=1", "trainer.limit_val_batches=0"]
+        extra = []
+        for number in range(rounds):
+            start = seconds("train.py", *one_step, f"hydra.run.dir={folder}/{number}")
+            extra.append(start - seconds("-c", imports))
+    yield "first step, test and pictures after the imports, seconds", "<= 0.5", extra
+
+
+def sweep() -> Iterator[tuple[str, str, list[float]]]:
+    """A sweep of 20 digits jobs against the sum of their fit times."""
+    import json
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "-m", "seed=range(20)", f"hydra.sweep.dir={folder}"]
+        start = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        total = time.perf_counter() - start
+        results = [json.loads(path.read_text()) for path in Path(folder).glob("*/result.json")]
+    fit = sum(result["seconds"]["fit"] for result in results)
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", "import lightning, torchvision, torchmetrics"], check=True
+    )
+    one_start = time.perf_counter() - start
+    yield (
+        f"sweep of {len(results)} jobs, less a start / their fits",
+        "<= 1.2",
+        [(total - one_start) / fit],
+    )
+
+
+def scaling(short: bool) -> Iterator[tuple[str, str, list[float]]]:
+    """Microseconds a sample as data, classes and model grow."""
+    sizes = (600, 6_000) if short else (600, 6_000, 60_000)
+    for count in sizes:
+        bench = Bench("made", "", count, "cpu")
+        times = [bench.quartet(*MLP, "optimizer=sgd")[0] / count * 1e6 for _ in range(3)]
+        yield f"us a sample, {count:,} samples", "flat", times
+    bench = Bench("made", "", sizes[1], "cpu")
+    for classes in (2, 10, 100, 1000):
+        overrides = [*MLP, "optimizer=sgd", f"data.num_classes={classes}"]
+        train = made_images(bench.count, classes)
+        bench.parts = bench.parts._replace(train=train, val=made_images(600, classes))
+        ratio = compare(
+            3,
+            lambda o=overrides: bench.plain(sgd, *[x for x in o if "optimizer" not in x]),
+            lambda o=overrides: bench.quartet(*o)[0],
+        )
+        yield f"time / plain loop, {classes:,} classes", "flat", ratio
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", default="made", choices=["made", "fashion_mnist"])
+    parser.add_argument("--dir", default="data", help="where Fashion-MNIST lies")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=60_000, help="training images")
+    parser.add_argument("--only", help="throughput, memory, starts, sweep or scaling")
+    parser.add_argument("--short", action="store_true", help="once, on little data")
+    parser.add_argument("--memory", choices=["plain", "quartet"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    from quartet.run import quieten
+
+    quieten()
+    if options.short:
+        options.rounds, options.count = 1, 640
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("There is no GPU here; the figures of the CPU need no --device.")
+    bench = Bench(options.data, options.dir, options.count, options.device)
+    if options.memory:
+        bench.plain(sgd, *MLP) if options.memory == "plain" else bench.quartet(*MLP)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    os.environ.setdefault("TQDM_DISABLE", "0")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds\n"
+    )
+    print("| figure | to reach | median | range |\n|---|---|---|---|")
+    groups = {
+        "throughput": lambda: throughput(bench, options.rounds),
+        "memory": lambda: memory(bench),
+        "starts": lambda: starts(options.rounds),
+        "sweep": sweep,
+        "scaling": lambda: scaling(options.short),
+    }
+    for name, figures in groups.items():
+        if options.only in (None, name):
+            for title, goal, values in figures():
+                spread = f"{min(values):.3g} to {max(values):.3g}"
+                print(
+                    f"| {title} | {goal} | {statistics.median(values):.3g} | {spread} |", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Quartet: loss, optimizer, scheduler and metrics composed into one LightningModule."""

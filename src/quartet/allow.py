@@ -1,0 +1,217 @@
+"""What a configuration may call: the one place where a `_target_` becomes an object.
+
+YAML can come from elsewhere: a colleague's run, a downloaded experiment. So a `_target_` may name a
+part of a training and nothing else. Imported at every start, so without torch.
+"""
+
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from quartet import schema
+
+OWN = __name__.partition(".")[0]
+
+# (module, base): classes defined in the module or within it that descend from the base; without a
+# base all classes and functions of it. A fork allows more here, such as
+#     ("timm.optim", "torch.optim.Optimizer"),
+FAMILIES: list[tuple[str, str | None]] = [
+    (OWN, None),
+    ("hydra_plugins", None),
+    ("torch.nn", "torch.nn.Module"),
+    ("torch.optim", "torch.optim.Optimizer"),
+    ("torch.optim", "torch.optim.lr_scheduler.LRScheduler"),
+    ("torchmetrics", "torchmetrics.Metric"),
+    ("torchmetrics", "torchmetrics.MetricCollection"),
+    ("torchvision.transforms.v2", "torch.nn.Module"),
+    ("lightning.pytorch", "lightning.pytorch.Trainer"),
+    ("lightning.pytorch", "lightning.pytorch.Callback"),
+    ("lightning.pytorch", "lightning.pytorch.loggers.Logger"),
+    ("lightning.pytorch", "lightning.pytorch.profilers.Profiler"),
+    ("lightning.pytorch", "lightning.pytorch.strategies.Strategy"),
+    ("lightning", "lightning.fabric.plugins.Precision"),
+    ("lightning", "lightning.fabric.plugins.CheckpointIO"),
+    ("lightning", "lightning.fabric.plugins.ClusterEnvironment"),
+    ("lightning", "lightning.pytorch.plugins.LayerSync"),
+]
+# Further ones for Hydra's own settings, and for those of `logging` within them.
+HYDRA: list[tuple[str, str | None]] = [
+    ("hydra._internal.core_plugins", "hydra.plugins.plugin.Plugin"),
+    ("hydra.experimental", "hydra.experimental.callback.Callback"),
+]
+LOGGING: list[tuple[str, str | None]] = [
+    (OWN, "logging.Handler"),
+    (OWN, "logging.Formatter"),
+    (OWN, "logging.Filter"),
+    ("logging", "logging.StreamHandler"),  # files too, but no sockets, mail or queues
+    ("logging", "logging.NullHandler"),
+    ("logging", "logging.Formatter"),
+    ("logging", "logging.Filter"),
+    ("colorlog", "logging.Formatter"),
+]
+# Modules of this package whose functions drive a training and are no parts of one.
+MACHINERY = {
+    f"{OWN}.{name}"
+    for name in ("allow", "build", "check", "command", "job", "prediction", "record", "report")
+} | {f"{OWN}.{name}" for name in ("resume", "run", "schema", "storage", "sweep")}
+# Where Hydra makes objects, or has `logging` make them.
+MADE_BY_HYDRA = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+
+
+def locate(
+    path: str, families: Sequence[tuple[str, str | None]] | None = None
+) -> Callable[..., Any]:
+    """What a `_target_` names, if it may be called.
+
+    The object counts, not the name that leads to it: through the module of a class, ``os`` is in
+    reach under many names.
+
+    Args:
+        path: Its dotted name.
+        families: As in FAMILIES, which they are by default.
+
+    Raises:
+        ValueError: it may not be called, or there is nothing of this name.
+    """
+    families = FAMILIES if families is None else families
+    refusal = ValueError(
+        "is none of the classes that a configuration may name: those of "
+        f"{', '.join(dict.fromkeys(module for module, _ in families))}; name one of them, or, if "
+        f"you trust it, allow it in FAMILIES of {OWN}/allow.py."
+    )
+    names = path.split(".")
+    roots = {module.partition(".")[0] for module, _ in families}
+    if names[0] not in roots or any(name.startswith("__") for name in names):
+        raise refusal  # before it is imported, which runs code too
+    try:
+        found = schema.locate(path)
+    except ValueError:
+        raise
+    except BaseException as error:  # an import may end in anything, SystemExit too
+        raise ValueError(f"{path} cannot be imported: {error}.") from error
+    if not any(belongs(found, module, base) for module, base in families):
+        raise refusal
+    return found
+
+
+def belongs(found: Any, module: str, base: str | None) -> bool:
+    """Whether an object is of a family."""
+    home = getattr(found, "__module__", None)
+    if not isinstance(home, str) or not f"{home}.".startswith(f"{module}."):
+        return False
+    if inspect.isclass(found):
+        return base is None or issubclass(found, schema.locate(base))  # type: ignore[arg-type]
+    # An instance shows the module of its class, and what it calls is unknown.
+    of_class = isinstance(found, types.MethodType) and inspect.isclass(found.__self__)
+    is_function = isinstance(found, types.FunctionType) or of_class
+    return is_function and base is None and home not in MACHINERY
+
+
+def faults(tree: Any, key: str = "") -> list[str]:
+    """What in plain containers must not be called or cannot be judged, a sentence each."""
+    return list(dict.fromkeys(found_in(tree, key)))
+
+
+def found_in(tree: Any, key: str) -> Iterator[str]:
+    if isinstance(tree, dict | list):
+        for name, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            path = f"{key}.{name}" if key else str(name)
+            if name == "_target_" and item is not None:
+                yield from refused(path, item, FAMILIES)
+            yield from found_in(item, path)
+    elif isinstance(tree, str) and "${" in tree:
+        yield f"{key}={tree}: {TWICE}"
+
+
+# Hydra resolves what it instantiates again, and an object could come out of a text.
+TWICE = "stands for another value even after it was resolved; write it without the backslash."
+
+
+def refused(key: str, target: Any, families: Sequence[tuple[str, str | None]]) -> Iterator[str]:
+    try:
+        if not isinstance(target, str):
+            raise ValueError(f"is a {type(target).__name__}, and must be a dotted name.")
+        locate(target, families)
+    except ValueError as error:
+        yield f"{key}={target}: {error}"
+
+
+def guard() -> None:
+    """Has Hydra's own settings checked whenever it composes a configuration, before it uses them.
+
+    Hydra makes its callbacks, launcher, sweeper and log handlers before a program's own code runs.
+    What must not be called ends the program with status 2.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    load = ConfigLoaderImpl.load_configuration
+    if getattr(load, "guarded", False):
+        return
+
+    def load_configuration(*args: Any, **kwargs: Any) -> DictConfig:
+        cfg: DictConfig = load(*args, **kwargs)
+        if found := list(dict.fromkeys(found_in_hydra(cfg.hydra, "hydra"))):
+            print("Refused:", *found, sep="\n  ", file=sys.stderr)
+            raise SystemExit(2)
+        return cfg
+
+    load_configuration.guarded = True  # type: ignore[attr-defined]
+    ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
+
+
+def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> Iterator[str]:
+    """As `faults`, of settings some of which get their values later."""
+    strict = key.startswith(tuple(f"hydra.{name}" for name in MADE_BY_HYDRA))
+    raw: Any = OmegaConf.to_container(node, resolve=False)
+    for name in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        path = f"{key}.{name}"
+        try:
+            value = None if OmegaConf.is_missing(node, name) else node[name]
+        except (OmegaConfBaseException, ValueError) as error:
+            # A reference to a value of Hydra's leads into this tree, and so to what is seen here.
+            simple = re.sub(r"\$\{(hydra[:.])?[\w.]+\}", "", str(raw[name]))
+            if name in ("_target_", "()", "class") or (strict and "${" in simple):
+                reason = str(error).partition("\n")[0]
+                yield f"{path}={raw[name]}: {reason}; write what it stands for."
+            continue
+        if isinstance(value, dict | list):  # what a resolver made
+            value = OmegaConf.create(value, parent=node)
+        if name == "_target_" and value is not None:
+            yield from refused(path, value, [*FAMILIES, *HYDRA])
+        elif name in ("()", "class") and value is not None:
+            yield from refused(path, value, LOGGING)
+        elif isinstance(value, DictConfig | ListConfig):
+            if depth > 30:
+                yield f"{path}={raw[name]}: holds itself."
+                return
+            if not value._is_none():
+                yield from found_in_hydra(value, path, depth + 1)
+        elif isinstance(value, str):
+            if value.startswith("ext://") and value not in STREAMS:
+                yield f"{path}={value}: must be one of {', '.join(STREAMS)}."
+            if strict and "${" in value:
+                yield f"{path}={value}: {TWICE}"
+
+
+def in_record(text: str) -> list[str]:
+    """What a run's own ``config.yaml`` must not hold: what would direct Hydra, which writes none."""
+    keys = ("hydra", "defaults")
+    found = [f"{key}: a run's record holds no such key." for key in keys if key in yaml_keys(text)]
+    if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
+        found.append("@package: a run's record says no such thing.")
+    return found
+
+
+def yaml_keys(text: str) -> list[str]:
+    try:
+        loaded = OmegaConf.create(text)
+    except Exception:  # Hydra says better what is wrong with it
+        return []
+    return [str(key) for key in loaded] if isinstance(loaded, DictConfig) else []

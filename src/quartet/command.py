@@ -1,0 +1,131 @@
+"""Commands on a run that exists: its own record becomes the configuration they start from."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from quartet import allow
+
+
+def start_from(own: Sequence[str]) -> None:
+    """Rewrites the command line so that Hydra reads the configuration of ``run=DIR``.
+
+    What the run was trained with thus stays, whatever has become of the files in conf/; further
+    overrides apply to its values.
+
+    Args:
+        own: Keys that the command adds to the run's configuration.
+    """
+    if any(argument.startswith("-") for argument in sys.argv[1:]):
+        return  # --help and the like, or a command line that was rewritten before
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    if "run" not in given:
+        print(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME", file=sys.stderr)
+        raise SystemExit(2)
+    directory = Path(given["run"])
+    if not (directory / ".hydra" / "config.yaml").is_file():
+        print(
+            f"run={directory} holds no run: {directory}/.hydra/config.yaml is missing.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    refuse(directory / ".hydra" / "config.yaml")
+    sys.argv[1:] = [
+        "--config-dir",
+        str((directory / ".hydra").resolve()),
+        "--config-name",
+        "config",
+        "hydra/job_logging=disabled",
+        "hydra.output_subdir=null",
+        f"hydra.run.dir='{directory}'",
+        *(f"{'+' if key in own else ''}{key}={value}" for key, value in given.items()),
+    ]
+
+
+def refuse(record: Path) -> None:
+    """Exits with 2 if a run's record, which may be someone else's, would direct Hydra itself."""
+    if faults := allow.in_record(record.read_text()):
+        print("Refused:", *(f"{record}: {fault}" for fault in faults), sep="\n  ", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def go_on() -> None:
+    """Rewrites the command line so that ``resume=DIR`` starts from that run's own configuration.
+
+    Hydra then applies the further overrides to what the run was trained with, whatever has become
+    of the files in conf/, and keeps a record of its own, ``.hydra/resume-1`` and so on.
+    """
+    arguments = sys.argv[1:]
+    named = [each for each in arguments if each.startswith("resume=")]
+    # Further processes of a run repeat the rewritten line.
+    if not named or "--config-dir" in arguments or "LOCAL_RANK" in os.environ:
+        return
+    directory = Path(named[-1].removeprefix("resume=").strip("'\""))
+    if str(directory) in ("", "null"):
+        return
+    flags = [each for each in arguments if each.startswith("-")]
+    if "-m" in flags or "--multirun" in flags:
+        leave(f"resume={directory} goes on with one run; leave out -m.")
+    if not records(directory):
+        leave(
+            f"resume={directory} holds no run: {directory}/.hydra/config.yaml is missing; name "
+            "the directory that the run printed, such as outputs/DATE/TIME."
+        )
+    newest = newest_record(directory)
+    refuse(newest / "config.yaml")
+    overrides = []
+    for each in arguments:
+        if each in flags or each in named:
+            continue
+        group, _, option = each.partition("=")
+        if (Path(__file__).parents[2] / "conf" / group / f"{option}.yaml").is_file():
+            if group not in ("callbacks", "logger"):
+                leave(
+                    f"resume={directory} goes on with the same training, which {each} would "
+                    "change; leave it out, or start a run of its own without resume."
+                )
+            each = f"+{each}"
+        overrides.append(each)
+    number = len(records(directory))
+    sys.argv[1:] = [
+        *flags,
+        *("--config-dir", str(newest.resolve()), "--config-name", "config"),
+        *("+hydra=default", f"++resume='{directory}'", f"hydra.run.dir='{directory}'"),
+        f"hydra.output_subdir=.hydra/resume-{number}",
+        *overrides,
+    ]
+
+
+def leave(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def records(directory: str | Path) -> list[Path]:
+    """The configurations of a run: that of its start, then those of each time it went on."""
+    folder = Path(directory) / ".hydra"
+    first = folder / "config.yaml"
+    later = folder.glob("resume-*/config.yaml")
+    by_number = sorted(later, key=lambda path: int(path.parent.name.removeprefix("resume-")))
+    return [first, *by_number] if first.is_file() else []
+
+
+def newest_record(directory: str | Path) -> Path:
+    """The folder with the newest configuration of a run.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    told = records(directory)
+    if not told:
+        raise FileNotFoundError(f"resume={directory} holds no run: there is no .hydra/config.yaml.")
+    return told[-1].parent
+
+
+def forget(record: Path) -> None:
+    """Removes Hydra's record of a start that came to nothing, so that none goes on from it."""
+    if record.name.startswith("resume-"):
+        shutil.rmtree(record, ignore_errors=True)

@@ -1,0 +1,232 @@
+"""Any table in a csv file: the columns to predict, and the columns to predict them from."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from torch import Tensor
+
+from quartet.data.split import IntArray, Parts, assemble, split, standardize
+
+TASKS = ("multiclass", "binary", "multilabel", "regression")
+
+
+def csv(
+    *,
+    path: str | None,
+    task: str,
+    target: str | Sequence[str] | None,
+    features: Sequence[str] | None,
+    drop: Sequence[str],
+    separator: str,
+    missing: str,
+    max_categories: int,
+    standardize_targets: bool,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+) -> Parts:
+    """A table: inputs float32 ``(rows, columns)``, targets as the task has them.
+
+    Numeric columns (true and false among them) are standardised, all others one-hot encoded, both
+    by the training part alone: a category that only other parts have becomes all zeros, a missing
+    one is a category of its own. Classes are the sorted values of the target column; of a binary
+    one the second is positive.
+
+    Args:
+        path: The file, its first line the names of the columns.
+        task: multiclass, binary, multilabel or regression.
+        target: The target column; for multilabel (each of 0 and 1) and regression one or several.
+        features: The input columns. None takes all but the target and ``drop``.
+        drop: Columns to leave out.
+        separator: What stands between columns.
+        missing: What to do about missing numbers: ``error`` refuses, ``mean`` fills in the mean of
+            the training part.
+        max_categories: Most distinct values, in the training part, of a column that is one-hot
+            encoded.
+        standardize_targets: Whether regression targets get mean 0 and standard deviation 1 over the
+            training part.
+        val_fraction: Share of the rows for validation, in [0, 1).
+        test_fraction: Share of the rows for the test, in [0, 1).
+        split_seed: Seed of the split, stratified for multiclass and binary.
+
+    Raises:
+        ValueError: The file or a column is not there or does not fit the task, or a value is out of
+            range.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}; data/task=NAME.")
+    if missing not in ("error", "mean"):
+        raise ValueError(f"missing must be error or mean, got {missing!r}; mean fills numbers in.")
+    table = _read(path, separator)
+    wanted, inputs = _columns(table, target, features, drop, task)
+    targets, names = _targets(table[wanted], task)
+    stratify = np.array(names)[targets.astype(int).ravel()] if task in TASKS[:2] else None
+    rows = split(
+        len(table),
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        stratify=stratify,
+    )
+    encoded, feature_names = _encode(table[inputs], rows.train, missing, max_categories)
+    scale: tuple[Tensor, Tensor] | None = None
+    final = torch.tensor(targets)
+    if task == "regression" and standardize_targets:
+        final, scale = standardize(targets, rows.train)
+    return assemble(
+        rows,
+        encoded,
+        final if task == "multiclass" else final.float(),
+        class_names=names,
+        target_scale=scale,
+        feature_names=feature_names,
+    )
+
+
+def _read(path: str | None, separator: str) -> pd.DataFrame:
+    if path is None:
+        raise ValueError("path is not set; data.path=table.csv names the table.")
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise ValueError(f"path {path} is not a file: looked for {file}; set data.path=FILE.")
+    try:
+        table = pd.read_csv(file, sep=separator, low_memory=False)  # one type a column
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read as a csv table: {str(error).strip()}.") from error
+    if table.empty:
+        raise ValueError(f"{file} has no rows; it needs a line of column names and rows below it.")
+    return table
+
+
+def _columns(
+    table: pd.DataFrame,
+    target: str | Sequence[str] | None,
+    features: Sequence[str] | None,
+    drop: Sequence[str],
+    task: str,
+) -> tuple[list[str], list[str]]:
+    """The target columns and the input columns."""
+    if not target:
+        raise ValueError(
+            f"target is not set; data.target=COLUMN, one of {', '.join(table.columns)}."
+        )
+    wanted = [target] if isinstance(target, str) else list(target)
+    for key, names in (("target", wanted), ("features", features or ()), ("drop", drop)):
+        for name in names:
+            if name not in table.columns:
+                close = difflib.get_close_matches(str(name), table.columns, 1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise ValueError(
+                    f"{key} {name!r} is not a column; {hint}The columns are "
+                    f"{', '.join(table.columns)}."
+                )
+    if len(wanted) > 1 and task in ("multiclass", "binary"):
+        raise ValueError(
+            f"target must be one column for {task}, got {len(wanted)}: {', '.join(wanted)}; "
+            "several are for data/task=multilabel or data/task=regression."
+        )
+    if both := [name for name in wanted if name in (features or ()) or name in drop]:
+        raise ValueError(
+            f"target {both[0]!r} stands in features or drop too; take it out there, "
+            "a target is never an input."
+        )
+    chosen = table.columns if features is None else features
+    inputs = [name for name in chosen if name not in wanted and name not in drop]
+    if not inputs:
+        raise ValueError("features leaves no input column; name fewer in data.drop or more here.")
+    return wanted, inputs
+
+
+def _targets(columns: pd.DataFrame, task: str) -> tuple[NDArray[Any], tuple[str, ...] | None]:
+    """Targets of all rows, and the names of the classes."""
+    gaps = (columns.isna() | columns.isin((np.inf, -np.inf))).sum()
+    for name, count in gaps[gaps > 0].items():
+        raise ValueError(
+            f"target column {name!r} has {count} missing or infinite values; remove these rows from the table."
+        )
+    if task in ("regression", "multilabel"):
+        for name in columns:
+            values = columns[name]
+            if not pd.api.types.is_numeric_dtype(values):
+                raise ValueError(
+                    f"target column {name!r} is not numeric (its first value is {values.iloc[0]!r}); "
+                    "for classes choose data/task=multiclass or data/task=binary."
+                )
+            if task == "multilabel" and not values.isin((0, 1)).all():
+                raise ValueError(
+                    f"target column {name!r} holds values other than 0 and 1, which multilabel "
+                    "needs; for one column of classes choose data/task=multiclass."
+                )
+        numbers = columns.to_numpy(dtype=np.float64)
+        return numbers, tuple(map(str, columns)) if task == "multilabel" else None
+    name, values = columns.columns[0], columns.iloc[:, 0]
+    classes, labels = np.unique(values.to_numpy(), return_inverse=True)
+    if task == "binary":
+        if len(classes) != 2:
+            raise ValueError(
+                f"target column {name!r} has {len(classes)} classes, binary needs exactly 2; "
+                "for more choose data/task=multiclass."
+            )
+        return labels.astype(np.float64)[:, None], tuple(map(str, classes))
+    if len(classes) < 2:
+        raise ValueError(
+            f"target column {name!r} holds {str(classes[0])!r} only; multiclass needs at least 2 "
+            "classes, name another data.target."
+        )
+    if pd.api.types.is_numeric_dtype(values) and len(classes) > len(values) / 2:
+        raise ValueError(
+            f"target column {name!r} holds {len(classes)} different numbers in {len(values)} rows, "
+            "too many for classes; to predict the number choose data/task=regression."
+        )
+    return labels.astype(np.int64), tuple(map(str, classes))
+
+
+def _encode(
+    columns: pd.DataFrame, train: IntArray, missing: str, max_categories: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Inputs float32 of all rows, encoded by the training rows, and the names of their columns."""
+    numeric = [name for name in columns if pd.api.types.is_numeric_dtype(columns[name])]
+    categories = [name for name in columns if name not in numeric]
+    for name in numeric:
+        if np.isinf(columns[name].to_numpy(dtype=np.float64)).any():
+            raise ValueError(
+                f"column {name!r} holds infinite values; correct them or leave the column out with "
+                f"data.drop=[{name}]."
+            )
+        if missing == "error" and (count := columns[name].isna().sum()):
+            raise ValueError(
+                f"column {name!r} has {count} missing values; data.missing=mean fills in the mean "
+                f"of the training part, data.drop=[{name}] leaves the column out."
+            )
+    for name in categories:
+        if (count := columns[name].iloc[train].nunique()) > max_categories:
+            raise ValueError(
+                f"column {name!r} is text with {count} different values, more than max_categories="
+                f"{max_categories}; data.drop=[{name}] leaves it out (an identifier?), "
+                "data.max_categories=N allows it."
+            )
+    encoder = ColumnTransformer(
+        [
+            (
+                "numeric",
+                make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()),
+                numeric,
+            ),
+            ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
+        ],
+        verbose_feature_names_out=False,
+    )
+    values = columns.astype(dict.fromkeys(numeric, np.float64) | dict.fromkeys(categories, object))
+    encoder.fit(values.iloc[train])
+    encoded = torch.from_numpy(encoder.transform(values).astype(np.float32))
+    return encoded, tuple(map(str, encoder.get_feature_names_out()))

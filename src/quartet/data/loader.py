@@ -1,0 +1,236 @@
+"""Batches: which samples stand in which step, and tensors sliced by them."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from quartet.lean import Placed
+
+
+class Batches:
+    """The batches of every epoch, as index tensors: a function of the seed and the epoch alone.
+
+    A batch sampler for a `DataLoader`, too. With several processes each takes its share of every
+    batch. Shares are equal if the epoch is filled up with its first samples; otherwise every sample
+    counts once, and the last share may be empty.
+
+    Args:
+        count: Samples (or queries).
+        batch_size: How many of them make a batch, for each process.
+        seed: Of the order.
+        shuffle: Whether every epoch has an order of its own.
+        drop_last: Whether a last batch that is smaller is left out.
+        fill: Whether the last shares are made equal, as averaged gradients need them.
+        rank: Of this process, from 0.
+        world_size: Number of processes.
+        start: Epoch to begin with, and how many of its batches are left out.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        fill: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        start: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.count = count
+        self.batch_size = batch_size * world_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.missing = -count % world_size if fill and not drop_last else 0
+        self.rank = rank
+        self.world_size = world_size
+        self.start = start
+        self.epoch = start[0]  # a `DataLoader` with processes reads before `set_epoch` is called
+
+    @property
+    def sampler(self) -> "Batches":
+        """Itself: Lightning calls `set_epoch` of a batch sampler's sampler, and of nothing else."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch, from 0, whose batches come next."""
+        self.epoch = epoch
+
+    def order(self) -> Tensor:
+        """The order ``(count,)`` of the current epoch."""
+        if not self.shuffle:
+            return torch.arange(self.count)
+        # A SeedSequence, as seed + epoch would give seed 0 the second order of seed 1.
+        state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
+        return torch.randperm(
+            self.count, generator=torch.Generator().manual_seed(int(state[0] >> 1))
+        )
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.count, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = self.order()
+        if self.missing:
+            order = order[torch.arange(self.count + self.missing) % self.count]
+        first = self.start[1] if self.epoch == self.start[0] else 0
+        for batch in order.split(self.batch_size)[first : len(self)]:
+            yield batch[self.rank :: self.world_size] if self.world_size > 1 else batch
+
+
+class TensorLoader:
+    """Batches of tensors in memory, each sliced in one go and finished on its device.
+
+    A `DataLoader` would fetch and collate them sample by sample, which takes longer than a training
+    step of a small model. A batch without samples is an empty list.
+
+    Args:
+        tensors: Of equal length: inputs, targets and, for ranking, the query of each row.
+        batches: Which rows (or queries, for ranking) each batch holds.
+        finish: Turns sliced inputs into what the model takes.
+        augment: Changes sliced inputs at random, given their rows and the epoch; None leaves them.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        batches: Batches,
+        finish: Callable[[Tensor], Tensor],
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+    ) -> None:
+        self.tensors = tuple(tensors)
+        self.batch_sampler = batches  # the name under which Lightning looks for samplers
+        self.finish = finish
+        self.augment = augment
+        self.device = tensors[0].device
+        self.rows: tuple[Tensor, ...] | None = None
+        if len(tensors) == 3:
+            counts = tensors[2].unique_consecutive(return_counts=True)[1]
+            self.rows = torch.arange(len(tensors[2])).split(counts.tolist())
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Placed]:
+        for batch in self.batch_sampler:
+            if not len(batch):
+                yield Placed()
+                continue
+            if self.rows is not None:
+                batch = torch.cat([self.rows[query] for query in batch.tolist()])
+            batch = batch.to(self.device, non_blocking=True)
+            inputs, *others = (tensor.index_select(0, batch) for tensor in self.tensors)
+            if self.augment:
+                inputs = self.augment(inputs, batch, self.batch_sampler.epoch)
+            yield Placed([self.finish(inputs), *others])
+
+
+def finish(
+    mean: Sequence[float] | None, std: Sequence[float] | None, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """What turns stored inputs into the model's.
+
+    Bytes become floats in [0, 1]; the channels of images ``(batch, channels, height, width)`` are
+    standardised if `mean` and `std` are given.
+    """
+    shift = None if mean is None else torch.tensor(mean, device=device).view(-1, 1, 1)
+    scale = None if std is None else torch.tensor(std, device=device).view(-1, 1, 1)
+
+    def convert(inputs: Tensor) -> Tensor:
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float().div_(255)  # `* (1 / 255)` would round differently
+        if shift is not None:
+            inputs = inputs - shift
+        return inputs if scale is None else inputs / scale
+
+    return convert
+
+
+def collate(
+    samples: Sequence[tuple[Any, ...]],
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> list[Tensor]:
+    """A batch of samples read one by one, changed and finished like those in memory."""
+    if not samples:
+        return []
+    inputs, *others = default_collate(list(samples))
+    if change:
+        inputs = change(inputs)
+    return [finish(mean, std, inputs.device)(inputs), *others]
+
+
+class Numbered:
+    """Batches with the number of their epoch, which the processes of a `DataLoader` do not know."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.sampler = batches  # the name under which Lightning looks for `set_epoch`
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        for batch in self.sampler:
+            yield self.sampler.epoch, batch
+
+
+class Reading(Dataset[Any]):
+    """Reads whole batches of a data set whose samples come one by one.
+
+    In a process of its own, each batch has random numbers of its own too: what a sample draws is
+    then a function of the seed, the epoch and the batch, also after a resume.
+
+    Args:
+        dataset: Gives tuples of inputs and targets.
+        join: Makes a batch of samples, given also how to change the inputs.
+        seed: Of the random numbers.
+        change: Changes inputs at random, given their rows and the epoch; None leaves them.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        join: Callable[..., list[Tensor]],
+        seed: int,
+        change: Callable[..., Tensor] | None,
+    ) -> None:
+        self.dataset, self.join, self.seed, self.change = dataset, join, seed, change
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, numbered: tuple[int, Tensor]) -> list[Tensor]:
+        epoch, batch = numbered
+        rows = batch.tolist()
+        if rows and get_worker_info() is not None:
+            words = np.random.SeedSequence((self.seed, epoch, *rows)).generate_state(1)
+            torch.manual_seed(int(words[0]))
+            np.random.seed(words[0])
+            random.seed(int(words[0]))
+        if hasattr(self.dataset, "__getitems__"):
+            samples = self.dataset.__getitems__(rows)
+        else:
+            samples = [self.dataset[row] for row in rows]
+        change = self.change and partial(self.change, index=batch, epoch=epoch)
+        return self.join(samples, change=change)
+
+
+def as_it_is(batch: list[Tensor]) -> list[Tensor]:
+    return batch
+
+
+def worker_options(num_workers: int) -> dict[str, Any]:
+    """Arguments of a `DataLoader` that reads files with `num_workers` processes."""
+    return {"num_workers": num_workers, "persistent_workers": num_workers > 0}

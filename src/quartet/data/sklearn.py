@@ -1,0 +1,139 @@
+"""The small real data sets that ship inside scikit-learn: nothing to download."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn import datasets
+
+from quartet.data.split import Parts, assemble, split, standardize, thin
+
+
+def digits(
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    keep: Mapping[int, float] | None,
+) -> Parts:
+    """Handwritten digits: inputs float32 ``(rows, 1, 8, 8)`` in [0, 1], targets int64 ``(rows,)``.
+
+    Args:
+        val_fraction: Share of the rows for validation, in [0, 1).
+        test_fraction: Share of the rows for the test, in [0, 1).
+        split_seed: Seed of the stratified split.
+        keep: Class index -> fraction of its training rows to keep. Validation and test parts stay
+            whole, so that every class still counts there. None keeps all.
+
+    Raises:
+        ValueError: A fraction is out of range or leaves a part or class empty.
+    """
+    source = datasets.load_digits()
+    labels = source.target.astype(np.int64)
+    rows = split(
+        len(labels),
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        stratify=labels,
+    )
+    rows = rows._replace(train=thin(rows.train, labels, keep=keep, split_seed=split_seed))
+    images = torch.from_numpy((source.images / 16).astype(np.float32)).unsqueeze(1)
+    return assemble(rows, images, torch.from_numpy(labels), class_names=_names(source.target_names))
+
+
+def breast_cancer(
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    keep: Mapping[int, float] | None,
+) -> Parts:
+    """Breast tumours: standardised inputs ``(rows, 30)``, targets float32 ``(rows, 1)``, 1 = benign.
+
+    Arguments and errors are those of `digits`.
+    """
+    source = datasets.load_breast_cancer()
+    return _table(source, True, val_fraction, test_fraction, split_seed, keep)
+
+
+def wine(
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    keep: Mapping[int, float] | None,
+) -> Parts:
+    """Wines of three growers: standardised inputs ``(rows, 13)``, targets int64 ``(rows,)``.
+
+    Arguments and errors are those of `digits`.
+    """
+    return _table(datasets.load_wine(), False, val_fraction, test_fraction, split_seed, keep)
+
+
+def diabetes(
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    standardize_targets: bool,
+) -> Parts:
+    """Progression of diabetes: standardised inputs ``(rows, 10)``, targets float32 ``(rows, 1)``.
+
+    Args:
+        val_fraction: Share of the rows for validation, in [0, 1).
+        test_fraction: Share of the rows for the test, in [0, 1).
+        split_seed: Seed of the split.
+        standardize_targets: Whether targets get mean 0 and standard deviation 1 over the training
+            part; otherwise they stay in 25 to 346.
+
+    Raises:
+        ValueError: A fraction is out of range or leaves a part empty.
+    """
+    # The default scaled=True was fitted to all 442 rows, the test part's among them.
+    source = datasets.load_diabetes(scaled=False)
+    values = source.target.reshape(-1, 1)
+    rows = split(
+        len(values), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed
+    )
+    inputs, _ = standardize(source.data, rows.train)
+    targets, scale = torch.from_numpy(values.astype(np.float32)), None
+    if standardize_targets:
+        targets, scale = standardize(values, rows.train)
+    return assemble(
+        rows, inputs, targets, target_scale=scale, feature_names=_names(source.feature_names)
+    )
+
+
+def _table(
+    source: Any,
+    binary: bool,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    keep: Mapping[int, float] | None,
+) -> Parts:
+    labels: NDArray[np.int64] = source.target.astype(np.int64)
+    rows = split(
+        len(labels),
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        stratify=labels,
+    )
+    rows = rows._replace(train=thin(rows.train, labels, keep=keep, split_seed=split_seed))
+    inputs, _ = standardize(source.data, rows.train)
+    targets = torch.from_numpy(labels)
+    return assemble(
+        rows,
+        inputs,
+        targets.float().unsqueeze(1) if binary else targets,
+        class_names=_names(source.target_names),
+        feature_names=_names(source.feature_names),
+    )
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    return tuple(str(value) for value in values)

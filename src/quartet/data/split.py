@@ -1,0 +1,199 @@
+"""The parts a data source hands over, and the arithmetic that divides rows among them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+IntArray = NDArray[np.int64]
+
+
+class Parts(NamedTuple):
+    """What a data source returns.
+
+    A part in memory is a ``TensorDataset(inputs, targets)``, for ranking ``TensorDataset(inputs,
+    targets, indexes)``; it is read by slicing whole batches. Any other part is a map-style dataset
+    of ``(inputs, target)``. Images are uint8 ``(rows, channels, height, width)``, or already
+    float32 in [0, 1]; everything else is float32.
+
+    Attributes:
+        train: The training part.
+        val: The validation part, or None.
+        test: The test part, or None.
+        class_names: Names of the classes (of the labels, if multilabel), in the order of the indices.
+        target_scale: Mean and standard deviation, each ``(values,)``, by which regression targets
+            were standardised: ``target = original - mean`` over ``std``. None: they were not.
+        feature_names: Names of the input columns.
+    """
+
+    train: Dataset[Any]
+    val: Dataset[Any] | None
+    test: Dataset[Any] | None
+    class_names: tuple[str, ...] | None = None
+    target_scale: tuple[Tensor, Tensor] | None = None
+    feature_names: tuple[str, ...] | None = None
+
+
+class Rows(NamedTuple):
+    """Row numbers of the three parts, ascending and disjoint; an empty array is an absent part."""
+
+    train: IntArray
+    val: IntArray
+    test: IntArray
+
+
+def split(
+    count: int,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    stratify: NDArray[Any] | None = None,
+    groups: NDArray[Any] | None = None,
+) -> Rows:
+    """Divides ``count`` rows at random into a training, a validation and a test part.
+
+    The test rows depend on the seed and ``test_fraction`` alone: another validation part, or none,
+    is scored on the same test set.
+
+    Args:
+        count: Number of rows.
+        val_fraction: Share of all rows, in [0, 1), for validation.
+        test_fraction: Share of all rows, in [0, 1), for the test.
+        split_seed: Seed of the division, apart from the seed of a run.
+        stratify: ``(count,)`` class of each row; every part then has the same shares of the classes.
+        groups: ``(count,)`` group of each row; the fractions then count groups, which stay whole.
+
+    Raises:
+        ValueError: A fraction is out of range, a part comes out empty, or a class has too few rows.
+    """
+    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    for name, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise ValueError(
+                f"{name} must be at least 0 and below 1, got {fraction}; 0 means no such part."
+            )
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction + test_fraction must be below 1, got {val_fraction} + {test_fraction}; "
+            "what is left is the training part."
+        )
+    units: NDArray[Any] = np.arange(count) if groups is None else np.unique(groups)
+    what = "rows" if groups is None else "groups"
+    sizes = {name: round(fraction * len(units)) for name, fraction in fractions.items()}
+    for name, size in sizes.items():
+        if fractions[name] > 0 and size == 0:
+            raise ValueError(
+                f"{name}={fractions[name]} of {len(units)} {what} is an empty part; "
+                f"raise it to at least {1 / max(len(units), 1):.2g}, or set it to 0 to go without."
+            )
+    if sum(sizes.values()) >= len(units):
+        raise ValueError(
+            f"val_fraction={val_fraction} and test_fraction={test_fraction} of {len(units)} {what} "
+            "leave no training part; lower them."
+        )
+    carved: dict[str, NDArray[Any]] = {}
+    for name in ("test_fraction", "val_fraction"):
+        carved[name] = units[:0]
+        if sizes[name]:
+            labels = None if stratify is None else stratify[units]
+            if labels is not None:
+                _refuse_rare_classes(labels, name, fractions[name], sizes[name])
+            units, taken = train_test_split(
+                units, test_size=sizes[name], random_state=split_seed, stratify=labels
+            )
+            units, carved[name] = np.sort(units), np.sort(taken)
+    rows = Rows(units, carved["val_fraction"], carved["test_fraction"])
+    if groups is None:
+        return rows
+    return Rows(*(np.flatnonzero(np.isin(groups, part)) for part in rows))
+
+
+def _refuse_rare_classes(labels: NDArray[Any], name: str, fraction: float, size: int) -> None:
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(
+            f"class {str(classes[counts.argmin()])!r} has only {counts.min()} row left to share out "
+            f"by {name}={fraction}, at least 2 are needed; add rows of that class, drop it, "
+            f"or set {name} to 0."
+        )
+    if min(size, len(labels) - size) < len(classes):
+        raise ValueError(
+            f"{name}={fraction} divides {len(labels)} rows into {len(labels) - size} and {size}, "
+            f"fewer than the {len(classes)} classes; choose a fraction that leaves each part "
+            "at least one row a class, or 0."
+        )
+
+
+def thin(
+    rows: IntArray, labels: IntArray, *, keep: Mapping[int, float] | None, split_seed: int
+) -> IntArray:
+    """The ``rows`` left when only a fraction of some classes is kept, to make a set imbalanced.
+
+    Args:
+        rows: Row numbers, usually the training part's.
+        labels: ``(all rows,)`` class index of each row.
+        keep: Class index -> fraction in (0, 1] of its ``rows`` to keep, at least one row each.
+            None keeps everything.
+        split_seed: Seed of the choice.
+
+    Raises:
+        ValueError: keep names a class that is not there, or a fraction out of range.
+    """
+    random = np.random.default_rng(split_seed)
+    dropped: list[IntArray] = []
+    for label, fraction in (keep or {}).items():
+        of_class = rows[labels[rows] == label]
+        if not len(of_class):
+            raise ValueError(
+                f"keep names class {label!r}, which has no training rows; "
+                f"the classes are {', '.join(map(str, np.unique(labels[rows])))}."
+            )
+        if not 0 < fraction <= 1:
+            raise ValueError(
+                f"keep must be above 0 and at most 1 for each class, got {fraction} for class "
+                f"{label}; 1 keeps all of its training rows."
+            )
+        left = max(1, round(fraction * len(of_class)))
+        dropped.append(random.permutation(of_class)[left:])
+    return np.setdiff1d(rows, np.concatenate([rows[:0], *dropped]))
+
+
+def standardize(values: NDArray[Any], train: IntArray) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Columns shifted and scaled to mean 0 and standard deviation 1 over the training rows.
+
+    A column that is constant over the training rows is only shifted (its standard deviation counts
+    as 1).
+
+    Args:
+        values: ``(rows, columns)``.
+        train: The row numbers whose mean and standard deviation count.
+
+    Returns:
+        float32 ``(rows, columns)``, and the mean and standard deviation, each float32 ``(columns,)``.
+    """
+    scaler = StandardScaler().fit(values[train])
+    mean, std = (torch.from_numpy(v.astype(np.float32)) for v in (scaler.mean_, scaler.scale_))
+    return torch.from_numpy(scaler.transform(values).astype(np.float32)), (mean, std)
+
+
+def assemble(
+    rows: Rows,
+    *columns: Tensor,
+    class_names: tuple[str, ...] | None = None,
+    target_scale: tuple[Tensor, Tensor] | None = None,
+    feature_names: tuple[str, ...] | None = None,
+) -> Parts:
+    """Parts in memory: the ``rows`` of tensors that hold all of them."""
+    train, val, test = (
+        TensorDataset(*(column[part] for column in columns)) if len(part) else None
+        for part in map(torch.from_numpy, rows)
+    )
+    assert train is not None
+    return Parts(train, val, test, class_names, target_scale, feature_names)

@@ -1,0 +1,174 @@
+"""A run as a command: exit statuses, and messages instead of tracebacks."""
+
+import errno
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from quartet import record
+from quartet.command import forget
+from quartet.stop import stop
+
+log = logging.getLogger(__name__)
+
+# Numbers of the system's errors about folders that are full or cannot be written.
+CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """Trains `cfg`. Exits with 2 when refused, 1 when failed, 130 or 143 when interrupted.
+
+    In a sweep only an interruption exits; the other jobs go on, and result.json tells the status.
+
+    Returns:
+        The best monitored value; None for a job of a sweep that did not finish.
+    """
+    stop.listen()  # before torch is imported, which takes seconds
+    hydra = HydraConfig.get()
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    directory = Path(hydra.runtime.output_dir)
+    try:
+        with stop.held():
+            from quartet.check import Refusal
+            from quartet.report import plan
+            from quartet.run import quieten, train
+    except SystemExit:
+        withdraw(cfg, directory)
+        raise
+    with open_dict(cfg):
+        cfg.hydra = {
+            "runtime": {"choices": hydra.runtime.choices},
+            "overrides": {"task": hydra.overrides.task},
+        }
+    try:
+        if sweeping and (cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1):
+            raise Refusal(
+                [
+                    f"trainer.devices={cfg.trainer.devices}: the processes of a job would each run "
+                    "the whole sweep again; start such jobs one by one, without -m."
+                ]
+            )
+        if cfg.check == "only":
+            quieten()
+            print(plan(cfg))
+            withdraw(cfg, directory)
+            return None
+        with stop.wins():
+            result = train(cfg, directory)
+        best: float | None = result["monitor"]["best"]
+        return best
+    except Refusal as refusal:
+        log.error("\n  ".join(["Refused, before the first batch:", *refusal.faults]))
+        if not sweeping:
+            withdraw(cfg, directory)
+            raise SystemExit(2) from None
+        record.write_result(directory, record.blank(cfg) | record.failure("refused", refusal))
+    except Exception as error:
+        known = expected(error)
+        if isinstance(known, OSError):
+            logging.raiseExceptions = False  # the log may lie where nothing can be written
+        log.error(f"Failed: {known}" if known else traceback.format_exc())
+        if not sweeping:
+            raise SystemExit(1) from None
+    except SystemExit as error:
+        if not stop.asked:  # the job's own code ended it, which must not end a sweep
+            if sweeping:
+                return None
+            raise
+        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            raise
+        if not (directory / "result.json").exists():
+            log.error("Interrupted, before the first batch.")
+            withdraw(cfg, directory)
+            raise
+        log.error(f"Interrupted; what was done lies in {directory}")
+        if (directory / "checkpoints" / "last.ckpt").exists():
+            log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
+        raise SystemExit(stop.asked) from error
+    return None
+
+
+def expected(error: BaseException) -> BaseException | None:
+    """The error, or the one that led to it, if it explains itself without a traceback."""
+    from quartet.module import NonFiniteLossError
+    from quartet.storage import CheckpointError
+
+    def explains_itself(error: BaseException | None) -> bool:
+        closed = isinstance(error, OSError) and error.errno in CLOSED
+        return closed or isinstance(error, NonFiniteLossError | CheckpointError)
+
+    if not explains_itself(error):
+        return None
+    while not isinstance(error, CheckpointError) and explains_itself(error.__context__):
+        assert error.__context__
+        error = error.__context__
+    return error
+
+
+def evaluation(cfg: DictConfig) -> None:
+    """Evaluates ``cfg.run``. Exits with 2 when refused."""
+    from quartet.run import evaluate
+
+    options = take(cfg, "split", "checkpoint")
+    with refusals():
+        evaluate(cfg, HydraConfig.get().runtime.output_dir, **options)
+
+
+def prediction(cfg: DictConfig) -> None:
+    """Writes predictions of ``cfg.run``. Exits with 2 when refused."""
+    from quartet.run import predict
+
+    options = take(cfg, "split", "checkpoint", "output")
+    with refusals():
+        predict(cfg, HydraConfig.get().runtime.output_dir, **options)
+
+
+def take(cfg: DictConfig, *keys: str) -> dict[str, str]:
+    """Takes the command's own keys out of a run's configuration."""
+    with open_dict(cfg):
+        cfg.pop("run")
+        return {key: cfg.pop(key) for key in keys if key in cfg}
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns a refusal into a message and exit status 2."""
+    from quartet.check import Refusal
+
+    try:
+        yield
+    except Refusal as refusal:
+        print("Refused:", *refusal.faults, sep="\n  ", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def withdraw(cfg: DictConfig, directory: Path) -> None:
+    """Removes what Hydra wrote for a start that came to nothing; a run that was there stays."""
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        return  # the first process of a run decides, and may have trained
+    if cfg.get("resume"):
+        logging.shutdown()
+        forget(directory / str(HydraConfig.get().output_subdir))
+    else:
+        remove_empty(directory)
+
+
+def remove_empty(directory: Path) -> None:
+    """Removes what Hydra wrote for a run that never began; results of others cannot be lost."""
+    logging.shutdown()
+    for path in [*directory.glob(".hydra/*.yaml"), *directory.glob("*.log")]:
+        path.unlink()
+    for path in (directory / ".hydra", directory, *list(directory.parents)[:2]):
+        try:
+            path.rmdir()
+        except OSError:
+            return

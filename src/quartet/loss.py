@@ -1,0 +1,339 @@
+"""Losses that torch does not have. All take raw outputs and return the mean as a scalar."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NLLLoss(nn.Module):
+    """Negative log-likelihood of the target class, from raw outputs.
+
+    ``torch.nn.NLLLoss`` expects log-probabilities and accepts anything else in silence; this one takes
+    the logits that every model here ends in, which makes it equal to cross-entropy.
+
+    Shape:
+        outputs ``(batch, classes)`` logits, targets ``(batch,)`` class indices -> scalar.
+
+    Raises:
+        ValueError: the shapes or types are others.
+    """
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        _check_multiclass("nll", outputs, targets)
+        return F.nll_loss(F.log_softmax(outputs, dim=1), targets)
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Cross-entropy in which a sample counts as much as the weight of its class.
+
+    The sum over the batch is divided by the sum of the samples' weights, as in
+    ``torch.nn.CrossEntropyLoss(weight=...)``. The weights stand in the buffer ``weight``, ``(classes,)``
+    float32, which checkpoints save and restore.
+
+    Args:
+        weight: One positive number a class, or ``"balanced"``: every class has the same total weight
+            in the training set. ``fit`` computes it and must run before the first ``forward``.
+        num_classes: Number of classes, at least 2.
+
+    Shape:
+        outputs ``(batch, classes)`` logits, targets ``(batch,)`` class indices -> scalar.
+
+    Raises:
+        ValueError: a weight is not positive, their number is not ``num_classes``, or the shapes or types
+            are others.
+        RuntimeError: ``weight`` is ``"balanced"`` and neither ``fit`` nor a checkpoint has set it.
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self, *, weight: Sequence[float] | Literal["balanced"], num_classes: int | None
+    ) -> None:
+        super().__init__()
+        if num_classes is None or num_classes < 2:
+            raise ValueError(
+                f"num_classes must be at least 2, got {num_classes}; weighted_cross_entropy is for "
+                "multiclass tasks, a regression wants mse and a ranking ranknet."
+            )
+        self.num_classes = num_classes
+        self.balanced = isinstance(weight, str)
+        if isinstance(weight, str):
+            if weight != "balanced":
+                raise ValueError(
+                    f"weight must be balanced or a list of {num_classes} numbers, got {weight!r}."
+                )
+            self.register_buffer("weight", torch.zeros(num_classes))
+        else:
+            if len(weight) != num_classes:
+                raise ValueError(
+                    f"weight must have one number for each of the {num_classes} classes, got "
+                    f"{len(weight)}; balanced computes them from the training targets."
+                )
+            self.register_buffer("weight", _class_weights("weight", weight))
+        self._is_set = not self.balanced
+        self.register_load_state_dict_post_hook(_mark_as_set)  # type: ignore[no-untyped-call]
+
+    def fit(self, targets: Tensor) -> None:
+        """Sets balanced weights, ``samples / (classes * count of the class)``; given ones stay.
+
+        It is scikit-learn's formula (King and Zeng, 2001).
+
+        Args:
+            targets: ``(samples,)`` class indices of the whole training set.
+
+        Raises:
+            ValueError: a target is no class index, or a class has no sample.
+        """
+        if not self.balanced:
+            return
+        if targets.ndim != 1 or targets.dtype != torch.int64 or targets.numel() == 0:
+            raise ValueError(
+                f"targets must be int64 class indices (samples,), got {_describe(targets)}; "
+                "weighted_cross_entropy is for multiclass tasks."
+            )
+        lowest, highest = int(targets.min()), int(targets.max())
+        if lowest < 0 or highest >= self.num_classes:
+            raise ValueError(
+                f"targets must lie in 0 to {self.num_classes - 1}, got {lowest} to {highest}; "
+                "correct num_classes or the data."
+            )
+        counts = torch.bincount(targets, minlength=self.num_classes)
+        absent = (counts == 0).nonzero().flatten().tolist()
+        if absent:
+            raise ValueError(
+                f"the training targets hold no sample of class {', '.join(map(str, absent))}, which "
+                "leaves its balanced weight undefined; give weight as a list, or change the split."
+            )
+        self.weight.copy_(len(targets) / (self.num_classes * counts.double()))
+        self._is_set = True
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        _check_multiclass("weighted_cross_entropy", outputs, targets)
+        if outputs.shape[1] != self.num_classes:
+            raise ValueError(
+                f"outputs must have {self.num_classes} columns, as many as num_classes, got "
+                f"{_describe(outputs)}; correct the model's outputs or num_classes."
+            )
+        if not self._is_set:
+            raise RuntimeError(
+                "the balanced weights are not set; call fit(train_targets) before the first batch, or "
+                "give weight as a list."
+            )
+        return F.cross_entropy(outputs, targets, weight=self.weight)
+
+
+class FocalLoss(nn.Module):
+    """Cross-entropy that gives less weight to samples the model already gets right.
+
+    With ``p`` the probability of the true class, the mean over all targets of
+    ``-alpha * (1 - p) ** gamma * log(p)``. Lin et al., "Focal Loss for Dense Object Detection", 2017,
+    equation 5. The targets tell which kind of task it is.
+
+    Args:
+        gamma: Strength of the focus, at least 0. At 0 it is cross-entropy.
+        alpha: Binary and multilabel: the weight of the positives, in (0, 1); the negatives get
+            ``1 - alpha``. Multiclass: one positive weight a class. None: every weight is 1.
+
+    Shape:
+        - multiclass: outputs ``(batch, classes)`` logits, targets ``(batch,)`` class indices -> scalar.
+        - binary, multilabel: outputs and targets ``(batch, labels)``, logits and floats of 0 and 1
+          -> scalar.
+
+    Raises:
+        ValueError: gamma or alpha is out of range, alpha is of the other kind of task, or the shapes or
+            types are others.
+    """
+
+    alpha: Tensor | None
+
+    def __init__(self, *, gamma: float, alpha: float | Sequence[float] | None) -> None:
+        super().__init__()
+        if not gamma >= 0:
+            raise ValueError(f"gamma must be at least 0, got {gamma}; 0 gives cross-entropy.")
+        self.gamma = gamma
+        if alpha is None:
+            weights = None
+        elif isinstance(alpha, Sequence):
+            weights = _class_weights("alpha", alpha)
+        else:
+            if not 0 < alpha < 1:
+                raise ValueError(
+                    f"alpha must lie between 0 and 1, got {alpha}; it is the weight of the positives, "
+                    "null weighs both alike."
+                )
+            weights = torch.tensor(float(alpha))
+        self.register_buffer("alpha", weights, persistent=False)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.is_floating_point() and outputs.shape == targets.shape:
+            weights = self._binary_weights(targets)
+            log_odds = outputs * (2 * targets - 1)
+        elif _is_multiclass(outputs, targets):
+            weights = self._multiclass_weights(outputs, targets)
+            true = targets.unsqueeze(1)
+            others = outputs.scatter(1, true, -torch.inf)
+            log_odds = outputs.gather(1, true).squeeze(1) - others.logsumexp(dim=1)
+        else:
+            raise ValueError(
+                "focal takes outputs (batch, classes) with targets (batch,) of int64 class indices, or both "
+                "(batch, labels) with float targets of 0 and 1, got outputs "
+                f"{_describe(outputs)}, targets {_describe(targets)}."
+            )
+        # From the log-odds of the true class both logarithms stay finite where p rounds to 0 or 1;
+        # a power of 1 - p has an infinite slope there for gamma below 1.
+        faded = torch.exp(self.gamma * F.logsigmoid(-log_odds))
+        return (-weights * faded * F.logsigmoid(log_odds)).mean()
+
+    def _binary_weights(self, targets: Tensor) -> Tensor:
+        if self.alpha is None:
+            return torch.ones_like(targets)
+        if self.alpha.ndim != 0:
+            raise ValueError(
+                f"alpha must be one number for binary and multilabel targets, got {len(self.alpha)} "
+                "class weights; give the weight of the positives, such as 0.25, or null."
+            )
+        return torch.where(targets > 0.5, self.alpha, 1 - self.alpha)
+
+    def _multiclass_weights(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.alpha is None:
+            return outputs.new_ones(())
+        if self.alpha.shape != outputs.shape[1:]:
+            given = "one number" if self.alpha.ndim == 0 else f"{len(self.alpha)} numbers"
+            raise ValueError(
+                f"alpha must be a list of one weight for each of the {outputs.shape[1]} classes, got "
+                f"{given}; null weighs all alike."
+            )
+        return self.alpha[targets]
+
+
+class RankNetLoss(nn.Module):
+    """Logistic loss of the differences between the scores of documents that answer one query.
+
+    The mean of ``log(1 + exp(-sigma * (s_i - s_j)))`` over all pairs of the batch in which document i
+    is more relevant than document j to their query; 0 if the batch has no such pair. Burges et al.,
+    "Learning to Rank using Gradient Descent", 2005, equation 3.
+
+    Args:
+        sigma: Steepness of the logistic function, above 0.
+
+    Shape:
+        outputs ``(batch, 1)`` scores, targets ``(batch, 1)`` float relevances, indexes ``(batch,)``
+        int64, the query of each row -> scalar. Memory grows with queries * documents squared, for
+        the most documents that a query has.
+
+    Raises:
+        ValueError: sigma is not positive, or the shapes or types are others.
+    """
+
+    def __init__(self, *, sigma: float) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(
+                f"sigma must be above 0, got {sigma}; 1 is the plain logistic function."
+            )
+        self.sigma = sigma
+
+    def forward(self, outputs: Tensor, targets: Tensor, indexes: Tensor) -> Tensor:
+        _check_ranking("ranknet", outputs, targets, indexes)
+        scores, relevances, is_document = _pad_queries(outputs, targets, indexes)
+        differences = scores.unsqueeze(2) - scores.unsqueeze(1)
+        is_pair = relevances.unsqueeze(2) > relevances.unsqueeze(1)
+        is_pair &= is_document.unsqueeze(2) & is_document.unsqueeze(1)
+        losses = F.softplus(-self.sigma * differences[is_pair])
+        return losses.sum() / max(losses.numel(), 1)
+
+
+class ListNetLoss(nn.Module):
+    """Cross-entropy between the chances to stand first that relevances and scores give the documents.
+
+    The chances are the softmax over the documents of a query; the mean is over queries. Cao et al.,
+    "Learning to Rank: From Pairwise Approach to Listwise Approach", 2007, top-one probability.
+
+    Shape:
+        outputs ``(batch, 1)`` scores, targets ``(batch, 1)`` float relevances, indexes ``(batch,)``
+        int64, the query of each row -> scalar.
+
+    Raises:
+        ValueError: the shapes or types are others.
+    """
+
+    def forward(self, outputs: Tensor, targets: Tensor, indexes: Tensor) -> Tensor:
+        _check_ranking("listnet", outputs, targets, indexes)
+        scores, relevances, is_document = _pad_queries(outputs, targets, indexes)
+        wanted = relevances.masked_fill(~is_document, -torch.inf).softmax(dim=1)
+        given = scores.masked_fill(~is_document, -torch.inf).log_softmax(dim=1)
+        # The padding stands at 0 * -inf, which is not a number.
+        losses = -(wanted * given.masked_fill(~is_document, 0)).sum(dim=1)
+        return losses.mean()
+
+
+def _pad_queries(
+    outputs: Tensor, targets: Tensor, indexes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, relevances and whether there is a document, each ``(queries, documents)``."""
+    order = torch.argsort(indexes, stable=True)
+    counts = torch.unique(indexes, return_counts=True)[1]
+    documents = torch.arange(int(counts.max()), device=indexes.device)
+    is_document = documents < counts.unsqueeze(1)
+
+    def pad(values: Tensor) -> Tensor:
+        empty = values.new_zeros(is_document.shape)
+        return empty.masked_scatter(is_document, values.flatten()[order])
+
+    return pad(outputs), pad(targets), is_document
+
+
+def _class_weights(argument: str, weights: Sequence[float]) -> Tensor:
+    if not weights or not all(weight > 0 for weight in weights):
+        raise ValueError(
+            f"{argument} must hold positive numbers, got {list(weights)}; a batch of classes without "
+            "weight would have no mean."
+        )
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _mark_as_set(loss: nn.Module, _: Any) -> None:
+    if isinstance(loss, WeightedCrossEntropy):
+        loss._is_set = bool((loss.weight > 0).all())
+
+
+def _is_multiclass(outputs: Tensor, targets: Tensor) -> bool:
+    return (
+        outputs.ndim == 2
+        and outputs.shape[1] > 1
+        and targets.shape == outputs.shape[:1]
+        and targets.dtype == torch.int64
+    )
+
+
+def _check_multiclass(name: str, outputs: Tensor, targets: Tensor) -> None:
+    if not _is_multiclass(outputs, targets):
+        raise ValueError(
+            f"{name} takes outputs (batch, classes) with targets (batch,) of int64 class indices, got outputs "
+            f"{_describe(outputs)}, targets {_describe(targets)}; use bce for binary and multilabel "
+            "targets, mse for regression."
+        )
+
+
+def _check_ranking(name: str, outputs: Tensor, targets: Tensor, indexes: Tensor) -> None:
+    rows = indexes.shape
+    if (
+        len(rows) != 1
+        or rows[0] == 0
+        or outputs.shape != (*rows, 1)
+        or targets.shape != (*rows, 1)
+        or not targets.is_floating_point()
+        or indexes.dtype != torch.int64
+    ):
+        raise ValueError(
+            f"{name} takes outputs (batch, 1), float targets (batch, 1) and int64 indexes (batch,), "
+            f"the query of each row, got outputs {_describe(outputs)}, targets {_describe(targets)}, "
+            f"indexes {_describe(indexes)}; it is for ranking tasks."
+        )
+
+
+def _describe(values: Tensor) -> str:
+    return f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"

@@ -1,0 +1,145 @@
+"""The files of a run's directory that tell what it was and what came of it."""
+
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from quartet.command import records
+
+if TYPE_CHECKING:
+    from quartet.build import Run
+
+PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
+
+
+def blank(cfg: DictConfig) -> dict[str, Any]:
+    """result.json of a run that has nothing to tell yet."""
+    choices: dict[str, Any] = {}
+    if "hydra" in cfg:
+        choices = OmegaConf.to_container(cfg.hydra.runtime.choices)  # type: ignore[assignment]
+    return {
+        "status": None,
+        "monitor": {
+            "metric": cfg.monitor.metric,
+            "mode": cfg.monitor.mode,
+            "best": None,
+            "epoch": None,
+        },
+        "metrics": {},
+        "checkpoints": {"best": None, "last": None},
+        "choices": own(choices),
+        "seed": cfg.seed,
+        "seconds": {"fit": None, "total": None},
+        "samples_per_second": None,
+        "error": None,
+    }
+
+
+def own(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that are not Hydra's."""
+    return {key: value for key, value in choices.items() if not key.startswith("hydra")}
+
+
+def failure(status: str, error: BaseException) -> dict[str, Any]:
+    """What result.json says of a run that did not finish."""
+    return {"status": status, "error": {"type": type(error).__name__, "message": str(error)}}
+
+
+def summary(run: "Run") -> dict[str, Any]:
+    """What the epochs came to: the best of them, its figures and checkpoint."""
+    from quartet.logger import MetricsFile
+
+    history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsFile)).rows
+    metric, mode = run.config["monitor"]["metric"], run.config["monitor"]["mode"]
+    # Without a monitored value the last checkpoint is the one that counts.
+    rows = [row for row in history if metric in row] or history[-1:]
+    best = rows[-1]
+    if metric:
+        best = (min if mode == "min" else max)(rows, key=lambda row: row[metric])
+    files = [(name, f"checkpoints/{name}.ckpt") for name in ("best", "last")]
+    return {
+        "monitor": {
+            "metric": metric,
+            "mode": mode,
+            "best": best[metric] if metric else None,
+            "epoch": best["epoch"],
+        },
+        "metrics": {k: v for k, v in best.items() if "/" in k},
+        "checkpoints": {
+            name: path if (run.directory / path).exists() else None for name, path in files
+        },
+    }
+
+
+def write_result(directory: Path, result: Mapping[str, Any]) -> None:
+    """Writes result.json whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / ".result.json"
+    try:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        temporary.replace(directory / "result.json")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
+    """Writes a JSON file under this name, or with -1, -2, ... where there is one already."""
+    stem, suffix = Path(name).stem, Path(name).suffix
+    for number in itertools.count():
+        path = directory / (f"{stem}-{number}{suffix}" if number else name)
+        try:
+            with path.open("x") as file:
+                json.dump(content, file, indent=2)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("there is always a next number")
+
+
+def write_environment(cfg: DictConfig, run: "Run") -> None:
+    """Writes environment.json, and Hydra's record where Hydra did not (a run from Python).
+
+    A run that goes on adds environment-1.json, and its own record.
+    """
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    changes = git("status", "--porcelain")
+    environment = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": None if changes is None else bool(changes),
+        },
+        "device": str(run.trainer.strategy.root_device),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    run.directory.mkdir(parents=True, exist_ok=True)
+    write_new(run.directory, "environment.json", environment)
+    hydra = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
+    if hydra is None or Path(hydra).resolve() != run.directory.resolve():
+        told = records(run.directory)
+        folder = run.directory / ".hydra" / (f"resume-{len(told)}" if told else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        keys = [str(key) for key in cfg if key != "hydra"]
+        OmegaConf.save(OmegaConf.masked_copy(cfg, keys), folder / "config.yaml")
+        if "hydra" in cfg:
+            OmegaConf.save(OmegaConf.masked_copy(cfg, ["hydra"]), folder / "hydra.yaml")

@@ -1,0 +1,117 @@
+"""Pictures and tables, computed from run directories."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+
+def plan(cfg: DictConfig) -> str:
+    """What a configuration would run: its parts, their sizes, the learning rate over time.
+
+    Raises:
+        quartet.check.Refusal: it cannot train.
+    """
+    from quartet.build import build
+    from quartet.scheduler import preview
+
+    run = build(cfg)
+    parameters = list(run.module.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = sum(p.numel() for p in parameters) - trained
+    lines = [f"{group:12}{choice}" for group, choice in cfg.hydra.runtime.choices.items()]
+    lines = [line for line in lines if not line.startswith("hydra")]
+    lines.append(f"{'parameters':12}{trained:,} trained, {frozen:,} frozen")
+    if run.data.loaded:
+        parts = run.data.parts._asdict()
+        sizes = [f"{len(parts[name] or ()):,} {name}" for name in ("train", "val", "test")]
+        lines.append(f"{'samples':12}{', '.join(sizes)}")
+    else:
+        lines.append(f"{'samples':12}{run.config['data']['train_samples']:,}, not read yet")
+    endless = run.total_steps == float("inf")
+    end = "until trainer.max_time" if endless else f"{run.total_steps:,} in all"
+    lines.append(f"{'steps':12}{run.steps_per_epoch:,} an epoch, {end}")
+    optimizer = run.module.create_optimizer(run.module.model)
+    schedule: Any = run.module.create_schedule(
+        optimizer,
+        total_steps=run.total_steps,
+        steps_per_epoch=run.steps_per_epoch,
+        validate_every=run.config["trainer"]["check_val_every_n_epoch"],
+    )
+    if run.total_steps < 1_000_000:
+        rates = preview(schedule, optimizer, int(run.total_steps), run.steps_per_epoch)
+        start, middle, end = (f"{rate:.3g}" for rate in rates)
+        lines.append(f"{'lr':12}{start} at the start, {middle} in the middle, {end} at the end")
+    monitor = run.config["monitor"]
+    watched = f"{monitor['metric']} ({monitor['mode']})"
+    lines.append(
+        f"{'monitor':12}{watched if monitor['metric'] else 'nothing: the last epoch counts'}"
+    )
+    return "\n".join(["Nothing is wrong with it. It would run:", *lines])
+
+
+def curves(directory: Path) -> Path:
+    """Draws metrics.csv as ``curves.png``: a panel for each figure, train beside val, and lr."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
+    names = list(dict.fromkeys(c.split("/")[1] for c in map(str, history) if "/" in c))
+    if "lr" in history:
+        names.append("lr")
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+    for panel, name in zip(panels, names, strict=False):
+        for part, colour in (("train", "#8a8a8a"), ("val", "#1f5fbf")):
+            if f"{part}/{name}" in history:
+                values = history[f"{part}/{name}"].dropna()
+                style = "o" if len(values) == 1 else "-"
+                panel.plot(values.index, values, style, label=part, color=colour)
+        if name == "lr":
+            panel.plot(history.index, history["lr"], color="#b5541c", drawstyle="steps-post")
+        else:
+            panel.legend(frameon=False)
+        panel.set_title("learning rate" if name == "lr" else name, fontsize=10)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in figure.axes[len(names) :]:
+        panel.remove()
+    for panel in figure.axes[-columns:]:
+        panel.set_xlabel("epoch")
+        panel.tick_params(labelbottom=True)
+    figure.savefig(path := directory / "curves.png", dpi=120)
+    return path
+
+
+def table(result: Mapping[str, Any], directory: Path) -> str:
+    """A run's figures for the terminal: a row for each, a column for train, val and test."""
+    metrics, monitor, choices = result["metrics"], result["monitor"], result["choices"]
+    groups = ("data", "model", "loss", "optimizer", "scheduler")
+    lines = [
+        "  ".join(f"{group}={choices[group]}" for group in groups if group in choices),
+        columns(metrics),
+    ]
+    if monitor["metric"]:
+        lines.append(
+            f"best epoch {monitor['epoch']}, by {monitor['metric']} = {monitor['best']:.4g}"
+        )
+    else:
+        lines.append(f"last epoch {monitor['epoch']}; without validation there is no best")
+    lines.append(f"{result['seconds']['total']:.1f} s; everything lies in {directory}")
+    return "\n".join(lines)
+
+
+def columns(figures: Mapping[str, float]) -> str:
+    """Figures such as val/loss as text: a row for each, a column for train, val and test."""
+    parts = [p for p in ("train", "val", "test") if any(k.startswith(f"{p}/") for k in figures)]
+    names = dict.fromkeys(key.split("/", 1)[1] for key in figures if "/" in key)
+    lines = [f"{'':12}" + "".join(f"{part:>10}" for part in parts)]
+    for name in names:
+        cells = (figures.get(f"{part}/{name}") for part in parts)
+        row = "".join(f"{'' if cell is None else f'{cell:.4g}':>10}" for cell in cells)
+        lines.append(f"{name:12}{row}")
+    return "\n".join(lines)

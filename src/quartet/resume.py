@@ -1,0 +1,150 @@
+"""What a run may change when it goes on: how long it trains and how it is watched, nothing else."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from quartet.command import records
+
+if TYPE_CHECKING:
+    from quartet.build import Run
+
+LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+CHANGEABLE = (
+    *("resume", "check", "directory", *LENGTH, "callbacks", "logger"),
+    *("data.num_workers", "data.eval_batch_size", "data.dir"),
+    *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
+)
+HORIZONS = ("T_max", "total_iters", "total_steps")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: The file.
+        epoch: That it is of, from 0.
+        extended: Whether the training goes on beyond the end that it had.
+    """
+
+    checkpoint: Path
+    epoch: int
+    extended: bool
+
+
+def place_of(cfg: DictConfig) -> Place | None:
+    """Where ``resume=DIR`` goes on; None if there is nothing left to do.
+
+    Raises:
+        quartet.check.Refusal: there is no such run, it has no checkpoint, or `cfg` would train
+            something else.
+    """
+    from quartet.check import Refusal
+    from quartet.storage import CheckpointError, load, newest_good
+
+    directory = Path(cfg.resume)
+    told = records(directory)
+    if not told:
+        raise Refusal([f"resume={directory} holds no run: {directory}/.hydra is missing."])
+    if faults := changes(flat(told[0]), flat(cfg), str(directory)):
+        raise Refusal(faults)
+    try:
+        path = newest_good(directory / "checkpoints")
+        saved = load(path)
+    except CheckpointError as error:
+        raise Refusal(
+            [
+                f"resume={directory}: {error} A run saves its first checkpoint at the end of its "
+                "first epoch, or after callbacks.last.every_n_steps; start it anew."
+            ]
+        ) from None
+    # By the checkpoint and not by the records: a start that was killed at once left one, too.
+    extended = saved.get("continuation", {}).get("end") != end(cfg)
+    result = directory / "result.json"
+    if not extended and result.exists() and json.loads(result.read_text())["status"] == "finished":
+        return None
+    longer = directory / "checkpoints" / "mid_epoch.ckpt"
+    if extended and longer.exists():
+        return Place(longer, load(longer)["epoch"], extended)
+    return Place(path, saved["epoch"], extended)
+
+
+def end(cfg: DictConfig) -> str:
+    """What decides when a training ends: its length, and callbacks that may stop it."""
+    callbacks: Any = OmegaConf.to_container(cfg.callbacks, resolve=False)
+    stopping = {k: v for k, v in callbacks.items() if k not in ("best", "last", "progress_bar")}
+    length = {key: OmegaConf.select(cfg, key) for key in LENGTH}
+    return json.dumps({**length, "callbacks": stopping}, sort_keys=True, default=str)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -> list[str]:
+    """What would make the run another one: a line for each key, and the way out."""
+    faults = [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+        and not any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE)
+    ]
+    if faults:
+        faults.append(
+            f"resume={directory} goes on with the same training, which this would change; leave "
+            "it out, or start a run of its own without resume. What may change is "
+            f"{', '.join(CHANGEABLE[3:])}."
+        )
+    return faults
+
+
+def check_length(run: "Run", cfg: DictConfig, reached: int) -> list[str]:
+    """Whether a training that has reached an epoch can have its new length."""
+    length = cfg.trainer.max_epochs
+    if length not in (None, -1) and length < reached:
+        return [
+            f"trainer.max_epochs={length} lies before epoch {reached + 1}, which the run has "
+            "reached; leave it out, or set a larger number."
+        ]
+    told = records(Path(cfg.resume))[0]
+    before = OmegaConf.load(told).trainer
+    unset = [key for key in HORIZONS if key in cfg.scheduler and cfg.scheduler[key] is None]
+    epochs, steps = before.max_epochs, before.max_steps
+    planned = math.inf if epochs in (None, -1) else epochs * run.steps_per_epoch
+    planned = planned if steps == -1 else min(planned, steps)
+    if unset and planned != run.total_steps:
+        return [
+            f"scheduler.{unset[0]} was taken from the length of the training, {planned:g} steps, "
+            f"and its learning rates would be others for {run.total_steps:g}; leave the length as "
+            "it was, or start a run of its own without resume."
+        ]
+    return []
+
+
+def flat(source: Path | DictConfig) -> dict[str, Any]:
+    """Dotted keys and resolved values of a configuration."""
+    cfg: Any = (OmegaConf.load(source) if isinstance(source, Path) else source).copy()
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    values: dict[str, Any] = {}
+
+    def collect(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                collect(f"{prefix}.{key}" if prefix else str(key), value)
+        else:
+            values[prefix] = node
+
+    collect("", OmegaConf.to_container(cfg, resolve=True))
+    return values
+
+
+def choices(directory: Path) -> dict[str, Any]:
+    """The options of the groups with which a run was started."""
+    told = directory / ".hydra" / "hydra.yaml"
+    if told.exists():
+        return dict(OmegaConf.load(told).hydra.runtime.choices)
+    result = directory / "result.json"
+    return json.loads(result.read_text())["choices"] if result.exists() else {}

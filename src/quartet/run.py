@@ -1,0 +1,231 @@
+"""A training run from start to end: build, fit, test, report."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, open_dict
+
+from quartet import record
+from quartet.stop import stop
+
+if TYPE_CHECKING:
+    from quartet.build import Run
+
+
+def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any]:
+    """Trains what `cfg` describes, tests the best checkpoint and writes the run's directory.
+
+    Args:
+        cfg: As `quartet.build.compose` gives it. With ``cfg.resume`` set, goes on with that run.
+        directory: Where to write; None for a new one under ``outputs/``, or that of ``cfg.resume``.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        quartet.check.Refusal: the configuration cannot train; nothing was written.
+        quartet.module.NonFiniteLossError: the loss became NaN or infinite.
+    """
+    start = perf_counter()
+    from quartet import report, resume
+    from quartet.build import build
+    from quartet.check import Refusal
+    from quartet.checkpoint import Continuation
+    from quartet.logger import shortest
+    from quartet.progress import StopAtBatchEnd, Timer
+
+    quieten()
+    place: resume.Place | None = None
+    if cfg.get("resume"):
+        directory = Path(cfg.resume)
+        place = resume.place_of(cfg)
+        if place is None:
+            print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
+            return dict(json.loads((directory / "result.json").read_text()))
+    run = build(cfg, directory)
+    if place and (faults := resume.check_length(run, cfg, place.epoch)):
+        raise Refusal(faults)
+    load_data(run)
+    trainer, main = run.trainer, run.trainer.is_global_zero
+    timer = Timer()
+    trainer.callbacks += [timer, StopAtBatchEnd(stop)]  # type: ignore[attr-defined]
+    result = record.blank(cfg)
+    if place:
+        result["choices"] = record.own(resume.choices(run.directory))
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Continuation):
+                callback.extended = place.extended
+    try:
+        if main:
+            record.write_environment(cfg, run)
+            (run.directory / "result.json").unlink(missing_ok=True)  # of what went before
+        fit_start = perf_counter()
+        with stop.held():
+            path = place.checkpoint if place else None
+            trainer.fit(run.module, run.data, ckpt_path=path, weights_only=True)
+        result["seconds"]["fit"] = perf_counter() - fit_start
+        # The first process alone holds the history.
+        summary: Any = record.summary(run) if main else {}
+        result |= trainer.strategy.broadcast(summary)
+        if run.data.parts.test is not None:
+            best = result["checkpoints"]["best"]
+            path = run.directory / best if best else None  # None: the weights as they are now
+            trainer.test(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
+            for name, value in trainer.callback_metrics.items():
+                if name.startswith("test/"):
+                    result["metrics"][name] = shortest(float(value))
+        result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
+    except (KeyboardInterrupt, SystemExit) as error:
+        result |= record.failure("interrupted", error)
+        raise
+    except BaseException as error:
+        result |= record.failure("failed", error)
+        raise
+    finally:
+        result["seconds"]["total"] = perf_counter() - start
+        if main:
+            record.write_result(run.directory, result)
+    if main:
+        report.curves(run.directory)
+        print(report.table(result, run.directory))
+    return result
+
+
+def evaluate(
+    cfg: DictConfig, directory: str | Path, *, split: str = "test", checkpoint: str = "best"
+) -> dict[str, float]:
+    """Scores a run again.
+
+    Args:
+        cfg: The configuration it was trained with, data settings perhaps changed.
+        directory: Of the run.
+        split: test or val.
+        checkpoint: best, last or the path of a file.
+
+    Returns:
+        The figures, also written to ``evaluation-SPLIT.json`` in the directory.
+
+    Raises:
+        quartet.check.Refusal: there is no such split or checkpoint, or the data cannot be had.
+    """
+    from quartet import report
+    from quartet.logger import shortest
+
+    run, path = existing(cfg, Path(directory), split, checkpoint, splits=("test", "val"))
+    play = run.trainer.test if split == "test" else run.trainer.validate
+    play(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
+    values = run.trainer.callback_metrics.items()
+    figures = {name: shortest(float(value)) for name, value in values}
+    file = record.write_new(
+        Path(directory),
+        f"evaluation-{split}.json",
+        {"checkpoint": str(path), "split": split, "metrics": figures},
+    )
+    print(report.columns(figures), f"written to {file}", sep="\n")
+    return figures
+
+
+def predict(
+    cfg: DictConfig,
+    directory: str | Path,
+    *,
+    split: str = "test",
+    checkpoint: str = "best",
+    output: str | Path | None = None,
+) -> Path:
+    """Writes a run's predictions as csv, one row a sample.
+
+    Columns: sample, the number of the row in its part; query, for ranking; target; prediction; and
+    for classification the probability of every class.
+
+    Args:
+        cfg: The configuration it was trained with, data settings perhaps changed.
+        directory: Of the run.
+        split: train, val or test.
+        checkpoint: best, last or the path of a file.
+        output: The file; None for ``predictions-SPLIT.csv`` in the directory.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        quartet.check.Refusal: there is no such split or checkpoint, or the data cannot be had.
+    """
+    from quartet.prediction import write
+
+    run, path = existing(cfg, Path(directory), split, checkpoint, splits=("test", "val", "train"))
+    output = Path(output or Path(directory) / f"predictions-{split}.csv")
+    rows = write(run, path, split, output)
+    print(f"{rows:,} predictions in {output}")
+    return output
+
+
+def existing(
+    cfg: DictConfig, directory: Path, split: str, checkpoint: str, splits: tuple[str, ...]
+) -> tuple["Run", Path]:
+    """A trained run, built again with its data, and the path of one of its checkpoints."""
+    from quartet import storage
+    from quartet.build import build
+    from quartet.check import Refusal, collecting
+
+    quieten()
+    named = {name: directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
+    path = named.get(checkpoint, Path(checkpoint))
+    faults: list[str] = []
+    if not path.is_file():
+        faults.append(f"checkpoint={checkpoint}: {path} is missing; name best, last or a file.")
+    else:
+        with collecting(faults, f"checkpoint={checkpoint}"):
+            storage.load(path)  # before the data, which may take long
+    if split not in splits:
+        faults.append(f"split={split}: must be one of {', '.join(splits)}.")
+    if faults:
+        raise Refusal(faults)
+    with open_dict(cfg):
+        cfg.callbacks, cfg.logger = {}, {}
+    run = build(cfg, directory)
+    run.trainer.loggers = []  # metrics.csv is that of the training
+    load_data(run)
+    if getattr(run.data.parts, split) is None:
+        raise Refusal([f"split={split}: this data has no such part."])
+    return run, path
+
+
+def load_data(run: "Run") -> None:
+    """Reads, downloads if need be, and checks the data.
+
+    Raises:
+        quartet.check.Refusal: it cannot be had, or cannot train.
+    """
+    from quartet.check import Refusal, collecting
+    from quartet.data.check import check
+
+    faults: list[str] = []
+    if not run.data.loaded:
+        with collecting(faults, "data", run.config["data"]):
+            faults += check(run.data.load(), run.config["data"], run.config["metrics"])
+    if faults:
+        raise Refusal(faults)
+
+
+def quieten() -> None:
+    """Silences what Lightning says of itself; its real warnings stay."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()  # or every message comes twice under Hydra
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",  # torch 2.15 renamed what Lightning 2.6 uses
+        "The number of training batches",  # nothing is logged by step
+        ".*sync_dist=True",  # the meters have synchronised already
+        "Total length of `list`",  # no validation part
+        "You're resuming from a checkpoint that ended before the epoch ended",  # the data knows where
+        "Checkpoint directory .* exists and is not empty",  # going on with a run
+        "Be aware that when using `ckpt_path`",  # evaluating needs no checkpoint callbacks
+        ".*does not have many workers",  # small files are read faster without
+        "A `OneCycleLR` scheduler is using",  # its length is counted in epochs, too
+    ):
+        warnings.filterwarnings("ignore", message)

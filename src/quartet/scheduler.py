@@ -1,0 +1,296 @@
+"""Learning-rate schedules: torch's schedulers, with the unknowns of their YAML and a warm-up.
+
+Horizons are counted in ticks of the scheduler itself: optimizer steps or epochs after the warm-up,
+divided by the frequency.
+"""
+
+import difflib
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
+
+_HORIZONS = ("T_max", "total_iters", "total_steps")
+_LENGTHS = (*_HORIZONS, "step_size", "step_size_up", "step_size_down")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Schedulers in the form Lightning takes, and when a tick of the main one counts.
+
+    Lightning ticks everything in ``configs`` at its own times. The warm-up takes every tick; the
+    main scheduler only those that are :meth:`due`.
+
+    Attributes:
+        configs: Lightning's ``lr_scheduler`` dictionaries: the main scheduler, then the warm-up;
+            empty for a constant learning rate.
+        warmup: The ramp that precedes the main scheduler, or None.
+        warmup_steps: Length of the ramp in optimizer steps, 0 without one.
+        interval: What the main scheduler counts: ``step`` or ``epoch``.
+        frequency: How many of them make one tick.
+        ticks: Ticks of the main scheduler in the whole training, at least 1; None if the training
+            has no end.
+    """
+
+    configs: list[dict[str, Any]]
+    warmup: LinearLR | None
+    warmup_steps: int
+    interval: str
+    frequency: int
+    ticks: int | None
+
+    def due(self, global_step: int) -> bool:
+        """Whether the main scheduler takes a tick that comes after ``global_step`` optimizer steps.
+
+        An epoch's frequency is left to Lightning, which counts epochs from the start of training.
+        A step's frequency is counted here, from the end of the warm-up: Lightning's own count
+        starts again in every epoch.
+        """
+        past = global_step - self.warmup_steps
+        return past > 0 and (self.interval == "epoch" or past % self.frequency == 0)
+
+
+def create(
+    optimizer: Optimizer,
+    factory: functools.partial[LRScheduler] | None,
+    *,
+    interval: str,
+    frequency: int,
+    warmup_steps: int,
+    warmup_epochs: float,
+    monitor: str | None,
+    total_steps: float,
+    steps_per_epoch: int,
+    validate_every: int,
+) -> Schedule:
+    """Builds the scheduler of a training and the linear warm-up before it.
+
+    In the keywords of ``factory``, None means: to be filled in. ``T_max``, ``total_iters`` and
+    ``total_steps`` become the length of the training; ``max_lr`` the learning rate of each
+    parameter group and ``base_lr`` a tenth of it; ``cycle_momentum`` whether the optimizer has
+    momentum. Numbers given for ``max_lr`` and ``base_lr`` are scaled by each group's learning-rate
+    factor, its ``lr`` over the optimizer's.
+
+    Optimizer step ``k`` of a warm-up of ``N`` steps runs at ``k / (N + 1)`` of the learning rate
+    with which the main scheduler starts; step ``N + 1`` is the first at full rate.
+
+    Args:
+        optimizer: Freshly made; its groups' learning rates become those of the first step.
+        factory: The scheduler's class with its keywords, called with the optimizer; None for a
+            constant learning rate.
+        interval: What a tick is counted in, ``step`` (of the optimizer) or ``epoch``.
+        frequency: Steps or epochs per tick, at least 1.
+        warmup_steps: Optimizer steps of warm-up, or 0.
+        warmup_epochs: The same in epochs, parts of an epoch allowed; only one of the two.
+        monitor: Name of the value that ReduceLROnPlateau looks at.
+        total_steps: Optimizer steps of the whole training; infinite or negative if unlimited.
+        steps_per_epoch: Optimizer steps of one epoch.
+        validate_every: Epochs from one validation to the next.
+
+    Raises:
+        ValueError: A setting is out of range, two of them contradict each other, or the training
+            is too short or of no known length.
+    """
+    _check_driving(interval, frequency, warmup_steps, warmup_epochs)
+    ramp = warmup_steps or round(warmup_epochs * steps_per_epoch)
+    limit = None if total_steps < 0 or math.isinf(total_steps) else int(total_steps)
+    if limit is not None and ramp >= limit:
+        raise ValueError(
+            f"A warm-up of {ramp} optimizer steps leaves nothing of a training of {limit}; "
+            "shorten scheduler.warmup_steps or scheduler.warmup_epochs, or train for longer."
+        )
+
+    counts = _count_ticks(limit, ramp, interval, frequency, steps_per_epoch)
+    configs: list[dict[str, Any]] = []
+    tick = {"interval": interval, "frequency": frequency if interval == "epoch" else 1}
+    if factory is not None:
+        if _is_plateau(factory):
+            tick = _plateau_tick(interval, frequency, monitor, validate_every)
+        keywords = _fill_horizon(factory.keywords, counts)
+        keywords = _fill_range(keywords, optimizer)
+        keywords = _fill_momentum(keywords, optimizer)
+        _check_phases(keywords)
+        scheduler = factory.func(optimizer, *factory.args, **keywords)
+        configs.append({"scheduler": scheduler, "name": "lr", "monitor": monitor, **tick})
+
+    warmup = None
+    if ramp:
+        # After the main scheduler, whose construction sets the rate that the ramp leads up to.
+        warmup = LinearLR(optimizer, start_factor=1 / (ramp + 1), total_iters=ramp)
+        configs.append({"scheduler": warmup, "name": "warmup", "interval": "step", "frequency": 1})
+    return Schedule(
+        configs=configs,
+        warmup=warmup,
+        warmup_steps=ramp,
+        interval=interval,
+        frequency=frequency,
+        ticks=counts[0] if counts else None,
+    )
+
+
+def _check_driving(interval: str, frequency: int, warmup_steps: int, warmup_epochs: float) -> None:
+    if interval not in ("step", "epoch"):
+        near = difflib.get_close_matches(str(interval), ("step", "epoch"), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"scheduler.interval must be step or epoch, got {interval}.{hint}")
+    if not isinstance(frequency, int) or frequency < 1:
+        raise ValueError(
+            f"scheduler.frequency must be a whole number of at least 1, got {frequency}; "
+            f"1 is every {interval}."
+        )
+    if not isinstance(warmup_steps, int) or warmup_steps < 0:
+        raise ValueError(
+            f"scheduler.warmup_steps must be a whole number of at least 0, got {warmup_steps}; "
+            "0 is no warm-up."
+        )
+    if warmup_epochs < 0:
+        raise ValueError(
+            f"scheduler.warmup_epochs must be at least 0, got {warmup_epochs}; 0 is no warm-up."
+        )
+    if warmup_steps and warmup_epochs:
+        raise ValueError(
+            f"scheduler.warmup_steps={warmup_steps} and scheduler.warmup_epochs={warmup_epochs} "
+            "both set the warm-up; set one of them to 0."
+        )
+
+
+def _is_plateau(factory: functools.partial[LRScheduler]) -> bool:
+    target: Callable[..., LRScheduler] = factory.func
+    return isinstance(target, type) and issubclass(target, ReduceLROnPlateau)
+
+
+def _plateau_tick(
+    interval: str, frequency: int, monitor: str | None, validate_every: int
+) -> dict[str, Any]:
+    if interval != "epoch":
+        raise ValueError(
+            f"scheduler.interval={interval} does not suit ReduceLROnPlateau, whose monitored value "
+            "exists once an epoch; set scheduler.interval=epoch."
+        )
+    if monitor is None:
+        raise ValueError(
+            "ReduceLROnPlateau needs a value to look at; set scheduler.monitor, e.g. to val/loss."
+        )
+    # Between two validations a val/ value stands still, which would pass for a plateau.
+    each = frequency if monitor.startswith("train/") else math.lcm(frequency, validate_every)
+    return {"interval": "epoch", "frequency": each, "strict": True}
+
+
+def _count_ticks(
+    limit: int | None, ramp: int, interval: str, frequency: int, steps_per_epoch: int
+) -> tuple[int, int] | None:
+    """Ticks within the training, and learning rates that its steps use; None without a limit.
+
+    The two differ where the last tick comes after the last optimizer step has been taken, and
+    where the training does not end on a tick. Both are at least 1.
+    """
+    if limit is None:
+        return None
+
+    def count(end: int) -> int:
+        if interval == "step":
+            return (end - ramp) // frequency
+        return end // frequency - ramp // (frequency * steps_per_epoch)
+
+    end = limit if interval == "step" else math.ceil(limit / steps_per_epoch)
+    return max(1, count(end)), count(end - 1) + 1
+
+
+def _fill_horizon(keywords: dict[str, Any], counts: tuple[int, int] | None) -> dict[str, Any]:
+    for key in _LENGTHS:
+        if (length := keywords.get(key)) is not None and length < 1:
+            way_out = "null is the whole training" if key in _HORIZONS else "it counts ticks"
+            raise ValueError(f"scheduler.{key} must be at least 1, got {length}; {way_out}.")
+    unknown = [key for key in _HORIZONS if key in keywords and keywords[key] is None]
+    if counts is None:
+        if unknown:
+            raise ValueError(
+                f"scheduler.{unknown[0]} cannot follow from a training without an end; set "
+                f"scheduler.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps."
+            )
+        return keywords
+    ticks, rates = counts
+    given = keywords.get("total_steps")
+    if given is not None and given < rates:
+        raise ValueError(
+            f"scheduler.total_steps={given} is shorter than the training, which ticks the "
+            f"scheduler {rates} times; set scheduler.total_steps=null to take that number."
+        )
+    # OneCycleLR counts the rates from its first to its last, the others the ticks between them.
+    return keywords | {key: rates if key == "total_steps" else ticks for key in unknown}
+
+
+def _fill_range(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    filled: dict[str, Any] = {}
+    for key, share in (("base_lr", 0.1), ("max_lr", 1.0)):
+        if key in keywords and keywords[key] is None:
+            filled[key] = [share * rate for rate in rates]
+        elif isinstance(given := keywords.get(key), int | float):
+            base = float(optimizer.defaults["lr"])
+            filled[key] = [given * rate / base if base else given for rate in rates]
+    return keywords | filled
+
+
+def _fill_momentum(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    if "cycle_momentum" not in keywords:
+        return keywords
+    # torch takes the key "momentum" for momentum itself, and would switch it on where it is 0.
+    defaults = optimizer.defaults
+    has_momentum = "betas" in defaults or defaults.get("momentum", 0) > 0
+    if keywords["cycle_momentum"] and not has_momentum:
+        raise ValueError(
+            f"scheduler.cycle_momentum=true needs momentum, which this {type(optimizer).__name__} "
+            "does not have; set scheduler.cycle_momentum=null, or take optimizer=momentum."
+        )
+    wanted = has_momentum if keywords["cycle_momentum"] is None else keywords["cycle_momentum"]
+    return keywords | {"cycle_momentum": wanted}
+
+
+def _check_phases(keywords: dict[str, Any]) -> None:
+    """Refuses a OneCycleLR that would divide by the length of an empty phase, now or at its end."""
+    share, ticks = keywords.get("pct_start"), keywords.get("total_steps")
+    if share is None or ticks is None:
+        return
+    beyond_half = keywords.get("three_phase", False) and share > 0.5
+    if share == 1 or share * ticks == 1 or beyond_half:
+        raise ValueError(
+            f"scheduler.pct_start={share} leaves a phase of the {ticks} ticks empty; "
+            "set another share, such as 0.3."
+        )
+
+
+def preview(
+    schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+) -> list[float]:
+    """Learning rates of the first parameter group at the first, middle and last optimizer step.
+
+    Nothing is trained: the schedule alone runs, as Lightning would drive it. A plateau is taken to
+    find improvement always.
+
+    Args:
+        schedule: Freshly made; it is used up.
+        optimizer: That of the schedule.
+        total_steps: Of the whole training.
+        steps_per_epoch: Of one epoch.
+    """
+    wanted = (0, total_steps // 2, total_steps - 1)
+    rates: dict[int, float] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: the optimizer should step first
+        for step in range(total_steps):
+            if step in wanted:
+                rates[step] = float(optimizer.param_groups[0]["lr"])
+            for config in schedule.configs:
+                scheduler = config["scheduler"]
+                epoch, rest = divmod(step + 1, steps_per_epoch)
+                ends = config["interval"] == "step" or not (rest or epoch % config["frequency"])
+                due = scheduler is schedule.warmup or schedule.due(step + 1)
+                if ends and due and not isinstance(scheduler, ReduceLROnPlateau):
+                    scheduler.step()
+    return [rates[step] for step in wanted]

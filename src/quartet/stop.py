@@ -1,0 +1,68 @@
+"""Ctrl+C and SIGTERM: a training ends after the step under way, most else at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+class Stop:
+    """Remembers that a signal asked for an end. A second signal ends at once.
+
+    The exit status is 128 plus the number of the signal: 130 for Ctrl+C, 143 for SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.waits = False
+        self.listens = False
+        self.broke_off = False
+
+    def listen(self) -> None:
+        """Takes over both signals."""
+        self.listens = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle)
+
+    def listen_again(self) -> None:
+        """Takes both back, if they were taken over before."""
+        if self.listens:
+            self.listen()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.broke_off = bool(self.asked) or not self.waits
+        self.asked = 128 + number
+        if self.broke_off:
+            self.now()
+
+    @contextmanager
+    def wins(self) -> Iterator[None]:
+        """Within it, what a signal broke off ends with its status, whatever error came of that."""
+        try:
+            yield
+        except Exception:
+            if self.broke_off:
+                self.now()
+            raise
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it, a signal is remembered only; the code run may look at `asked` and call `now`.
+
+        For training steps, and for imports, some of which abort the process when they are broken off.
+        """
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+        if self.asked:
+            self.now()
+
+    def now(self) -> NoReturn:
+        """Ends the program, with the status of the signal."""
+        raise SystemExit(self.asked)
+
+
+stop = Stop()

@@ -1,0 +1,75 @@
+"""Small data sets on disk, in the formats that the options of conf/data/ read."""
+
+import hashlib
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from torchvision import datasets
+
+
+def idx_files(rows: int, seed: int) -> dict[str, bytes]:
+    """Raw files of `rows` training and ten test images in MNIST's format."""
+    random = np.random.default_rng(seed)
+    files = {}
+    for part, count in (("train", rows), ("t10k", 10)):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        files[f"{part}-images-idx3-ubyte"] = (
+            struct.pack(">IIII", 2051, count, 28, 28) + images.tobytes()
+        )
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">II", 2049, count) + labels.tobytes()
+    return files
+
+
+def cifar_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rows: int = 100
+) -> tuple[list[str], dict[str, bytes]]:
+    """Writes CIFAR-10's files, of `rows` training and 20 test images, below `folder`.
+
+    Returns the names of the classes, and the files.
+    """
+    random = np.random.default_rng(0)
+
+    def batch(count: int) -> bytes:
+        pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return pickle.dumps({"data": pixels, "labels": [row % 10 for row in range(count)]})
+
+    names = ["airplane", *"abcdefghi"]
+    files = {"data_batch_1": batch(rows), "test_batch": batch(20)}
+    files["batches.meta"] = pickle.dumps({"label_names": names})
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    # torchvision accepts only files with the original's checksums.
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", md5["data_batch_1"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    write(folder / "cifar-10-batches-py", files)
+    return names, files
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def paint(folder: Path, **classes: int) -> None:
+    """Grey pictures 12 pixels wide and 10 high; the brightness tells the class and the number."""
+    for index, (name, count) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (12, 10), 100 * index + number).save(folder / name / f"{number}.png")
+
+
+def labelled_table(path: Path, rows: int = 200) -> None:
+    """A table of three numbers and two labels that follow from them, for data/task=multilabel."""
+    random = np.random.default_rng(0)
+    numbers = random.standard_normal((rows, 3))
+    table = pd.DataFrame(numbers, columns=["a", "b", "c"])
+    table["red"], table["round"] = (numbers[:, 0] > 0).astype(int), (numbers[:, 1] > 0).astype(int)
+    table.to_csv(path, index=False)

@@ -1,0 +1,490 @@
+"""A configuration names parts of a training, and nothing else is ever called."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from quartet import allow, build, storage
+from quartet.check import Refusal
+from quartet.run import evaluate
+
+ROOT = build.CONF.parent
+
+HOSTILE = [
+    *("os.system", "posix.system", "os.popen", "os.execv", "os.remove", "os.fork", "os.kill"),
+    *("nt.system", "shutil.rmtree", "pathlib.Path", "tempfile.mkstemp", "io.open", "codecs.open"),
+    *("builtins.open", "builtins.eval", "builtins.exec", "builtins.compile", "builtins.getattr"),
+    *("builtins.__import__", "builtins.print", "builtins.dict", "getattr", "eval"),
+    *("subprocess.Popen", "subprocess.run", "subprocess.check_output", "multiprocessing.Process"),
+    *("importlib.import_module", "runpy.run_path", "pkgutil.resolve_name", "pydoc.locate"),
+    *("pickle.loads", "pickle.load", "marshal.loads", "joblib.load", "numpy.load"),
+    *("pandas.read_pickle", "cloudpickle.loads", "dill.loads", "yaml.unsafe_load"),
+    *("code.interact", "pdb.set_trace", "socket.socket", "webbrowser.open", "ctypes.CDLL"),
+    *("urllib.request.urlretrieve", "antigravity.fly", "signal.alarm", "threading.Thread"),
+    *("functools.partial", "functools.reduce", "operator.methodcaller", "operator.attrgetter"),
+    *("hydra.utils.instantiate", "hydra.utils.call", "hydra.utils.get_object", "hydra.main"),
+    *("hydra.utils.get_method", "hydra.utils.get_class", "hydra._internal.utils._locate"),
+    *("omegaconf.OmegaConf.load", "omegaconf.OmegaConf.register_new_resolver"),
+    *("torch.load", "torch.save", "torch.hub.load", "torch.compile", "torch.jit.load"),
+    *("torch.utils.cpp_extension.load", "torch.ops.load_library", "torch.classes.load_library"),
+    *("torch.package.PackageImporter", "torch.utils.data.DataLoader", "torch.tensor", "torch.nn"),
+    *("torch.nn.modules.module.torch.load", "torch.nn.modules.module.functools.partial"),
+    *("torch.nn.functional.relu", "torch.nn.Module.load_state_dict", "torch.optim.Optimizer.step"),
+    *("torch.nn.parallel.distributed.os.system", "torch.optim.optimizer.torch.load"),
+    *(
+        "torch.optim.lr_scheduler.partial",
+        "torch.multiprocessing.spawn",
+        "torch.serialization.load",
+    ),
+    *("torchvision.datasets.MNIST", "torchvision.datasets.utils.download_url"),
+    *("torchvision.io.write_file", "torchvision.models.resnet18", "torchvision.ops.MLP.torch.load"),
+    *("torchmetrics.utilities.imports.os.system", "torchmetrics.metric.torch.load"),
+    *("lightning.pytorch.cli.LightningCLI", "lightning.pytorch.cli.instantiate_class"),
+    *("lightning.LightningModule.load_from_checkpoint", "lightning.fabric.Fabric"),
+    *("lightning.pytorch.core.saving.load_from_checkpoint", "lightning.seed_everything"),
+    *("lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree",),
+    *("lightning.pytorch.trainer.trainer.os.system", "lightning.pytorch.Trainer.fit"),
+    *("quartet.build.hydra.utils.get_method", "quartet.build.hydra.utils.instantiate"),
+    *("quartet.build.make", "quartet.build.compose", "quartet.allow.locate", "quartet.allow.guard"),
+    *("quartet.storage.save", "quartet.storage.torch.load", "quartet.storage.os.system"),
+    *("quartet.record.subprocess.run", "quartet.record.write_result", "quartet.job.remove_empty"),
+    *(
+        "quartet.module.Module.load_from_checkpoint",
+        "quartet.stop.stop",
+        "quartet.stop.stop.handle",
+    ),
+    *("quartet.loss.F.cross_entropy", "quartet.build.functools.partial", "quartet.__init__.x"),
+    *("quartet.build.make.__globals__", "quartet.loss.FocalLoss.__subclasses__", "quartet.build"),
+    *("logging.FileHandler", "quartet", "", ".", "os..system", "..os.system", "os.system "),
+]
+
+PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "top": lambda target: {"loss": {"_target_": target}},
+    "partial": lambda target: {"loss": {"_target_": target, "_partial_": True}},
+    "nested": lambda target: {"model.activation": {"_target_": target, "command": "touch canary"}},
+    "args": lambda target: {"loss._args_": [{"a": [{"_target_": target, "_partial_": True}]}]},
+    "not_recursive": lambda target: {"loss._recursive_": False, "loss.a": {"_target_": target}},
+    "callback": lambda target: {"callbacks.mine": {"_target_": target, "_args_": ["touch canary"]}},
+    "driving": lambda target: {"optimizer.lr_factors": {"a": {"_target_": target}}},
+    "interpolated": lambda target: {"evil": target, "loss._target_": "${evil}"},
+    "interpolated_node": lambda target: {"evil": {"_target_": target}, "loss.a": "${evil}"},
+    "decoded": lambda target: {"loss.a": f"${{oc.decode:'{{_target_: \"{target}\"}}'}}"},
+    "escaped": lambda target: {"loss.a": f"\\${{oc.decode:'{{_target_: \"{target}\"}}'}}"},
+    "unused": lambda target: {"evil": {"_target_": target}, "seed": 0, "other": "${evil}"},
+}
+
+# Where it is refused, for the messages.
+KEYS = {
+    "top": "loss._target_",
+    "partial": "loss._target_",
+    "nested": "model.activation._target_",
+    "args": "loss._args_.0.a.0._target_",
+    "not_recursive": "loss.a._target_",
+    "callback": "callbacks.mine._target_",
+    "driving": "optimizer.lr_factors.a._target_",
+    "interpolated": "loss._target_",
+    "interpolated_node": "loss.a._target_",
+    "decoded": "loss.a._target_",
+    "escaped": "loss.a",
+    "unused": "evil._target_",
+}
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    return build.compose(["trainer.accelerator=cpu"])
+
+
+@pytest.fixture
+def instantiated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What reaches Hydra's instantiate, as text."""
+    seen: list[str] = []
+    instantiate = hydra.utils.instantiate
+
+    def record(node: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(str(node))
+        return instantiate(node, *args, **kwargs)
+
+    monkeypatch.setattr(hydra.utils, "instantiate", record)
+    return seen
+
+
+def hostile(cfg: DictConfig, place: str, target: str) -> DictConfig:
+    cfg = cfg.copy()
+    with open_dict(cfg):
+        for key, value in PLACES[place](target).items():
+            OmegaConf.update(cfg, key, value, force_add=True, merge=False)
+    return cfg
+
+
+def refused(cfg: DictConfig, place: str, target: str, run: Callable[[DictConfig], Any]) -> None:
+    with pytest.raises(Refusal) as raised:
+        run(cfg)
+    faults = [fault for fault in raised.value.faults if fault.startswith(f"{KEYS[place]}=")]
+    assert len(faults) == 1, raised.value.faults
+    assert target.strip() in faults[0]
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+def test_a_hostile_target_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match=r"none of the classes that a conf|must be a class|has no"):
+        allow.locate(target)
+
+
+def test_enough_hostile_targets_are_tried() -> None:
+    assert len(set(HOSTILE)) == len(HOSTILE) > 100
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("target", ["os.system", "torch.load", "quartet.build.hydra.utils.call"])
+def test_it_is_refused_wherever_it_stands(
+    composed: DictConfig,
+    instantiated: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    target: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = hostile(composed, place, target)
+    refused(cfg, place, target, lambda cfg: build.build(cfg, tmp_path / "run"))
+    assert not [node for node in instantiated if target in node]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["top", "nested", "args", "partial", "interpolated"])
+def test_every_hostile_target_is_refused_in_a_configuration(
+    composed: DictConfig, place: str
+) -> None:
+    for target in HOSTILE:
+        tree = OmegaConf.to_container(hostile(composed, place, target), resolve=True)
+        faults = allow.faults({k: v for k, v in tree.items() if k in ("loss", "model")})
+        assert [fault.partition("=")[0] for fault in faults] == [KEYS[place]], target
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss._target_=os.system", "+loss.command='touch canary'"],
+        ["+loss.a={_target_:os.system,command:touch canary}"],
+        ["+evil={_target_:os.system,command:touch canary}", "+loss.a=${evil}"],
+        ["+callbacks.a._target_=subprocess.run", "+callbacks.a.args=[touch,canary]"],
+        ["+logger.a._target_=os.mkdir", "+logger.a.path=canary"],
+        ["+metrics.a._target_=builtins.open", "+metrics.a.file=canary", "+metrics.a.mode=w"],
+        ["+trainer.plugins=[{_target_:os.mkdir,path:canary}]"],
+        ["trainer.profiler={_target_:os.mkdir,path:canary}"],
+        ["data._target_=pickle.load"],
+        ["optimizer._target_=torch.load", "+optimizer.f=canary"],
+        ["scheduler._target_=torch.hub.load", "+scheduler.repo_or_dir=x"],
+    ],
+    ids=" ".join,
+)
+def test_it_is_refused_from_the_command_line(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=r"none of the classes that a configuration may name"):
+        build.build(build.compose(overrides), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_hostile_targets_are_told_at_once(composed: DictConfig) -> None:
+    cfg = hostile(hostile(composed, "callback", "os.system"), "top", "torch.load")
+    with pytest.raises(Refusal) as raised:
+        build.build(cfg)
+    told = [fault.partition(":")[0] for fault in raised.value.faults]
+    assert {"loss._target_=torch.load", "callbacks.mine._target_=os.system"} <= set(told)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_is_refused_in_the_record_of_a_run(
+    composed: DictConfig, instantiated: list[str], tmp_path: Path, place: str
+) -> None:
+    cfg = hostile(composed, place, "os.system")
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    (tmp_path / "checkpoints").mkdir()
+    storage.save({"state_dict": {}}, tmp_path / "checkpoints" / "best.ckpt")
+    if place == "callback":  # evaluating makes no callbacks
+        return
+    refused(cfg, place, "os.system", lambda cfg: evaluate(cfg, tmp_path))
+    assert not [node for node in instantiated if "os.system" in node]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "os.mkdir", "path": "canary"},
+        {"a": [{"_target_": "os.mkdir", "path": "canary"}]},
+        [{"_target_": "os.mkdir", "path": "canary"}],
+        {"_target_": "torch.nn.L1Loss", "a": "${oc.decode:'{_target_: os.mkdir, path: canary}'}"},
+        {"_target_": "${oc.decode:os.mkdir}", "path": "canary"},
+        {"_target_": torch.load},  # an object, not its name
+        {"_target_": 1},
+        {"_target_": ["os.mkdir"]},
+    ],
+    ids=lambda node: str(node).split(" at 0x")[0],
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_the_choke_point_itself_refuses(
+    node: Any, partial: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal):
+        build.make(node, partial)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_outside_the_families_is_not_even_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('canary').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="none of the classes"):
+        allow.locate("evil.Model")
+    assert not (tmp_path / "canary").exists()
+
+
+# What is allowed
+
+
+def targets() -> Iterator[str]:
+    def within(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            if node.get("_target_"):
+                yield node["_target_"]
+            for child in node.values():
+                yield from within(child)
+
+    for path in sorted(build.CONF.rglob("*.yaml")):
+        if path.parent.name != "hydra":
+            yield from within(OmegaConf.to_container(OmegaConf.load(path)))
+
+
+@pytest.mark.parametrize("target", sorted(set(targets())))
+def test_every_target_of_the_options_is_allowed(target: str) -> None:
+    assert callable(allow.locate(target))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("torch.nn.CrossEntropyLoss", "torch.nn.modules.loss.L1Loss", "torch.nn.ReLU"),
+        *("torch.optim.SGD", "torch.optim.lr_scheduler.StepLR", "torch.optim.swa_utils.SWALR"),
+        *("torchmetrics.Accuracy", "torchmetrics.classification.MulticlassAUROC"),
+        *("torchmetrics.MetricCollection", "torchvision.transforms.v2.RandomCrop"),
+        *("lightning.Trainer", "lightning.pytorch.Trainer", "quartet.loss.FocalLoss"),
+        *("lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.loggers.CSVLogger"),
+        *("lightning.pytorch.profilers.SimpleProfiler", "lightning.pytorch.strategies.DDPStrategy"),
+        *("lightning.pytorch.plugins.MixedPrecision", "quartet.data.sklearn.digits"),
+        "lightning.pytorch.plugins.environments.LightningEnvironment",
+    ],
+)
+def test_parts_of_a_training_are_allowed(target: str) -> None:
+    assert callable(allow.locate(target))
+
+
+def test_a_fork_allows_more_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allow, "FAMILIES", list(allow.FAMILIES))
+    with pytest.raises(ValueError, match=r"allow it in FAMILIES of quartet/allow.py"):
+        allow.locate("torchvision.models.ResNet")
+    allow.FAMILIES.append(("torchvision.models", "torch.nn.Module"))
+    assert allow.locate("torchvision.models.ResNet").__name__ == "ResNet"
+    with pytest.raises(ValueError, match="none of the classes"):
+        allow.locate("torchvision.models.resnet18")
+
+
+# What Hydra makes by itself
+
+HYDRA = {
+    "callback": ["+hydra.callbacks.a._target_=os.mkdir", "+hydra.callbacks.a.path=canary"],
+    "callback_args": ["+hydra.callbacks.a={_target_:os.mkdir,_args_:[canary]}"],
+    "own_callback_nested": ["+hydra.callbacks.directory.a={_target_:os.mkdir,path:canary}"],
+    "pieces": [
+        "+hydra.callbacks.a._target_=${evil}",
+        "+evil=os.mkdir",
+        "+hydra.callbacks.a.path=c",
+    ],
+    "node": ["+hydra.callbacks.a=${evil}", "+evil={_target_:os.mkdir,path:canary}"],
+    "function": ["+hydra.callbacks.a._target_=quartet.sweep.fresh"],
+    "launcher": ["+hydra.launcher.a={_target_:os.mkdir,path:canary}", "hydra.mode=MULTIRUN"],
+    "launcher_itself": ["hydra.launcher._target_=os.system", "hydra.mode=MULTIRUN"],
+    "sweeper": ["+hydra.sweeper.a={_target_:os.mkdir,path:canary}", "hydra.mode=MULTIRUN"],
+    "handler": ["+hydra.job_logging.handlers.a={class:subprocess.Popen,args:[touch,canary]}"],
+    "handler_node": [
+        "+hydra.job_logging.handlers.a=${hydra.help.a}",
+        "+hydra.help.a={class:subprocess.Popen,args:[touch,canary]}",
+    ],
+    "queue": ["+hydra.job_logging.handlers.a={class:logging.handlers.QueueHandler}"],
+    "socket": ["+hydra.job_logging.handlers.a={class:logging.handlers.SocketHandler}"],
+    "import": ["hydra.job_logging.handlers.console.stream=ext://os.system"],
+}
+
+
+# The command line has no words for these, files have.
+IN_FILES = {
+    "decoded": {"callbacks": {"a": "${oc.decode:'{_target_: os.mkdir, path: canary}'}"}},
+    "decoded_list": {"sweeper": {"a": "${oc.decode:'[{_target_: os.mkdir, path: canary}]'}"}},
+    "escaped": {"callbacks": {"a": {"b": "\\${oc.decode:'{_target_: os.mkdir, path: canary}'}"}}},
+    "late": {"callbacks": {"a": {"b": "${oc.decode:'{_target_: ${hydra:job.id}}'}"}}},
+    "late_target": {"callbacks": {"a": {"_target_": "${hydra:job.id}"}}},
+    "no_text": {"callbacks": {"a": {"_target_": ["os.mkdir"]}}},
+    "list": {"launcher": {"a": [[{"_target_": "os.mkdir", "path": "canary"}]]}},
+    "formatter": {"job_logging": {"formatters": {"a": {"()": "os.mkdir", "path": "canary"}}}},
+    "filter": {"hydra_logging": {"filters": {"a": {"()": "subprocess.Popen", "args": ["touch"]}}}},
+    "late_class": {"job_logging": {"handlers": {"a": {"class": "${hydra:job.id}"}}}},
+    "itself": {"callbacks": {"a": {"b": "${..c}"}, "c": {"d": "${..a}"}}},
+}
+
+
+@pytest.mark.parametrize("name", IN_FILES)
+def test_hydras_own_settings_are_checked_when_files_set_them(name: str) -> None:
+    cfg = OmegaConf.create({"hydra": IN_FILES[name]})
+    assert list(allow.found_in_hydra(cfg.hydra, "hydra"))
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+    allow.guard()
+
+
+@pytest.mark.parametrize("name", HYDRA)
+@pytest.mark.usefixtures("guarded")
+def test_hydras_own_settings_are_checked_when_composed(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        build.compose(HYDRA[name])
+    assert raised.value.code == 2
+    assert "Refused:\n  hydra." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["hydra/job_logging=disabled"],
+        ["hydra/job_logging=stdout", "hydra/hydra_logging=none"],
+        ["hydra.mode=MULTIRUN", "hydra.sweeper.max_batch_size=2"],
+        ["hydra.run.dir=a", "hydra.job.name=b", "hydra.verbose=true"],
+        ["+hydra.callbacks.a._target_=hydra.experimental.callbacks.LogJobReturnCallback"],
+        ["loss.label_smoothing=${data.crop}"],
+    ],
+    ids=lambda node: str(node).split(" at 0x")[0],
+)
+def test_usual_settings_of_hydra_pass(overrides: list[str]) -> None:
+    build.compose(overrides)
+
+
+def command(script: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["callback", "own_callback_nested", "launcher", "handler"])
+def test_a_command_refuses_before_hydra_calls_anything(name: str, tmp_path: Path) -> None:
+    done = command("train.py", tmp_path, *HYDRA[name])
+    assert done.returncode == 2
+    assert done.stderr.startswith("Refused:\n  hydra.")
+    assert list(tmp_path.iterdir()) == []
+
+
+RECORDS = {
+    "hydra": "hydra:\n  callbacks:\n    a:\n      _target_: os.mkdir\n      path: canary\n",
+    "defaults": "defaults:\n  - hydra/callbacks: evil\n  - _self_\n",
+    "package": "# @package hydra.callbacks\na:\n  _target_: os.mkdir\n  path: canary\n",
+    "search": "hydra:\n  searchpath: ['pkg://evil']\n",
+    "environment": "hydra:\n  job:\n    env_set: {PATH: .}\n",
+}
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "predict.py"])
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_run_cannot_direct_hydra(script: str, name: str, tmp_path: Path) -> None:
+    run = tmp_path / "run" / ".hydra"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(RECORDS[name])
+    done = command(script, tmp_path, "run=run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Refused:\n  run/.hydra/config.yaml: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_cannot_replace_the_options_of_hydra(tmp_path: Path) -> None:
+    groups = tmp_path / "run" / ".hydra" / "hydra" / "job_logging"
+    groups.mkdir(parents=True)
+    (groups.parents[1] / "config.yaml").write_text("seed: 0\n")
+    (groups / "disabled.yaml").write_text(
+        "version: 1\nformatters: {a: {'()': os.mkdir, path: canary}}\n"
+    )
+    done = command("evaluate.py", tmp_path, "run=run")
+    assert done.returncode
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (tmp_path / "run" / "canary").exists()
+
+
+# The only door
+
+DOORS = {"instantiate", "call", "get_class", "get_method", "get_static_method", "get_object"}
+DOORS |= {"locate", "_locate", "import_module", "__import__"}
+
+
+def test_nothing_else_makes_objects_of_names() -> None:
+    found = set()
+    src = Path(build.__file__).parents[1]
+    for path in [*src.rglob("*.py"), *ROOT.glob("*.py")]:
+        for scope in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(scope, ast.FunctionDef | ast.Module | ast.ClassDef):
+                continue
+            for node in own_nodes(scope):
+                names = []
+                if isinstance(node, ast.Call):
+                    names = [getattr(node.func, "attr", getattr(node.func, "id", None))]
+                elif isinstance(node, ast.ImportFrom) and "quartet" not in str(node.module):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.Attribute):
+                    names = [node.attr]
+                for name in DOORS.intersection(filter(None, names)):
+                    found.add((path.stem, getattr(scope, "name", ""), name, ast.unparse(node)))
+    doors = {(file, scope, name) for file, scope, name, _ in found}
+    assert doors - through_the_door(found) == {
+        ("build", "make", "instantiate"),
+        ("schema", "locate", "import_module"),
+        ("allow", "locate", "locate"),  # schema.locate, between two checks
+        ("allow", "belongs", "locate"),  # the base of a family
+        ("allow", "refused", "locate"),
+    }
+
+
+def through_the_door(found: set[tuple[str, str, str, str]]) -> set[tuple[str, str, str]]:
+    """Uses of allow.locate itself."""
+    uses: dict[tuple[str, str, str], list[str]] = {}
+    for file, scope, name, text in found:
+        uses.setdefault((file, scope, name), []).append(text)
+    return {key for key, texts in uses.items() if all("allow.locate" in text for text in texts)}
+
+
+def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
+    """Nodes of a function, without those of functions within it."""
+    for node in ast.iter_child_nodes(scope):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node
+            yield from own_nodes(node)

@@ -1,0 +1,93 @@
+"""What may know what: read off the import statements of every file."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import quartet
+
+SOURCE = Path(quartet.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+PARTS = ("loss", "optimizer", "scheduler", "metrics", "model", "data")
+# Those that speak with Hydra; all others take plain values.
+HYDRA = ("allow", "build", "job", "record", "report", "resume", "run", "sweep")
+STARTERS = ("allow", "command", "job", "record", "resume", "run", "stop", "sweep")
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(file): file for file in FILES}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Full names of what is imported anywhere in a file, except for type checkers only."""
+    stack: list[ast.AST] = [ast.parse(file.read_text())]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        stack += ast.iter_child_nodes(node)
+
+
+def module_of(name: str) -> str | None:
+    """The module of this package that a full name lies in."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def own_imports(name: str) -> set[str]:
+    found = {module_of(one) for one in imports(MODULES[name])}
+    return {one for one in found if one and one not in (name, "quartet")}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_configuration_stops_in_few_files(name: str) -> None:
+    names = list(imports(MODULES[name]))
+    package = {one.partition(".")[0] for one in names}
+    short = name.removeprefix("quartet.")
+    if short not in HYDRA:
+        assert not package & {"hydra", "omegaconf"}
+    makes = [one for one in names if one.startswith("hydra.utils")]
+    calls = "instantiate(" in MODULES[name].read_text()
+    assert not makes
+    assert not calls or short == "build"
+
+
+def test_the_module_knows_no_part_it_plays() -> None:
+    known = own_imports("quartet.module")
+    assert not [one for one in known if one.split(".")[1] in (*PARTS, "task", "build", "check")]
+
+
+@pytest.mark.parametrize("name", [one for one in MODULES if "." in one])
+def test_parts_know_nothing_of_each_other_or_of_what_plays_them(name: str) -> None:
+    part = name.split(".")[1]
+    if part in PARTS:
+        others = {one.split(".")[1] for one in own_imports(name)} - {part}
+        assert others <= {"schema", "lean"}
+
+
+def test_imports_flow_one_way() -> None:
+    order = TopologicalSorter({name: own_imports(name) for name in MODULES}).static_order()
+    assert set(order) == set(MODULES)  # a cycle raises CycleError, which names it
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_what_starts_before_the_handlers_of_signals_is_quick_to_import(name: str) -> None:
+    heavy = "torch lightning numpy pandas sklearn matplotlib torchmetrics torchvision"
+    code = f"import sys, quartet.{name}; print(sorted(sys.modules.keys() & set('{heavy}'.split())))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,320 @@
+"""The command line: exit statuses, directories, signals, sweeps; each in a process of its own."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quartet import allow
+from quartet.build import compose
+from quartet.module import NonFiniteLossError
+from quartet.run import train
+from quartet.sweep import fresh
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
+SMOKE = [*SMALL, "trainer.max_epochs=1"]
+ENDLESS = [*SMALL, "trainer.max_epochs=1000000"]
+
+# What a fork may bring: Hydra finds modules of this package by itself.
+FORK = '''
+import time
+from torch import nn
+
+
+class Slow(nn.MSELoss):
+    """Takes a minute a batch."""
+
+    def forward(self, outputs, targets):
+        if len(outputs) > 10:  # not the trial before
+            open("under_way", "w").close()
+            time.sleep(60)
+        return super().forward(outputs, targets)
+
+
+class Fails(nn.MSELoss):
+    def forward(self, outputs, targets):
+        if len(outputs) > 10:
+            raise ArithmeticError("a bug of this loss")
+        return super().forward(outputs, targets)
+'''
+
+
+def fork(directory: Path) -> None:
+    (directory / "hydra_plugins").mkdir()
+    (directory / "hydra_plugins" / "forks.py").write_text(FORK)
+
+
+def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *arguments],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(directory), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(directory: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    process = start(directory, *arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def wait_for(pattern: str, directory: Path, process: "subprocess.Popen[str]") -> None:
+    for _ in range(1200):
+        if list(directory.glob(pattern)):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"no {pattern}: {process.communicate()}")
+
+
+def result(directory: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return values
+
+
+def test_refusal_exits_with_2_and_leaves_nothing(tmp_path: Path) -> None:
+    status, out, err = run(tmp_path, "optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run")
+    assert (status, out) == (2, "")
+    assert err == (
+        "Refused, before the first batch:\n"
+        "  model.hiden: MLP has no such argument; did you mean hidden?\n"
+        "  optimizer.lr=-1: must be at least 0.\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_checking_only_says_what_would_run_and_leaves_nothing(tmp_path: Path) -> None:
+    status, out, _ = run(
+        tmp_path, "check=only", "data=wine", "scheduler=cosine", "optimizer.lr=0.002"
+    )
+    assert status == 0
+    assert not list(tmp_path.iterdir())
+    for words in (
+        r"^Nothing is wrong with it. It would run:",
+        r"^data +wine$",
+        r"^parameters +2,179 trained, 0 frozen$",
+        r"^samples +124 train, 18 val, 36 test$",
+        r"^steps +4 an epoch, 120 in all$",
+        r"^lr +0.002 at the start, 0.001 in the middle, .* at the end$",
+        r"^monitor +val/loss \(min\)$",
+    ):
+        assert re.search(words, out, re.MULTILINE), words
+
+
+def test_two_runs_get_two_directories_and_a_run_is_never_written_over(tmp_path: Path) -> None:
+    pair = [start(tmp_path, *SMOKE), start(tmp_path, *SMOKE)]
+    outputs = [process.communicate(timeout=120) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    directories = sorted(path.parent for path in tmp_path.glob("outputs/*/*/result.json"))
+    assert len(directories) == 2
+    for directory in directories:
+        assert result(directory)["status"] == "finished"
+        with (directory / "metrics.csv").open() as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]
+
+    before = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
+    status, _, err = run(tmp_path, *SMOKE, f"hydra.run.dir='{directories[0]}'")
+    assert status == 2
+    assert "already holds a run, and nothing in it was touched; name another directory" in err
+    after = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_directories_made_at_once_are_all_new(tmp_path: Path) -> None:
+    made: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(fresh(tmp_path / "day" / "12-00-00")))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    numbers = ["", *(f"-{number}" for number in range(1, 8))]
+    assert sorted(path.name for path in made) == sorted(f"12-00-00{number}" for number in numbers)
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_the_training_after_the_batch(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    process = start(tmp_path, *ENDLESS)
+    wait_for("outputs/*/*/metrics.csv", tmp_path, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    directory = next(tmp_path.glob("outputs/*/*"))
+    assert process.returncode == status
+    assert re.search(rf"^Interrupted; .*{directory.name}", err, re.MULTILINE)
+    assert "Traceback" not in err
+    values = result(directory)
+    assert (values["status"], values["error"]["type"]) == ("interrupted", "SystemExit")
+    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_second_signal_ends_at_once(tmp_path: Path) -> None:
+    fork(tmp_path)
+    process = start(tmp_path, *SMALL, "loss._target_=hydra_plugins.forks.Slow")
+    wait_for("under_way", tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None  # it waits for the batch
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 30
+    assert result(next(tmp_path.glob("outputs/*/*")))["status"] == "interrupted"
+
+
+def test_signal_while_torch_is_imported_ends_before_anything_begins(tmp_path: Path) -> None:
+    process = start(tmp_path, *ENDLESS)
+    wait_for("outputs/*/*/train.log", tmp_path, process)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("outputs/*/*/*"))
+
+
+# Failures
+
+
+def test_failure_inside_the_training_exits_with_1(tmp_path: Path) -> None:
+    fork(tmp_path)
+    status, _, err = run(
+        tmp_path, *SMOKE, "loss._target_=hydra_plugins.forks.Fails", "hydra.run.dir=run"
+    )
+    assert status == 1
+    assert "ArithmeticError: a bug of this loss" in err
+    assert "forks.py" in err  # where
+    values = result(tmp_path / "run")
+    assert values["status"] == "failed"
+    assert values["error"] == {"type": "ArithmeticError", "message": "a bug of this loss"}
+
+
+def test_diverging_run_exits_with_1_and_says_where(tmp_path: Path) -> None:
+    status, _, err = run(
+        tmp_path, *SMALL, "optimizer.lr=1e30", "trainer.max_epochs=5", "hydra.run.dir=run"
+    )
+    assert status == 1
+    message = r"the (validation )?loss became (nan|inf) .* of epoch 1, at learning rate 1e\+30; try"
+    assert re.search(rf"^Failed: {message} a smaller optimizer.lr", err, re.MULTILINE)
+    assert "Traceback" not in err
+    values = result(tmp_path / "run")
+    assert (values["status"], values["error"]["type"]) == ("failed", "NonFiniteLossError")
+    assert re.search(message, values["error"]["message"])
+
+
+class Breaks(nn.MSELoss):
+    """Is multiplied by `value` in the training step `at`, counted from 1."""
+
+    def __init__(self, *, at: int, value: float) -> None:
+        super().__init__()
+        self.at, self.value, self.count = at, value, 0
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = super().forward(outputs, targets)
+        if torch.is_grad_enabled():
+            self.count += 1
+        return loss * self.value if self.count == self.at and torch.is_grad_enabled() else loss
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("checkpoint_every", [None, 1])
+@pytest.mark.parametrize("val_fraction", [0, 0.1])
+def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
+    value: float,
+    val_fraction: float,
+    checkpoint_every: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = Path(__file__).stem
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, (name, None)])
+    overrides = [
+        *(*SMALL, f"loss._target_={name}.Breaks", "+loss.at=12", f"+loss.value={value}"),
+        *("data.batch_size=16", f"data.val_fraction={val_fraction}", "optimizer.lr=0.01"),
+    ]
+    if checkpoint_every:
+        overrides.append(f"+callbacks.last.every_n_train_steps={checkpoint_every}")
+        overrides.append("callbacks.last.save_on_train_epoch_end=false")
+    # 5 batches an epoch, so step 12 is the second of the third epoch.
+    with pytest.raises(NonFiniteLossError) as stopped:
+        train(compose(overrides), tmp_path)
+    assert str(stopped.value) == (
+        f"the loss became {value} in batch 2 of epoch 3, at learning rate 0.01; try a smaller "
+        "optimizer.lr, or trainer.gradient_clip_val=1."
+    )
+    values = result(tmp_path)
+    assert (values["status"], values["error"]["message"]) == ("failed", str(stopped.value))
+    for file in ("best", "last"):
+        state = torch.load(tmp_path / "checkpoints" / f"{file}.ckpt", weights_only=True)
+        assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+        assert state["epoch"] in (1, 2)
+    with (tmp_path / "metrics.csv").open() as lines:
+        assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2"]
+
+
+def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> None:
+    overrides = ["data.val_fraction=0", "data.batch_size=full", "optimizer.lr=1e38"]
+    overrides += ["optimizer.weight_decay=10", "trainer.max_epochs=3"]
+    with pytest.raises(NonFiniteLossError, match=r"(weights|loss) became"):
+        train(compose([*SMALL, *overrides]), tmp_path)
+    for path in (tmp_path / "checkpoints").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+# Sweeps
+
+
+def test_sweep_goes_on_after_a_refused_and_a_failing_job(tmp_path: Path) -> None:
+    status, out, err = run(
+        tmp_path,
+        *("-m", *SMOKE, "optimizer.lr=0.1,-1,1e30,0.2", "hydra.sweep.dir=sweep"),
+    )
+    assert status == 1
+    statuses = [result(tmp_path / "sweep" / str(job))["status"] for job in range(4)]
+    assert statuses == ["finished", "refused", "failed", "finished"]
+    assert "job 1 refused: optimizer.lr=-1: must be at least 0." in err
+    assert re.search(r"job 2 failed: the (validation )?loss became", err)
+    assert "2 of 4 jobs finished: sweep" in out
+    assert "Traceback" not in err
+
+
+# Imports
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_help_does_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", ROOT / "train.py", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "optimizer" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "lightning", "numpy", "pandas", "sklearn", "matplotlib"}
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,150 @@
+"""Every command and every example of the README, as it stands there."""
+
+import re
+import runpy
+import shlex
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from quartet.build import build, compose
+from quartet.check import Refusal
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+PARTS = {
+    match[1]: block
+    for language in ("python", "yaml")
+    for block in blocks(language)
+    if (match := re.match(r"# (\S+/\S+)\n", block))
+}
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Commands take over Ctrl+C; give it back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a command line, run in this process."""
+    _, script, *arguments = shlex.split(command)
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Path:
+    """A folder with the tables that the commands name, and a finished run."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    size, kind = random.normal(100, 20, 60), random.choice(["flat", "house"], 60)
+    rows = [f"{s:.1f},{k},{3 * s:.0f}" for s, k in zip(size, kind, strict=True)]
+    Path("houses.csv").write_text("\n".join(["size,kind,price", *rows]))
+    species = np.repeat(["setosa", "virginica"], 30)
+    rows = [f"{s:.1f},{k}" for s, k in zip(size, species, strict=True)]
+    Path("flowers.csv").write_text("\n".join(["petal,species", *rows]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_ends_well(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "DATE/TIME" in command:
+        assert (
+            run("python train.py trainer=smoke hydra.run.dir=outputs/DATE/TIME", monkeypatch) == 0
+        )
+    if "resume=" in command:
+        command = command.replace("max_epochs=5", "max_epochs=2")
+        quick = False
+        assert run(command, monkeypatch) == 0
+        return
+    quick = command.startswith("python train.py") and not {"--help", "trainer=smoke"} & set(
+        command.split()
+    )
+    if "-m experiment" in command:  # two of its 51 jobs
+        command += " optimizer=sgd,adam seed=0"
+    assert run(command + (" trainer.max_epochs=3" if quick else ""), monkeypatch) == 0
+
+
+def test_python_example_runs(folder: Path) -> None:
+    (example,) = (block for block in blocks("python") if "import build, compose" in block)
+    scope: dict[str, object] = {}
+    exec(example, scope)
+    assert scope["result"]["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("option", "overrides"),
+    [
+        ("loss=charbonnier", "data=diabetes"),
+        ("optimizer=adam_for_transformers", ""),
+        ("scheduler=constant", ""),
+        ("metrics=calibration", ""),
+        ("data=moons", "loss=focal"),
+    ],
+)
+def test_example_of_a_part_trains(
+    option: str,
+    overrides: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path, content in PARTS.items():
+        if path.startswith("conf/"):
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content)
+        else:
+            name = path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+            module = types.ModuleType(name)
+            exec(content, module.__dict__)
+            monkeypatch.setitem(sys.modules, name, module)
+            parent, child = name.rsplit(".", 1)
+            __import__(parent)
+            monkeypatch.setattr(sys.modules[parent], child, module, raising=False)
+    command = f"python train.py --config-dir conf {option} {overrides} trainer.max_epochs=1"
+    assert run(command, monkeypatch) == 0, capsys.readouterr().err
+
+
+REFUSALS = re.findall(r"^    \$ python train.py (.*)\n((?:    (?!\$).+\n)+)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSALS)
+def test_refusal_reads_as_quoted(overrides: str, message: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        build(compose(shlex.split(overrides)))
+    assert refusal.value.faults == [line.strip() for line in message.splitlines()]
+
+
+def test_readme_quotes_ten_refusals() -> None:
+    assert len(REFUSALS) == 10
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) < 300

@@ -1,0 +1,647 @@
+"""A training that was interrupted and goes on ends as if nothing had happened, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from made import paint
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from quartet import checkpoint, command, report
+from quartet.build import CONF, compose
+from quartet.check import Refusal
+from quartet.data import DataModule
+from quartet.data.loader import Batches
+from quartet.data.split import Parts
+from quartet.run import train
+from quartet.stop import stop
+
+ROOT = Path(__file__).parents[1]
+# 70 training rows: batches of 20, 20, 20 and 10.
+TINY = (
+    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
+    *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null"),
+)
+EACH_STEP = "callbacks.last.every_n_steps=1"
+SHORT = {
+    "step": ["scheduler.step_size=1"],
+    "multistep": ["scheduler.milestones=[1,2]"],
+    "cosine_restarts": ["scheduler.T_0=2"],
+    "cyclic": ["scheduler.step_size_up=3"],
+    "plateau": ["scheduler.patience=0", "scheduler.threshold=0.5"],
+}
+
+
+class Crash(Exception):
+    """Ends a training at a place of the test's choice."""
+
+
+class CrashAt(Callback):
+    """Raises when `hook` is called for the `number`-th time."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        self.left = number
+
+        def count(*args: Any, **kwargs: Any) -> None:
+            self.left -= 1
+            if not self.left:
+                raise Crash
+
+        setattr(self, hook, count)
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def crash(
+    overrides: Sequence[str], directory: Path, hook: str, number: int, mp: pytest.MonkeyPatch
+) -> None:
+    """Trains until the training fails where it is told to."""
+    import quartet.build
+
+    original = quartet.build.build
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        run = original(*args, **kwargs)
+        run.trainer.callbacks.append(CrashAt(hook, number))
+        return run
+
+    with mp.context() as patch:
+        patch.setattr(quartet.build, "build", build)
+        with pytest.raises(Crash):
+            train(compose(overrides), directory)
+
+
+def resume(directory: Path, *overrides: str) -> dict[str, Any]:
+    return train(compose([f"resume={directory}", *overrides]))
+
+
+def differences(one: Any, other: Any, key: str = "") -> list[str]:
+    """Keys under which two nests of containers and tensors are not the same."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+        return [] if same else [key]
+    if type(one) is not type(other):
+        return [f"{key}: {type(one)} and {type(other)}"]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{key}: {one.keys() ^ other.keys()}"]
+        return [d for name in one for d in differences(one[name], other[name], f"{key}.{name}")]
+    if isinstance(one, list | tuple):
+        if len(one) != len(other):
+            return [f"{key}: lengths"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, pair in pairs for d in differences(*pair, f"{key}.{i}")]
+    return [] if one == other or one != one else [f"{key}: {one!r} and {other!r}"]
+
+
+def load(path: Path, directory: Path) -> Any:
+    def placeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {placeless(k): placeless(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [placeless(item) for item in value]
+        return value.replace(str(directory), "DIR") if isinstance(value, str) else value
+
+    saved = placeless(torch.load(path, weights_only=True))
+    # A count of calls, which Lightning keeps for itself and does not read.
+    del saved["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
+    return saved
+
+
+def assert_same(whole: Path, resumed: Path) -> None:
+    """Weights, optimizer, scheduler, random numbers, scores and learning curves are the same."""
+    assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    for name in ("last", "best"):
+        one, other = (load(d / f"checkpoints/{name}.ckpt", d) for d in (whole, resumed))
+        assert not differences(one, other, name)
+    results = [json.loads((d / "result.json").read_text()) for d in (whole, resumed)]
+    for result in results:
+        assert result["status"] == "finished"
+        for key in ("seconds", "samples_per_second"):
+            del result[key]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "curves", lambda directory: directory)  # they take a second
+
+
+Place = tuple[str, int]
+# Of 3 epochs of 4 batches; the second is counted from the first.
+TWICE: tuple[Place, ...] = (("on_train_batch_end", 3), ("on_train_epoch_start", 2))
+
+
+def check(
+    overrides: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    places: Sequence[Place] = TWICE,
+) -> None:
+    """Trains at one go, then with crashes and resumes, and compares."""
+    names = [*TINY, EACH_STEP, *overrides]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(compose(names), whole)
+    for number, place in enumerate(places):
+        again = [f"resume={run}"] if number else names
+        crash(again, run, *place, monkeypatch)
+    resume(run)
+    assert_same(whole, run)
+
+
+# Of 3 epochs of 4 batches, each with a validation of one batch.
+PLACES = [
+    ("on_train_batch_end", 2),
+    ("on_train_batch_end", 4),  # the last batch of an epoch
+    ("on_train_batch_end", 5),
+    ("on_train_batch_start", 12),
+    ("on_validation_start", 1),
+    ("on_validation_batch_end", 2),
+    ("on_validation_end", 3),
+    ("on_train_epoch_end", 2),  # before its checkpoint
+    ("on_train_epoch_start", 2),  # after the epoch was logged
+    ("on_train_end", 1),
+    ("on_test_start", 1),
+]
+RICH = (
+    *("optimizer=adam", "scheduler=plateau", *SHORT["plateau"], "scheduler.warmup_steps=3"),
+    *("trainer.accumulate_grad_batches=2", "metrics=regression"),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    train(compose([*TINY, EACH_STEP, *RICH]), directory)
+    return directory
+
+
+@pytest.mark.parametrize(("hook", "number"), PLACES)
+def test_training_goes_on_exactly_from_every_place(
+    hook: str, number: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash([*TINY, EACH_STEP, *RICH], tmp_path / "run", hook, number, monkeypatch)
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+SETTINGS: dict[str, list[str]] = {
+    "classification": [
+        *("data=digits", "trainer.limit_train_batches=8", "metrics.auroc.exact_values=600")
+    ],
+    "flip and crop": [
+        *("data=digits", "trainer.limit_train_batches=8", "data.flip=true", "data.crop=1")
+    ],
+    "accumulation with an incomplete last window": ["trainer.accumulate_grad_batches=3"],
+    "a limit of steps": ["trainer.max_steps=10"],
+    "validation twice an epoch": [
+        *("trainer.val_check_interval=0.5", "scheduler=plateau", *SHORT["plateau"])
+    ],
+    "validation every second epoch": [
+        *("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4", "scheduler=plateau"),
+        *SHORT["plateau"],
+    ],
+    "a limit of steps, validation every second epoch": [
+        *("trainer.check_val_every_n_epoch=2", "trainer.max_steps=14", "trainer.max_epochs=9"),
+    ],
+    "no validation": ["data.val_fraction=0", "monitor.metric=train/loss"],
+    "batch normalisation": ["model.norm=batch"],
+    "not shuffled": ["data.shuffle=false"],
+    "warm-up and a cosine by steps": [
+        *("scheduler=cosine", "scheduler.interval=step", "scheduler.warmup_epochs=1.5")
+    ],
+    "one cycle, accumulated": ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2"],
+    "ranking": ["data=ranking", "data.queries=60", "data.documents=6", "data.batch_size=12"],
+    "frozen layer, own learning rates": [
+        *("optimizer.freeze=['layers.0.*']", "optimizer.lr_factors={layers.3.*: 0.1}")
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_go_on_exactly(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(SETTINGS[setting], tmp_path, monkeypatch)
+
+
+def test_early_stopping_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [
+        *("callbacks=early_stopping", "callbacks.early_stopping.patience=1"),
+        *("callbacks.early_stopping.min_delta=9", "trainer.max_epochs=9"),
+    ]
+    places = [("on_train_batch_end", 6), ("on_train_end", 1), ("on_test_start", 1)]
+    check(names, tmp_path, monkeypatch, places)
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_optimizers_go_on_exactly(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check([f"optimizer={optimizer}"], tmp_path, monkeypatch, [("on_train_batch_end", 6)])
+
+
+@pytest.mark.parametrize("scheduler", options("scheduler"))
+def test_schedulers_go_on_exactly(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["optimizer=momentum", f"scheduler={scheduler}", *SHORT.get(scheduler, [])]
+    check(names, tmp_path, monkeypatch)
+
+
+def test_training_crashed_three_times_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [("on_train_batch_end", 3), ("on_validation_end", 2), ("on_train_batch_end", 1)]
+    check(RICH, tmp_path, monkeypatch, places)
+    records = sorted(path.name for path in (tmp_path / "run" / ".hydra").glob("resume-*"))
+    assert records == ["resume-1", "resume-2", "resume-3"]
+
+
+def test_comparison_fails_where_the_random_numbers_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "restore_random_states", lambda *args: None)
+    with pytest.raises(AssertionError):
+        check([], tmp_path, monkeypatch, [("on_train_batch_end", 3)])
+
+
+class Noisy(Dataset[tuple[Tensor, Tensor]]):
+    """Samples read one by one, with noise drawn as each is read."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.inputs, self.targets = tensors
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(self.inputs.shape[1]) + random.random()
+        return self.inputs[row] + noise, self.targets[row]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_drawn_at_random_by_processes_go_on_exactly(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = DataModule.load
+
+    def load(self: DataModule) -> Parts:
+        parts = read(self)
+        if isinstance(parts.train, TensorDataset):
+            self.parts = parts._replace(train=Noisy(parts.train.tensors))
+        return self.parts
+
+    monkeypatch.setattr(DataModule, "load", load)
+    check([f"data.num_workers={workers}"], tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_flipped_and_cropped_go_on_exactly(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint(tmp_path / "pictures", dark=20, light=20)
+    names = [
+        *("data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8"),
+        *("data.batch_size=8", "data.flip=true", "data.crop=2", f"data.num_workers={workers}"),
+    ]
+    check(names, tmp_path, monkeypatch, [("on_train_batch_end", 6)])
+
+
+# --- Signals -------------------------------------------------------------------------------------
+
+
+class SignalAt(CrashAt):
+    """Asks for an end, as a signal does, when `hook` is called for the `number`-th time."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        super().__init__(hook, number)
+        count = getattr(self, hook)
+
+        def ask(*args: Any, **kwargs: Any) -> None:
+            try:
+                count()
+            except Crash:
+                stop.handle(signal.SIGTERM, None)
+
+        setattr(self, hook, ask)
+
+
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        ("on_train_batch_start", 2),
+        ("on_train_batch_start", 3),  # in the middle of an accumulation
+        ("on_train_batch_start", 4),
+        ("on_validation_batch_start", 1),
+        ("on_train_epoch_end", 1),
+        ("on_train_epoch_start", 2),
+    ],
+)
+def test_signal_ends_a_training_where_it_can_go_on_exactly(
+    hook: str, number: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, *RICH]
+    monkeypatch.setattr(stop, "asked", 0)
+    monkeypatch.setattr(sys.modules[__name__], "CrashAt", SignalAt)
+    monkeypatch.setattr(sys.modules[__name__], "Crash", SystemExit)
+    crash(names, tmp_path / "run", hook, number, monkeypatch)
+    assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "interrupted"
+    stop.asked = 0
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+# --- What may change -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("short", "longer"),
+    [
+        (["trainer.max_epochs=2"], ["trainer.max_epochs=3"]),
+        (["trainer.max_steps=6"], ["trainer.max_steps=-1"]),  # within an epoch
+        (["trainer.max_steps=8"], ["trainer.max_steps=-1"]),
+    ],
+)
+def test_finished_run_trains_for_longer_as_if_it_had_been_meant_to(
+    short: list[str], longer: list[str], tmp_path: Path
+) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1", "monitor.metric=val/loss"]
+    train(compose(names), tmp_path / "whole")
+    train(compose([*names, *short]), tmp_path / "run")
+    resume(tmp_path / "run", *longer)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints/mid_epoch.ckpt").exists()
+
+
+def test_extension_killed_at_its_start_is_one_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1"]
+    train(compose(names), tmp_path / "whole")
+    train(compose([*names, "trainer.max_steps=6"]), tmp_path / "run")
+    again = [f"resume={tmp_path / 'run'}", "trainer.max_steps=-1"]
+    crash(again, tmp_path / "run", "on_train_start", 1, monkeypatch)
+    resume(tmp_path / "run")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(compose([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
+    before = (tmp_path / "run/metrics.csv").stat().st_mtime_ns
+    assert resume(tmp_path / "run") == result
+    assert "has finished; trainer.max_epochs=N" in capsys.readouterr().out
+    assert (tmp_path / "run/metrics.csv").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("done") / "run"
+    train(compose([*TINY, "trainer.max_epochs=1"]), directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("optimizer.lr=0.5", r"optimizer.lr: 0.005 -> 0.5"),
+        ("model.hidden=[8]", r"model.hidden: \[16\] -> \[8\]"),
+        ("seed=1", "seed: 0 -> 1"),
+        ("data.batch_size=7", "data.batch_size: 20 -> 7"),
+        ("scheduler.frequency=2", "scheduler.frequency: 1 -> 2"),
+        ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches: 1 -> 2"),
+        ("trainer.gradient_clip_val=1", "trainer.gradient_clip_val: None -> 1"),
+        ("monitor.metric=train/loss", "monitor.metric: val/loss -> train/loss"),
+    ],
+)
+def test_change_of_what_was_trained_is_refused(done: Path, override: str, fault: str) -> None:
+    with pytest.raises(Refusal, match=fault) as refusal:
+        resume(done, override)
+    assert "start a run of its own without resume" in str(refusal.value)
+
+
+def test_all_changes_are_refused_at_once(done: Path) -> None:
+    with pytest.raises(Refusal) as refusal:
+        resume(done, "optimizer.lr=0.5", "seed=1")
+    assert len(refusal.value.faults) == 3
+
+
+def test_longer_training_is_refused_where_the_schedule_was_made_for_the_shorter(
+    tmp_path: Path,
+) -> None:
+    names = [*TINY, "trainer.max_epochs=2", "scheduler=cosine"]
+    train(compose(names), tmp_path / "run")
+    with pytest.raises(Refusal, match=r"scheduler.T_max was taken from .* 8 steps, .* for 12"):
+        resume(tmp_path / "run", "trainer.max_epochs=3")
+
+
+def test_training_shorter_than_it_is_already_is_refused(tmp_path: Path) -> None:
+    train(compose(TINY), tmp_path / "run")
+    with pytest.raises(Refusal, match="max_epochs=1 lies before epoch 3"):
+        resume(tmp_path / "run", "trainer.max_epochs=1")
+
+
+def test_other_workers_loggers_and_callbacks_are_no_change(tmp_path: Path) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1"]
+    train(compose(names), tmp_path / "whole")
+    train(compose([*names, "trainer.max_epochs=2"]), tmp_path / "run")
+    resume(
+        *(tmp_path / "run", "trainer.max_epochs=3", "data.num_workers=1", "+logger=tensorboard"),
+        "callbacks.last.every_minutes=0.0001",
+    )
+    assert (tmp_path / "run/metrics.csv").read_text() == (
+        tmp_path / "whole/metrics.csv"
+    ).read_text()
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    cfg = compose(TINY)
+    cfg.resume = str(tmp_path)
+    with pytest.raises(Refusal, match="holds no run"):
+        train(cfg)
+
+
+def test_run_without_a_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(TINY, tmp_path / "run", "on_train_batch_end", 1, monkeypatch)
+    with pytest.raises(Refusal, match=r"no checkpoint to go on from.*start it anew"):
+        resume(tmp_path / "run")
+
+
+def test_moved_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [*TINY, EACH_STEP]
+    train(compose(names), tmp_path / "whole")
+    crash(names, tmp_path / "before", "on_train_batch_end", 6, monkeypatch)
+    (tmp_path / "before").rename(tmp_path / "after")
+    resume(tmp_path / "after")
+    assert_same(tmp_path / "whole", tmp_path / "after")
+
+
+@pytest.mark.parametrize("name", ["every_n_steps", "every_minutes"])
+def test_negative_distance_between_checkpoints_is_refused(name: str) -> None:
+    settings = {"every_n_steps": None, "every_minutes": None, name: -1}
+    with pytest.raises(ValueError, match=f"callbacks.last.{name} must be above 0, got -1"):
+        checkpoint.Last(**settings)
+
+
+# --- Pieces --------------------------------------------------------------------------------------
+
+
+def test_batches_begin_at_their_start_and_only_in_that_epoch() -> None:
+    def batches(start: tuple[int, int]) -> Batches:
+        return Batches(23, 5, seed=3, shuffle=True, drop_last=False, start=start)
+
+    whole, begun = batches((0, 0)), batches((4, 2))
+    whole.set_epoch(4)
+    assert not differences(list(whole)[2:], list(begun))  # before set_epoch is called, too
+    for epoch in (4, 5):
+        whole.set_epoch(epoch)
+        begun.set_epoch(epoch)
+        assert len(list(begun)) == (3 if epoch == 4 else 5)
+    assert not differences(list(whole), list(begun))
+    assert len(begun) == 5
+
+
+def rewritten(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    command.go_on()
+    return sys.argv[1:]
+
+
+def test_command_line_becomes_that_of_the_run(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = rewritten(monkeypatch, f"resume={done}", "trainer.max_epochs=9", "logger=tensorboard")
+    assert once[:4] == ["--config-dir", str(done / ".hydra"), "--config-name", "config"]
+    assert once[-2:] == ["trainer.max_epochs=9", "+logger=tensorboard"]
+    assert "hydra.output_subdir=.hydra/resume-1" in once
+    assert rewritten(monkeypatch, *once) == once
+    assert rewritten(monkeypatch, "resume=null") == ["resume=null"]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert rewritten(monkeypatch, f"resume={done}") == [f"resume={done}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resume=nowhere"], "resume=nowhere holds no run"),
+        (["resume=DONE", "-m"], "leave out -m"),
+        (["resume=DONE", "optimizer=sgd"], "optimizer=sgd would change"),
+    ],
+)
+def test_command_line_that_cannot_go_on_is_refused(
+    arguments: list[str],
+    message: str,
+    done: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        rewritten(monkeypatch, *(each.replace("DONE", str(done)) for each in arguments))
+    assert message in capsys.readouterr().err
+
+
+# --- Processes -----------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*arguments: str) -> str:
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill(directory: Path, *arguments: str, number: int, delay: float) -> bool:
+    """Kills a run some time after a checkpoint was written; returns whether it was under way."""
+    process = start(f"hydra.run.dir={directory}", *arguments)
+    path, seen, written = directory / "checkpoints/last.ckpt", 0, 0
+    while process.poll() is None and seen < number:
+        time.sleep(0.0005)
+        if path.exists() and (at := path.stat().st_mtime_ns) != written:
+            seen, written = seen + 1, at
+    time.sleep(delay)
+    running = process.poll() is None
+    process.kill()
+    process.communicate()
+    return running
+
+
+def test_killed_process_goes_on_exactly(tmp_path: Path) -> None:
+    place = random.SystemRandom()
+    number, delay = place.randint(1, 12), place.uniform(0, 0.01)
+    names = [*TINY, *RICH, EACH_STEP, "trainer.max_epochs=10"]
+    assert kill(tmp_path / "run", *names, number=number, delay=delay), "it was too fast"
+    train(compose(names), tmp_path / "whole")
+    finish(f"resume={tmp_path / 'run'}")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    process = start(f"hydra.run.dir={directory}", *TINY, "trainer.max_epochs=100000")
+    while not (directory / "checkpoints/last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert output.splitlines()[-1].endswith(f"train.py resume={directory}")
+    refused = start(f"resume={directory}", "optimizer.lr=1")
+    output, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 2, output
+    assert "optimizer.lr: 0.005 -> 1" in output
+    assert [path.name for path in (directory / ".hydra").iterdir() if path.is_dir()] == []
+    assert (directory / ".hydra/config.yaml").exists()
+
+
+PAIRS = list(zip(options("optimizer"), cycle(options("scheduler"))))
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
+    """At least 20 kills: every optimizer and every scheduler, of some runs two."""
+    place = random.Random(0)
+    kills = 0
+    for index, (optimizer, scheduler) in enumerate(PAIRS):
+        names = [
+            *(*TINY, EACH_STEP, "trainer.max_epochs=8", f"optimizer={optimizer}"),
+            *(f"scheduler={scheduler}", *SHORT.get(scheduler, [])),
+        ]
+        whole, run = tmp_path / f"whole-{index}", tmp_path / f"run-{index}"
+        train(compose(names), whole)
+        kills += kill(run, *names, number=place.randint(1, 20), delay=place.uniform(0, 0.02))
+        if index % 4:
+            resume(run)
+        else:
+            process = start(f"resume={run}")
+            time.sleep(place.uniform(3, 6))
+            kills += process.poll() is None
+            process.kill()
+            process.communicate()
+            finish(f"resume={run}")
+        assert_same(whole, run)
+    assert kills >= 20
