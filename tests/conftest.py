@@ -4,13 +4,18 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 
 @pytest.fixture(autouse=True)
 def _environment_stays() -> Iterator[None]:
-    """Lightning leaves LOCAL_RANK behind, which would make a later test a second process."""
+    """Lightning leaves LOCAL_RANK behind, which would make a later test a second process.
+
+    Hydra leaves the config of a sweep's last job behind.
+    """
     before = dict(os.environ)
     yield
+    HydraConfig.instance().cfg = None
     for name in os.environ.keys() - before:
         del os.environ[name]
     os.environ.update(before)

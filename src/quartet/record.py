@@ -134,7 +134,9 @@ def write_environment(cfg: DictConfig, run: "Run") -> None:
     }
     run.directory.mkdir(parents=True, exist_ok=True)
     write_new(run.directory, "environment.json", environment)
-    hydra = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
+    # Missing, too, in a notebook that swept before: Hydra leaves the last job's config behind.
+    job = HydraConfig.instance().cfg or OmegaConf.create()
+    hydra = OmegaConf.select(job, "hydra.runtime.output_dir")
     if hydra is None or Path(hydra).resolve() != run.directory.resolve():
         told = records(run.directory)
         folder = run.directory / ".hydra" / (f"resume-{len(told)}" if told else "")
