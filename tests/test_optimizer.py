@@ -38,7 +38,7 @@ BY_HAND: dict[str, Callable[[Any], Optimizer]] = {
     "nesterov": lambda p: SGD(p, lr=0.02, momentum=0.9, nesterov=True),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.03),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.002),
-    "adam": lambda p: Adam(p, lr=0.005),
+    "adam": lambda p: Adam(p, lr=0.002),
     "adamw": lambda p: AdamW(p, lr=0.002),
     "amsgrad": lambda p: Adam(p, lr=0.002, amsgrad=True),
     "nadam": lambda p: torch.optim.NAdam(p, lr=0.002),

@@ -418,7 +418,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("override", "fault"),
     [
-        ("optimizer.lr=0.5", r"optimizer.lr: 0.005 -> 0.5"),
+        ("optimizer.lr=0.5", r"optimizer.lr: 0.002 -> 0.5"),
         ("model.hidden=[8]", r"model.hidden: \[16\] -> \[8\]"),
         ("seed=1", "seed: 0 -> 1"),
         ("data.batch_size=7", "data.batch_size: 20 -> 7"),
@@ -613,7 +613,7 @@ def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
     refused = start(f"resume={directory}", "optimizer.lr=1")
     output, _ = refused.communicate(timeout=60)
     assert refused.returncode == 2, output
-    assert "optimizer.lr: 0.005 -> 1" in output
+    assert "optimizer.lr: 0.002 -> 1" in output
     assert [path.name for path in (directory / ".hydra").iterdir() if path.is_dir()] == []
     assert (directory / ".hydra/config.yaml").exists()
 
