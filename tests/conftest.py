@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each of pytest's processes
+
 import pytest
 from hydra.core.hydra_config import HydraConfig
 

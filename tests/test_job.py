@@ -102,9 +102,7 @@ def test_refusal_exits_with_2_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_checking_only_says_what_would_run_and_leaves_nothing(tmp_path: Path) -> None:
-    status, out, _ = run(
-        tmp_path, "check=only", "data=wine", "scheduler=cosine", "optimizer.lr=0.002"
-    )
+    status, out, _ = run(tmp_path, "check=only", "data=wine", "scheduler=cosine")
     assert status == 0
     assert not list(tmp_path.iterdir())
     for words in (

@@ -16,6 +16,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 
 from quartet.build import Run, build, compose
+from quartet.data.loader import finish
 from quartet.meter import Meter
 from quartet.metrics import MeanAveragePrecision, MeanReciprocalRank
 from quartet.run import quieten
@@ -101,7 +102,8 @@ def check(
         assert sizes[-1] < sizes[0], "the last batch should be smaller"
         assert len(everything[0]) == len(targets)
         if part != "train":
-            outputs = run.module.model.eval()(inputs)
+            convert = finish(run.data.mean, run.data.std, inputs.device)
+            outputs = run.module.model.eval()(convert(inputs))
             torch.testing.assert_close(everything[0], outputs)
             assert torch.equal(everything[1], targets)
         for name, value in expected(*everything).items():

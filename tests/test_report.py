@@ -18,9 +18,7 @@ from quartet.run import train
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     directory = tmp_path_factory.mktemp("run")
-    result = train(
-        compose(["data=breast_cancer", "trainer.max_epochs=3", "optimizer.lr=0.002"]), directory
-    )
+    result = train(compose(["data=breast_cancer", "trainer.max_epochs=3"]), directory)
     return directory, result
 
 
