@@ -1,8 +1,9 @@
 """The speed figures, each a ratio to a baseline in the same process.
 
-    python scripts/benchmark.py
+    python scripts/benchmark.py [--only throughput memory starts sweep scaling]
+    python scripts/benchmark.py --device cuda
 
-About 15 minutes on 2 cores; `--short` runs everything once on little data, to see that it works.
+About 20 minutes on 2 cores; `--short` runs everything once on little data, to see that it works.
 The two sides of a ratio alternate; printed are its median and its range over the rounds.
 """
 
@@ -15,11 +16,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -29,10 +32,10 @@ CNN = ["model=cnn", "data.batch_size=128"]
 BARE = ["metrics=none", "logger=none"]
 
 
-def made_images(count: int, classes: int = 10) -> TensorDataset:
-    """Random grey images as bytes, ``(count, 1, 28, 28)``, and classes."""
+def made_images(count: int, classes: int = 10, shape: Sequence[int] = (1, 28, 28)) -> TensorDataset:
+    """Random images as bytes, ``(count, *shape)``, and classes."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
     return TensorDataset(images, torch.randint(0, classes, (count,), generator=generator))
 
 
@@ -244,6 +247,87 @@ def scaling(short: bool) -> Iterator[tuple[str, str, list[float]]]:
         yield f"time / plain loop, {classes:,} classes", "flat", ratio
 
 
+class NoWaiting(Callback):
+    """Turns a wait for the GPU within the steps of an epoch, the first apart, into an error."""
+
+    def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
+        if trainer.current_epoch > 0 and torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_epoch_end(self, *args: object) -> None:
+        self.on_exception()
+
+    def on_validation_start(self, *args: object) -> None:
+        self.on_exception()
+
+    def on_exception(self, *args: object) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def resnet(count: int, device: str, short: bool) -> Iterator[tuple[str, str, list[float]]]:
+    """ResNet-18 on 32x32 images: bf16, channels last, compiled, flipped and cropped on the device.
+
+    On a GPU Quartet's steps run with every wait for it being an error.
+    """
+    from quartet.build import build, compose
+    from quartet.data import Parts, augment
+    from quartet.progress import Timer
+
+    epochs = 2 if short else 6
+    settings = [
+        *("data=cifar10", "data.batch_size=256", "data.flip=true", "data.crop=4"),
+        *("model=torchvision", "model.name=resnet18", "optimizer=momentum", "logger=tensorboard"),
+        *("trainer.precision=bf16-mixed", "trainer.channels_last=true"),
+        *(
+            f"trainer.max_epochs={epochs}",
+            f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}",
+            f"trainer.compile={device == 'cuda'}",
+        ),
+    ]
+    parts = Parts(*(made_images(size, 10, (3, 32, 32)) for size in (count, count // 10)), None)
+
+    def ours() -> list[float]:
+        with tempfile.TemporaryDirectory() as folder:
+            run = build(compose(settings), folder)
+            run.data.parts = parts
+            timer = Timer()
+            run.trainer.callbacks += [timer, NoWaiting()]
+            run.trainer.fit(run.module, run.data)
+        return timer.epochs[1:]  # the first compiles
+
+    def by_hand() -> list[float]:
+        run = build(compose(settings))
+        model, data = run.module.model.to(device), run.config["data"]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+        images, labels = (tensor.to(device) for tensor in parts.train.tensors)
+        mean, std = (
+            torch.tensor(data[key], device=device).view(-1, 1, 1) for key in ("mean", "std")
+        )
+        times = []
+        for epoch in range(epochs):
+            start = time.perf_counter()
+            for batch in torch.randperm(count, device=device).split(256):
+                x = augment.images(images[batch], batch, epoch, mirror=True, shift=4, seed=0)
+                optimizer.zero_grad()
+                with torch.autocast(device, torch.bfloat16):
+                    loss = F.cross_entropy(model((x.float() / 255 - mean) / std), labels[batch])
+                loss.backward()
+                optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return times[1:]
+
+    theirs = by_hand()
+    ratios = [plain / quartet for plain, quartet in zip(theirs, ours(), strict=True)]
+    yield (
+        f"samples/s, ResNet-18 ({count / statistics.median(theirs):,.0f} by hand)",
+        ">= 0.95",
+        ratios,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -253,7 +337,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=60_000, help="training images")
-    parser.add_argument("--only", help="throughput, memory, starts, sweep or scaling")
+    parser.add_argument(
+        "--only", nargs="+", help="throughput, memory, starts, sweep, scaling, resnet"
+    )
     parser.add_argument("--short", action="store_true", help="once, on little data")
     parser.add_argument("--memory", choices=["plain", "quartet"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -263,17 +349,20 @@ def main() -> None:
     quieten()
     if options.short:
         options.rounds, options.count = 1, 640
+    if options.only is None:
+        on_cpu = ["throughput", "memory", "starts", "sweep", "scaling"]
+        options.only = ["throughput", "resnet"] if options.device == "cuda" else on_cpu
     if options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("There is no GPU here; the figures of the CPU need no --device.")
+        sys.exit("--device cuda: there is no GPU here; without it come the figures of the CPU.")
     bench = Bench(options.data, options.dir, options.count, options.device)
     if options.memory:
         bench.plain(sgd, *MLP) if options.memory == "plain" else bench.quartet(*MLP)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     os.environ.setdefault("TQDM_DISABLE", "0")
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds\n"
-    )
+    cuda = options.device == "cuda"
+    device = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {device}, {options.rounds} rounds, {date.today()}\n")
     print("| figure | to reach | median | range |\n|---|---|---|---|")
     groups = {
         "throughput": lambda: throughput(bench, options.rounds),
@@ -281,9 +370,10 @@ def main() -> None:
         "starts": lambda: starts(options.rounds),
         "sweep": sweep,
         "scaling": lambda: scaling(options.short),
+        "resnet": lambda: resnet(options.count * 5 // 6, options.device, options.short),
     }
     for name, figures in groups.items():
-        if options.only in (None, name):
+        if name in options.only:
             for title, goal, values in figures():
                 spread = f"{min(values):.3g} to {max(values):.3g}"
                 print(

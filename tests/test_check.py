@@ -287,6 +287,7 @@ REFUSED = [
     ("optimizer.freeze=['layers.*']", r"^optimizer.freeze must leave a parameter to train"),
     ("optimizer.freeze=[layer]", r"^optimizer.freeze: 'layer' matches no trainable parameter"),
     ("optimizer.lr_factors={layers.9.*:2}", r"^optimizer.lr_factors: 'layers.9.\*' matches no"),
+    ("trainer.channels_last=true", r"^trainer.channels_last=true: the model has no convolutions"),
     ("data.std=null", r"^data.mean=\[0.305\] comes with data.std; give both or none\.$"),
     ("data.num_outputs=3", r"^data.num_outputs=3 must be 10 in this multiclass task; leave it out"),
     ("data.drop_last=true data.batch_size=5000", r"^data.drop_last=true leaves no batch, .* 1258"),

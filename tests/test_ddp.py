@@ -134,7 +134,7 @@ def test_a_share_without_samples_is_an_empty_batch(ranking: bool) -> None:
     batches = Batches(
         3, 1, seed=0, shuffle=False, drop_last=False, fill=False, rank=1, world_size=2
     )
-    first, last = TensorLoader(tensors, batches, lambda inputs: inputs)
+    first, last = TensorLoader(tensors, batches, torch.device("cpu"), lambda inputs: inputs)
     assert len(first[0]) == (3 if ranking else 1)
     assert last == []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hydra
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from lightning import Callback, Trainer, seed_everything
@@ -63,7 +64,7 @@ DRIVING: dict[str, tuple[str, ...]] = {
     "model": (),
     "optimizer": ("freeze", "lr_factors", "decay_bias_and_norm"),
     "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor"),
-    "trainer": ("compile",),
+    "trainer": ("compile", "channels_last"),
 }
 # The groups but data, in the order of messages.
 PARTS = ("model", "loss", "metrics", "optimizer", "scheduler", "trainer", "callbacks", "logger")
@@ -86,7 +87,7 @@ HINTS: dict[str, dict[str, Any]] = {
     "optimizer": schema.hints(optimizer.create)
     | {"freeze": Sequence[str], "lr_factors": Mapping[str, float] | None},
     "scheduler": schema.hints(scheduler.create) | {"interval": Literal["step", "epoch"]},
-    "trainer": {"compile": bool},
+    "trainer": {"compile": bool, "channels_last": bool},
 }
 # Keys that may be absent.
 OPTIONAL = ("tasks", "monitor")
@@ -252,6 +253,8 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
         optimizer=parts["optimizer"],
         scheduler=parts["scheduler"],
     )
+    if cfg.trainer.channels_last:
+        module.model.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:
         module.model.compile()
     return Run(
@@ -469,6 +472,8 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> list[str]:
         faults += check.metric(f"metrics.{name}", metric, task.create(kind, count), kind, count)
     if "model" in parts:
         faults += check.outputs(parts["model"], cfg.data.input_shape, count)
+        if cfg.trainer.channels_last is True:
+            faults += check.convolutions(parts["model"])
     return faults
 
 

@@ -285,6 +285,13 @@ def suits(
     ]
 
 
+def convolutions(model: nn.Module) -> list[str]:
+    """Whether the model has weights with channels to put last."""
+    if any(parameter.ndim == 4 for parameter in model.parameters()):
+        return []
+    return ["trainer.channels_last=true: the model has no convolutions of images; leave it false."]
+
+
 def outputs(model: nn.Module, input_shape: Sequence[int], num_outputs: int) -> list[str]:
     """Whether the model maps inputs to ``(batch, num_outputs)``, and can be trained."""
     if not any(parameter.requires_grad for parameter in model.parameters()):

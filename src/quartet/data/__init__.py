@@ -185,8 +185,9 @@ class DataModule(LightningDataModule):
                 **worker_options(self.num_workers),
             )
         return TensorLoader(
-            [tensor.to(device) for tensor in dataset.tensors],
+            dataset.tensors,
             batches,
+            device,
             finish(self.mean, self.std, device),
             change,
         )

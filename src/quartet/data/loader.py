@@ -97,6 +97,7 @@ class TensorLoader:
     Args:
         tensors: Of equal length: inputs, targets and, for ranking, the query of each row.
         batches: Which rows (or queries, for ranking) each batch holds.
+        device: Of the batches; the tensors are kept there, too, if they fit.
         finish: Turns sliced inputs into what the model takes.
         augment: Changes sliced inputs at random, given their rows and the epoch; None leaves them.
     """
@@ -105,14 +106,16 @@ class TensorLoader:
         self,
         tensors: Sequence[Tensor],
         batches: Batches,
+        device: torch.device,
         finish: Callable[[Tensor], Tensor],
         augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
     ) -> None:
-        self.tensors = tuple(tensors)
+        kept = home(tensors, device)
+        self.tensors = [tensor.to(kept) for tensor in tensors]
         self.batch_sampler = batches  # the name under which Lightning looks for samplers
         self.finish = finish
         self.augment = augment
-        self.device = tensors[0].device
+        self.device = device
         self.rows: tuple[Tensor, ...] | None = None
         if len(tensors) == 3:
             counts = tensors[2].unique_consecutive(return_counts=True)[1]
@@ -128,11 +131,22 @@ class TensorLoader:
                 continue
             if self.rows is not None:
                 batch = torch.cat([self.rows[query] for query in batch.tolist()])
-            batch = batch.to(self.device, non_blocking=True)
-            inputs, *others = (tensor.index_select(0, batch) for tensor in self.tensors)
+            batch = batch.to(self.tensors[0].device, non_blocking=True)
+            sliced = (tensor.index_select(0, batch) for tensor in self.tensors)
+            inputs, *others = (part.to(self.device, non_blocking=True) for part in sliced)
             if self.augment:
-                inputs = self.augment(inputs, batch, self.batch_sampler.epoch)
+                rows = batch.to(self.device, non_blocking=True)
+                inputs = self.augment(inputs, rows, self.batch_sampler.epoch)
             yield Placed([self.finish(inputs), *others])
+
+
+def home(tensors: Sequence[Tensor], device: torch.device) -> torch.device:
+    """Where data is kept: on a GPU if it takes at most half of the memory that is free there."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if 2 * sum(tensor.nbytes for tensor in tensors) > free:
+            return torch.device("cpu")
+    return device
 
 
 def finish(
