@@ -244,6 +244,39 @@ def scaling(short: bool) -> Iterator[tuple[str, str, list[float]]]:
         yield f"time / plain loop, {classes:,} classes", "flat", ratio
 
 
+def report(jobs: int) -> Iterator[tuple[str, str, list[float]]]:
+    """Seconds of the report over many runs of 50 epochs, three seeds each, the imports included."""
+    import json
+
+    metrics = [f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1")]
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(jobs):
+            run, best = Path(folder, str(number)), 1 + number // 3 % 97 / 97 + number % 3 / 100
+            (run / ".hydra").mkdir(parents=True)
+            given = [("optimizer", f"o{number % 5}"), ("optimizer.lr", 10 ** -(number // 15 % 5))]
+            given += [("model.dropout", number // 75 / 100), ("seed", number // 5 % 3)]
+            lines = "".join(f"- {key}={value}\n" for key, value in given)
+            (run / ".hydra" / "overrides.yaml").write_text(lines)
+            rows = [["epoch", "step", *metrics]]
+            rows += [[epoch, epoch * 40, *[best + 1 / epoch] * 6] for epoch in range(1, 51)]
+            (run / "metrics.csv").write_text(
+                "".join(",".join(map(str, row)) + "\n" for row in rows)
+            )
+            result = {
+                "status": "finished",
+                "monitor": {"metric": "val/loss", "mode": "min", "best": best, "epoch": 50},
+                "metrics": dict.fromkeys([*metrics, "test/loss", "test/accuracy"], best),
+                "seconds": {"fit": 1.0, "total": 2.0},
+                "error": None,
+            }
+            (run / "result.json").write_text(json.dumps(result))
+        start = time.perf_counter()
+        command = [sys.executable, "scripts/report.py", folder]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        seconds = time.perf_counter() - start
+    yield f"report over {jobs:,} runs of 50 epochs, seconds", "<= 20", [seconds]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -253,7 +286,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=60_000, help="training images")
-    parser.add_argument("--only", help="throughput, memory, starts, sweep or scaling")
+    parser.add_argument("--only", help="throughput, memory, starts, sweep, scaling or report")
     parser.add_argument("--short", action="store_true", help="once, on little data")
     parser.add_argument("--memory", choices=["plain", "quartet"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -281,6 +314,7 @@ def main() -> None:
         "starts": lambda: starts(options.rounds),
         "sweep": sweep,
         "scaling": lambda: scaling(options.short),
+        "report": lambda: report(50 if options.short else 1000),
     }
     for name, figures in groups.items():
         if options.only in (None, name):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 # Stand-ins that become the page's custom properties of the same names.
 COLOURS = {
@@ -74,6 +74,13 @@ def shorten(path: str) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", path).replace(" \n", " ")
 
 
+def natural(values: "pd.Index[Any]") -> "pd.Index[Any]":
+    """Sort key in which [64] comes before [128]."""
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    return values.map(lambda value: re.sub(r"\d+", lambda part: part.group().zfill(12), str(value)))
+
+
 def label(value: Any, length: int = 24) -> str:
     """A value for an axis: 0.01 and not 0.010000000000000002, and not too long."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -86,6 +93,9 @@ def fit_scale(axes: Axes, values: Any, axis: str = "y") -> bool:
     numbers = numbers[np.isfinite(numbers)]
     if len(numbers) and numbers.min() > 0 and numbers.max() > 100 * numbers.min():
         axes.set(**{f"{axis}scale": "log"})
+        ticks = axes.yaxis if axis == "y" else axes.xaxis
+        ticks.set_major_formatter(lambda value, _: f"{value:g}")  # its own are formulas
+        ticks.set_minor_formatter(NullFormatter())
         return True
     return False
 
@@ -98,7 +108,7 @@ def curves(groups: Mapping[str, pd.DataFrame], metric: str) -> str:
         metric: What the values are.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = blank(6.2, 3.6)
+        figure, axes = blank(height=3.6)
         means = {name: thin(seeds).mean(axis=1) for name, seeds in groups.items()}
         logarithmic = fit_scale(axes, np.concatenate([m.to_numpy() for m in means.values()]))
         for number, (name, mean) in enumerate(means.items()):
@@ -110,14 +120,14 @@ def curves(groups: Mapping[str, pd.DataFrame], metric: str) -> str:
                 ls=dash,
                 color=colour,
                 lw=1.6,
-                label=label(name, 40),
+                label=label(name, 26),
             )
             sd = thin(groups[name]).std(axis=1)
             low = mean - sd
             if logarithmic:
                 low = low.clip(lower=mean / 10)
             if sd.notna().any():
-                axes.fill_between(mean.index, low, mean + sd, color=colour, alpha=0.16, lw=0)
+                axes.fill_between(mean.index, low, mean + sd, color=colour, alpha=0.12, lw=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=metric)
         figure.legend(loc="outside lower left", ncols=2, fontsize=8)
@@ -129,26 +139,28 @@ def thin(table: Table, most: int = 200) -> Table:
     return table[:: -(len(table) // -most)] if len(table) > most else table
 
 
-def intervals(table: pd.DataFrame, names: Sequence[str], metric: str) -> str:
+def intervals(table: pd.DataFrame, metric: str) -> str:
     """A row a setting: its mean and 95 % interval, the best on top."""
     with mpl.rc_context(STYLE):
-        figure, axes = blank(6.2, 0.9 + 0.24 * len(table))
+        figure, axes = blank(height=0.9 + 0.24 * len(table))
         places = np.arange(len(table))
         fit_scale(axes, table["mean"], "x")
         low, high = table["low"].fillna(table["mean"]), table["high"].fillna(table["mean"])
         axes.hlines(places, low, high, color=SERIES[0], lw=2, alpha=0.5)
         axes.plot(table["mean"], places, "o", color=SERIES[0], ms=5)
-        spread = np.ptp(table["mean"]) or abs(table["mean"].iloc[0]) or 1.0
-        if axes.get_xscale() == "linear":  # an interval of two seeds may be wider than all else
-            axes.set_xlim(
-                max(low.min(), table["mean"].min() - spread),
-                min(high.max(), table["mean"].max() + spread),
-            )
-            axes.margins(x=0.02)
-        axes.set_yticks(places, [label(name, 44) for name in names])
+        if axes.get_xscale() == "linear":
+            axes.set_xlim(*window(table["mean"], low.min(), high.max()))
+        axes.set_yticks(places, [label(name, 26) for name in table["name"]])
         axes.invert_yaxis()
         axes.set(xlabel=metric)
         return svg(figure, f"The best settings: mean and 95 % interval of {metric}")
+
+
+def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, float]:
+    """Limits that show the means, and intervals as far as these are not very much wider."""
+    spread = float(np.ptp(means)) or abs(float(means.iloc[0])) or 1.0
+    low, high = max(low, means.min() - spread), min(high, means.max() + spread)
+    return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
 def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> str:
@@ -172,8 +184,10 @@ def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> s
         places = {value: place for place, value in enumerate(means.index)}
         shown = jobs[jobs[knob].isin(means.index)]
         shown = shown if len(shown) <= 500 else shown.sample(500, random_state=0)
-        shift = np.random.default_rng(0).uniform(-0.13, 0.13, len(shown))
-        where = shown[knob].map(places) + shift
+        width = 0.13 if means["n"].max() > 5 else 0
+        where = shown[knob].map(places) + np.random.default_rng(0).uniform(
+            -width, width, len(shown)
+        )
         axes.plot(where, shown["best"], "o", ms=3, mew=0, color=FAINT, alpha=0.5)
         axes.errorbar(
             list(places.values()), means["mean"], means["sd"].fillna(0), fmt="o", capsize=4,
@@ -230,7 +244,7 @@ def heat(table: pd.DataFrame, metric: str, lower_is_better: bool) -> str:
 def progress(values: Sequence[float], metric: str, mode: str) -> str:
     """Each job's value in the order of the jobs, and the best so far."""
     with mpl.rc_context(STYLE):
-        figure, axes = blank(6.2, 3.2)
+        figure, axes = blank()
         series = pd.Series(values, dtype=float)
         best = series.cummax() if mode == "max" else series.cummin()
         fit_scale(axes, series)
@@ -247,7 +261,7 @@ def progress(values: Sequence[float], metric: str, mode: str) -> str:
 def bars(importance: "pd.Series[float]") -> str:
     """Importance of each knob, the greatest on top."""
     with mpl.rc_context(STYLE):
-        figure, axes = blank(6.2, 0.7 + 0.3 * len(importance))
+        figure, axes = blank(height=0.7 + 0.3 * len(importance))
         axes.barh([label(name, 40) for name in importance.index], importance, 0.6, color=SERIES[0])
         axes.invert_yaxis()
         axes.set(xlabel="importance")

@@ -35,10 +35,9 @@ def importances(jobs: pd.DataFrame, knobs: Sequence[str]) -> "tuple[pd.Series[fl
             forest, inputs[rest], targets[rest], n_repeats=5, random_state=0
         )
         losses.append(shuffled.importances_mean)
-    importance: pd.Series[float] = pd.Series(np.mean(losses, axis=0), list(knobs), dtype=float)
-    return importance.clip(lower=0).sort_values(ascending=False, kind="stable"), float(
-        np.mean(scores)
-    )
+    lost = np.mean(losses, axis=0).clip(min=0).tolist()
+    importance: pd.Series[float] = pd.Series(dict(zip(knobs, lost, strict=True)), dtype=float)
+    return importance.sort_values(ascending=False, kind="stable"), float(np.mean(scores))
 
 
 def codes(column: "pd.Series[Any]") -> "pd.Series[int]":

@@ -138,7 +138,7 @@ def render(results: Results, title: str) -> str:
             for key in results.overrides
             if key not in results.knobs and jobs[key].nunique(dropna=False) == 1
         ],
-        silent=int(jobs["monitor"].isna().sum()),
+        silent=int((jobs["monitor"].isna() & (jobs["status"] == "finished")).sum()),
         jobs=jobs.to_dict("records"),
         tests=[m for m in results.metrics if m.startswith("test/")],
         failures=failures(jobs),
@@ -175,23 +175,26 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
     ranking = rank(results, metric)
     winner = jobs.loc[ranking["winner"].iloc[0]]
     knobs = [knob for knob in results.knobs if done[knob].nunique(dropna=False) > 1]
-    names = [setting(row, knobs) for _, row in ranking.iterrows()]
+    names = [
+        f"{place}. " + (", ".join(figure.label(row[knob]) for knob in knobs) or "the only one")
+        for place, (_, row) in enumerate(ranking.iterrows(), start=1)
+    ]
     ranked = ranking.assign(name=names, seeds=[seeds(row) for _, row in ranking.iterrows()])
+    comparable = ranked[np.isfinite(ranked["mean"])].head(SETTINGS)
     told |= {
         "ranking": ranked.to_dict("records"),
+        "legend": ", ".join(knobs),
         "name": setting(ranking.iloc[0], results.knobs, 400),
         "plus_minus": plus_minus(ranking.iloc[0]),
         "winner": winner.to_dict(),
         "train": commands(winner)[0],
         "evaluate": commands(winner)[1],
+        "intervals": figure.intervals(comparable, metric) if len(comparable) > 1 else None,
         "curves": learning_curves(ranking, names, metric),
         "effects": effects(done, knobs, metric),
         "pairs": pairs(done, knobs, metric, mode),
         "search": search(done, knobs, metric, mode),
     }
-    comparable = ranked[np.isfinite(ranked["mean"])].head(SETTINGS)
-    if len(comparable) > 1:
-        told["intervals"] = figure.intervals(comparable, list(comparable["name"]), metric)
     return told
 
 
@@ -215,7 +218,8 @@ def effects(jobs: pd.DataFrame, knobs: Sequence[str], metric: str) -> list[str]:
     for knob in knobs:
         means = gather(jobs, [knob])
         if not figure.is_scattered(means.index):
-            means = means.loc[means["n"].nlargest(figure.MANY).index].sort_index()
+            means = means.loc[means["n"].nlargest(figure.MANY).index]
+            means = means.sort_index(key=figure.natural)
         drawn.append(figure.effect(jobs, knob, means, metric))
     return drawn
 
@@ -227,6 +231,7 @@ def pairs(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> d
     drawn = []
     for down, across in both[:PAIRS]:
         table = gather(jobs, [down, across])["mean"].unstack()
+        table = table.sort_index(key=figure.natural).sort_index(axis=1, key=figure.natural)
         drawn.append(figure.heat(table, metric, lower_is_better=mode != "max"))
     return {"drawn": drawn, "all": len(both)}
 
