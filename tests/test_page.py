@@ -4,8 +4,10 @@ import html
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ import pytest
 from made_runs import made_run, made_search, made_sweep
 
 from quartet.page import report
+from quartet.sweep import write_report
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(
@@ -135,6 +138,71 @@ def test_several_directories_make_one_report_where_they_meet(tmp_path: Path) -> 
     page = report([tmp_path / "in" / "a", tmp_path / "in" / "b"])
     assert page == tmp_path / "in" / "report.html"
     assert list(pd.read_csv(page.with_name("results.csv"))["job"]) == ["a", "b"]
+
+
+def test_a_search_has_its_history_and_the_importance_of_its_knobs(tmp_path: Path) -> None:
+    page = text_of(report([made_search(tmp_path / "search", 30)]))
+    assert "Each finished job in turn, and the best so far." in page
+    assert "Permutation importance" in page
+    for number in range(16):  # all combinations of two knobs
+        given = [f"optimizer.lr={number % 4}", f"model.dropout={number // 4}"]
+        made_run(tmp_path / "grid" / str(number), given, 0.1 + number)
+    assert "best so far" not in text_of(report([tmp_path / "grid"]))
+
+
+# At the end of a sweep
+
+SWEEP = ["-m", "data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
+
+
+def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *SWEEP, "hydra.sweep.dir=sweep", *arguments],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_sweep_ends_with_the_report(tmp_path: Path) -> None:
+    process = start(tmp_path, "optimizer.lr=0.1,1e30", "seed=0,1", "trainer.max_epochs=1")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    table = pd.read_csv(tmp_path / "sweep" / "results.csv")
+    assert list(table["status"]) == ["finished", "finished", "failed", "failed"]
+    winner = table.loc[table["best"].idxmin()]
+    assert f"\n  {winner['command']}\n" in out
+    assert f"\n  python evaluate.py run={tmp_path / 'sweep' / str(winner['job'])}\n" in out
+    assert out.endswith("sweep/results.csv\nsweep/report.html\n")
+    assert "2 of 4 jobs finished" in out
+
+
+def test_an_interrupted_sweep_has_its_report_too(tmp_path: Path) -> None:
+    process = start(tmp_path, "trainer.max_epochs=1,1000000")
+    for _ in range(1200):
+        if (tmp_path / "sweep" / "1" / "metrics.csv").exists():
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "No report" not in err
+    table = pd.read_csv(tmp_path / "sweep" / "results.csv")
+    assert list(table["status"]) == ["finished", "interrupted"]
+
+
+def test_a_report_that_cannot_be_made_fails_no_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_report(str(tmp_path))  # no job began: nothing to tell
+    assert capsys.readouterr().err == ""
+    (made_run(tmp_path / "0") / "result.json").write_text("[half")
+    write_report(str(tmp_path))
+    said = capsys.readouterr().err
+    assert said.startswith("No report, since JSONDecodeError: ")
+    assert f"python scripts/report.py {tmp_path}" in said
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -75,9 +75,10 @@ def test_jobs_that_did_not_finish_are_listed_and_not_ranked(tmp_path: Path) -> N
     assert list(results.jobs["status"]) == ["finished", "failed", "refused", "unfinished"]
     assert list(results.jobs["epochs"]) == [3, 3, 0, 2]
     assert results.jobs["reason"].iloc[1] == "Refusal: lr must be positive, got -1."
-    table = rank(results, "val/loss")
+    made_run(tmp_path / "4", ["optimizer=sgd", "seed=2"], status=None)
+    table = rank(read([tmp_path]), "val/loss")
     assert list(table["optimizer"]) == ["sgd"]
-    assert (table["n"].iloc[0], table["of"].iloc[0]) == (1, 2)
+    assert (table["n"].iloc[0], table["of"].iloc[0]) == (1, 3)
 
 
 def test_one_job_is_a_ranking_of_one(tmp_path: Path) -> None:
@@ -105,6 +106,12 @@ def test_jobs_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 9, 1):
         made_run(tmp_path / str(number))
     assert [run.name for run in find([tmp_path])] == ["1", "9", "10"]
+
+
+def test_a_run_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_run(tmp_path / "sweep" / "0")
+    monkeypatch.chdir(tmp_path)
+    assert len(find([tmp_path / "sweep", "sweep/0"])) == 1
 
 
 def test_a_directory_without_runs_is_refused(tmp_path: Path) -> None:
@@ -201,11 +208,12 @@ def test_importance_finds_the_knob_that_matters(tmp_path: Path) -> None:
     assert explained > 0.5
 
 
-def test_directories_below_here_are_told_from_here(
+def test_runs_are_told_from_the_folder_that_has_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_run(tmp_path / "sweep" / "0")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "evaluate.py").touch()
     assert list(read(["sweep"]).jobs["directory"]) == [str(Path("sweep", "0"))]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

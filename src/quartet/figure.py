@@ -51,7 +51,7 @@ def blank(width: float = 4.4, height: float = 3.0) -> tuple[Figure, Axes]:
 def svg(figure: Figure, title: str) -> str:
     """The figure as an element for a page; nothing in it points anywhere outside."""
     buffer = StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -151,8 +151,7 @@ def intervals(table: pd.DataFrame, metric: str) -> str:
         if axes.get_xscale() == "linear":
             axes.set_xlim(*window(table["mean"], low.min(), high.max()))
         axes.set_yticks(places, [label(name, 26) for name in table["name"]])
-        axes.invert_yaxis()
-        axes.set(xlabel=metric)
+        axes.set(xlabel=metric, ylim=(len(table) - 0.4, -0.6))
         return svg(figure, f"The best settings: mean and 95 % interval of {metric}")
 
 
@@ -160,7 +159,8 @@ def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, f
     """Limits that show the means, and intervals as far as these are not very much wider."""
     spread = float(np.ptp(means)) or abs(float(means.iloc[0])) or 1.0
     low, high = max(low, means.min() - spread), min(high, means.max() + spread)
-    return low - 0.04 * (high - low), high + 0.04 * (high - low)
+    margin = 0.04 * (high - low) or spread
+    return low - margin, high + margin
 
 
 def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> str:

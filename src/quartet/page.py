@@ -1,8 +1,9 @@
 """The report of a sweep: results.csv and report.html, made from the files of its runs."""
 
+import math
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 
 from quartet import figure
 from quartet.importance import importances
@@ -71,18 +72,13 @@ def commands(job: "pd.Series[Any]") -> tuple[str, str]:
     return job["command"], f"python evaluate.py {shlex.quote('run=' + job['directory'])}"
 
 
-def best_of(results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Metric, mode and ranking, where anything can be ranked."""
-    for metric, mode, _ in results.by_monitor():
-        ranking = rank(results, metric)
-        if ranking["mean"].notna().any():
-            yield metric, mode, ranking
-
-
 def summary(results: Results, most: int = 5) -> str:
     """The head of each ranking and the commands of its winner, for the terminal."""
     lines = []
-    for metric, mode, ranking in best_of(results):
+    for metric, mode, jobs in results.by_monitor():
+        ranking = rank(results, metric)
+        if not ranking["mean"].notna().any():
+            continue
         head = pd.DataFrame(
             {
                 "setting": [
@@ -95,6 +91,7 @@ def summary(results: Results, most: int = 5) -> str:
         )
         order = "higher" if mode == "max" else "lower"
         lines += ["", f"The best of {len(ranking)} by {metric}, {order} is better:"]
+        lines += [f"Caution: {caution}" for caution in cautions(jobs, metric)]
         lines += [head.to_string(), "", "The winner again, and its score:"]
         lines += [f"  {line}" for line in commands(results.jobs.loc[ranking["winner"].iloc[0]])]
     return "\n".join(lines or ["No job has finished with a value to rank by."])
@@ -117,22 +114,20 @@ def seeds(row: "pd.Series[Any]") -> str:
 def render(results: Results, title: str) -> str:
     """The page over these runs."""
     environment = Environment(
-        loader=PackageLoader("quartet", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = cell
     jobs = results.jobs
     parts = [part(results, metric, mode, jobs) for metric, mode, jobs in results.by_monitor()]
-    return environment.get_template("page.html").render(
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text())
+    return template.render(
         mark=MARK,
         title=title,
         time=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         statuses=jobs["status"].value_counts().to_dict(),
         parts=parts,
         knobs=results.knobs,
+        numeric=[k for k in results.knobs if pd.api.types.is_numeric_dtype(jobs[k])],
         constants=[
             f"{key}={figure.label(jobs[key].iloc[0], 60)}"
             for key in results.overrides
@@ -239,9 +234,11 @@ def pairs(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> d
 def search(
     jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str
 ) -> dict[str, Any] | None:
-    """History and importance, where a number took so many values that it was searched for."""
-    searched = [k for k in knobs if figure.is_scattered(pd.Index(jobs[k].unique()))]
-    if not searched:
+    """History and importance, where many numbers or few combinations show that it was a search."""
+    values = [jobs[knob].unique() for knob in knobs]
+    settings = len(jobs.drop_duplicates(list(knobs))) if knobs else 1
+    sparse = 2 * settings < math.prod(map(len, values))
+    if len(jobs) < 10 or not (sparse or any(figure.is_scattered(pd.Index(v)) for v in values)):
         return None
     importance, explained = importances(jobs, knobs)
     return {

@@ -51,6 +51,9 @@ class Results:
         A metric of None stands for jobs that monitor nothing.
         """
         metrics = self.jobs["monitor"]
+        if metrics.nunique() == 1:  # then a job without a result can only have the same
+            unfinished = self.jobs["status"] == "unfinished"
+            metrics = metrics.mask(unfinished, metrics.dropna().iloc[0])
         for metric in metrics.dropna().value_counts(sort=True).index:
             jobs = self.jobs[metrics == metric]
             modes = jobs["mode"].dropna()  # a job that failed early does not know it
@@ -66,10 +69,11 @@ def find(directories: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for directory in map(Path, directories):
         runs = []
-        for folder, inner, _ in os.walk(directory):
+        for folder, inner, _ in os.walk(directory.resolve()):
             if ".hydra" in inner:
                 runs.append(Path(folder))
                 inner.clear()
+            inner[:] = [name for name in inner if not name.startswith(".")]
         if not runs:
             what = "holds no run" if directory.is_dir() else "is no directory"
             raise FileNotFoundError(
@@ -185,9 +189,10 @@ def epochs(run: Path) -> int:
 
 
 def nearest(run: Path) -> str:
-    """The path from here, where the run lies below."""
-    run = run.resolve()
-    return str(run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run)
+    """The path that the commands take, from the project's folder where this is it."""
+    run, here = run.resolve(), Path.cwd()
+    at_home = (here / "evaluate.py").is_file() and run.is_relative_to(here)
+    return str(run.relative_to(here) if at_home else run)
 
 
 def numbers(column: pd.Series) -> pd.Series:
