@@ -258,6 +258,7 @@ def test_headings_sort_and_the_filter_narrows(tmp_path: Path) -> None:
         input.value = "failed";
         input.dispatchEvent(new Event("input"));
         told.push(shown(), input.parentElement.querySelector(".shown").textContent);
+        for (const copy of document.querySelectorAll(".copy")) copy.click();
         document.title = JSON.stringify(told);
     """
     elements, console = show(report([tmp_path]), script)
