@@ -1,6 +1,6 @@
 """The speed figures, each a ratio to a baseline in the same process.
 
-    python scripts/benchmark.py [--only throughput memory starts sweep scaling]
+    python scripts/benchmark.py [--only throughput sweep]
     python scripts/benchmark.py --device cuda
 
 About 20 minutes on 2 cores; `--short` runs everything once on little data, to see that it works.
@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 ROOT = Path(__file__).parents[1]
 MLP = ["model=mlp", "model.hidden=[512,512]", "data.batch_size=64"]
 CNN = ["model=cnn", "data.batch_size=128"]
+FIGURES = ("throughput", "memory", "starts", "sweep", "scaling", "report", "resnet")
 BARE = ["metrics=none", "logger=none"]
 
 
@@ -328,6 +329,39 @@ def resnet(count: int, device: str, short: bool) -> Iterator[tuple[str, str, lis
     )
 
 
+def report(jobs: int) -> Iterator[tuple[str, str, list[float]]]:
+    """Seconds of the report over many runs of 50 epochs, three seeds each, the imports included."""
+    import json
+
+    metrics = [f"{part}/{name}" for part in ("val", "train") for name in ("loss", "accuracy", "f1")]
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(jobs):
+            run, best = Path(folder, str(number)), 1 + number // 3 % 97 / 97 + number % 3 / 100
+            (run / ".hydra").mkdir(parents=True)
+            given = [("optimizer", f"o{number % 5}"), ("optimizer.lr", 10 ** -(number // 15 % 5))]
+            given += [("model.dropout", number // 75 / 100), ("seed", number // 5 % 3)]
+            lines = "".join(f"- {key}={value}\n" for key, value in given)
+            (run / ".hydra" / "overrides.yaml").write_text(lines)
+            rows = [["epoch", "step", *metrics]]
+            rows += [[epoch, epoch * 40, *[best + 1 / epoch] * 6] for epoch in range(1, 51)]
+            (run / "metrics.csv").write_text(
+                "".join(",".join(map(str, row)) + "\n" for row in rows)
+            )
+            result = {
+                "status": "finished",
+                "monitor": {"metric": "val/loss", "mode": "min", "best": best, "epoch": 50},
+                "metrics": dict.fromkeys([*metrics, "test/loss", "test/accuracy"], best),
+                "seconds": {"fit": 1.0, "total": 2.0},
+                "error": None,
+            }
+            (run / "result.json").write_text(json.dumps(result))
+        start = time.perf_counter()
+        command = [sys.executable, "scripts/report.py", folder]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        seconds = time.perf_counter() - start
+    yield f"report over {jobs:,} runs of 50 epochs, seconds", "<= 20", [seconds]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -337,9 +371,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=60_000, help="training images")
-    parser.add_argument(
-        "--only", nargs="+", help="throughput, memory, starts, sweep, scaling, resnet"
-    )
+    parser.add_argument("--only", nargs="+", choices=FIGURES)
     parser.add_argument("--short", action="store_true", help="once, on little data")
     parser.add_argument("--memory", choices=["plain", "quartet"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -350,8 +382,8 @@ def main() -> None:
     if options.short:
         options.rounds, options.count = 1, 640
     if options.only is None:
-        on_cpu = ["throughput", "memory", "starts", "sweep", "scaling"]
-        options.only = ["throughput", "resnet"] if options.device == "cuda" else on_cpu
+        gpu = options.device == "cuda"
+        options.only = ["throughput", "resnet"] if gpu else [x for x in FIGURES if x != "resnet"]
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: there is no GPU here; without it come the figures of the CPU.")
     bench = Bench(options.data, options.dir, options.count, options.device)
@@ -371,6 +403,7 @@ def main() -> None:
         "sweep": sweep,
         "scaling": lambda: scaling(options.short),
         "resnet": lambda: resnet(options.count * 5 // 6, options.device, options.short),
+        "report": lambda: report(50 if options.short else 1000),
     }
     for name, figures in groups.items():
         if name in options.only:

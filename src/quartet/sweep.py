@@ -1,5 +1,6 @@
 """Directories of runs and sweeps. Imported at every start, so without torch."""
 
+import atexit
 import json
 import os
 import sys
@@ -13,7 +14,8 @@ from omegaconf import DictConfig, open_dict, read_write
 class Directory(Callback):
     """Gives each run a directory of its own and never one that holds a run already.
 
-    At the end of a sweep, says which jobs did not finish; its exit status is then 1.
+    At the end of a sweep, says which jobs did not finish, its exit status then being 1, and makes
+    the report.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -35,6 +37,7 @@ class Directory(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not named("hydra.sweep.dir", config):
             change(config, "sweep", fresh(Path(config.hydra.sweep.dir)))
+        atexit.register(write_report, config.hydra.sweep.dir)  # an interrupted sweep has no end
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         results = list(Path(config.hydra.sweep.dir).glob("*/result.json"))
@@ -49,8 +52,26 @@ class Directory(Callback):
         print(
             f"{len(results) - unfinished} of {len(results)} jobs finished: {config.hydra.sweep.dir}"
         )
+        write_report(config.hydra.sweep.dir)
         if unfinished:
             raise SystemExit(1)
+
+
+def write_report(directory: str) -> None:
+    """Makes the report of a sweep in which any job began; that it cannot be made fails no sweep."""
+    atexit.unregister(write_report)
+    if not any(Path(directory).glob("*/.hydra")):
+        return
+    try:
+        from quartet.page import report
+
+        report([directory])
+    except Exception as error:
+        print(
+            f"No report, since {type(error).__name__}: {error}\n"
+            f"Once that is mended: python scripts/report.py {directory}",
+            file=sys.stderr,
+        )
 
 
 def named(key: str, config: DictConfig) -> bool:

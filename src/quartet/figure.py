@@ -1,0 +1,268 @@
+"""Pictures for a page: SVG text that takes its colours from the page, so that both themes work."""
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from io import StringIO
+from typing import Any, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+# Stand-ins that become the page's custom properties of the same names.
+COLOURS = {
+    f"#0102{number:02x}": f"var(--{name})"
+    for number, name in enumerate(
+        ("ink", "faint", "paper", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
+    )
+}
+INK, FAINT, PAPER, *SERIES = COLOURS
+DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a value may hold a dollar sign
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "axes.unicode_minus": False,
+}
+Table = TypeVar("Table", pd.DataFrame, "pd.Series[float]")
+MANY = 12  # values of a knob that are drawn side by side; more numbers make a scatter
+
+
+def blank(width: float = 4.4, height: float = 3.0) -> tuple[Figure, Axes]:
+    """A figure of so many inches, and its axes; draw within `mpl.rc_context(STYLE)`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def svg(figure: Figure, title: str) -> str:
+    """The figure as an element for a page; nothing in it points anywhere outside."""
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"| id="(?!m|p)[^"]*"|<!--.*?-->', "", text, flags=re.S)
+    text = re.sub(r' (d|points)="[^"]*"', lambda part: shorten(part.group()), text)
+    text = re.sub(r"\n\s*", "\n", text)
+    for stand_in, colour in COLOURS.items():
+        text = text.replace(stand_in, colour)
+    width, height = figure.get_size_inches() * 96
+    return re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>',
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="\\1" '
+        f'style="width:{width:.0f}px;aspect-ratio:{width / height:.4f}">',
+        text,
+        count=1,
+    )
+
+
+def shorten(path: str) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", path).replace(" \n", " ")
+
+
+def natural(values: "pd.Index[Any]") -> "pd.Index[Any]":
+    """Sort key in which [64] comes before [128]."""
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    return values.map(lambda value: re.sub(r"\d+", lambda part: part.group().zfill(12), str(value)))
+
+
+def label(value: Any, length: int = 24) -> str:
+    """A value for an axis: 0.01 and not 0.010000000000000002, and not too long."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def fit_scale(axes: Axes, values: Any, axis: str = "y") -> bool:
+    """Makes an axis logarithmic where its positive values span more than two decades."""
+    numbers = np.asarray(values, dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
+    if len(numbers) and numbers.min() > 0 and numbers.max() > 100 * numbers.min():
+        axes.set(**{f"{axis}scale": "log"})
+        ticks = axes.yaxis if axis == "y" else axes.xaxis
+        ticks.set_major_formatter(lambda value, _: f"{value:g}")  # its own are formulas
+        ticks.set_minor_formatter(NullFormatter())
+        return True
+    return False
+
+
+def curves(groups: Mapping[str, pd.DataFrame], metric: str) -> str:
+    """Mean by epoch of each group, with a band of one standard deviation over its seeds.
+
+    Args:
+        groups: A column a seed, the epoch as the index, at most eight groups.
+        metric: What the values are.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = blank(height=3.6)
+        means = {name: thin(seeds).mean(axis=1) for name, seeds in groups.items()}
+        logarithmic = fit_scale(axes, np.concatenate([m.to_numpy() for m in means.values()]))
+        for number, (name, mean) in enumerate(means.items()):
+            colour, dash = SERIES[number % 8], DASHES[number % 4]
+            axes.plot(
+                mean.index,
+                mean,
+                marker="o" if len(mean) == 1 else None,
+                ls=dash,
+                color=colour,
+                lw=1.6,
+                label=label(name, 26),
+            )
+            sd = thin(groups[name]).std(axis=1)
+            low = mean - sd
+            if logarithmic:
+                low = low.clip(lower=mean / 10)
+            if sd.notna().any():
+                axes.fill_between(mean.index, low, mean + sd, color=colour, alpha=0.12, lw=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", ylabel=metric)
+        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
+        return svg(figure, f"Learning curves: {metric} by epoch")
+
+
+def thin(table: Table, most: int = 200) -> Table:
+    """At most about so many rows, the last among them."""
+    return table[:: -(len(table) // -most)] if len(table) > most else table
+
+
+def intervals(table: pd.DataFrame, metric: str) -> str:
+    """A row a setting: its mean and 95 % interval, the best on top."""
+    with mpl.rc_context(STYLE):
+        figure, axes = blank(height=0.9 + 0.24 * len(table))
+        places = np.arange(len(table))
+        fit_scale(axes, table["mean"], "x")
+        low, high = table["low"].fillna(table["mean"]), table["high"].fillna(table["mean"])
+        axes.hlines(places, low, high, color=SERIES[0], lw=2, alpha=0.5)
+        axes.plot(table["mean"], places, "o", color=SERIES[0], ms=5)
+        if axes.get_xscale() == "linear":
+            axes.set_xlim(*window(table["mean"], low.min(), high.max()))
+        axes.set_yticks(places, [label(name, 26) for name in table["name"]])
+        axes.set(xlabel=metric, ylim=(len(table) - 0.4, -0.6))
+        return svg(figure, f"The best settings: mean and 95 % interval of {metric}")
+
+
+def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, float]:
+    """Limits that show the means, and intervals as far as these are not very much wider."""
+    spread = float(np.ptp(means)) or abs(float(means.iloc[0])) or 1.0
+    low, high = max(low, means.min() - spread), min(high, means.max() + spread)
+    margin = 0.04 * (high - low) or spread
+    return low - margin, high + margin
+
+
+def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> str:
+    """What a knob does alone: each job a point; mean and standard deviation where values repeat.
+
+    Args:
+        jobs: Finished jobs, with `knob` and `best`.
+        knob: The column.
+        means: Mean and sd by value of the knob.
+        metric: What the values are.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = blank()
+        fit_scale(axes, jobs["best"])
+        if is_scattered(means.index):
+            fit_scale(axes, jobs[knob], "x")
+            some = jobs if len(jobs) <= 500 else jobs.sample(500, random_state=0)
+            axes.plot(some[knob], some["best"], "o", ms=3.5, mew=0, color=SERIES[0], alpha=0.55)
+            axes.set(xlabel=knob, ylabel=metric)
+            return svg(figure, f"{metric} by {knob}")
+        places = {value: place for place, value in enumerate(means.index)}
+        shown = jobs[jobs[knob].isin(means.index)]
+        shown = shown if len(shown) <= 500 else shown.sample(500, random_state=0)
+        width = 0.13 if means["n"].max() > 5 else 0
+        where = shown[knob].map(places) + np.random.default_rng(0).uniform(
+            -width, width, len(shown)
+        )
+        axes.plot(where, shown["best"], "o", ms=3, mew=0, color=FAINT, alpha=0.5)
+        axes.errorbar(
+            list(places.values()), means["mean"], means["sd"].fillna(0), fmt="o", capsize=4,
+            color=SERIES[0], ms=6, lw=1.6,
+        )  # fmt: skip
+        names = [label(value, 14) for value in means.index]
+        turned = sum(map(len, names)) > 38
+        axes.set_xticks(list(places.values()), names, rotation=40 if turned else 0,
+                        ha="right" if turned else "center")  # fmt: skip
+        axes.set(xlabel=knob, ylabel=metric, xlim=(-0.5, len(places) - 0.5))
+        return svg(figure, f"{metric} by {knob}")
+
+
+def is_scattered(values: "pd.Index[Any]") -> bool:
+    return len(values) > MANY and pd.api.types.is_numeric_dtype(values)
+
+
+def heat(table: pd.DataFrame, metric: str, lower_is_better: bool) -> str:
+    """Means by two knobs, one down and one across; the darker the better."""
+    with mpl.rc_context(STYLE):
+        rows, columns = table.shape
+        figure, axes = blank(1.3 + max(0.62 * columns, 2.2), 0.9 + max(0.34 * rows, 1.2))
+        values = table.to_numpy(dtype=float)
+        finite = values[np.isfinite(values)]
+        logarithmic = len(finite) and finite.min() > 0 and finite.max() > 100 * finite.min()
+        shades = np.log(values) if logarithmic else values
+        shades = -shades if lower_is_better else shades
+        low, high = np.nanmin(shades), np.nanmax(shades)
+        shades = (shades - low) / (high - low or 1)
+        mesh = axes.pcolormesh(
+            np.ma.masked_invalid(shades), cmap="cividis_r", vmin=0, vmax=1, ec=PAPER, lw=1.5
+        )
+        assert mesh is not None
+        for row in range(rows):
+            for column in range(columns):
+                if np.isfinite(values[row, column]):
+                    axes.text(
+                        column + 0.5, row + 0.5, f"{values[row, column]:.3g}", fontsize=8,
+                        ha="center", va="center",
+                        color="white" if shades[row, column] > 0.55 else "black",
+                    )  # fmt: skip
+        axes.set_yticks(np.arange(rows) + 0.5, [label(v, 16) for v in table.index])
+        names = [label(value, 14) for value in table.columns]
+        turned = max(map(len, names)) > 7
+        axes.set_xticks(np.arange(columns) + 0.5, names, rotation=40 if turned else 0,
+                        ha="right" if turned else "center")  # fmt: skip
+        axes.set(xlabel=str(table.columns.name), ylabel=str(table.index.name))
+        axes.invert_yaxis()
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        return svg(figure, f"Mean of {metric} by {table.index.name} and {table.columns.name}")
+
+
+def progress(values: Sequence[float], metric: str, mode: str) -> str:
+    """Each job's value in the order of the jobs, and the best so far."""
+    with mpl.rc_context(STYLE):
+        figure, axes = blank()
+        series = pd.Series(values, dtype=float)
+        best = series.cummax() if mode == "max" else series.cummin()
+        fit_scale(axes, series)
+        shown = thin(series, 500)
+        axes.plot(shown.index, shown, "o", ms=3, mew=0, color=FAINT, alpha=0.6, label="a job")
+        axes.plot(
+            best.index, best, color=SERIES[0], lw=1.8, drawstyle="steps-post", label="best so far"
+        )
+        axes.legend(fontsize=8)
+        axes.set(xlabel="finished jobs", ylabel=metric)
+        return svg(figure, f"History of the search: {metric}")
+
+
+def bars(importance: "pd.Series[float]") -> str:
+    """Importance of each knob, the greatest on top."""
+    with mpl.rc_context(STYLE):
+        figure, axes = blank(height=0.7 + 0.3 * len(importance))
+        axes.barh([label(name, 40) for name in importance.index], importance, 0.6, color=SERIES[0])
+        axes.invert_yaxis()
+        axes.set(xlabel="importance")
+        return svg(figure, "Importance of hyperparameters")
