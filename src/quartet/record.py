@@ -135,7 +135,7 @@ def write_environment(cfg: DictConfig, run: "Run") -> None:
     run.directory.mkdir(parents=True, exist_ok=True)
     write_new(run.directory, "environment.json", environment)
     # Missing, too, in a notebook that swept before: Hydra leaves the last job's config behind.
-    job = HydraConfig.instance().cfg or OmegaConf.create()
+    job: Any = HydraConfig.instance().cfg or OmegaConf.create()
     hydra = OmegaConf.select(job, "hydra.runtime.output_dir")
     if hydra is None or Path(hydra).resolve() != run.directory.resolve():
         told = records(run.directory)
