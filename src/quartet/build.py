@@ -641,8 +641,7 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
         )
     if len(faults) > before:
         return None
-    lean.drop_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
-    lean.leave_placed_batches(trainer)
+    lean.lighten(trainer)
     return trainer
 
 

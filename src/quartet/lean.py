@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import Profiler
+from torch import Tensor, nn
 
 NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -37,6 +39,49 @@ BATCH_HOOKS = [
 ] + ["on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"]
 
 
+WITHIN_STEPS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
+
+
+class LeanPrecision(Precision):
+    """Full precision that passes over the hooks within a step (60 us) where nobody overrides them.
+
+    Seen to when a training is set up, so callbacks that are added until then count.
+    """
+
+    watched = True
+
+    def connect(self, model: nn.Module, optimizers: Any, lr_schedulers: Any) -> Any:
+        assert isinstance(model, LightningModule)
+        trainer = model.trainer
+        drop_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+        self.watched = trainer.gradient_clip_val is not None or any(
+            getattr(callback, hook) is not None
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            for hook in WITHIN_STEPS
+        )
+        self.watched |= any(
+            getattr(type(model), hook) is not getattr(LightningModule, hook)
+            for hook in WITHIN_STEPS
+        )
+        return super().connect(model, optimizers, lr_schedulers)
+
+    def pre_backward(self, tensor: Tensor, module: Any) -> Any:
+        return super().pre_backward(tensor, module) if self.watched else tensor
+
+    def post_backward(self, tensor: Tensor, module: Any) -> Any:
+        return super().post_backward(tensor, module) if self.watched else tensor.detach()
+
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Any, model: Any, closure: Any, **kwargs: Any
+    ) -> Any:
+        if self.watched:
+            return super().optimizer_step(optimizer, model, closure, **kwargs)
+        return optimizer.step(closure=closure, **kwargs)
+
+    def train_step_context(self) -> Any:
+        return NOTHING
+
+
 def drop_empty_hooks(callbacks: Iterable[Callback]) -> None:
     """Sets hooks of a step that a callback does not override to None, which Lightning skips.
 
@@ -44,12 +89,18 @@ def drop_empty_hooks(callbacks: Iterable[Callback]) -> None:
     """
     for callback in callbacks:
         for hook in BATCH_HOOKS:
-            if getattr(type(callback), hook) is getattr(Callback, hook):
+            own = hook in vars(callback)  # as a LambdaCallback has them
+            if not own and getattr(type(callback), hook) is getattr(Callback, hook):
                 setattr(callback, hook, None)
 
 
-def leave_placed_batches(trainer: Trainer) -> None:
-    """Spares batches that are `Placed` the search for tensors to move (20 us)."""
+def lighten(trainer: Trainer) -> None:
+    """Gives a trainer in full precision the leaner one, and spares its batches a search.
+
+    Batches that are `Placed` have no tensors to move (20 us).
+    """
+    if type(trainer.strategy.precision_plugin) is Precision:
+        trainer.strategy.precision_plugin = LeanPrecision()
     move = trainer.strategy.batch_to_device
 
     def batch_to_device(batch: Any, *args: Any, **kwargs: Any) -> Any:

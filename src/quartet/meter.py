@@ -19,7 +19,7 @@ class Meter(nn.Module):
     """
 
     task: Any
-    max_steps = 64
+    max_steps = 256
     max_values = 1 << 20
 
     def __init__(self, task: nn.Module, metrics: MetricCollection) -> None:
