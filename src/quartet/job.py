@@ -177,7 +177,10 @@ def remove_empty(directory: Path) -> None:
     logging.shutdown()
     for path in [*directory.glob(".hydra/*.yaml"), *directory.glob("*.log")]:
         path.unlink()
+    here = Path.cwd()
     for path in (directory / ".hydra", directory, *list(directory.parents)[:2]):
+        if path in (here, *here.parents):
+            return
         try:
             path.rmdir()
         except OSError:

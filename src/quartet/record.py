@@ -121,7 +121,7 @@ def is_taken(directory: Path) -> bool:
 def by_hydra(directory: Path) -> bool:
     """Whether a job of Hydra's is under way in a directory, and Hydra keeps its record."""
     # A notebook that swept before: Hydra leaves the last job's config behind.
-    job = HydraConfig.instance().cfg or OmegaConf.create()
+    job: Any = HydraConfig.instance().cfg or OmegaConf.create()
     output = OmegaConf.select(job, "hydra.runtime.output_dir")
     return output is not None and Path(output).resolve() == directory.resolve()
 
