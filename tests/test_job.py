@@ -217,7 +217,7 @@ def test_signal_at_any_moment_ends_with_its_status(number: signal.Signals, tmp_p
     """From the first import to the middle of the training: 20 moments."""
     for step in range(20):
         process = start(tmp_path, *ENDLESS, f"hydra.run.dir=run-{step}")
-        time.sleep(0.1 + 0.25 * step)
+        time.sleep(0.5 + 0.22 * step)  # before, Python itself starts
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + number, (step, err)

@@ -715,17 +715,36 @@ def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 PAIRS = list(zip(options("optimizer"), cycle(options("scheduler"))))
+# Dropout and shuffling besides, in all of them.
+MORE = (
+    [],
+    ["trainer.accumulate_grad_batches=2", "scheduler.warmup_steps=3"],
+    ["data=image_folder", "data.path=PICTURES", "data.image_size=8", "data.flip=true"],
+    ["data=digits", "trainer.limit_train_batches=8", "data.flip=true", "data.crop=1"],
+)
+PICTURES = ["data.crop=2", "data.batch_size=8", "data.num_workers=2", "scheduler.warmup_steps=3"]
+
+
+def plain(optimizer: str, scheduler: str) -> bool:
+    """Whether a pair takes no warm-up and no accumulation: they are refused."""
+    return optimizer == "lbfgs" or scheduler in ("one_cycle", "cyclic")
 
 
 @pytest.mark.slow
 def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
     """At least 20 kills: every optimizer and every scheduler, of some runs two."""
+    paint(tmp_path / "pictures", dark=20, light=20)
     place = random.Random(0)
     kills = 0
     for index, (optimizer, scheduler) in enumerate(PAIRS):
+        more = list(MORE[index % 4])
+        if index % 4 == 2:
+            more = [x.replace("PICTURES", str(tmp_path / "pictures")) for x in [*more, *PICTURES]]
+        if plain(optimizer, scheduler):
+            more = [x for x in more if "warmup" not in x and "accumulate" not in x]
         names = [
             *(*TINY, EACH_STEP, "trainer.max_epochs=8", f"optimizer={optimizer}"),
-            *(f"scheduler={scheduler}", *SHORT.get(scheduler, [])),
+            *(f"scheduler={scheduler}", *SHORT.get(scheduler, []), *more),
         ]
         whole, run = tmp_path / f"whole-{index}", tmp_path / f"run-{index}"
         train(compose(names), whole)
@@ -740,4 +759,54 @@ def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
             process.communicate()
             finish(f"resume={run}")
         assert_same(whole, run)
+    print(f"{kills} kills of {len(PAIRS)} runs")
     assert kills >= 20
+
+
+DIES = """
+import os, signal, sys
+from lightning.pytorch.callbacks import Callback
+import quartet.build
+from quartet.run import train
+directory, hook, number, *overrides = sys.argv[1:]
+left = int(number)
+
+def die(*args, **kwargs):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+original = quartet.build.build
+
+def build(*args):
+    run = original(*args)
+    callback = Callback()
+    setattr(callback, hook, die)
+    run.trainer.callbacks.append(callback)
+    return run
+
+quartet.build.build = build
+train(quartet.build.compose(overrides), directory)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        ("on_train_batch_end", 4),  # the end of an epoch
+        ("on_validation_batch_end", 2),
+        ("on_validation_end", 2),
+        ("on_train_epoch_end", 2),
+        ("on_train_epoch_start", 3),
+    ],
+)
+def test_processes_killed_between_steps_go_on_exactly(
+    hook: str, number: int, whole: Path, tmp_path: Path
+) -> None:
+    arguments = [str(tmp_path / "run"), hook, str(number), *TINY, EACH_STEP, *RICH]
+    done = subprocess.run([sys.executable, "-c", DIES, *arguments], check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
