@@ -2,7 +2,8 @@
 
 from quartet.stop import stop
 
-stop.listen()  # imports take a while
+stop.listen()
+stop.hold()  # until the run begins: Hydra, broken off, would make an error of its own of it
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402

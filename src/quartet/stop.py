@@ -33,6 +33,16 @@ class Stop:
             # Before Lightning, which then leaves it alone; its own would end in the middle of a step.
             signal.signal(signal.SIGUSR1, self.handle)
 
+    def hold(self) -> None:
+        """From here on a signal is remembered only, until `release`."""
+        self.waits = True
+
+    def release(self) -> None:
+        """Signals count again; ends the program if one came."""
+        self.waits = False
+        if self.asked:
+            self.now()
+
     def listen_again(self) -> None:
         """Takes them back, if they were taken over before."""
         if self.listens:
@@ -65,13 +75,12 @@ class Stop:
 
         For training steps, and for imports, some of which abort the process when they are broken off.
         """
-        self.waits = True
+        self.hold()
         try:
             yield
         finally:
             self.waits = False
-        if self.asked:
-            self.now()
+        self.release()
 
     def now(self) -> NoReturn:
         """Ends the program, with the status of the signal."""
