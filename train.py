@@ -1,10 +1,15 @@
 """Train a model: python train.py optimizer=rmsprop scheduler=step."""
 
-import hydra
-from omegaconf import DictConfig
+from quartet.stop import stop
 
-from quartet.allow import guard
-from quartet.command import go_on
+stop.listen()
+stop.hold()  # until the run begins: Hydra, broken off, would make an error of its own of it
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from quartet.allow import guard  # noqa: E402
+from quartet.command import go_on  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 ROOT = Path(__file__).parents[1]
 MLP = ["model=mlp", "model.hidden=[512,512]", "data.batch_size=64"]
 CNN = ["model=cnn", "data.batch_size=128"]
-FIGURES = ("throughput", "memory", "starts", "sweep", "scaling", "report", "resnet")
+FIGURES = ("throughput", "memory", "starts", "sweep", "saves", "scaling", "report", "resnet")
 BARE = ["metrics=none", "logger=none"]
 
 
@@ -228,6 +228,22 @@ def sweep() -> Iterator[tuple[str, str, list[float]]]:
     )
 
 
+def saves(rounds: int) -> Iterator[tuple[str, str, list[float]]]:
+    """Milliseconds of a checkpoint of the default run, on disk under its last name."""
+    from quartet.build import build, compose
+
+    times = []
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:  # what /tmp is on may be memory
+        quick = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "callbacks.progress_bar=null"]
+        run = build(compose(quick), folder)
+        run.trainer.fit(run.module, run.data)
+        for _ in range(10 * rounds):
+            start = time.perf_counter()
+            run.trainer.save_checkpoint(Path(folder) / "again.ckpt")
+            times.append((time.perf_counter() - start) * 1e3)
+    yield "a durable checkpoint of the default run, milliseconds", "<= 20", times
+
+
 def scaling(short: bool) -> Iterator[tuple[str, str, list[float]]]:
     """Microseconds a sample as data, classes and model grow."""
     sizes = (600, 6_000) if short else (600, 6_000, 60_000)
@@ -401,6 +417,7 @@ def main() -> None:
         "memory": lambda: memory(bench),
         "starts": lambda: starts(options.rounds),
         "sweep": sweep,
+        "saves": lambda: saves(options.rounds),
         "scaling": lambda: scaling(options.short),
         "resnet": lambda: resnet(options.count * 5 // 6, options.device, options.short),
         "report": lambda: report(50 if options.short else 1000),

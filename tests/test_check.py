@@ -461,6 +461,23 @@ def test_more_gpus_than_there_are_are_refused(
     assert not refused or "this machine has" in found[0]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+a=${b}", "+b=${a}"],
+        ["+a.x=${b}", "+b.x=${a}"],
+        ["+model.x=${loss}", "+loss.x=${model}"],
+        ["+model.x.y=${model}"],
+        ["+model.x=${model.x}"],
+        ["+loss.a._target_=torch.nn.ReLU", "+loss.a.b=${model}", "+model.c=${loss.a}"],
+    ],
+    ids=" ".join,
+)
+def test_values_that_lead_to_themselves_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(Refusal, match=r"holds itself; give a value|Recursive|parent node detected"):
+        build(compose(overrides))
+
+
 def test_half_precision_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)

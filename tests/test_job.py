@@ -29,6 +29,7 @@ ENDLESS = [*SMALL, "trainer.max_epochs=1000000"]
 
 # What a fork may bring: Hydra finds modules of this package by itself.
 FORK = '''
+import os
 import time
 from torch import nn
 
@@ -40,6 +41,19 @@ class Slow(nn.MSELoss):
         if len(outputs) > 10:  # not the trial before
             open("under_way", "w").close()
             time.sleep(60)
+        return super().forward(outputs, targets)
+
+
+class Login(nn.MSELoss):
+    """Keeps a key, as a client of a service does; its own is in the environment."""
+
+    def __init__(self, key=None, fails=False):
+        super().__init__()
+        self.key, self.fails = key or os.environ["MY_TOKEN"], fails
+
+    def forward(self, outputs, targets):
+        if self.fails and len(outputs) > 10:
+            raise PermissionError(f"{self.key} is not accepted")
         return super().forward(outputs, targets)
 
 
@@ -60,7 +74,7 @@ def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", *arguments],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(directory), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{directory}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -195,6 +209,132 @@ def test_signal_while_torch_is_imported_ends_before_anything_begins(tmp_path: Pa
     assert process.returncode == 143
     assert "Traceback" not in err
     assert not list(tmp_path.glob("outputs/*/*/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_at_any_moment_ends_with_its_status(number: signal.Signals, tmp_path: Path) -> None:
+    """From the first import to the middle of the training: 20 moments."""
+    for step in range(20):
+        process = start(tmp_path, *ENDLESS, f"hydra.run.dir=run-{step}")
+        time.sleep(0.5 + 0.22 * step)  # before, Python itself starts
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, (step, err)
+        assert "Traceback" not in err, (step, err)
+        directory = tmp_path / f"run-{step}"
+        if (directory / "result.json").exists():
+            assert result(directory)["status"] == "interrupted"
+            assert (directory / "checkpoints/last.ckpt").exists()
+            assert err.splitlines()[-1].endswith(f"train.py resume={directory}"), (step, err)
+
+
+# Slurm
+
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> scontrol.txt
+[ ! -e refused ] || { echo "Job is not requeueable" >&2; exit 1; }
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which commands run as a job of Slurm's, whose scontrol writes to a file."""
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    return tmp_path
+
+
+def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and stderr of a run that gets SIGUSR1 once it has logged an epoch."""
+    process = start(folder, *arguments)
+    wait_for("outputs/*/*/metrics.csv", folder, process)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def test_job_that_slurm_requeues_goes_on_with_its_run(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, err = stopped_by_slurm(slurm, *ENDLESS)
+    (directory,) = slurm.glob("outputs/*/*/")
+    assert (status, result(directory)["status"]) == (138, "interrupted"), err
+    assert "Requeued job 123, which will go on with it." in err
+    assert err.splitlines()[-1].endswith(f"train.py resume={directory}"), err
+    assert (slurm / "scontrol.txt").read_text() == "requeue 123\n"
+    before = (directory / "metrics.csv").read_text()
+
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    process = start(slurm, *ENDLESS)
+    wait_for(f"{directory.relative_to(slurm)}/environment-1.json", slurm, process)
+    time.sleep(1)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert list(slurm.glob("outputs/*/*/")) == [directory]
+    after = (directory / "metrics.csv").read_text()
+    assert after.startswith(before)
+    assert len(after) > len(before)
+
+    other = run(slurm, *SMOKE)  # another line of the same job is another run
+    assert other[0] == 0
+    assert len(list(slurm.glob("outputs/*/*/"))) == 2
+
+
+def test_job_that_slurm_does_not_requeue_says_so(slurm: Path) -> None:
+    (slurm / "refused").touch()
+    status, err = stopped_by_slurm(slurm, *ENDLESS)
+    assert status == 138
+    assert "scontrol requeue 123 failed: Job is not requeueable" in err
+    assert "train.py resume=" in err.splitlines()[-1]
+
+
+# Secrets
+
+
+LOGIN = ["loss._target_=hydra_plugins.forks.Login", "+loss.key=${oc.env:MINE}"]
+SECRET = 'p4ssw0rd-"é"-of-the-cluster'
+
+
+def spoils(place: Path, output: str) -> list[str]:
+    """Where a secret stands, in any spelling that a file may give it."""
+    spellings = [SECRET, json.dumps(SECRET)[1:-1], repr(SECRET)[1:-1], SECRET.replace('"', '\\"')]
+    found = [
+        str(path)
+        for path in place.rglob("*")
+        if path.is_file() and any(word.encode() in path.read_bytes() for word in spellings)
+    ]
+    return found + [output for word in spellings if word in output]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "told"),
+    [
+        ([*LOGIN, "+logger.tensorboard.comment=${oc.env:MINE}"], 0, ""),
+        ([*LOGIN, "+loss.fails=true"], 1, "${oc.env:MINE} is not accepted"),
+        ([*LOGIN[:1], "+loss.fails=true"], 1, "${oc.env:MY_TOKEN} is not accepted"),
+        (["+model.key=${oc.env:MINE}", "optimizer.lr=${oc.env:MINE}"], 2, "lr=${oc.env:MINE}: m"),
+        (["-m", "optimizer.lr=${oc.env:MINE}"], 1, "optimizer.lr=${oc.env:MINE}: must be"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_secrets_of_the_environment_are_written_nowhere(
+    overrides: list[str],
+    status: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fork(tmp_path)
+    monkeypatch.setenv("MY_TOKEN" if "${oc.env:MY_TOKEN}" in told else "MINE", SECRET)
+    ended, out, err = run(tmp_path, *overrides, *SMOKE, "logger=tensorboard", "+callbacks.a=null")
+    assert ended == status, err
+    assert told in out + err
+    assert not spoils(tmp_path, out + err)
 
 
 # Failures

@@ -1,12 +1,14 @@
 """A training that was interrupted and goes on ends as if nothing had happened, bit for bit."""
 
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, Timer
 from made import paint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
@@ -310,6 +314,55 @@ def test_samples_drawn_at_random_by_processes_go_on_exactly(
     check([f"data.num_workers={workers}"], tmp_path, monkeypatch)
 
 
+def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: steps and values by tag, without the epoch, which comes repeatedly."""
+    shown = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
+    shown.Reload()
+    tags = [tag for tag in shown.Tags()["scalars"] if tag != "epoch"]
+    return {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize("place", [("on_train_batch_end", 5), ("on_train_epoch_start", 2)])
+def test_tensorboard_shows_each_step_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, EACH_STEP, "logger=tensorboard"]
+    train(compose(names), tmp_path / "whole")
+    crash(names, tmp_path / "run", *place, monkeypatch)
+    time.sleep(1.1)  # files of events are ordered by the second
+    resume(tmp_path / "run")
+    assert scalars(tmp_path / "run") == scalars(tmp_path / "whole")
+    assert len(scalars(tmp_path / "run")["train/loss"]) == 3
+
+
+def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    names = [*TINY, EACH_STEP, "logger=mlflow", f"logger.mlflow.tracking_uri={store}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own
+        crash(names, tmp_path / "run", "on_train_batch_end", 6, monkeypatch)
+        resume(tmp_path / "run")
+        client = mlflow.MlflowClient(store)
+        (logged,) = client.search_runs([client.get_experiment_by_name("quartet").experiment_id])
+        history = client.get_metric_history(logged.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == [3, 7, 11]
+    assert logged.info.status == "FINISHED"
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    names = [*TINY, "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1"]
+    finish(*names, f"hydra.run.dir={tmp_path / 'run'}")
+    told = (tmp_path / "run/loggers.json").read_text()
+    finish(f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert (tmp_path / "run/loggers.json").read_text() == told
+    name = json.loads(told)["wandb"]["id"]
+    sessions = list((tmp_path / "run/wandb").glob("offline-run-*"))
+    assert len(sessions) == 2
+    assert all(path.name.endswith(name) for path in sessions)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pictures_flipped_and_cropped_go_on_exactly(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -398,6 +451,49 @@ def test_extension_killed_at_its_start_is_one_still(
     crash(again, tmp_path / "run", "on_train_start", 1, monkeypatch)
     resume(tmp_path / "run")
     assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("batches", [2, 5, 8])  # in a window, in one of the second epoch, at an end
+def test_training_ended_by_the_clock_goes_on_as_if_it_had_not(
+    batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=3"]
+    train(compose(names), tmp_path / "whole")
+
+    def check_time(self: Timer, trainer: Trainer) -> None:
+        trainer.should_stop |= trainer.fit_loop.total_batch_idx + 1 >= batches
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Timer, "_check_time_remaining", check_time)
+        train(compose([*names, "trainer.max_time=00:01:00:00"]), tmp_path / "run")
+    epoch, batch = divmod(batches, 4)
+    reached = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert reached == 2 * epoch + math.ceil(batch / 3)  # windows of 3 and 1 batches
+    resume(tmp_path / "run", "trainer.max_time=null")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_extension_from_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1", "trainer.max_steps=6"]
+    train(compose(names), tmp_path / "run")
+    path = tmp_path / "run/checkpoints/mid_epoch.ckpt"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Refusal, match=r"mid_epoch.ckpt .* is cut short.* ended within an epoch"):
+        resume(tmp_path / "run", "trainer.max_steps=-1")
+
+
+def test_new_run_does_not_write_where_one_is(done: Path) -> None:
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    with pytest.raises(Refusal, match="already holds a run, and nothing in it was touched"):
+        train(compose(TINY), done)
+    assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
+
+
+def test_record_that_directs_hydra_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("hydra: {searchpath: ['pkg://evil']}\n")
+    with pytest.raises(Refusal, match="hydra: a run's record holds no such key"):
+        compose([f"resume={tmp_path}"])
 
 
 def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -619,17 +715,36 @@ def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 PAIRS = list(zip(options("optimizer"), cycle(options("scheduler"))))
+# Dropout and shuffling besides, in all of them.
+MORE = (
+    [],
+    ["trainer.accumulate_grad_batches=2", "scheduler.warmup_steps=3"],
+    ["data=image_folder", "data.path=PICTURES", "data.image_size=8", "data.flip=true"],
+    ["data=digits", "trainer.limit_train_batches=8", "data.flip=true", "data.crop=1"],
+)
+PICTURES = ["data.crop=2", "data.batch_size=8", "data.num_workers=2", "scheduler.warmup_steps=3"]
+
+
+def plain(optimizer: str, scheduler: str) -> bool:
+    """Whether a pair takes no warm-up and no accumulation: they are refused."""
+    return optimizer == "lbfgs" or scheduler in ("one_cycle", "cyclic")
 
 
 @pytest.mark.slow
 def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
     """At least 20 kills: every optimizer and every scheduler, of some runs two."""
+    paint(tmp_path / "pictures", dark=20, light=20)
     place = random.Random(0)
     kills = 0
     for index, (optimizer, scheduler) in enumerate(PAIRS):
+        more = list(MORE[index % 4])
+        if index % 4 == 2:
+            more = [x.replace("PICTURES", str(tmp_path / "pictures")) for x in [*more, *PICTURES]]
+        if plain(optimizer, scheduler):
+            more = [x for x in more if "warmup" not in x and "accumulate" not in x]
         names = [
             *(*TINY, EACH_STEP, "trainer.max_epochs=8", f"optimizer={optimizer}"),
-            *(f"scheduler={scheduler}", *SHORT.get(scheduler, [])),
+            *(f"scheduler={scheduler}", *SHORT.get(scheduler, []), *more),
         ]
         whole, run = tmp_path / f"whole-{index}", tmp_path / f"run-{index}"
         train(compose(names), whole)
@@ -644,4 +759,54 @@ def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
             process.communicate()
             finish(f"resume={run}")
         assert_same(whole, run)
+    print(f"{kills} kills of {len(PAIRS)} runs")
     assert kills >= 20
+
+
+DIES = """
+import os, signal, sys
+from lightning.pytorch.callbacks import Callback
+import quartet.build
+from quartet.run import train
+directory, hook, number, *overrides = sys.argv[1:]
+left = int(number)
+
+def die(*args, **kwargs):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+original = quartet.build.build
+
+def build(*args):
+    run = original(*args)
+    callback = Callback()
+    setattr(callback, hook, die)
+    run.trainer.callbacks.append(callback)
+    return run
+
+quartet.build.build = build
+train(quartet.build.compose(overrides), directory)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        ("on_train_batch_end", 4),  # the end of an epoch
+        ("on_validation_batch_end", 2),
+        ("on_validation_end", 2),
+        ("on_train_epoch_end", 2),
+        ("on_train_epoch_start", 3),
+    ],
+)
+def test_processes_killed_between_steps_go_on_exactly(
+    hook: str, number: int, whole: Path, tmp_path: Path
+) -> None:
+    arguments = [str(tmp_path / "run"), hook, str(number), *TINY, EACH_STEP, *RICH]
+    done = subprocess.run([sys.executable, "-c", DIES, *arguments], check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")

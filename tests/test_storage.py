@@ -11,12 +11,14 @@ import random
 import stat
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from quartet import storage
 from quartet.build import build, compose
 from quartet.check import Refusal
 from quartet.job import expected
-from quartet.run import evaluate, predict
+from quartet.run import evaluate, predict, train
 from quartet.storage import CheckpointError, load, newest_good, save, sealed
 
 SRC = Path(storage.__file__).parent
@@ -483,6 +485,55 @@ def test_lightning_cannot_ask_for_more_than_weights(tmp_path: Path) -> None:
     for asked in (None, False, True):
         with pytest.raises(CheckpointError, match="is refused"):
             storage.DurableCheckpoints().load_checkpoint(path, weights_only=asked)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address at which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
+    tmp_path: Path, served: tuple[Path, str]
+) -> None:
+    folder, address = served
+    cfg = ["data=linear", "trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null"]
+    run = tmp_path / "run"
+    train(compose(cfg), run)
+    good = (run / "checkpoints/last.ckpt").read_bytes()
+    (folder / "good.ckpt").write_bytes(good)
+    (folder / "cut.ckpt").write_bytes(good[:-1])
+    write_archive(folder / "evil.ckpt", {"state_dict": {}, "a": Payload(tmp_path / "canary")})
+    for start in (address, f"file://{folder}"):
+        last = evaluate(compose(cfg), run, checkpoint="last")
+        assert evaluate(compose(cfg), run, checkpoint=f"{start}/good.ckpt") == last
+        rows = predict(compose(cfg), run, checkpoint=f"{start}/good.ckpt", output=tmp_path / "a")
+        by_name = predict(compose(cfg), run, checkpoint="last", output=tmp_path / "b")
+        assert rows.read_text() == by_name.read_text()
+        for name, fault in (
+            ("cut", "is cut short"),
+            ("evil", "is refused, it holds more than plain data"),
+            ("missing", "cannot be read"),
+        ):
+            for play in (evaluate, predict):
+                with pytest.raises(Refusal, match=rf"checkpoint={start}/{name}.ckpt.*{fault}"):
+                    play(compose(cfg), run, checkpoint=f"{start}/{name}.ckpt")
     assert not (tmp_path / "canary").exists()
 
 

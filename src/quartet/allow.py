@@ -59,7 +59,7 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in ("allow", "build", "check", "command", "job", "prediction", "record", "report")
-} | {f"{OWN}.{name}" for name in ("resume", "run", "schema", "storage", "sweep")}
+} | {f"{OWN}.{name}" for name in ("resume", "run", "schema", "secret", "slurm", "storage", "sweep")}
 # Where Hydra makes objects, or has `logging` make them.
 MADE_BY_HYDRA = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torchmetrics import MetricCollection
 
-from quartet import allow, check, lean, optimizer, ranges, resume, scheduler, schema, task
+from quartet import allow, check, lean, optimizer, ranges, record, resume, scheduler, schema, task
 from quartet.check import Refusal, collecting
 from quartet.checkpoint import Continuation
 from quartet.command import newest_record
@@ -145,6 +145,9 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
 
     Its `hydra` node tells the chosen options and the overrides. With ``resume=DIR`` the overrides
     apply to what that run was trained with.
+
+    Raises:
+        Refusal: the record of that run would direct Hydra.
     """
     if not CONF.is_dir():
         raise FileNotFoundError(f"{CONF} is missing: install from a checkout, pip install -e .")
@@ -153,6 +156,8 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
     resumed = [override for override in overrides if override.startswith("resume=")]
     if resumed and resumed[-1] != "resume=null":
         config_name, folder = "config", newest_record(resumed[-1].removeprefix("resume="))
+        if faults := allow.in_record((folder / "config.yaml").read_text()):
+            raise Refusal([f"{folder}/config.yaml: {fault}" for fault in faults])
         overrides = [f"++{each}" if each in resumed else each for each in overrides]
         overrides.append(f"hydra.searchpath=[file://{CONF}]")
     with hydra.initialize_config_dir(str(folder.resolve()), version_base="1.3"):
@@ -301,9 +306,15 @@ def check_keys(cfg: DictConfig) -> list[str]:
     return faults + check_references(cfg, "")
 
 
-def check_references(node: DictConfig | ListConfig, prefix: str) -> list[str]:
-    """Values that must be set, and interpolations that lead nowhere; both become null."""
+def check_references(
+    node: DictConfig | ListConfig, prefix: str, above: tuple[Any, ...] = ()
+) -> list[str]:
+    """Values that must be set, and interpolations that lead nowhere or to what holds them.
+
+    All of them become null.
+    """
     faults: list[str] = []
+    above = (*above, node)
     for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
         path = f"{prefix}{key}"
         if OmegaConf.is_missing(node, key):
@@ -316,9 +327,12 @@ def check_references(node: DictConfig | ListConfig, prefix: str) -> list[str]:
                 reason = str(error).partition("\n")[0]
                 faults.append(f"{path}={raw}: {reason}; name a key that is there, or give a value.")
             else:
-                if isinstance(child, DictConfig | ListConfig):
-                    faults += check_references(child, f"{path}.")
-                continue
+                if not any(child is each for each in above):
+                    if isinstance(child, DictConfig | ListConfig):
+                        faults += check_references(child, f"{path}.", above)
+                    continue
+                raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
+                faults.append(f"{path}={raw}: holds itself; give a value.")
         node[key] = None
     return faults
 
@@ -619,6 +633,8 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
                 # without anything to monitor there may be no validation.
                 if on_train and node.get("monitor") == cfg.monitor.metric and key in node:
                     node[key] = node[key] if node[key] is not None else True
+            if group == "logger" and cfg.resume:
+                node |= record.logged_run(Path(cfg.directory), name, node)
             with collecting(
                 faults, f"{group}.{name}", schema.hints(allow.locate(node["_target_"]))
             ):

@@ -10,9 +10,10 @@ import torch
 import torch.distributed
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from quartet.logger import MetricsFile
+from quartet.logger import MetricsFile, rewind
 
 
 class Best(ModelCheckpoint):
@@ -55,6 +56,7 @@ class Last(ModelCheckpoint):
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes
         self.saved_at = time.monotonic()
+        self.stop_waits = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(here(state_dict, self.dirpath))
@@ -63,8 +65,15 @@ class Last(ModelCheckpoint):
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        # An end by the clock waits for the step, or the gradients of half of it would be lost.
+        if within_a_step(trainer):
+            self.stop_waits |= trainer.should_stop
+            trainer.should_stop = False
+            return
+        trainer.should_stop |= self.stop_waits
+        self.stop_waits = False
         ends = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
-        if not (self.due(trainer) or ends) or within_a_step(trainer):
+        if not (self.due(trainer) or ends):
             return
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             if validation_due(trainer):  # else the end of the epoch follows at once
@@ -178,7 +187,9 @@ class Continuation(Callback):
         trainer.should_stop = loaded["stops"] and not self.extended
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
-                logger.rows = loaded["rows"]
+                logger.rows = [dict(row) for row in loaded["rows"]]
+            elif isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                rewind(logger, loaded["rows"])
             if loaded["unlogged"]:
                 logger.log_metrics(dict(loaded["unlogged"]), loaded["step"])
 
@@ -262,6 +273,8 @@ def random_states(trainer: Trainer) -> dict[str, Any]:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
@@ -274,6 +287,8 @@ def restore_random_states(trainer: Trainer, states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if "cuda" in states and trainer.strategy.root_device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], trainer.strategy.root_device)
+    elif "mps" in states and trainer.strategy.root_device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])
 
 
 def gather(trainer: Trainer, value: Any) -> list[Any]:

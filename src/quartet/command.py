@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from quartet import allow
+from quartet import allow, slurm
 
 
 def start_from(own: Sequence[str]) -> None:
@@ -56,12 +56,17 @@ def go_on() -> None:
     """Rewrites the command line so that ``resume=DIR`` starts from that run's own configuration.
 
     Hydra then applies the further overrides to what the run was trained with, whatever has become
-    of the files in conf/, and keeps a record of its own, ``.hydra/resume-1`` and so on.
+    of the files in conf/, and keeps a record of its own, ``.hydra/resume-1`` and so on. A job that
+    Slurm started again goes on with the run that the same line began.
     """
     arguments = sys.argv[1:]
-    named = [each for each in arguments if each.startswith("resume=")]
     # Further processes of a run repeat the rewritten line.
-    if not named or "--config-dir" in arguments or "LOCAL_RANK" in os.environ:
+    if "--config-dir" in arguments or "LOCAL_RANK" in os.environ:
+        return
+    named = [each for each in arguments if each.startswith("resume=")]
+    if not named and (begun := slurm.interrupted_run(arguments)):
+        arguments = named = [f"resume={begun}"]
+    if not named:
         return
     directory = Path(named[-1].removeprefix("resume=").strip("'\""))
     if str(directory) in ("", "null"):

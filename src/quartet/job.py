@@ -7,14 +7,14 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from quartet import record
+from quartet import record, secret, slurm
 from quartet.command import forget
 from quartet.stop import stop
 
@@ -25,7 +25,7 @@ CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def job(cfg: DictConfig) -> float | None:
-    """Trains `cfg`. Exits with 2 when refused, 1 when failed, 130 or 143 when interrupted.
+    """Trains `cfg`. Exits with 2 when refused, 1 when failed, 130, 138 or 143 when interrupted.
 
     In a sweep only an interruption exits; the other jobs go on, and result.json tells the status.
 
@@ -36,6 +36,7 @@ def job(cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     sweeping = hydra.mode == RunMode.MULTIRUN
     directory = Path(hydra.runtime.output_dir)
+    secret.watch_logs(cfg)
     try:
         with stop.held():
             from quartet.check import Refusal
@@ -62,6 +63,8 @@ def job(cfg: DictConfig) -> float | None:
             print(plan(cfg))
             withdraw(cfg, directory)
             return None
+        if not (sweeping or cfg.resume or "LOCAL_RANK" in os.environ):
+            slurm.remember(sys.argv[1:], directory)
         with stop.wins():
             result = train(cfg, directory)
         best: float | None = result["monitor"]["best"]
@@ -71,12 +74,16 @@ def job(cfg: DictConfig) -> float | None:
         if not sweeping:
             withdraw(cfg, directory)
             raise SystemExit(2) from None
-        record.write_result(directory, record.blank(cfg) | record.failure("refused", refusal))
+        record.write_result(directory, record.blank(cfg) | record.failure("refused", refusal, cfg))
     except Exception as error:
         known = expected(error)
         if isinstance(known, OSError):
             logging.raiseExceptions = False  # the log may lie where nothing can be written
         log.error(f"Failed: {known}" if known else traceback.format_exc())
+        if not (directory / "result.json").exists():  # it failed before the training began
+            with suppress(OSError):
+                failure = record.failure("failed", error, cfg)
+                record.write_result(directory, record.blank(cfg) | failure)
         if not sweeping:
             raise SystemExit(1) from None
     except SystemExit as error:
@@ -91,6 +98,8 @@ def job(cfg: DictConfig) -> float | None:
             withdraw(cfg, directory)
             raise
         log.error(f"Interrupted; what was done lies in {directory}")
+        if stop.requeues and not sweeping:
+            log.error(slurm.requeue())
         if (directory / "checkpoints" / "last.ckpt").exists():
             log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
         raise SystemExit(stop.asked) from error
@@ -119,7 +128,7 @@ def evaluation(cfg: DictConfig) -> None:
     from quartet.run import evaluate
 
     options = take(cfg, "split", "checkpoint")
-    with refusals():
+    with refusals(cfg):
         evaluate(cfg, HydraConfig.get().runtime.output_dir, **options)
 
 
@@ -128,7 +137,7 @@ def prediction(cfg: DictConfig) -> None:
     from quartet.run import predict
 
     options = take(cfg, "split", "checkpoint", "output")
-    with refusals():
+    with refusals(cfg):
         predict(cfg, HydraConfig.get().runtime.output_dir, **options)
 
 
@@ -140,14 +149,15 @@ def take(cfg: DictConfig, *keys: str) -> dict[str, str]:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals(cfg: DictConfig) -> Iterator[None]:
     """Turns a refusal into a message and exit status 2."""
     from quartet.check import Refusal
 
     try:
         yield
     except Refusal as refusal:
-        print("Refused:", *refusal.faults, sep="\n  ", file=sys.stderr)
+        faults = (secret.hide(fault, cfg) for fault in refusal.faults)
+        print("Refused:", *faults, sep="\n  ", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -167,7 +177,10 @@ def remove_empty(directory: Path) -> None:
     logging.shutdown()
     for path in [*directory.glob(".hydra/*.yaml"), *directory.glob("*.log")]:
         path.unlink()
+    here = Path.cwd()
     for path in (directory / ".hydra", directory, *list(directory.parents)[:2]):
+        if path in (here, *here.parents):
+            return
         try:
             path.rmdir()
         except OSError:

@@ -2,17 +2,37 @@
 
 import csv
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 
 def shortest(value: float) -> float:
     """The number with the fewest digits that is the same in 32 bits: 0.001, not 0.0010000000475."""
     return float(str(np.float32(value)))
+
+
+def rewind(logger: TensorBoardLogger, rows: Sequence[Mapping[str, float]]) -> None:
+    """Has TensorBoard forget what a run logged after a checkpoint that it goes on from.
+
+    Args:
+        logger: Writes to the same directory as before.
+        rows: Of metrics.csv at the checkpoint. The last of them may have grown since; it is told
+            anew.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    step = int(rows[-1]["step"]) if rows else 0
+    start = SessionLog(status=SessionLog.START)  # of a session, which replaces what comes after
+    logger.experiment.file_writer.add_event(Event(step=step, session_log=start))
+    for row in rows:
+        if row["step"] == step:
+            figures = {name: value for name, value in row.items() if name != "step"}
+            logger.log_metrics({**figures, "epoch": row["epoch"] - 1}, step)
 
 
 class MetricsFile(Logger):

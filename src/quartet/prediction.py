@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quartet.build import Run
 
 
-def write(run: "Run", checkpoint: Path, split: str, output: Path) -> int:
+def write(run: "Run", checkpoint: str, split: str, output: Path) -> int:
     """Writes a row for each sample, batch by batch, and returns their number."""
     module, task = run.module, run.config["data"]["task"]
     device = run.trainer.strategy.root_device

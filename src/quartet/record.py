@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from quartet import allow, schema, secret
 from quartet.command import records
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def own(choices: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in choices.items() if not key.startswith("hydra")}
 
 
-def failure(status: str, error: BaseException) -> dict[str, Any]:
+def failure(status: str, error: BaseException, cfg: DictConfig) -> dict[str, Any]:
     """What result.json says of a run that did not finish."""
-    return {"status": status, "error": {"type": type(error).__name__, "message": str(error)}}
+    message = secret.hide(str(error), cfg)
+    return {"status": status, "error": {"type": type(error).__name__, "message": message}}
 
 
 def summary(run: "Run") -> dict[str, Any]:
@@ -82,11 +84,14 @@ def summary(run: "Run") -> dict[str, Any]:
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
-    """Writes result.json whole or not at all."""
+    """Writes result.json whole or not at all, even if power fails."""
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / ".result.json"
     try:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+        with temporary.open("w") as file:
+            file.write(json.dumps(result, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(directory / "result.json")
     finally:
         temporary.unlink(missing_ok=True)
@@ -104,6 +109,54 @@ def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
             continue
         return path
     raise AssertionError("there is always a next number")
+
+
+def is_taken(directory: Path) -> bool:
+    """Whether a directory holds a run, other than the job of Hydra's that is under way in it."""
+    if by_hydra(directory) or "LOCAL_RANK" in os.environ:
+        return False  # `sweep.Directory` has seen to it
+    return (directory / "result.json").exists() or bool(records(directory))
+
+
+def by_hydra(directory: Path) -> bool:
+    """Whether a job of Hydra's is under way in a directory, and Hydra keeps its record."""
+    # A notebook that swept before: Hydra leaves the last job's config behind.
+    job: Any = HydraConfig.instance().cfg or OmegaConf.create()
+    output = OmegaConf.select(job, "hydra.runtime.output_dir")
+    return output is not None and Path(output).resolve() == directory.resolve()
+
+
+def write_logged_runs(run: "Run") -> None:
+    """Notes in loggers.json under which names services like MLflow keep this run.
+
+    A run that goes on is then logged to the same, by `logged_run`.
+    """
+    if not run.trainer.is_global_zero:
+        return
+    named = [name for name, node in run.config["logger"].items() if node]
+    loggers = run.trainer.loggers[1:]  # the first is metrics.csv
+    found = {}
+    for name, logger in zip(named, loggers, strict=True):
+        argument = run_argument(run.config["logger"][name])
+        if argument:
+            _ = logger.experiment  # type: ignore[attr-defined]  # begins it
+            found[name] = {argument: logger.version}
+    if found:
+        (run.directory / "loggers.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def logged_run(directory: Path, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with which a logger of a run that goes on finds what it has logged."""
+    path, argument = directory / "loggers.json", run_argument(node)
+    if argument is None or node.get(argument) is not None or not path.exists():
+        return {}
+    return dict(json.loads(path.read_text()).get(name, {}))
+
+
+def run_argument(node: Mapping[str, Any]) -> str | None:
+    """The argument of a logger that names what it goes on with: MLflow's run_id, id of W&B."""
+    taken = schema.hints(allow.locate(node["_target_"]))
+    return next((argument for argument in ("run_id", "id") if argument in taken), None)
 
 
 def write_environment(cfg: DictConfig, run: "Run") -> None:
@@ -134,10 +187,7 @@ def write_environment(cfg: DictConfig, run: "Run") -> None:
     }
     run.directory.mkdir(parents=True, exist_ok=True)
     write_new(run.directory, "environment.json", environment)
-    # Missing, too, in a notebook that swept before: Hydra leaves the last job's config behind.
-    job: Any = HydraConfig.instance().cfg or OmegaConf.create()
-    hydra = OmegaConf.select(job, "hydra.runtime.output_dir")
-    if hydra is None or Path(hydra).resolve() != run.directory.resolve():
+    if not by_hydra(run.directory):
         told = records(run.directory)
         folder = run.directory / ".hydra" / (f"resume-{len(told)}" if told else "")
         folder.mkdir(parents=True, exist_ok=True)

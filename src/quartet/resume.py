@@ -71,7 +71,15 @@ def place_of(cfg: DictConfig) -> Place | None:
         return None
     longer = directory / "checkpoints" / "mid_epoch.ckpt"
     if extended and longer.exists():
-        return Place(longer, load(longer)["epoch"], extended)
+        try:
+            return Place(longer, load(longer)["epoch"], extended)
+        except CheckpointError as error:
+            raise Refusal(
+                [
+                    f"resume={directory}: {error} The run ended within an epoch, and only this one "
+                    "could go on as if it had not; start a run of its own without resume."
+                ]
+            ) from None
     return Place(path, saved["epoch"], extended)
 
 

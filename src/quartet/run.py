@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, open_dict
 
-from quartet import record
+from quartet import record, secret
 from quartet.stop import stop
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
 
     quieten()
     place: resume.Place | None = None
+    if not cfg.get("resume") and directory and record.is_taken(Path(directory)):
+        raise Refusal(
+            [
+                f"{directory} already holds a run, and nothing in it was touched; name another "
+                "directory, or go on with that run, resume=DIR."
+            ]
+        )
     if cfg.get("resume"):
         directory = Path(cfg.resume)
         place = resume.place_of(cfg)
@@ -65,6 +72,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
             (run.directory / "result.json").unlink(missing_ok=True)  # of what went before
         fit_start = perf_counter()
         with stop.held():
+            record.write_logged_runs(run)
             path = place.checkpoint if place else None
             trainer.fit(run.module, run.data, ckpt_path=path, weights_only=True)
         result["seconds"]["fit"] = perf_counter() - fit_start
@@ -80,10 +88,10 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
                     result["metrics"][name] = shortest(float(value))
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
     except (KeyboardInterrupt, SystemExit) as error:
-        result |= record.failure("interrupted", error)
+        result |= record.failure("interrupted", error, cfg)
         raise
     except BaseException as error:
-        result |= record.failure("failed", error)
+        result |= record.failure("failed", error, cfg)
         raise
     finally:
         result["seconds"]["total"] = perf_counter() - start
@@ -104,7 +112,7 @@ def evaluate(
         cfg: The configuration it was trained with, data settings perhaps changed.
         directory: Of the run.
         split: test or val.
-        checkpoint: best, last or the path of a file.
+        checkpoint: best, last, or the path or URL of a file.
 
     Returns:
         The figures, also written to ``evaluation-SPLIT.json`` in the directory.
@@ -123,7 +131,7 @@ def evaluate(
     file = record.write_new(
         Path(directory),
         f"evaluation-{split}.json",
-        {"checkpoint": str(path), "split": split, "metrics": figures},
+        {"checkpoint": secret.hide(path, cfg), "split": split, "metrics": figures},
     )
     print(report.columns(figures), f"written to {file}", sep="\n")
     return figures
@@ -146,7 +154,7 @@ def predict(
         cfg: The configuration it was trained with, data settings perhaps changed.
         directory: Of the run.
         split: train, val or test.
-        checkpoint: best, last or the path of a file.
+        checkpoint: best, last, or the path or URL of a file.
         output: The file; None for ``predictions-SPLIT.csv`` in the directory.
 
     Returns:
@@ -166,17 +174,17 @@ def predict(
 
 def existing(
     cfg: DictConfig, directory: Path, split: str, checkpoint: str, splits: tuple[str, ...]
-) -> tuple["Run", Path]:
-    """A trained run, built again with its data, and the path of one of its checkpoints."""
+) -> tuple["Run", str]:
+    """A trained run, built again with its data, and the path or URL of one of its checkpoints."""
     from quartet import storage
     from quartet.build import build
     from quartet.check import Refusal, collecting
 
     quieten()
-    named = {name: directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
-    path = named.get(checkpoint, Path(checkpoint))
+    named = {name: str(directory / f"checkpoints/{name}.ckpt") for name in ("best", "last")}
+    path = named.get(checkpoint, checkpoint)
     faults: list[str] = []
-    if not path.is_file():
+    if "://" not in path and not Path(path).is_file():
         faults.append(f"checkpoint={checkpoint}: {path} is missing; name best, last or a file.")
     else:
         with collecting(faults, f"checkpoint={checkpoint}"):

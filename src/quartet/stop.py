@@ -1,5 +1,9 @@
-"""Ctrl+C and SIGTERM: a training ends after the step under way, most else at once."""
+"""Ctrl+C, SIGTERM and Slurm's SIGUSR1: a training ends after the step under way, most else at once.
 
+Imported before anything else at every start.
+"""
+
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +14,8 @@ from typing import NoReturn
 class Stop:
     """Remembers that a signal asked for an end. A second signal ends at once.
 
-    The exit status is 128 plus the number of the signal: 130 for Ctrl+C, 143 for SIGTERM.
+    The exit status is 128 plus the number of the signal: 130 for Ctrl+C, 143 for SIGTERM, 138 for
+    SIGUSR1, which counts under Slurm alone.
     """
 
     def __init__(self) -> None:
@@ -20,13 +25,26 @@ class Stop:
         self.broke_off = False
 
     def listen(self) -> None:
-        """Takes over both signals."""
+        """Takes over the signals."""
         self.listens = True
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
+        if "SLURM_JOB_ID" in os.environ:
+            # Before Lightning, which then leaves it alone; its own would end in the middle of a step.
+            signal.signal(signal.SIGUSR1, self.handle)
+
+    def hold(self) -> None:
+        """From here on a signal is remembered only, until `release`."""
+        self.waits = True
+
+    def release(self) -> None:
+        """Signals count again; ends the program if one came."""
+        self.waits = False
+        if self.asked:
+            self.now()
 
     def listen_again(self) -> None:
-        """Takes both back, if they were taken over before."""
+        """Takes them back, if they were taken over before."""
         if self.listens:
             self.listen()
 
@@ -35,6 +53,11 @@ class Stop:
         self.asked = 128 + number
         if self.broke_off:
             self.now()
+
+    @property
+    def requeues(self) -> bool:
+        """Whether it was Slurm that asked for the end."""
+        return "SLURM_JOB_ID" in os.environ and self.asked == 128 + signal.SIGUSR1
 
     @contextmanager
     def wins(self) -> Iterator[None]:
@@ -52,13 +75,12 @@ class Stop:
 
         For training steps, and for imports, some of which abort the process when they are broken off.
         """
-        self.waits = True
+        self.hold()
         try:
             yield
         finally:
             self.waits = False
-        if self.asked:
-            self.now()
+        self.release()
 
     def now(self) -> NoReturn:
         """Ends the program, with the status of the signal."""

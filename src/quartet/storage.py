@@ -223,8 +223,11 @@ def joined(key: str, name: Any) -> str:
 def opened(path: str | Path) -> IO[bytes]:
     if "://" not in str(path):
         return Path(path).open("rb")
-    with fsspec.open(str(path), "rb") as file:
-        return io.BytesIO(file.read())
+    try:
+        with fsspec.open(str(path), "rb") as file:
+            return io.BytesIO(file.read())
+    except Exception as error:  # each kind of address has its own
+        raise CheckpointError(f"{path} cannot be read: {error or type(error).__name__}.") from error
 
 
 def size(file: IO[bytes]) -> int:

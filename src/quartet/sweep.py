@@ -10,6 +10,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from quartet.stop import stop
+
 
 class Directory(Callback):
     """Gives each run a directory of its own and never one that holds a run already.
@@ -19,6 +21,7 @@ class Directory(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        stop.release()
         if "LOCAL_RANK" in os.environ:  # a further process of a run that has its directory
             return
         if config.get("resume"):  # goes on in the directory of that run
@@ -35,6 +38,7 @@ class Directory(Callback):
             raise SystemExit(2)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        stop.release()
         if not named("hydra.sweep.dir", config):
             change(config, "sweep", fresh(Path(config.hydra.sweep.dir)))
         atexit.register(write_report, config.hydra.sweep.dir)  # an interrupted sweep has no end

@@ -1,0 +1,69 @@
+"""Values of the environment that must not be written anywhere.
+
+A configuration keeps ``${oc.env:NAME}`` as it is, and so does every record of it. What is left are
+messages that show a value.
+"""
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+
+from omegaconf import DictConfig, OmegaConf
+
+# Names of variables that are nobody's business, whether a configuration names them or not.
+PRIVATE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNORECASE)
+NAMED = re.compile(r"\$\{\s*oc\.env:\s*['\"]?(\w+)")
+SHORTEST = 8  # "1" or "gpu" is no secret, and hiding it would spoil every message
+
+
+def hide(text: str, cfg: DictConfig | None = None) -> str:
+    """The text, with values of the environment as the references that stand for them.
+
+    Args:
+        text: Of a message.
+        cfg: Names variables by ``${oc.env:NAME}``, as the command line may.
+    """
+    for name, value in secrets(cfg):
+        for spelling in dict.fromkeys((value, repr(value)[1:-1])):
+            text = text.replace(spelling, f"${{oc.env:{name}}}")
+    return text
+
+
+def secrets(cfg: DictConfig | None) -> Iterator[tuple[str, str]]:
+    """Names and values, the longest value first: it may hold another."""
+    told = " ".join(sys.argv) + (OmegaConf.to_yaml(cfg) if cfg is not None else "")
+    named = set(NAMED.findall(told))
+    found = [
+        (name, value)
+        for name, value in os.environ.items()
+        if len(value) >= SHORTEST and (name in named or PRIVATE.search(name))
+    ]
+    yield from sorted(found, key=lambda pair: len(pair[1]), reverse=True)
+
+
+class Hide(logging.Filter):
+    """Lets a log say nothing of them, in tracebacks neither.
+
+    Args:
+        cfg: As for `hide`.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = hide(record.getMessage(), self.cfg), None
+        if record.exc_info:
+            told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            record.exc_text = hide(told, self.cfg)
+        return True
+
+
+def watch_logs(cfg: DictConfig) -> None:
+    """Has every handler of the root logger hide them; those of a job are made for it."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Hide(cfg))
