@@ -3,8 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
+from quartet import command, sweep
 from quartet.allow import guard
-from quartet.command import go_on
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -16,5 +16,6 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
-    go_on()
+    sweep.go_on()
+    command.go_on()
     main()

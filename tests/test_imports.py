@@ -15,8 +15,23 @@ SOURCE = Path(quartet.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 PARTS = ("loss", "optimizer", "scheduler", "metrics", "model", "data")
 # Those that speak with Hydra; all others take plain values.
-HYDRA = ("allow", "build", "job", "record", "report", "resume", "run", "sweep")
-STARTERS = ("allow", "command", "job", "record", "resume", "run", "stop", "sweep")
+HYDRA = (
+    "allow",
+    "build",
+    "grid",
+    "identity",
+    "job",
+    "launch",
+    "record",
+    "report",
+    "resume",
+    "run",
+    "sweep",
+)
+STARTERS = (
+    *("allow", "command", "grid", "identity", "job", "jobs", "launch", "live"),
+    *("record", "resume", "run", "stop", "sweep"),
+)
 
 
 def name_of(file: Path) -> str:
