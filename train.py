@@ -8,8 +8,8 @@ stop.hold()  # until the run begins: Hydra, broken off, would make an error of i
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
+from quartet import command, sweep  # noqa: E402
 from quartet.allow import guard  # noqa: E402
-from quartet.command import go_on  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -21,5 +21,6 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
-    go_on()
+    sweep.go_on()
+    command.go_on()
     main()

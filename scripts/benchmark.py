@@ -29,7 +29,17 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 ROOT = Path(__file__).parents[1]
 MLP = ["model=mlp", "model.hidden=[512,512]", "data.batch_size=64"]
 CNN = ["model=cnn", "data.batch_size=128"]
-FIGURES = ("throughput", "memory", "starts", "sweep", "saves", "scaling", "report", "resnet")
+FIGURES = (
+    "throughput",
+    "memory",
+    "starts",
+    "sweep",
+    "planning",
+    "saves",
+    "scaling",
+    "report",
+    "resnet",
+)
 BARE = ["metrics=none", "logger=none"]
 
 
@@ -244,6 +254,32 @@ def saves(rounds: int) -> Iterator[tuple[str, str, list[float]]]:
     yield "a durable checkpoint of the default run, milliseconds", "<= 20", times
 
 
+def planning(rounds: int, count: int) -> Iterator[tuple[str, str, list[float]]]:
+    """Seconds of starting a sweep again all jobs of which have finished."""
+    import shutil
+
+    from quartet.jobs import Table
+
+    with tempfile.TemporaryDirectory() as folder:
+        small = ["data=linear", "model=linear", "metrics=none", "trainer.max_epochs=1"]
+        command = [sys.executable, "train.py", "-m", *small, f"hydra.sweep.dir={folder}"]
+        subprocess.run([*command, "seed=0"], cwd=ROOT, check=True, capture_output=True)
+        table = Table(folder)
+        trained = table.jobs[0]
+        for number in range(1, count):
+            job = table.add([*trained.overrides[:-1], f"seed={number}"], trained.conf)
+            shutil.copytree(trained.directory, job.directory)
+        table.write()
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            again = [*command, f"seed=range({count})"]
+            done = subprocess.run(again, cwd=ROOT, check=True, capture_output=True, text=True)
+            times.append(time.perf_counter() - start)
+            assert done.stdout.startswith(f"{count} of {count} jobs finished")
+    yield f"planning and skipping {count:,} finished jobs, seconds", "< 5", times
+
+
 def scaling(short: bool) -> Iterator[tuple[str, str, list[float]]]:
     """Microseconds a sample as data, classes and model grow."""
     sizes = (600, 6_000) if short else (600, 6_000, 60_000)
@@ -418,6 +454,7 @@ def main() -> None:
         "starts": lambda: starts(options.rounds),
         "sweep": sweep,
         "saves": lambda: saves(options.rounds),
+        "planning": lambda: planning(options.rounds, 20 if options.short else 1_000),
         "scaling": lambda: scaling(options.short),
         "resnet": lambda: resnet(options.count * 5 // 6, options.device, options.short),
         "report": lambda: report(50 if options.short else 1000),

@@ -15,18 +15,13 @@ SOURCE = Path(quartet.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 PARTS = ("loss", "optimizer", "scheduler", "metrics", "model", "data")
 # Those that speak with Hydra; all others take plain values.
-HYDRA = ("allow", "build", "job", "record", "report", "resume", "run", "secret", "sweep")
+HYDRA = (
+    *("allow", "build", "grid", "identity", "job", "launch", "record", "report", "resume", "run"),
+    *("secret", "sweep"),
+)
 STARTERS = (
-    "allow",
-    "command",
-    "job",
-    "record",
-    "resume",
-    "run",
-    "secret",
-    "slurm",
-    "stop",
-    "sweep",
+    *("allow", "command", "grid", "identity", "job", "jobs", "launch", "live"),
+    *("record", "resume", "run", "secret", "slurm", "stop", "sweep"),
 )
 
 

@@ -71,10 +71,11 @@ def fork(directory: Path) -> None:
 
 
 def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
+    path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", *arguments],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": f"{directory}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

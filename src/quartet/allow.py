@@ -58,8 +58,12 @@ LOGGING: list[tuple[str, str | None]] = [
 # Modules of this package whose functions drive a training and are no parts of one.
 MACHINERY = {
     f"{OWN}.{name}"
-    for name in ("allow", "build", "check", "command", "job", "prediction", "record", "report")
-} | {f"{OWN}.{name}" for name in ("resume", "run", "schema", "secret", "slurm", "storage", "sweep")}
+    for name in (
+        *("allow", "build", "check", "command", "figure", "grid", "identity", "importance", "job"),
+        *("jobs", "launch", "live", "page", "prediction", "record", "report", "results", "resume"),
+        *("run", "schema", "secret", "slurm", "storage", "sweep"),
+    )
+}
 # Where Hydra makes objects, or has `logging` make them.
 MADE_BY_HYDRA = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")

@@ -113,7 +113,8 @@ def records(directory: str | Path) -> list[Path]:
     """The configurations of a run: that of its start, then those of each time it went on."""
     folder = Path(directory) / ".hydra"
     first = folder / "config.yaml"
-    later = folder.glob("resume-*/config.yaml")
+    # A process killed while it began leaves an empty one.
+    later = [path for path in folder.glob("resume-*/config.yaml") if path.stat().st_size]
     by_number = sorted(later, key=lambda path: int(path.parent.name.removeprefix("resume-")))
     return [first, *by_number] if first.is_file() else []
 

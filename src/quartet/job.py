@@ -9,14 +9,16 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from quartet import record, secret, slurm
+from quartet import jobs, record, secret, slurm
 from quartet.command import forget
 from quartet.stop import stop
+from quartet.sweep import in_sweep
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +29,23 @@ CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 def job(cfg: DictConfig) -> float | None:
     """Trains `cfg`. Exits with 2 when refused, 1 when failed, 130, 138 or 143 when interrupted.
 
-    In a sweep only an interruption exits; the other jobs go on, and result.json tells the status.
+    In a sweep's own process only an interruption exits; the other jobs go on, and result.json tells
+    the status.
 
     Returns:
         The best monitored value; None for a job of a sweep that did not finish.
     """
     stop.listen()  # before torch is imported, which takes seconds
-    hydra = HydraConfig.get()
-    sweeping = hydra.mode == RunMode.MULTIRUN
+    hydra: Any = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return attempt(cfg, hydra, sweeping=False)
+    with suppress(jobs.Taken), jobs.held(Path(hydra.runtime.output_dir)):
+        return attempt(cfg, hydra, sweeping=True)
+    return None  # another start of the sweep trains it
+
+
+def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
+    """As `job`, in a directory that no other process works in."""
     directory = Path(hydra.runtime.output_dir)
     secret.watch_logs(cfg)
     try:
@@ -51,13 +62,6 @@ def job(cfg: DictConfig) -> float | None:
             "overrides": {"task": hydra.overrides.task},
         }
     try:
-        if sweeping and (cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1):
-            raise Refusal(
-                [
-                    f"trainer.devices={cfg.trainer.devices}: the processes of a job would each run "
-                    "the whole sweep again; start such jobs one by one, without -m."
-                ]
-            )
         if cfg.check == "only":
             quieten()
             print(plan(cfg))
@@ -65,16 +69,25 @@ def job(cfg: DictConfig) -> float | None:
             return None
         if not (sweeping or cfg.resume or "LOCAL_RANK" in os.environ):
             slurm.remember(sys.argv[1:], directory)
+        if sweeping and (cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1):
+            raise Refusal(
+                [
+                    f"trainer.devices={cfg.trainer.devices}: the processes of a job would each run "
+                    "the whole sweep again; add launcher=local, which gives each job its own."
+                ]
+            )
         with stop.wins():
             result = train(cfg, directory)
         best: float | None = result["monitor"]["best"]
         return best
     except Refusal as refusal:
         log.error("\n  ".join(["Refused, before the first batch:", *refusal.faults]))
-        if not sweeping:
+        if not in_sweep(hydra):
             withdraw(cfg, directory)
             raise SystemExit(2) from None
         record.write_result(directory, record.blank(cfg) | record.failure("refused", refusal, cfg))
+        if not sweeping:
+            raise SystemExit(2) from None
     except Exception as error:
         known = expected(error)
         if isinstance(known, OSError):
@@ -98,9 +111,9 @@ def job(cfg: DictConfig) -> float | None:
             withdraw(cfg, directory)
             raise
         log.error(f"Interrupted; what was done lies in {directory}")
-        if stop.requeues and not sweeping:
+        if stop.requeues and not in_sweep(hydra):
             log.error(slurm.requeue())
-        if (directory / "checkpoints" / "last.ckpt").exists():
+        if not in_sweep(hydra) and (directory / "checkpoints" / "last.ckpt").exists():
             log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
         raise SystemExit(stop.asked) from error
     return None
@@ -175,6 +188,7 @@ def withdraw(cfg: DictConfig, directory: Path) -> None:
 def remove_empty(directory: Path) -> None:
     """Removes what Hydra wrote for a run that never began; results of others cannot be lost."""
     logging.shutdown()
+    jobs.release(directory)
     for path in [*directory.glob(".hydra/*.yaml"), *directory.glob("*.log")]:
         path.unlink()
     here = Path.cwd()

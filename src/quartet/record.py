@@ -23,32 +23,38 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
 
 
-def blank(cfg: DictConfig) -> dict[str, Any]:
-    """result.json of a run that has nothing to tell yet."""
-    choices: dict[str, Any] = {}
-    if "hydra" in cfg:
-        choices = OmegaConf.to_container(cfg.hydra.runtime.choices)  # type: ignore[assignment]
+def nothing() -> dict[str, Any]:
+    """result.json of a run of which not even the configuration is known."""
     return {
         "status": None,
-        "monitor": {
-            "metric": cfg.monitor.metric,
-            "mode": cfg.monitor.mode,
-            "best": None,
-            "epoch": None,
-        },
+        "monitor": {"metric": None, "mode": None, "best": None, "epoch": None},
         "metrics": {},
         "checkpoints": {"best": None, "last": None},
-        "choices": own(choices),
-        "seed": cfg.seed,
+        "choices": {},
+        "seed": None,
         "seconds": {"fit": None, "total": None},
         "samples_per_second": None,
         "error": None,
     }
 
 
+def blank(cfg: DictConfig) -> dict[str, Any]:
+    """result.json of a run that has nothing to tell yet."""
+    result = nothing() | {"seed": cfg.seed}
+    result["monitor"] |= {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode}
+    if "hydra" in cfg:
+        choices: Any = OmegaConf.to_container(cfg.hydra.runtime.choices)
+        result["choices"] = own(choices)
+    return result
+
+
 def own(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices that are not Hydra's."""
-    return {key: value for key, value in choices.items() if not key.startswith("hydra")}
+    """The choices that say what a run is, not how Hydra starts it."""
+    return {
+        key: value
+        for key, value in choices.items()
+        if key not in ("sweep", "launcher") and not key.startswith("hydra")
+    }
 
 
 def failure(status: str, error: BaseException, cfg: DictConfig) -> dict[str, Any]:

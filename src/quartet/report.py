@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from quartet import record
+
 
 def plan(cfg: DictConfig) -> str:
     """What a configuration would run: its parts, their sizes, the learning rate over time.
@@ -20,8 +22,8 @@ def plan(cfg: DictConfig) -> str:
     parameters = list(run.module.model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - trained
-    lines = [f"{group:12}{choice}" for group, choice in cfg.hydra.runtime.choices.items()]
-    lines = [line for line in lines if not line.startswith("hydra")]
+    choices = record.own(cfg.hydra.runtime.choices)
+    lines = [f"{group:12}{choice}" for group, choice in choices.items()]
     lines.append(f"{'parameters':12}{trained:,} trained, {frozen:,} frozen")
     if run.data.loaded:
         parts = run.data.parts._asdict()

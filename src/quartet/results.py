@@ -17,6 +17,8 @@ import pandas as pd
 import yaml
 from scipy.special import stdtrit
 
+from quartet.jobs import Job, Table
+
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]
 LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
@@ -63,6 +65,8 @@ class Results:
 def find(directories: Sequence[str | Path]) -> list[Path]:
     """The runs below the directories, in the order of their numbers: 9 before 10.
 
+    Jobs of a sweep that were tried again are left out.
+
     Raises:
         FileNotFoundError: a directory is missing, or holds no run.
     """
@@ -80,9 +84,16 @@ def find(directories: Sequence[str | Path]) -> list[Path]:
                 f"{directory} {what}; name a sweep, such as multirun/DATE/TIME, or runs, such as "
                 "outputs/DATE/TIME."
             )
+        again = {job.directory for sweep in {run.parent for run in runs} for job in retried(sweep)}
+        runs = [run for run in runs if run not in again or run == directory.resolve()]
         runs.sort(key=lambda run: [(len(part), part) for part in run.parts])
         found |= dict.fromkeys(runs)
     return list(found)
+
+
+def retried(sweep: Path) -> list[Job]:
+    """The jobs of a sweep in whose place others were started."""
+    return [job for job in Table(sweep).jobs.values() if job.retried_as is not None]
 
 
 def read(directories: Sequence[str | Path]) -> Results:

@@ -3,13 +3,14 @@
 import json
 import logging
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, open_dict
 
-from quartet import record, secret
+from quartet import jobs, record, secret
 from quartet.stop import stop
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
         quartet.check.Refusal: the configuration cannot train; nothing was written.
         quartet.module.NonFiniteLossError: the loss became NaN or infinite.
     """
+    with ExitStack() as locks:
+        return play(cfg, directory, locks)
+
+
+def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dict[str, Any]:
+    """As `train`, with the lock of the directory that it takes."""
     start = perf_counter()
     from quartet import report, resume
     from quartet.build import build
@@ -49,6 +56,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
         )
     if cfg.get("resume"):
         directory = Path(cfg.resume)
+        hold(directory, locks)
         place = resume.place_of(cfg)
         if place is None:
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
@@ -57,6 +65,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
     if place and (faults := resume.check_length(run, cfg, place.epoch)):
         raise Refusal(faults)
     load_data(run)
+    hold(run.directory, locks)
     trainer, main = run.trainer, run.trainer.is_global_zero
     timer = Timer()
     trainer.callbacks += [timer, StopAtBatchEnd(stop)]  # type: ignore[attr-defined]
@@ -101,6 +110,20 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
         report.curves(run.directory)
         print(report.table(result, run.directory))
     return result
+
+
+def hold(directory: Path, locks: ExitStack) -> None:
+    """Keeps other processes from training in a directory as long as `locks` are open.
+
+    Raises:
+        quartet.check.Refusal: one does already.
+    """
+    from quartet.check import Refusal
+
+    try:
+        locks.enter_context(jobs.held(directory))
+    except jobs.Taken as error:
+        raise Refusal([str(error)]) from None
 
 
 def evaluate(

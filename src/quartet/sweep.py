@@ -1,14 +1,18 @@
 """Directories of runs and sweeps. Imported at every start, so without torch."""
 
 import atexit
-import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from quartet import jobs
+from quartet.command import leave
 
 from quartet.stop import stop
 
@@ -24,9 +28,15 @@ class Directory(Callback):
         stop.release()
         if "LOCAL_RANK" in os.environ:  # a further process of a run that has its directory
             return
+        directory = Path(config.hydra.run.dir)
+        if in_sweep(config.hydra):
+            # Before Hydra writes there; the one that has the job goes on undisturbed.
+            if not jobs.claim(directory):
+                raise SystemExit(jobs.BUSY)
+            atexit.register(jobs.release, directory)
+            return
         if config.get("resume"):  # goes on in the directory of that run
             return
-        directory = Path(config.hydra.run.dir)
         if not named("hydra.run.dir", config):
             change(config, "run", fresh(directory))
         elif (directory / "result.json").exists() or (directory / ".hydra").exists():
@@ -41,21 +51,18 @@ class Directory(Callback):
         stop.release()
         if not named("hydra.sweep.dir", config):
             change(config, "sweep", fresh(Path(config.hydra.sweep.dir)))
-        atexit.register(write_report, config.hydra.sweep.dir)  # an interrupted sweep has no end
+        if config.get("check") != "only":
+            atexit.register(write_report, config.hydra.sweep.dir)  # an interrupted sweep has no end
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        results = list(Path(config.hydra.sweep.dir).glob("*/result.json"))
-        results.sort(key=lambda path: (len(path.parent.name), path.parent.name))  # 9 before 10
-        unfinished = 0
-        for path in results:
-            result = json.loads(path.read_text())
-            if result["status"] != "finished":
-                unfinished += 1
-                reason = (result["error"] or {}).get("message", "").replace("\n", "\n  ")
-                print(f"job {path.parent.name} {result['status']}: {reason}", file=sys.stderr)
-        print(
-            f"{len(results) - unfinished} of {len(results)} jobs finished: {config.hydra.sweep.dir}"
-        )
+        if config.get("check") == "only":
+            return
+        found = jobs.jobs_of(config.hydra.sweep.dir)
+        unfinished = [job for job in found if job.status != "finished"]
+        for job in unfinished:
+            print(f"job {job.number} {why(job)}", file=sys.stderr)
+        done = len(found) - len(unfinished)
+        print(f"{done} of {len(found)} jobs finished: {config.hydra.sweep.dir}")
         write_report(config.hydra.sweep.dir)
         if unfinished:
             raise SystemExit(1)
@@ -65,6 +72,11 @@ def write_report(directory: str) -> None:
     """Makes the report of a sweep in which any job began; that it cannot be made fails no sweep."""
     atexit.unregister(write_report)
     if not any(Path(directory).glob("*/.hydra")):
+        return
+    page = Path(directory) / "report.html"
+    results = [path.stat().st_mtime for path in Path(directory).glob("*/result.json")]
+    if results and page.exists() and page.stat().st_mtime >= max(results):
+        print(page)  # it tells all this already
         return
     try:
         from quartet.page import report
@@ -76,6 +88,60 @@ def write_report(directory: str) -> None:
             f"Once that is mended: python scripts/report.py {directory}",
             file=sys.stderr,
         )
+
+
+def why(job: jobs.Job) -> str:
+    """Why a job did not finish."""
+    result = job.result
+    if result is None:
+        return f"{job.ended or 'has no result'}; the next start of the sweep goes on with it"
+    message = (result["error"] or {}).get("message", "").replace("\n", "\n  ")
+    return f"{result['status']}: {message}"
+
+
+def in_sweep(hydra: DictConfig) -> bool:
+    """Whether a run is a job of a sweep, in the sweep's process or in one of its own."""
+    return hydra.mode == RunMode.MULTIRUN or not OmegaConf.is_missing(hydra.job, "num")
+
+
+def go_on() -> None:
+    """Rewrites the command line where it names settings of a sweep or one to go on with."""
+    sys.argv[1:] = with_sweep(sys.argv[1:])
+
+
+def with_sweep(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which ``sweep.resume=DIR`` is what that sweep was started with.
+
+    ``sweep.`` and ``launcher.`` are short for where Hydra keeps settings of the two.
+    """
+    short = {"sweep.": "hydra.sweeper.", "launcher.": "hydra.launcher."}
+    named = [each for each in arguments if each.startswith("sweep.resume=")]
+    given = []
+    for each in arguments:
+        for prefix, full in short.items():
+            if each.startswith(prefix):
+                each = full + each.removeprefix(prefix)
+        given.append(each)
+    if not named or named[-1] == "sweep.resume=null":
+        return given
+    directory = named[-1].removeprefix("sweep.resume=").strip("'\"")
+    try:
+        table = jobs.Table(directory)
+    except ValueError as error:
+        leave(str(error))
+    if not table.jobs:
+        leave(
+            f"sweep.resume={directory} holds no sweep: {table.path} is missing; name the directory "
+            "that the sweep printed, such as multirun/DATE/TIME."
+        )
+    flags = [each for each in given if each.startswith("-")]
+    if not {"-m", "--multirun"} & set(flags):
+        given.insert(0, "-m")
+    keys = {each.lstrip("+").partition("=")[0] for each in given}
+    kept = [each for each in table.command if each.lstrip("+").partition("=")[0] not in keys]
+    # The record may be someone else's: no flags out of it.
+    kept = [each for each in kept if not each.startswith("-")]
+    return [*given, *kept, f"hydra.sweep.dir='{directory}'"]
 
 
 def named(key: str, config: DictConfig) -> bool:

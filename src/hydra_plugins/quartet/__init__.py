@@ -1,0 +1,78 @@
+"""What Hydra calls for a sweep; it finds plugins in this package alone. Imported at every start."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+# Their settings stand in conf/sweep/ and conf/launcher/.
+for group, name, plugin in (
+    ("sweeper", "grid", "GridSweeper"),
+    ("launcher", "local", "LocalLauncher"),
+):
+    ConfigStore.instance().store(
+        group=f"hydra/{group}", name=name, node={"_target_": f"{__name__}.{plugin}"}
+    )
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination of values. Goes on with a sweep that its directory holds.
+
+    Args:
+        retry: ``failed`` to train failed and refused jobs anew; None to leave them.
+        resume: The sweep's directory, to go on with all jobs that it ever had; None for those asked for.
+        params: Values to combine.
+        max_batch_size: Jobs that a launcher gets at once; None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        retry: str | None,
+        resume: str | None,
+        params: dict[str, str] | None,
+        max_batch_size: int | None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.retry, self.resume = retry, resume
+        self.how: list[str] = []  # overrides that say how to sweep, not what
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.task_function = task_function
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from quartet.grid import sweep
+
+        return sweep(self, arguments)
+
+
+class LocalLauncher(Launcher):
+    """A process of its own for each job.
+
+    Args:
+        n_jobs: At once.
+        gpus_per_job: GPUs that each sees.
+    """
+
+    def __init__(self, *, n_jobs: int, gpus_per_job: int) -> None:
+        self.n_jobs, self.gpus_per_job = n_jobs, gpus_per_job
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from quartet.launch import launch_processes
+
+        return launch_processes(self, job_overrides, initial_job_idx)
