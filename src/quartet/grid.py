@@ -196,12 +196,14 @@ def one(sweeper: "GridSweeper", job: Job, *further: str) -> None:
             raise returned._return_value
     except HydraException as error:
         log.error(f"Refused, before the first batch:\n  {error}")
-        failure = record.failure("refused", error)
+        failure = record.failure("refused", error, sweeper.config)
         record.write_result(job.directory, record.nothing() | failure)
     except Exception as error:  # the job could not even write its own
         log.error(f"Failed: {error}")
         with suppress(OSError):
-            record.write_result(job.directory, record.nothing() | record.failure("failed", error))
+            record.write_result(
+                job.directory, record.nothing() | record.failure("failed", error, sweeper.config)
+            )
 
 
 def check(sweeper: "GridSweeper", wanted: Sequence[list[str]]) -> None:

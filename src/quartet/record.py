@@ -57,7 +57,7 @@ def own(choices: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def failure(status: str, error: BaseException, cfg: DictConfig) -> dict[str, Any]:
+def failure(status: str, error: BaseException, cfg: DictConfig | None) -> dict[str, Any]:
     """What result.json says of a run that did not finish."""
     message = secret.hide(str(error), cfg)
     return {"status": status, "error": {"type": type(error).__name__, "message": message}}

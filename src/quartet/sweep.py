@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quartet import jobs
 from quartet.command import leave
-
 from quartet.stop import stop
 
 
