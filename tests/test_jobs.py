@@ -172,6 +172,8 @@ def test_resuming_a_sweep_takes_what_it_was_started_with(tmp_path: Path) -> None
         *("-m", f"hydra.sweeper.resume={tmp_path}", "hydra.launcher.n_jobs=4"),
         *("seed=0,1", "launcher=local", f"hydra.sweep.dir='{tmp_path}'"),
     ]
+    alone = sweep.with_sweep([f"sweep.resume={tmp_path}", "launcher=basic"])
+    assert not [each for each in alone if "n_jobs" in each]  # another launcher, other settings
 
 
 def test_resuming_what_is_no_sweep_is_refused(

@@ -217,6 +217,32 @@ def test_changed_configuration_is_refused_with_a_diff(
     assert sweep(*command) == (0, [])
 
 
+def test_changed_files_are_no_matter_for_what_was_refused_or_is_tried_again(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
+    command = ("-m", "--config-dir=mine", "experiment=mine", "seed=13", "hydra.sweep.dir=s")
+    assert sweep(*command)[0] == 1
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+    assert sweep(*command) == (2, [])
+    assert sweep(*command, "sweep.retry=failed") == (1, [("adam", 13)])
+    # Refused while composing, so that it has no record.
+    record.write_result(tmp_path / "s/1", record.nothing() | {"status": "refused"})
+    (tmp_path / "s/1/.hydra/config.yaml").unlink()
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.75}\n")
+    assert sweep(*command) == (1, [])
+
+
+def test_launcher_without_slots_is_refused(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("-m", "seed=1", "hydra.sweep.dir=s", "launcher=local", "launcher.n_jobs=0")
+    assert sweep(*command) == (2, [])
+    assert capsys.readouterr().err == "launcher.n_jobs must be at least 1, got 0.\n"
+
+
 def test_changed_files_are_no_matter_for_a_job_that_has_not_begun(
     sweep: Sweep, tmp_path: Path
 ) -> None:
@@ -366,15 +392,24 @@ def test_sweep_killed_ten_times_and_started_twice_at_once_gives_what_an_undistur
             assert finished.setdefault(path, now) == now
             assert json.loads(now[1])["status"] == "finished"
 
-    for _ in range(10):
-        process = start(tmp_path, *command)
-        longest = 0.8 if len(finished) < 9 else 0.2  # something is left for the two at once
-        time.sleep(moments.uniform(0, longest) * seconds)
+    def training(since: float) -> bool:
+        saved = sweep.glob("*/checkpoints/last.ckpt")
+        return any(path.stat().st_mtime > since for path in saved)
+
+    for number in range(10):
+        began = time.time()
+        # The last four jobs are left to the two that start at once.
+        process = start(tmp_path, *command, "optimizer=sgd,adam")
+        time.sleep(moments.uniform(0, 0.3) * seconds)
+        if number % 2:  # not while it still imports
+            while process.poll() is None and not training(began):
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.2))
         process.kill()
         process.communicate()
         look()
     resumed = len(list(sweep.glob("*/.hydra/resume-*")))
-    print(f"{launcher}: {len(finished)} of 12 finished after ten kills, {resumed} went on")
+    print(f"{launcher}: {len(finished)} of 8 finished after ten kills, {resumed} went on")
     assert resumed or launcher == "local"  # whose jobs outlive it
     both = [start(tmp_path, *command) for _ in range(2)]
     trained: list[str] = []

@@ -67,7 +67,11 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
         raise
     try:
         train(sweeper, table, [job for job in planned if job.open])
+    except ValueError as error:  # of the launcher's settings
+        leave(str(error))
     except SystemExit:
+        if not stop.asked:
+            raise
         print(
             f"Interrupted; go on with\npython {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}",
             file=sys.stderr,
@@ -116,7 +120,9 @@ def plan(sweeper: "GridSweeper", table: Table, wanted: Sequence[list[str]]) -> l
         wanted = [*wanted, *(job.overrides for job in table.current)]
     keys = {tuple(sorted(each)): each for each in wanted}
     meant = [known[key] for key in keys if key in known]
-    refuse_changes(sweeper, [job for job in meant if job.conf != conf], table.directory)
+    left = ("refused", "failed") if sweeper.retry else ("refused",)
+    changed = [job for job in meant if job.conf != conf and job.status not in left]
+    refuse_changes(sweeper, changed, table.directory)
     for job in meant:
         job.conf = conf
     planned = []

@@ -36,7 +36,7 @@ def refuse_changes(sweeper: "GridSweeper", suspects: Sequence[Job], directory: P
     others = 0
     for job in suspects:
         before = job.directory / ".hydra" / "config.yaml"
-        if not job.result and not job.go_on():
+        if not before.exists() or not (job.result or job.go_on()):
             continue  # nothing was trained
         cfg = compose(sweeper, job.overrides)
         if OmegaConf.to_yaml(cfg) == before.read_text():

@@ -138,6 +138,9 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
         given.insert(0, "-m")
     keys = {each.lstrip("+").partition("=")[0] for each in given}
     kept = [each for each in table.command if each.lstrip("+").partition("=")[0] not in keys]
+    for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
+        if group in keys:  # another one has other settings
+            kept = [each for each in kept if not each.startswith(prefix)]
     # The record may be someone else's: no flags out of it.
     kept = [each for each in kept if not each.startswith("-")]
     return [*given, *kept, f"hydra.sweep.dir='{directory}'"]
