@@ -205,7 +205,7 @@ def test_cores_and_gpus_are_divided_among_the_slots(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("n_jobs", "gpus"), [(0, 1), (1, 0)])
 def test_no_slots_are_refused(n_jobs: int, gpus: int) -> None:
     with pytest.raises(ValueError, match=r"launcher\.\w+ must be at least 1, got 0"):
-        launch.Processes([], [], slots=n_jobs, gpus_per_job=gpus)
+        launch.Processes(launch.Program([], []), slots=n_jobs, gpus_per_job=gpus)
 
 
 # The line

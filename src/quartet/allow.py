@@ -62,6 +62,7 @@ MACHINERY = {
         "allow",
         "build",
         "check",
+        "cluster",
         "command",
         "grid",
         "identity",
@@ -72,7 +73,18 @@ MACHINERY = {
     )
 } | {
     f"{OWN}.{name}"
-    for name in ("prediction", "record", "report", "resume", "run", "schema", "storage", "sweep")
+    for name in (
+        "prediction",
+        "ray_cluster",
+        "record",
+        "report",
+        "resume",
+        "run",
+        "schema",
+        "slurm_cluster",
+        "storage",
+        "sweep",
+    )
 }
 # Where Hydra makes objects, or has `logging` make them.
 MADE_BY_HYDRA = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
