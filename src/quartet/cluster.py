@@ -72,6 +72,9 @@ class Work:
 class Engine(Protocol):
     """Where jobs are trained."""
 
+    def known(self, todo: Sequence[Job]) -> Mapping[int, Any]:
+        """Handles of those jobs, by number, that an earlier start handed in and that go on."""
+
     def submit(self, todo: Sequence[Job]) -> Sequence[Any]:
         """Hands jobs in. Returns a handle for each."""
 
@@ -101,7 +104,9 @@ def train(
 
 def follow(engine: Engine, todo: Sequence[Job], table: Table, live: Live) -> None:
     """Hands jobs in and waits until each has ended, here or through another process that took it."""
-    waiting, running = list(todo), list[tuple[Job, Any]]()
+    known = engine.known(todo)
+    running = [(job, known[job.number]) for job in todo if job.number in known]
+    waiting = [job for job in todo if job.number not in known]
     with stop.held():
         while (waiting or running) and not stop.asked:
             if free := list(iter(partial(launch.next_free, waiting, live), None)):

@@ -48,6 +48,9 @@ class RayEngine:
                 leave(f"{message}; set launcher.num_cpus and launcher.num_gpus lower.")
             logging.getLogger(__name__).warning(f"{message}; waiting for one.")
 
+    def known(self, todo: Sequence[Job]) -> dict[int, Any]:
+        return {}  # a sweep's tasks end with it
+
     def submit(self, todo: Sequence[Job]) -> list[Any]:
         task = ray.remote(trained).options(**self.options)
         return [task.remote(Work(self.program, job, self.further)) for job in todo]

@@ -65,22 +65,13 @@ class SlurmEngine:
         self.local = launcher.cluster == "local"
         self.folder = Path(launcher.config.hydra.sweep.dir).absolute() / ".submitit"
         self.executor = executor(launcher, self.folder)
+        watcher = type(submitit.SlurmJob.watcher)
+        submitit.SlurmJob.watcher = watcher(delay_s=60)  # asks for all jobs at once
 
-    def submit(self, todo: Sequence[Job]) -> list[Any]:
-        queued: dict[int, Any] = {} if self.local else self.queued(todo)
-        new = [job for job in todo if job.number not in queued]
-        with self.executor.batch():
-            submitted = [self.executor.submit(SlurmWork(self.program, job)) for job in new]
-        for job, handle in zip(new, submitted, strict=True):
-            queued[job.number] = handle
-            noted(job).write_text(handle.job_id)
-        return [queued[job.number] for job in todo]
-
-    def queued(self, todo: Sequence[Job]) -> dict[int, Any]:
-        """Those that an earlier start handed in and that wait in Slurm still."""
-        known = [(job, noted(job).read_text()) for job in todo if noted(job).exists()]
+    def known(self, todo: Sequence[Job]) -> dict[int, Any]:
+        names = {job.number: noted(job).read_text() for job in todo if noted(job).exists()}
         handles: dict[int, Any] = {
-            job.number: submitit.SlurmJob(self.folder, name) for job, name in known
+            n: submitit.SlurmJob(self.folder, name) for n, name in names.items()
         }
         if handles:
             submitit.SlurmJob.watcher.update()
@@ -90,6 +81,14 @@ class SlurmEngine:
             if not handle.paths.result_pickle.exists()
             and handle.watcher.get_state(handle.job_id, mode="cache").split()[0] not in OVER
         }
+
+    def submit(self, todo: Sequence[Job]) -> list[Any]:
+        with self.executor.batch():
+            handles = [self.executor.submit(SlurmWork(self.program, job)) for job in todo]
+        if not self.local:
+            for job, handle in zip(todo, handles, strict=True):
+                noted(job).write_text(handle.job_id)
+        return handles
 
     def ended(self, handle: Any) -> int | str | None:
         if not handle.done():
