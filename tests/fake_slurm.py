@@ -129,22 +129,23 @@ def scancel(state: Path, *arguments: str) -> None:
         at = rest.index("--signal")
         number = signal.Signals[f"SIG{rest[at + 1]}"]
         del rest[at : at + 2]
+    running = []
     for path in sorted(state.iterdir()):
         if "." in path.name or not {path.name, path.name.partition("_")[0]} & set(rest):
             continue
         was = path.read_text()
         if number is None and was in ("PENDING", "RUNNING"):
             path.write_text("CANCELLED by 0")
-        if was == "RUNNING":
-            step = descendants(int((state / f"{path.name}.step").read_text()))
-            for process in step:
-                os.kill(process, number or signal.SIGTERM)
-            deadline = time.monotonic() + 5
-            while number is None and any(map(alive, step)):
-                if time.monotonic() > deadline:
-                    for process in filter(alive, step):
-                        os.kill(process, signal.SIGKILL)
-                time.sleep(0.1)
+        if was == "RUNNING" and (state / f"{path.name}.step").exists():
+            running += descendants(int((state / f"{path.name}.step").read_text()))
+    for process in running:
+        os.kill(process, number or signal.SIGTERM)
+    deadline = time.monotonic() + 5
+    while number is None and any(map(alive, running)):
+        if time.monotonic() > deadline:
+            for process in filter(alive, running):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def alive(process: int) -> bool:
