@@ -202,6 +202,32 @@ def test_cores_and_gpus_are_divided_among_the_slots(monkeypatch: pytest.MonkeyPa
     assert launch.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
 
 
+def test_process_that_goes_on_takes_everything_from_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        launch.subprocess, "Popen", lambda command, **kwargs: started.append(command)
+    )
+    monkeypatch.setattr(launch, "visible_gpus", list)
+    processes = launch.Processes(["train.py"], ["--config-dir", "x"], slots=2, gpus_per_job=1)
+    jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
+    (jobs_[1].directory / "checkpoints").mkdir(parents=True)
+    (jobs_[1].directory / "checkpoints" / "last.ckpt").touch()
+    for job in jobs_:
+        processes.start(job)
+    for _, _, output in processes.running.values():
+        output.close()
+    numbers = [[f"hydra.job.num={number}", f"hydra.job.id={number}"] for number in range(2)]
+    assert started == [
+        [
+            *("train.py", "--config-dir", "x", "seed=1"),
+            *(f"hydra.run.dir='{tmp_path / '0'}'", *numbers[0]),
+        ],
+        ["train.py", f"resume='{tmp_path / '1'}'", *numbers[1]],
+    ]
+
+
 @pytest.mark.parametrize(("n_jobs", "gpus"), [(0, 1), (1, 0)])
 def test_no_slots_are_refused(n_jobs: int, gpus: int) -> None:
     with pytest.raises(ValueError, match=r"launcher\.\w+ must be at least 1, got 0"):

@@ -12,6 +12,7 @@ from made_runs import made_run, made_search
 from scipy import stats
 
 from quartet.importance import importances
+from quartet.jobs import Table
 from quartet.results import cautions, find, gather, history, rank, read
 
 
@@ -226,3 +227,13 @@ def test_the_table_is_a_data_frame_of_plain_columns(tmp_path: Path) -> None:
     assert list(table["best"]) == [0.5, 0.25]
     assert list(table["test/accuracy"]) == [0.75, 0.75]
     assert list(table["optimizer"]) == ["a", "b"]
+
+
+def test_jobs_that_were_tried_again_are_left_out(tmp_path: Path) -> None:
+    table = Table(tmp_path)
+    for _ in range(3):
+        (table.add([], "").directory / ".hydra").mkdir(parents=True)
+    table.jobs[1].retried_as = 2
+    table.write()
+    assert [run.name for run in find([tmp_path])] == ["0", "2"]
+    assert [run.name for run in find([tmp_path / "1"])] == ["1"]  # unless it is named
