@@ -31,7 +31,9 @@ def install(directory: Path) -> dict[str, str]:
     return {"PATH": f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
-def sbatch(state: Path, script: str) -> None:
+def sbatch(state: Path, script: str) -> str | None:
+    if "partition=nowhere" in Path(script).read_text():
+        return "sbatch: error: invalid partition specified: nowhere"
     name = str(100 + len(list(state.glob("*.sh"))))
     kept = state / f"{name}.sh"
     kept.write_text(Path(script).read_text())
@@ -47,6 +49,7 @@ def sbatch(state: Path, script: str) -> None:
         stderr=(state / f"{name}.err").open("w"),
     )
     print(f"Submitted batch job {name}")
+    return None
 
 
 def controller(state: Path, script: str, parallel: str, *tasks: str) -> None:

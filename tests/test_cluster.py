@@ -160,6 +160,15 @@ def test_jobs_in_slurms_queue(slurm: Path, tmp_path: Path) -> None:
     assert len(list(slurm.glob("*.sh"))) == 1
 
 
+def test_jobs_that_slurm_does_not_take(slurm: Path, tmp_path: Path) -> None:
+    command = ["-m", *SMOKE, "seed=1,2", "launcher=slurm", "launcher.partition=nowhere"]
+    status, _, err = run(tmp_path, *command, "hydra.sweep.dir=s")
+    assert status == 2
+    assert "Slurm took no jobs" in err
+    assert "invalid partition specified: nowhere" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.slow
 def test_requeued_job_ends_as_an_undisturbed_one(slurm: Path, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
@@ -217,15 +226,19 @@ def test_sweep_on_two_nodes_of_ray_gives_what_the_basic_launcher_gives(tmp_path:
     (tmp_path / "basic").mkdir()
     four = ["-m", *WINE, "seed=1,2,3,4"]
     assert run(tmp_path / "basic", *four)[0] == 0
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    one = {"num_cpus": 2, "num_gpus": 1}  # one job a GPU, if nothing else is said
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=one)
     try:
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(**one)
         command = [*four, "launcher=ray", f"launcher.address={cluster.address}"]
         process = start(tmp_path, *command)
         for job in (0, 1):
             wait_for(f"s/{job}/metrics.csv", tmp_path, process)
         first, second = (holder(tmp_path / f"s/{job}") for job in (0, 1))
         nodes = {parent(parent(each)) for each in (first, second)}  # by Ray's own process there
+        for each in (first, second):
+            assert b"\0CUDA_VISIBLE_DEVICES=0\0" in Path(f"/proc/{each}/environ").read_bytes()
+        assert not (tmp_path / "s/2/.hydra").exists()
         os.kill(second, signal.SIGKILL)
         _, err = process.communicate(timeout=240)
         assert process.returncode == 1

@@ -114,7 +114,6 @@ def follow(engine: Engine, todo: Sequence[Job], table: Table, live: Live) -> Non
             running = collect(engine, running, waiting, table, live)
             time.sleep(0.2)
         if stop.asked and engine.leave([handle for _, handle in running]):
-            stop.waits = False  # a second signal ends at once
             while running:
                 running = collect(engine, running, [], table, live)
                 time.sleep(0.1)

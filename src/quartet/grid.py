@@ -68,10 +68,8 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
     try:
         train(sweeper, table, [job for job in planned if job.open])
     except SystemExit:
-        print(
-            f"Interrupted; go on with\npython {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}",
-            file=sys.stderr,
-        )
+        line = f"python {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}"
+        print(f"{'Interrupted; g' if stop.asked else 'G'}o on with\n{line}", file=sys.stderr)
         raise
 
 

@@ -15,6 +15,7 @@ from submitit.helpers import DelayedSubmission
 
 from quartet import launch
 from quartet.cluster import Work
+from quartet.command import leave
 from quartet.jobs import Job
 
 if TYPE_CHECKING:
@@ -83,8 +84,11 @@ class SlurmEngine:
         }
 
     def submit(self, todo: Sequence[Job]) -> list[Any]:
-        with self.executor.batch():
-            handles = [self.executor.submit(SlurmWork(self.program, job)) for job in todo]
+        try:
+            with self.executor.batch():
+                handles = [self.executor.submit(SlurmWork(self.program, job)) for job in todo]
+        except submitit.core.utils.FailedJobError as error:
+            leave(f"Slurm took no jobs: {str(error).strip()}")
         if not self.local:
             for job, handle in zip(todo, handles, strict=True):
                 noted(job).write_text(handle.job_id)
