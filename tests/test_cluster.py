@@ -216,6 +216,20 @@ def test_jobs_in_slurm_outlive_the_sweep_which_then_watches_them(
     assert result(tmp_path / "s/0")["status"] == "interrupted"
 
 
+@pytest.mark.slow
+def test_several_devices_inside_a_job_of_slurm(slurm: Path, tmp_path: Path) -> None:
+    """Lightning starts the processes, and asks Slurm for none."""
+    common = ["data=breast_cancer", "model.hidden=[16]", "trainer.max_epochs=2"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=16", "launcher=slurm"]
+    status, _, err = run(tmp_path, "-m", *common, *two, "seed=1", "hydra.sweep.dir=two")
+    assert status == 0, err
+    one = ["trainer=cpu", "data.batch_size=32", "hydra.sweep.dir=one"]
+    assert run(tmp_path, "-m", *common, *one, "seed=1")[0] == 0
+    together, alone = (result(tmp_path / sweep / "0") for sweep in ("two", "one"))
+    assert together["metrics"] == pytest.approx(alone["metrics"], abs=1e-5)
+    assert together["metrics"].keys() == alone["metrics"].keys()
+
+
 # Ray
 
 
