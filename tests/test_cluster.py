@@ -284,8 +284,12 @@ def test_node_of_ray_that_dies_ends_no_other_job(tmp_path: Path) -> None:
         raylet = node.all_processes["raylet"][0].process.pid
         trainers = [holder(tmp_path / f"s/{job}") for job in (0, 1)]
         (lost,) = (job for job in (0, 1) if parent(parent(trainers[job])) == raylet)
-        cluster.remove_node(node, allow_graceful=False)
-        os.kill(trainers[lost], signal.SIGKILL)  # goes with the machine
+        for each in (
+            raylet,
+            parent(trainers[lost]),
+            trainers[lost],
+        ):  # all that a machine takes along
+            os.kill(each, signal.SIGKILL)
         _, err = process.communicate(timeout=240)
         assert process.returncode == 1
         assert re.search(rf"^job {lost} lost by Ray: \w+; the next start", err, re.MULTILINE), err
