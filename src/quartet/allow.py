@@ -59,9 +59,10 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in (
-        *("allow", "build", "check", "command", "figure", "grid", "identity", "importance", "job"),
-        *("jobs", "launch", "live", "page", "prediction", "record", "report", "results", "resume"),
-        *("run", "schema", "secret", "slurm", "storage", "sweep"),
+        *("allow", "build", "check", "cluster", "command", "figure", "grid", "identity"),
+        *("importance", "job", "jobs", "launch", "live", "page", "prediction", "ray_cluster"),
+        *("record", "report", "results", "resume", "run", "schema", "secret", "slurm"),
+        *("slurm_cluster", "storage", "sweep"),
     )
 }
 # Where Hydra makes objects, or has `logging` make them.

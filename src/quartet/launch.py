@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
 
 from quartet import jobs, record
 from quartet.jobs import Job, Table
@@ -27,22 +29,29 @@ def launch_processes(
     launcher: "LocalLauncher", job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
     """Trains jobs in processes of their own. Each returns its best value, as a job in here does."""
-    hydra = launcher.config.hydra
-    table = Table(hydra.sweep.dir)
-    todo = []
+    table = Table(launcher.config.hydra.sweep.dir)
+    todo = jobs_in(table, job_overrides, first)
+    processes = Processes(
+        program(launcher.config), slots=launcher.n_jobs, gpus_per_job=launcher.gpus_per_job
+    )
+    with Live(table.current or todo, launcher.n_jobs).shown() as live:
+        processes.run(todo, table, live)
+    return returns(todo)
+
+
+def jobs_in(table: Table, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    """The jobs that a launcher was given; `first` is the number of the first where none is told."""
+    found = []
     for number, overrides in enumerate(job_overrides, start=first):
         own = [each for each in overrides if not each.startswith(NOT_OWN)]
         numbers = [each for each in overrides if each.startswith("hydra.sweep.subdir=")]
         name = numbers[-1].partition("=")[2] if numbers else str(number)
-        todo.append(Job(table.directory / name, own, ""))
-    processes = Processes(
-        [sys.executable, sys.argv[0], *passed_on(hydra.overrides.hydra)],
-        config_flags(),
-        slots=launcher.n_jobs,
-        gpus_per_job=launcher.gpus_per_job,
-    )
-    with Live(table.current or todo, launcher.n_jobs).shown() as live:
-        processes.run(todo, table, live)
+        found.append(Job(table.directory / name, own, ""))
+    return found
+
+
+def returns(todo: Sequence[Job]) -> list[JobReturn]:
+    """What a launcher returns for jobs that have been trained: their best values."""
     returns = []
     for job in todo:
         result = job.result or record.nothing()
@@ -51,6 +60,33 @@ def launch_processes(
         returns.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))
         returns[-1].return_value = best
     return returns
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a process for a job runs.
+
+    Attributes:
+        command: The program and its arguments, for every job.
+        flags: What says where the configuration lies; a job that goes on has its own.
+    """
+
+    command: list[str]
+    flags: list[str]
+
+    def line(self, job: Job) -> list[str]:
+        """The command line for a job as it stands now: begun or not."""
+        # One that goes on has its overrides and its place in its record.
+        anew = [*self.flags, *job.overrides, f"hydra.run.dir='{job.directory}'"]
+        arguments = job.go_on()[:1] or anew
+        number = [f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
+        return [*self.command, *arguments, *number]
+
+
+def program(config: DictConfig) -> Program:
+    """This program, for a job of the sweep that it was started for."""
+    command = [sys.executable, sys.argv[0], *passed_on(config.hydra.overrides.hydra)]
+    return Program(command, config_flags())
 
 
 def config_flags() -> list[str]:
@@ -78,19 +114,16 @@ class Processes:
     What a job prints stands in ``output.log`` of its directory.
 
     Args:
-        command: The program and its arguments, for every job.
-        flags: What says where the configuration lies; a job that goes on has its own.
+        program: For every job.
         slots: Jobs at once.
         gpus_per_job: GPUs that each sees.
     """
 
-    def __init__(
-        self, command: Sequence[str], flags: Sequence[str], *, slots: int, gpus_per_job: int
-    ) -> None:
+    def __init__(self, program: Program, *, slots: int, gpus_per_job: int) -> None:
         for name, value in (("n_jobs", slots), ("gpus_per_job", gpus_per_job)):
             if value < 1:
                 raise ValueError(f"launcher.{name} must be at least 1, got {value}.")
-        self.command, self.flags = list(command), list(flags)
+        self.program = program
         self.environments = environments(slots, gpus_per_job, visible_gpus())
         self.running: dict[int, tuple[Job, subprocess.Popen[bytes], IO[str]]] = {}
         self.forwarded = 0
@@ -119,21 +152,7 @@ class Processes:
 
     def start(self, job: Job) -> None:
         slot = next(n for n in range(len(self.environments)) if n not in self.running)
-        job.directory.mkdir(parents=True, exist_ok=True)
-        output = (job.directory / "output.log").open("a+")
-        output.seek(0, os.SEEK_END)
-        # One that goes on has its overrides and its place in its record.
-        anew = [*self.flags, *job.overrides, f"hydra.run.dir='{job.directory}'"]
-        arguments = job.go_on()[:1] or anew
-        number = [f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
-        process = subprocess.Popen(
-            [*self.command, *arguments, *number],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self.environments[slot]},
-            start_new_session=True,  # Ctrl+C comes from here alone, once
-        )
+        process, output = start(self.program, job, {**os.environ, **self.environments[slot]})
         self.running[slot] = job, process, output
 
     def collect(self, table: Table, live: Live) -> list[Job]:
@@ -149,21 +168,8 @@ class Processes:
                     live.running.discard(job.number)
                     taken.append(job)
                     continue
-                reason = None
-                if status < 0:
-                    reason = f"killed by signal {-status}"
-                elif status in (130, 143):
-                    reason = "interrupted"
-                elif status and job.result is None:
-                    output.seek(0)
-                    record.write_result(
-                        job.directory,
-                        record.nothing()
-                        | {
-                            "status": "refused" if status == 2 else "failed",
-                            "error": {"type": "SystemExit", "message": last_words(output)},
-                        },
-                    )
+                settle(job, status, output)
+                reason = cut_short(status)
                 table.note(job, reason)
                 live.end(job, reason)
         return taken
@@ -175,6 +181,43 @@ class Processes:
         self.forwarded = asked
         for _, process, _ in self.running.values():
             process.send_signal(asked - 128)
+
+
+def start(
+    program: Program, job: Job, environment: Mapping[str, str]
+) -> tuple["subprocess.Popen[bytes]", IO[str]]:
+    """Starts the process of a job, and opens what it prints."""
+    job.directory.mkdir(parents=True, exist_ok=True)
+    output = (job.directory / "output.log").open("a+")
+    output.seek(0, os.SEEK_END)
+    process = subprocess.Popen(
+        program.line(job),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        start_new_session=True,  # Ctrl+C comes from here alone, once
+    )
+    return process, output
+
+
+def cut_short(status: int) -> str | None:
+    """Why the process of a job did not come to its end; None if it did."""
+    if status < 0:
+        return f"killed by signal {-status}"
+    return "interrupted" if status in (130, 143) else None
+
+
+def settle(job: Job, status: int, output: IO[str]) -> None:
+    """Writes the result of a job whose process ended without writing it itself."""
+    if status <= 0 or cut_short(status) or status == jobs.BUSY or job.result is not None:
+        return
+    output.seek(0)
+    failure = {
+        "status": "refused" if status == 2 else "failed",
+        "error": {"type": "SystemExit", "message": last_words(output)},
+    }
+    record.write_result(job.directory, record.nothing() | failure)
 
 
 def next_free(waiting: list[Job], live: Live) -> Job | None:

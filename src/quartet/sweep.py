@@ -33,6 +33,8 @@ class Directory(Callback):
             if not jobs.claim(directory):
                 raise SystemExit(jobs.BUSY)
             atexit.register(jobs.release, directory)
+            if config.hydra.mode != RunMode.MULTIRUN and not jobs.Job(directory, [], "").open:
+                raise SystemExit(jobs.BUSY)  # another process had it since this one was started
             return
         if config.get("resume"):  # goes on in the directory of that run
             return

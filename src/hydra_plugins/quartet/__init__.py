@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 for group, name, plugin in (
     ("sweeper", "grid", "GridSweeper"),
     ("launcher", "local", "LocalLauncher"),
+    ("launcher", "ray", "RayLauncher"),
+    ("launcher", "slurm", "SlurmLauncher"),
 ):
     ConfigStore.instance().store(
         group=f"hydra/{group}", name=name, node={"_target_": f"{__name__}.{plugin}"}
@@ -76,3 +78,66 @@ class LocalLauncher(Launcher):
         from quartet.launch import launch_processes
 
         return launch_processes(self, job_overrides, initial_job_idx)
+
+
+class RayLauncher(Launcher):
+    """A process of its own for each job, on a Ray cluster.
+
+    Args:
+        address: Of the cluster; None for one of this machine alone.
+        num_cpus: Of a job.
+        num_gpus: Of a job, fractions too; None for 1 where the cluster has GPUs.
+        env: Names of variables that jobs get from here.
+    """
+
+    def __init__(
+        self, *, address: str | None, num_cpus: float, num_gpus: float | None, env: Sequence[str]
+    ) -> None:
+        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
+        self.env = list(env)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from quartet.cluster import ready, unset, whole_or_shared
+
+        self.config = config
+        faults = whole_or_shared("num_cpus", self.num_cpus)
+        faults += whole_or_shared("num_gpus", self.num_gpus or 0)
+        ready(config, "ray", "ray", [*faults, *unset(self.env)])
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from quartet.cluster import train
+        from quartet.ray_cluster import RayEngine
+
+        return train(RayEngine(self), self.config, job_overrides, initial_job_idx)
+
+
+class SlurmLauncher(Launcher):
+    """A process of its own for each job, in Slurm's queue.
+
+    Args:
+        cluster: ``slurm``; ``local`` for this machine.
+        settings: What Slurm is told of a job, as in conf/launcher/slurm.yaml.
+    """
+
+    def __init__(self, *, cluster: str, **settings: Any) -> None:
+        self.cluster, self.settings = cluster, settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from quartet.cluster import ready, slurm_faults
+
+        self.config = config
+        ready(config, "submitit", "slurm", slurm_faults(self.cluster, self.settings))
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from quartet.cluster import train
+        from quartet.slurm_cluster import SlurmEngine
+
+        return train(SlurmEngine(self), self.config, job_overrides, initial_job_idx)
