@@ -69,6 +69,9 @@ MACHINERY = {
         "jobs",
         "launch",
         "live",
+        "pruning",
+        "search",
+        "space",
     )
 } | {
     f"{OWN}.{name}"
