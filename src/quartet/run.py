@@ -89,7 +89,8 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
                 if name.startswith("test/"):
                     result["metrics"][name] = shortest(float(value))
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
-        result |= {"pruned": each.epoch for each in hopeless if each.epoch}
+        if hopeless and hopeless[0].epoch:
+            result["pruned"] = hopeless[0].epoch
     except (KeyboardInterrupt, SystemExit) as error:
         result |= record.failure("interrupted", error)
         raise

@@ -154,7 +154,7 @@ class Space:
 
     def add_key(self, key: str) -> None:
         group, _, name = key.partition(".")
-        if key in self.ranges or key in self.fixed or group in (self.sweeper.over or ()):
+        if key in self.ranges or key in self.fixed or (name and group in (self.sweeper.over or ())):
             return
         composed = self.compose()
         ranges = checked(composed, group, self.choice(group)) if group in composed else {}
