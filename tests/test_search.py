@@ -74,7 +74,7 @@ def drawn(directory: str) -> list[list[str]]:
 
 
 def study(directory: str) -> "optuna.Study":
-    from quartet.search import make_storage
+    from quartet.study import make_storage
 
     return optuna.load_study(study_name="search", storage=make_storage(None, Path(directory)))
 
@@ -260,6 +260,14 @@ def test_trial_that_a_kill_left_running_is_told_and_tried_again(
     if failed:
         assert study("k").trials[2].user_attrs["reason"] == "killed or interrupted"
         assert Table("k").jobs[2].retried_as == 3
+
+
+def test_half_a_line_of_the_journal_is_no_matter(search: Search) -> None:
+    assert search(*BOWL, "sweep.n_trials=2") == 0
+    with Path("s/optuna/study.journal").open("a") as file:
+        file.write('{"op_code": 4, "wor')
+    assert search(*BOWL, "sweep.n_trials=4") == 0
+    assert states("s") == ["COMPLETE"] * 4
 
 
 def test_resume_alone_goes_on(search: Search) -> None:

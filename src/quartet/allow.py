@@ -69,9 +69,11 @@ MACHINERY = {
         "jobs",
         "launch",
         "live",
+        "objective",
         "pruning",
         "search",
         "space",
+        "study",
     )
 } | {
     f"{OWN}.{name}"

@@ -41,7 +41,8 @@ def launch_processes(
         slots=launcher.n_jobs,
         gpus_per_job=launcher.gpus_per_job,
     )
-    with Live(table.current or todo, launcher.n_jobs).shown() as live:
+    total = hydra.sweeper.get("n_trials")
+    with Live(table.current or todo, launcher.n_jobs, total).shown() as live:
         processes.run(todo, table, live)
     returns = []
     for job in todo:

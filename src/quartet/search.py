@@ -1,33 +1,26 @@
-"""A sweep that searches: Optuna says which values to try next. Without torch, if it can be."""
+"""A sweep that searches: Optuna says which values to try next."""
 
 import json
-import math
 import shlex
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet import grid, jobs
 from quartet.command import leave
-from quartet.identity import compose, fingerprint, refuse_changes
+from quartet.identity import fingerprint, refuse_changes
 from quartet.jobs import Job, Table
+from quartet.objective import objectives, outcome
 from quartet.space import Range, Space
 from quartet.stop import stop
+from quartet.study import make_pruner, make_sampler, make_storage, mend, require
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
     from hydra_plugins.quartet import SearchSweeper
-
-SAMPLERS = ("tpe", "random", "cmaes", "qmc", "nsgaii", "gp")
-PRUNERS = ("none", "median", "hyperband")
 
 
 def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
@@ -46,8 +39,9 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
             check(sweeper, space)
             grid.vanish(directory)
             return
+        wanted = objectives(sweeper, space)
         with jobs.held(directory / "optuna"):
-            Search(sweeper, space, directory).run()
+            Search(sweeper, space, wanted, directory).run()
     except (ValueError, jobs.Taken) as error:
         grid.vanish(directory)
         leave(str(error))
@@ -57,41 +51,6 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
             again = f"python {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}"
             print(f"Interrupted; go on with\n{again}", file=sys.stderr)
         raise
-
-
-def require(sweeper: "SearchSweeper") -> None:
-    """Checks the settings, and that Optuna is there.
-
-    Raises:
-        ValueError: a setting cannot be.
-        SystemExit: Optuna is not installed.
-    """
-    for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-        if getattr(sweeper, name) not in known:
-            way_out = "; sweep=grid tries every combination" if sweeper.sampler == "grid" else ""
-            raise ValueError(
-                f"sweep.{name}={getattr(sweeper, name)}: must be one of {', '.join(known)}{way_out}."
-            )
-    for name, least in (("n_trials", 1), ("seed", 0), ("warmup_epochs", 0)):
-        value = getattr(sweeper, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"sweep.{name}={value}: must be a whole number of at least {least}.")
-    if sweeper.pruner != "none" and len(sweeper.objectives or ()) > 1:
-        raise ValueError(
-            f"sweep.pruner={sweeper.pruner}: Optuna prunes with one objective only; leave it out."
-        )
-    if sweeper.mode and len(sweeper.mode) != len(sweeper.objectives or ("monitor",)):
-        raise ValueError(f"sweep.mode={sweeper.mode}: must name min or max for each objective.")
-    if sweeper.mode and not {"min", "max"}.issuperset(sweeper.mode):
-        raise ValueError(f"sweep.mode={sweeper.mode}: each must be min or max.")
-    try:
-        import optuna
-
-        if sweeper.sampler == "cmaes":
-            import_module("cmaes")  # which Optuna needs for this one
-    except ImportError:
-        leave("sweep=optuna needs optuna: pip install -e '.[optuna]'")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # our line says more
 
 
 def check(sweeper: "SearchSweeper", space: Space) -> None:
@@ -114,26 +73,33 @@ class Search:
     Args:
         sweeper: Its settings.
         space: What to try.
+        objectives: Figures of result.json, and whether to min or max each.
         directory: Of the sweep.
 
     Raises:
         ValueError: the directory holds another search.
     """
 
-    def __init__(self, sweeper: "SearchSweeper", space: Space, directory: Path) -> None:
-        self.sweeper, self.space = sweeper, space
+    def __init__(
+        self,
+        sweeper: "SearchSweeper",
+        space: Space,
+        objectives: dict[str, str],
+        directory: Path,
+    ) -> None:
+        self.sweeper, self.space, self.objectives = sweeper, space, objectives
         self.table = Table(directory)
         self.conf = fingerprint(sweeper)
         self.slots: int = getattr(sweeper.launcher, "n_jobs", 1)
         suspects = [job for job in self.table.current if job.conf != self.conf]
         refuse_changes(sweeper, suspects, directory)
-        self.objectives = objectives(sweeper, space)
         self.study = self.open(directory)
 
     def open(self, directory: Path) -> "Study":
         """The directory's study, or a new one."""
         import optuna
 
+        mend(directory)
         url, modes = self.sweeper.storage, self.objectives.values()
         study = optuna.create_study(
             study_name=str(directory.resolve()) if url else "search",
@@ -141,7 +107,7 @@ class Search:
             directions=["minimize" if mode == "min" else "maximize" for mode in modes],
             # Hyperband's trials are told apart when they are asked for.
             pruner=make_pruner(self.sweeper.pruner, self.sweeper.warmup_epochs, None),
-            load_if_exists=bool(self.table.jobs),
+            load_if_exists=True,
         )
         now = {
             "fixed": sorted(self.space.fixed.values()),
@@ -246,23 +212,22 @@ class Search:
         """Prints the best trials, and how many were pruned or failed."""
         from optuna.trial import TrialState
 
-        counts = {job.number: trial_of(job).get("number") for job in self.table.current}
-        trials = [trial for trial in self.study.trials if trial.number in counts.values()]
+        numbers = {trial_of(job).get("number"): job for job in self.table.current}
+        trials = [trial for trial in self.study.trials if trial.number in numbers]
         for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
             if count := sum(trial.state == state for trial in trials):
                 print(f"{count} of {len(trials)} trials {word}")
-        if not any(trial.state == TrialState.COMPLETE for trial in trials):
+        if all(trial.state != TrialState.COMPLETE for trial in trials):
             return
-        best = self.study.best_trials
+        best = [trial for trial in self.study.best_trials if trial.number in numbers]
         if len(self.objectives) > 1:
             print(f"{len(best)} trials that none surpasses in everything:")
         else:
             best = best[:1]
         for trial in best:
-            assert trial.values
-            pairs = zip(self.objectives, trial.values, strict=True)
+            pairs = zip(self.objectives, trial.values or (), strict=True)
             figures = ", ".join(f"{name} {value:.4g}" for name, value in pairs)
-            job = self.table.jobs[trial.user_attrs["job"]]
+            job = numbers[trial.number]
             print(f"best: job {job.number}, {figures}\n  {shlex.join(job.overrides)}")
 
 
@@ -270,67 +235,6 @@ def trial_of(job: Job) -> dict[str, Any]:
     """Which trial a job is."""
     path = job.directory / "trial.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def outcome(result: Mapping[str, Any], names: Sequence[str]) -> tuple[list[float], str | None]:
-    """The values of a job's objectives, or why it has none."""
-    if result["status"] == "interrupted":
-        return [], "killed or interrupted"
-    if result["status"] != "finished":
-        return [], f"{result['status']}: {(result['error'] or {}).get('message')}"
-    figures = {
-        result["monitor"]["metric"]: result["monitor"]["best"],
-        "samples_per_second": result["samples_per_second"],
-        **{f"seconds/{name}": value for name, value in result["seconds"].items()},
-        **result["metrics"],
-    }
-    values = [figures.get(name) for name in names]
-    for name, value in zip(names, values, strict=True):
-        if value is None:
-            return [], f"has no {name}; it has {', '.join(map(str, figures))}"
-        if not math.isfinite(value):
-            return [], f"{name} is {value}"
-    return [float(value) for value in values if value is not None], None
-
-
-def objectives(sweeper: "SearchSweeper", space: Space) -> dict[str, str]:
-    """What is optimised, and whether to min or max.
-
-    Raises:
-        ValueError: nothing is monitored.
-    """
-    cfg = space.compose()
-    metric = cfg.monitor.metric
-    names = list(sweeper.objectives or [metric])
-    if None in names:
-        raise ValueError("monitor.metric=null: name what to optimise, in it or sweep.objectives.")
-    if sweeper.mode:
-        return dict(zip(names, sweeper.mode, strict=True))
-    return {name: direction(name, sweeper, space) for name in names}
-
-
-def direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
-    """Whether the best value of a figure is its min or max."""
-    cfg = space.compose()
-    if name == cfg.monitor.metric and cfg.monitor.mode:
-        return str(cfg.monitor.mode)
-    if name.endswith("/loss") or name.startswith("seconds/"):
-        return "min"
-    if name == "samples_per_second":
-        return "max"
-    # As the metric itself says: that needs torch.
-    import optuna
-
-    from quartet.build import build
-    from quartet.check import Refusal
-    from quartet.check import direction as of_metric
-
-    drawn = space.draw(optuna.create_study(sampler=make_sampler("random", 0, 0)).ask())
-    try:
-        run = build(compose(sweeper, drawn))
-    except Refusal as refusal:
-        raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *refusal.faults])) from None
-    return of_metric(name, run.module.val_meter.metrics)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -353,60 +257,3 @@ def kind(range_: Range) -> Any:
         return range_
     whole = all(isinstance(range_[end], int) for end in ("low", "high"))
     return whole, bool(range_.get("log"))
-
-
-# Parts of Optuna
-
-
-def make_sampler(name: str, seed: int, number: int) -> "BaseSampler":
-    """A sampler for one trial.
-
-    Args:
-        name: One of SAMPLERS.
-        seed: Of the search.
-        number: Of the trial; no two draw from the same random numbers.
-    """
-    import numpy as np
-    from optuna import samplers
-    from optuna.exceptions import ExperimentalWarning
-
-    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    if name == "tpe":
-        # Ranges that are used together are searched together, each optimizer's own for itself.
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return samplers.TPESampler(seed=own, multivariate=True, group=True)
-    if name == "cmaes":
-        return samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
-    if name == "gp":
-        return samplers.GPSampler(seed=own, warn_independent_sampling=False)
-    if name == "nsgaii":
-        return samplers.NSGAIISampler(seed=own)
-    if name == "qmc":  # the study counts its points
-        return samplers.QMCSampler(
-            seed=seed,
-            scramble=True,
-            independent_sampler=samplers.RandomSampler(own),
-            warn_independent_sampling=False,
-        )
-    return samplers.RandomSampler(own)
-
-
-def make_storage(url: str | None, directory: Path) -> "BaseStorage | str":
-    """The database, or a journal in a sweep's directory, which many processes may write."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if url:
-        return url
-    return JournalStorage(JournalFileBackend(str(directory / "optuna" / "study.journal")))
-
-
-def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BasePruner":
-    from optuna import pruners
-
-    if name == "median":
-        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup_epochs)
-    if name == "hyperband":
-        longest = max_epochs if max_epochs and max_epochs > 0 else "auto"
-        return pruners.HyperbandPruner(min_resource=max(1, warmup_epochs), max_resource=longest)
-    return pruners.NopPruner()
