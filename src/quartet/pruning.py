@@ -58,6 +58,7 @@ class Pruning(Checkpoint):
         study = optuna.load_study(
             study_name=self.told["study"],
             storage=make_storage(self.told["storage"], self.directory.parent),
+            sampler=optuna.samplers.RandomSampler(),  # its values are drawn
             pruner=make_pruner(self.told["pruner"], self.told["warmup_epochs"], max_epochs),
         )
         return optuna.Trial(study, self.told["id"])

@@ -101,9 +101,10 @@ class Search:
 
         mend(directory)
         url, modes = self.sweeper.storage, self.objectives.values()
+        self.storage = make_storage(url, directory)
         study = optuna.create_study(
             study_name=str(directory.resolve()) if url else "search",
-            storage=make_storage(url, directory),
+            storage=self.storage,
             directions=["minimize" if mode == "min" else "maximize" for mode in modes],
             # Hyperband's trials are told apart when they are asked for.
             pruner=make_pruner(self.sweeper.pruner, self.sweeper.warmup_epochs, None),
@@ -165,13 +166,14 @@ class Search:
         Args:
             again: A job to try again; None for values of the sampler's.
         """
-        from optuna.samplers import PartialFixedSampler
-
+        number = trial_of(again).get("number") if again else None
         # Anew for each, so that a search that goes on asks what one in a single piece would.
-        sampler = make_sampler(self.sweeper.sampler, self.sweeper.seed, len(self.table.current))
-        if again and (number := trial_of(again).get("number")) is not None:
-            sampler = PartialFixedSampler(self.study.trials[number].params, sampler)
-        self.study.sampler = sampler
+        self.study.sampler = make_sampler(
+            self.sweeper.sampler,
+            self.sweeper.seed,
+            len(self.table.current),
+            fixed=None if number is None else self.study.trials[number].params,
+        )
         trial = self.study.ask()
         overrides = self.space.draw(trial)
         with self.table.changing():
@@ -192,18 +194,16 @@ class Search:
 
     def tell(self, job: Job | None, trial: "Trial | FrozenTrial") -> None:
         """Tells the study what came of a trial's job."""
-        import optuna
         from optuna.trial import TrialState
 
         result = (job.result if job else None) or {"status": "interrupted", "error": None}
         values, reason = outcome(result, list(self.objectives))
-        own = optuna.Trial(self.study, trial._trial_id)
         if job:
-            own.set_user_attr("job", job.number)
+            self.storage.set_trial_user_attr(trial._trial_id, "job", job.number)
         if result.get("pruned"):
             self.study.tell(trial.number, state=TrialState.PRUNED)
         elif reason:
-            own.set_user_attr("reason", reason)
+            self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
             self.study.tell(trial.number, state=TrialState.FAIL)
         else:
             self.study.tell(trial.number, values)

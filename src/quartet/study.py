@@ -4,7 +4,7 @@ import os
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quartet.command import leave
 
@@ -54,46 +54,47 @@ def require(sweeper: "SearchSweeper") -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our line says more
 
 
-def make_sampler(name: str, seed: int, number: int) -> "BaseSampler":
+def make_sampler(
+    name: str, seed: int, number: int, fixed: dict[str, Any] | None = None
+) -> "BaseSampler":
     """A sampler for one trial.
 
     Args:
         name: One of SAMPLERS.
         seed: Of the search.
         number: Of the trial; no two draw from the same random numbers.
+        fixed: Values that the trial is to have.
     """
     import numpy as np
     from optuna import samplers
     from optuna.exceptions import ExperimentalWarning
 
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    if name == "tpe":
-        # Ranges that are used together are searched together, each optimizer's own for itself.
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return samplers.TPESampler(seed=own, multivariate=True, group=True)
-    if name == "cmaes":
-        return samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
-    if name == "gp":
-        return samplers.GPSampler(seed=own, warn_independent_sampling=False)
-    if name == "nsgaii":
-        return samplers.NSGAIISampler(seed=own)
-    if name == "qmc":  # the study counts its points
-        return samplers.QMCSampler(
-            seed=seed,
-            scramble=True,
-            independent_sampler=samplers.RandomSampler(own),
-            warn_independent_sampling=False,
-        )
-    return samplers.RandomSampler(own)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        made: BaseSampler = samplers.RandomSampler(own)
+        if name == "tpe":
+            # What is used together is searched together, each optimizer's settings for themselves.
+            made = samplers.TPESampler(seed=own, multivariate=True, group=True)
+        elif name == "cmaes":
+            made = samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
+        elif name == "gp":
+            made = samplers.GPSampler(seed=own, warn_independent_sampling=False)
+        elif name == "nsgaii":
+            made = samplers.NSGAIISampler(seed=own)
+        elif name == "qmc":  # the study counts its points
+            made = samplers.QMCSampler(
+                seed=seed, scramble=True, independent_sampler=made, warn_independent_sampling=False
+            )
+        return samplers.PartialFixedSampler(fixed, made) if fixed else made
 
 
-def make_storage(url: str | None, directory: Path) -> "BaseStorage | str":
+def make_storage(url: str | None, directory: Path) -> "BaseStorage":
     """The database, or a journal in a sweep's directory, which many processes may write."""
-    from optuna.storages import JournalStorage
+    from optuna.storages import JournalStorage, get_storage
     from optuna.storages.journal import JournalFileBackend
 
     if url:
-        return url
+        return get_storage(url)
     return JournalStorage(JournalFileBackend(str(directory / "optuna" / "study.journal")))
 
 
