@@ -17,7 +17,7 @@ PARTS = ("loss", "optimizer", "scheduler", "metrics", "model", "data")
 # Those that speak with Hydra; all others take plain values.
 HYDRA = (
     *("allow", "build", "grid", "identity", "job", "launch", "record", "report", "resume", "run"),
-    *("secret", "sweep"),
+    *("secret", "space", "sweep"),
 )
 STARTERS = (
     *("allow", "command", "grid", "identity", "job", "jobs", "launch", "live"),

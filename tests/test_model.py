@@ -28,6 +28,7 @@ def keywords_of(
     node = OmegaConf.merge(OmegaConf.load(CONF / f"{option}.yaml"), overrides)
     config = OmegaConf.create({"data": facts, "model": node})
     keywords: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["model"]
+    keywords.pop("search", None)
     return keywords
 
 

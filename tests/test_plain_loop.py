@@ -145,6 +145,7 @@ LOSSES: dict[str, Loss] = {
 
 def as_configured(node: DictConfig, but: Sequence[str], *arguments: Any) -> Any:
     """What a new option names that nobody has written by hand yet."""
+    but = [*but, "search"]
     keywords = {k: v for k, v in OmegaConf.to_container(node, resolve=True).items() if k not in but}
     return get_object(keywords.pop("_target_"))(*arguments, **keywords)
 

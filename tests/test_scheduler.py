@@ -67,6 +67,7 @@ def from_yaml(
     config = OmegaConf.merge(monitor, {"scheduler": SHARED}, {"scheduler": node})
     config = OmegaConf.merge(config, {"scheduler": overrides})
     keywords: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["scheduler"]
+    keywords.pop("search", None)
     driving = {key: keywords.pop(key, None) for key in DRIVING}
     factory = None
     if keywords["_target_"] is not None:

@@ -60,9 +60,9 @@ MACHINERY = {
     f"{OWN}.{name}"
     for name in (
         *("allow", "build", "check", "cluster", "command", "figure", "grid", "identity"),
-        *("importance", "job", "jobs", "launch", "live", "page", "prediction", "ray_cluster"),
-        *("record", "report", "results", "resume", "run", "schema", "secret", "slurm"),
-        *("slurm_cluster", "storage", "sweep"),
+        *("importance", "job", "jobs", "launch", "live", "objective", "page", "prediction"),
+        *("pruning", "ray_cluster", "record", "report", "results", "resume", "run", "schema"),
+        *("search", "secret", "slurm", "slurm_cluster", "space", "storage", "study", "sweep"),
     )
 }
 # Where Hydra makes objects, or has `logging` make them.

@@ -22,7 +22,19 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torchmetrics import MetricCollection
 
-from quartet import allow, check, lean, optimizer, ranges, record, resume, scheduler, schema, task
+from quartet import (
+    allow,
+    check,
+    lean,
+    optimizer,
+    ranges,
+    record,
+    resume,
+    scheduler,
+    schema,
+    space,
+    task,
+)
 from quartet.check import Refusal, collecting
 from quartet.checkpoint import Continuation
 from quartet.command import newest_record
@@ -59,11 +71,11 @@ DRIVING: dict[str, tuple[str, ...]] = {
         *("batch_size", "eval_batch_size", "shuffle", "drop_last", "num_workers", "mean", "std"),
         *("flip", "crop"),
     ),
-    "loss": ("tasks",),
+    "loss": ("tasks", "search"),
     "metrics": ("tasks",),
-    "model": (),
-    "optimizer": ("freeze", "lr_factors", "decay_bias_and_norm"),
-    "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor"),
+    "model": ("search",),
+    "optimizer": ("freeze", "lr_factors", "decay_bias_and_norm", "search"),
+    "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
     "trainer": ("compile", "channels_last"),
 }
 # The groups but data, in the order of messages.
@@ -90,7 +102,7 @@ HINTS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": bool, "channels_last": bool},
 }
 # Keys that may be absent.
-OPTIONAL = ("tasks", "monitor")
+OPTIONAL = ("tasks", "monitor", "search")
 # Keys of the trainer that are read before there is one.
 READ = (
     *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "precision", "profiler"),
@@ -208,6 +220,8 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
     unsuited = check.keys(faults)
     for group in ("", "monitor", *(group for group in PARTS if group not in unsuited)):
         faults += check_values(cfg, group, faults)
+        if "search" in DRIVING.get(group, ()):
+            faults += space.faults(group, plain(cfg[group]))
         if group in PARTS:
             faults += check_arguments(cfg, group, faults, known)
     driven = {group: plain(cfg[group]) for group in ("data", "trainer", "optimizer", "scheduler")}
@@ -607,6 +621,7 @@ def build_metrics(cfg: DictConfig) -> MetricCollection:
 def build_optimizer(cfg: DictConfig) -> Callable[[nn.Module], Any]:
     node, policy = divide(cfg, "optimizer")
     policy.pop("freeze")
+    policy.pop("search", None)  # what sweep=optuna may try; one run has its values
     # null in the configuration: the command line adds no keys to a dictionary that has none.
     policy["lr_factors"] = policy["lr_factors"] or {}
     return functools.partial(optimizer.create, make(node, partial=True), **policy)
@@ -615,6 +630,7 @@ def build_optimizer(cfg: DictConfig) -> Callable[[nn.Module], Any]:
 def build_scheduler(cfg: DictConfig) -> Callable[..., Any]:
     node, drive = divide(cfg, "scheduler")
     drive.setdefault("monitor", None)
+    drive.pop("search", None)
     factory = make(node, partial=True) if node["_target_"] else None
     return functools.partial(scheduler.create, factory=factory, **drive)
 

@@ -95,7 +95,8 @@ def train(
     table = Table(config.hydra.sweep.dir)
     todo = launch.jobs_in(table, job_overrides, first)
     try:
-        with Live(table.current or todo).shown() as live:
+        total = config.hydra.sweeper.get("n_trials")
+        with Live(table.current or todo, total=total).shown() as live:
             follow(engine, todo, table, live)
     finally:
         engine.close()

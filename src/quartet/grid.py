@@ -167,7 +167,8 @@ def one_by_one(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> Non
     from quartet.live import Live
 
     waiting = list(todo)
-    with Live(table.current).shown() as live:
+    assert sweeper.config
+    with Live(table.current, total=sweeper.config.hydra.sweeper.get("n_trials")).shown() as live:
         while waiting:
             for job in list(waiting):
                 if not jobs.claim(job.directory):

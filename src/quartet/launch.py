@@ -34,7 +34,8 @@ def launch_processes(
     processes = Processes(
         program(launcher.config), slots=launcher.n_jobs, gpus_per_job=launcher.gpus_per_job
     )
-    with Live(table.current or todo, launcher.n_jobs).shown() as live:
+    total = launcher.config.hydra.sweeper.get("n_trials")
+    with Live(table.current or todo, launcher.n_jobs, total).shown() as live:
         processes.run(todo, table, live)
     return returns(todo)
 

@@ -18,9 +18,11 @@ class Live:
     Args:
         jobs: Of the whole sweep.
         slots: Jobs at once.
+        total: How many jobs it will have, if there are more to come.
     """
 
-    def __init__(self, jobs: Sequence[Job], slots: int = 1) -> None:
+    def __init__(self, jobs: Sequence[Job], slots: int = 1, total: int | None = None) -> None:
+        self.total = max(total or 0, len(jobs))
         self.slots = slots
         self.results = {job.number: job.result for job in jobs}
         self.shared = set.intersection(*(set(job.overrides) for job in jobs)) if jobs else set()
@@ -76,7 +78,7 @@ class Live:
         found = [(number, result) for number, result in self.results.items() if result]
         done = [(number, result) for number, result in found if result["status"] == "finished"]
         failed = sum(result["status"] in ("failed", "refused") for _, result in found)
-        parts = [f"{len(done)} of {len(self.results)} done"]
+        parts = [f"{len(done)} of {self.total} done"]
         if self.running:
             parts.append(f"{len(self.running)} running")
         if failed:
@@ -88,7 +90,7 @@ class Live:
             choose = max if scored[0][1]["mode"] == "max" else min
             number, best = choose(scored, key=lambda each: each[1]["best"])
             parts.append(f"best {best['metric']} {best['best']:.4g} (job {number})")
-        left = len(self.results) - len(done) - failed
+        left = self.total - len(done) - failed
         if left and self.ended:
             seconds = (time.monotonic() - self.begun) / self.ended * left
             parts.append(f"{tqdm.format_interval(seconds)} left")

@@ -20,6 +20,8 @@ CHANGEABLE = (
     *("data.num_workers", "data.eval_batch_size", "data.dir"),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
 )
+# That may name ranges for a search.
+GROUPS = ("loss", "model", "optimizer", "scheduler")
 HORIZONS = ("T_max", "total_iters", "total_steps")
 
 
@@ -132,7 +134,7 @@ def check_length(run: "Run", cfg: DictConfig, reached: int) -> list[str]:
 
 
 def flat(source: Path | DictConfig) -> dict[str, Any]:
-    """Dotted keys and resolved values of a configuration."""
+    """Dotted keys and resolved values of a configuration, less where a search may look."""
     cfg: Any = (OmegaConf.load(source) if isinstance(source, Path) else source).copy()
     with open_dict(cfg):
         cfg.pop("hydra", None)
@@ -141,6 +143,8 @@ def flat(source: Path | DictConfig) -> dict[str, Any]:
     def collect(prefix: str, node: Any) -> None:
         if isinstance(node, dict) and node:
             for key, value in node.items():
+                if key == "search" and prefix in GROUPS:
+                    continue
                 collect(f"{prefix}.{key}" if prefix else str(key), value)
         else:
             values[prefix] = node

@@ -38,7 +38,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
 def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dict[str, Any]:
     """As `train`, with the lock of the directory that it takes."""
     start = perf_counter()
-    from quartet import report, resume
+    from quartet import pruning, report, resume
     from quartet.build import build
     from quartet.check import Refusal
     from quartet.checkpoint import Continuation
@@ -68,7 +68,8 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
     hold(run.directory, locks)
     trainer, main = run.trainer, run.trainer.is_global_zero
     timer = Timer()
-    trainer.callbacks += [timer, StopAtBatchEnd(stop)]  # type: ignore[attr-defined]
+    hopeless = [] if place else pruning.of(run)
+    trainer.callbacks += [timer, StopAtBatchEnd(stop), *hopeless]  # type: ignore[attr-defined]
     result = record.blank(cfg)
     if place:
         result["choices"] = record.own(resume.choices(run.directory))
@@ -96,6 +97,8 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
                 if name.startswith("test/"):
                     result["metrics"][name] = shortest(float(value))
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
+        if hopeless and hopeless[0].epoch:
+            result["pruned"] = hopeless[0].epoch
     except (KeyboardInterrupt, SystemExit) as error:
         result |= record.failure("interrupted", error, cfg)
         raise

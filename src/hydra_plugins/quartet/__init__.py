@@ -8,11 +8,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 # Their settings stand in conf/sweep/ and conf/launcher/.
 for group, name, plugin in (
     ("sweeper", "grid", "GridSweeper"),
+    ("sweeper", "search", "SearchSweeper"),
     ("launcher", "local", "LocalLauncher"),
     ("launcher", "ray", "RayLauncher"),
     ("launcher", "slurm", "SlurmLauncher"),
@@ -54,6 +55,44 @@ class GridSweeper(BasicSweeper):
         from quartet.grid import sweep
 
         return sweep(self, arguments)
+
+
+class SearchSweeper(GridSweeper):
+    """Asks Optuna for the values of each job. Goes on with a search that its directory holds.
+
+    What the arguments mean stands in ``conf/sweep/optuna.yaml``.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_trials: int,
+        over: list[str] | None,
+        space: dict[str, Any] | None,
+        objectives: list[str] | None,
+        mode: list[str] | None,
+        sampler: str,
+        seed: int,
+        pruner: str,
+        warmup_epochs: int,
+        storage: str | None,
+        resume: str | None,
+    ) -> None:
+        super().__init__(retry=None, resume=resume, params=None, max_batch_size=None)
+        self.n_trials, self.over, self.space = n_trials, plain(over), plain(space)
+        self.objectives, self.mode = plain(objectives), plain(mode)
+        self.sampler, self.seed, self.storage = sampler, seed, storage
+        self.pruner, self.warmup_epochs = pruner, warmup_epochs
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from quartet.search import search
+
+        return search(self, arguments)
+
+
+def plain(value: Any) -> Any:
+    """Plain containers out of Hydra's."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 class LocalLauncher(Launcher):
