@@ -138,6 +138,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     fake_slurm.scancel(state, *(path.stem for path in state.glob("*.sh")))
 
 
+@pytest.mark.slow
 def test_jobs_in_slurms_queue(slurm: Path, tmp_path: Path) -> None:
     fork(tmp_path)
     settings = ["partition=gpu", "cpus_per_task=3", "timeout_min=90", "array_parallelism=2"]

@@ -258,6 +258,7 @@ def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_job_that_slurm_requeues_goes_on_with_its_run(
     slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,7 +212,9 @@ def test_process_that_goes_on_takes_everything_from_its_record(
         launch.subprocess, "Popen", lambda command, **kwargs: started.append(command)
     )
     monkeypatch.setattr(launch, "visible_gpus", list)
-    processes = launch.Processes(["train.py"], ["--config-dir", "x"], slots=2, gpus_per_job=1)
+    processes = launch.Processes(
+        launch.Program(["train.py"], ["--config-dir", "x"]), slots=2, gpus_per_job=1
+    )
     jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
     (jobs_[1].directory / "checkpoints").mkdir(parents=True)
     (jobs_[1].directory / "checkpoints" / "last.ckpt").touch()

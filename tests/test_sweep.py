@@ -299,6 +299,7 @@ def test_further_devices_need_a_process_for_each_job(
 # Processes
 
 
+@pytest.mark.slow
 def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
     fork(tmp_path)
     command = (

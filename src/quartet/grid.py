@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins import basic_launcher
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -137,7 +137,8 @@ def plan(sweeper: "GridSweeper", table: Table, wanted: Sequence[list[str]]) -> l
 
 def command(config: DictConfig) -> list[str]:
     """The overrides with which ``sweep.resume`` starts again."""
-    given = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    told: Any = OmegaConf.to_container(config.hydra.overrides)  # a reference stays one
+    given = [*told["task"], *told["hydra"]]
     return [each for each in given if each.lstrip("+").partition("=")[0] not in NOT_RECORDED]
 
 

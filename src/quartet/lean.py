@@ -50,9 +50,12 @@ class LeanPrecision(Precision):
 
     watched = True
 
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
     def connect(self, model: nn.Module, optimizers: Any, lr_schedulers: Any) -> Any:
-        assert isinstance(model, LightningModule)
-        trainer = model.trainer
+        trainer, module = self.trainer, self.trainer.lightning_module
         drop_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
         self.watched = trainer.gradient_clip_val is not None or any(
             getattr(callback, hook) is not None
@@ -60,7 +63,7 @@ class LeanPrecision(Precision):
             for hook in WITHIN_STEPS
         )
         self.watched |= any(
-            getattr(type(model), hook) is not getattr(LightningModule, hook)
+            getattr(type(module), hook) is not getattr(LightningModule, hook)
             for hook in WITHIN_STEPS
         )
         return super().connect(model, optimizers, lr_schedulers)
@@ -100,7 +103,7 @@ def lighten(trainer: Trainer) -> None:
     Batches that are `Placed` have no tensors to move (20 us).
     """
     if type(trainer.strategy.precision_plugin) is Precision:
-        trainer.strategy.precision_plugin = LeanPrecision()
+        trainer.strategy.precision_plugin = LeanPrecision(trainer)
     move = trainer.strategy.batch_to_device
 
     def batch_to_device(batch: Any, *args: Any, **kwargs: Any) -> Any:
