@@ -102,14 +102,19 @@ class Search:
         mend(directory)
         url, modes = self.sweeper.storage, self.objectives.values()
         self.storage = make_storage(url, directory)
-        study = optuna.create_study(
-            study_name=str(directory.resolve()) if url else "search",
-            storage=self.storage,
-            directions=["minimize" if mode == "min" else "maximize" for mode in modes],
-            # Hyperband's trials are told apart when they are asked for.
-            pruner=make_pruner(self.sweeper.pruner, self.sweeper.warmup_epochs, None),
-            load_if_exists=True,
-        )
+        name = str(directory.resolve()) if url else "search"
+        # Hyperband's trials are told apart when they are asked for.
+        pruner = make_pruner(self.sweeper.pruner, self.sweeper.warmup_epochs, None)
+        try:  # to create what is there would leave a line in the journal
+            study = optuna.load_study(study_name=name, storage=self.storage, pruner=pruner)
+        except KeyError:
+            study = optuna.create_study(
+                study_name=name,
+                storage=self.storage,
+                directions=["minimize" if mode == "min" else "maximize" for mode in modes],
+                pruner=pruner,
+                load_if_exists=True,
+            )
         now = {
             "fixed": sorted(self.space.fixed.values()),
             "objectives": self.objectives,

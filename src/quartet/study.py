@@ -110,7 +110,8 @@ def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BaseP
     from optuna import pruners
 
     if name == "median":
-        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup_epochs)
+        # Epochs count from 1, its steps from 0.
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup_epochs + 1)
     if name == "hyperband":
         longest = max_epochs if max_epochs and max_epochs > 0 else "auto"
         return pruners.HyperbandPruner(min_resource=max(1, warmup_epochs), max_resource=longest)
