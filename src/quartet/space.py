@@ -21,27 +21,35 @@ FORM = "{low: 0.001, high: 0.1, log: true}, or a list of values"
 
 
 def faults(group: str, node: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the ranges that a group's option names for its own settings.
+    """What is wrong with the form of the ranges that a group's option names for its own settings.
 
     Args:
         group: Its name.
         node: The group's part of the configuration, in plain containers.
     """
-    from quartet.schema import nearest
-
     ranges = node.get("search") or {}
     if not isinstance(ranges, Mapping):
         return [f"{group}.search={ranges}: must be a range for each setting, such as lr: {FORM}."]
+    return [
+        f"{group}.search.{name}={range_}: {fault}"
+        for name, range_ in ranges.items()
+        if (fault := wrong(range_))
+    ]
+
+
+def unread(group: str, node: Mapping[str, Any]) -> list[str]:
+    """Ranges that a group's option names for what it has no setting of.
+
+    A fault of a search alone: a run may put another class in the option's place.
+    """
+    from quartet.schema import nearest
+
     settings = [key for key in node if key not in ("search", "_target_")]
-    found = []
-    for name, range_ in ranges.items():
-        if name not in settings:
-            found.append(
-                f"{group}.search.{name}: {group} has no such setting; {nearest(name, settings)}"
-            )
-        elif fault := wrong(range_):
-            found.append(f"{group}.search.{name}={range_}: {fault}")
-    return found
+    return [
+        f"{group}.search.{name}: {group} has no such setting; {nearest(name, settings)}"
+        for name in node.get("search") or {}
+        if name not in settings
+    ]
 
 
 def wrong(range_: Any) -> str | None:
@@ -213,7 +221,8 @@ def checked(cfg: DictConfig, group: str, option: str) -> dict[str, Range]:
         ValueError: they are no ranges of the option's settings.
     """
     node: Any = OmegaConf.to_container(cfg[group]) if group in cfg else {}
-    if found := faults(group, node if isinstance(node, dict) else {}):
+    node = node if isinstance(node, dict) else {}
+    if found := faults(group, node) or unread(group, node):
         raise ValueError("\n".join(f"{group}={option}: {fault}" for fault in found))
     ranges = search_of(cfg, group)
     return {

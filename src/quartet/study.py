@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,7 @@ def require(sweeper: "SearchSweeper") -> None:
         import optuna
 
         if sweeper.sampler == "cmaes":
-            import_module("cmaes")  # which Optuna needs for this one
+            import cmaes  # noqa: F401 (which Optuna needs for this one)
     except ImportError:
         leave("sweep=optuna needs optuna: pip install -e '.[optuna]'")
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our line says more
