@@ -8,8 +8,9 @@ stop.hold()  # until the run begins: Hydra, broken off, would make an error of i
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from quartet import command, sweep  # noqa: E402
+from quartet import command  # noqa: E402
 from quartet.allow import guard  # noqa: E402
+from quartet.sweep import directory  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -21,6 +22,6 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
-    sweep.go_on()
+    directory.go_on()
     command.go_on()
     main()

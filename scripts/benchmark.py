@@ -258,7 +258,7 @@ def planning(rounds: int, count: int) -> Iterator[tuple[str, str, list[float]]]:
     """Seconds of starting a sweep again all jobs of which have finished."""
     import shutil
 
-    from quartet.jobs import Table
+    from quartet.sweep.jobs import Table
 
     with tempfile.TemporaryDirectory() as folder:
         small = ["data=linear", "model=linear", "metrics=none", "trainer.max_epochs=1"]

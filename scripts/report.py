@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from quartet.page import report
+from quartet.report.page import report
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def test_engine_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     found = importlib.util.find_spec
     without = lambda name, *rest: None if name == package else found(name, *rest)  # noqa: E731
-    monkeypatch.setattr("quartet.cluster.find_spec", without)
+    monkeypatch.setattr("quartet.launch.cluster.find_spec", without)
     assert sweep("-m", "seed=1,2", f"launcher={launcher}") == (2, [])
     line = f"launcher={launcher} needs {package}: pip install 'quartet[{launcher}]'\n"
     assert capsys.readouterr().err == line
@@ -96,7 +96,7 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("quartet.cluster.find_spec", lambda *_: True)
+    monkeypatch.setattr("quartet.launch.cluster.find_spec", lambda *_: True)
     launcher, *rest = setting
     assert sweep("-m", "seed=1,2", f"launcher={launcher}", *rest) == (2, [])
     assert message in capsys.readouterr().err

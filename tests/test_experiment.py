@@ -16,8 +16,9 @@ from made import idx_files, write
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from quartet import record, report
+from quartet import record
 from quartet.build import CONF, Run, build, compose
+from quartet.report import picture
 from quartet.run import quieten, train
 
 ROOT = CONF.parent
@@ -36,7 +37,7 @@ SWEEPS = {
 @pytest.fixture(autouse=True)
 def _quiet_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     quieten()
-    monkeypatch.setattr(report, "curves", lambda directory: None)
+    monkeypatch.setattr(picture, "curves", lambda directory: None)
 
 
 @pytest.fixture(autouse=True)

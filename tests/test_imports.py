@@ -16,12 +16,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 PARTS = ("loss", "optimizer", "scheduler", "metrics", "model", "data")
 # Those that speak with Hydra; all others take plain values.
 HYDRA = (
-    *("allow", "build", "grid", "identity", "job", "launch", "record", "report", "resume", "run"),
-    *("secret", "space", "sweep"),
+    *("allow", "build", "job", "launch.processes", "record", "report.text", "resume", "run"),
+    *("search.space", "secret", "sweep.directory", "sweep.grid", "sweep.identity"),
 )
 STARTERS = (
-    *("allow", "command", "grid", "identity", "job", "jobs", "launch", "live"),
-    *("record", "resume", "run", "secret", "slurm", "stop", "sweep"),
+    *("allow", "command", "job", "launch.processes", "record", "resume", "run", "secret", "slurm"),
+    *("stop", "sweep.directory", "sweep.grid", "sweep.identity", "sweep.jobs", "sweep.live"),
 )
 
 

@@ -20,7 +20,7 @@ from quartet import allow
 from quartet.build import compose
 from quartet.module import NonFiniteLossError
 from quartet.run import train
-from quartet.sweep import fresh
+from quartet.sweep.directory import fresh
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]

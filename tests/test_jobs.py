@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from quartet import jobs, launch, record, sweep
-from quartet.jobs import Job, Table
-from quartet.live import Live
+from quartet import record
+from quartet.launch import processes
+from quartet.sweep import directory, jobs
+from quartet.sweep.jobs import Job, Table
+from quartet.sweep.live import Live
 
 
 def finish(job: Job, status: str = "finished", best: float | None = None, **monitor: Any) -> None:
@@ -98,7 +100,7 @@ def test_job_goes_on_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path)
 HOLD = """
 import sys, time
 from pathlib import Path
-from quartet import jobs
+from quartet.sweep import jobs
 assert jobs.claim(Path(sys.argv[1]))
 print("has it", flush=True)
 time.sleep(60)
@@ -126,7 +128,7 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
 COUNT = """
 import sys
 from pathlib import Path
-from quartet import jobs
+from quartet.sweep import jobs
 folder = Path(sys.argv[1])
 for _ in range(30):
     with jobs.held(folder, wait=True):
@@ -156,7 +158,7 @@ def test_further_processes_of_a_run_go_with_the_first(
 
 def test_settings_of_a_sweep_need_no_plus() -> None:
     given = ["-m", "seed=0,1", "sweep.retry=failed", "launcher=local", "launcher.n_jobs=4"]
-    assert sweep.with_sweep(given) == [
+    assert directory.with_sweep(given) == [
         *("-m", "seed=0,1", "hydra.sweeper.retry=failed", "launcher=local"),
         "hydra.launcher.n_jobs=4",
     ]
@@ -167,12 +169,12 @@ def test_resuming_a_sweep_takes_what_it_was_started_with(tmp_path: Path) -> None
     table.add(["seed=0"], "")
     table.command = ["seed=0,1", "launcher=local", "hydra.launcher.n_jobs=2", "--config-dir=/x"]
     table.write()
-    again = sweep.with_sweep([f"sweep.resume={tmp_path}", "launcher.n_jobs=4"])
+    again = directory.with_sweep([f"sweep.resume={tmp_path}", "launcher.n_jobs=4"])
     assert again == [
         *("-m", f"hydra.sweeper.resume={tmp_path}", "hydra.launcher.n_jobs=4"),
         *("seed=0,1", "launcher=local", f"hydra.sweep.dir='{tmp_path}'"),
     ]
-    alone = sweep.with_sweep([f"sweep.resume={tmp_path}", "launcher=basic"])
+    alone = directory.with_sweep([f"sweep.resume={tmp_path}", "launcher=basic"])
     assert not [each for each in alone if "n_jobs" in each]  # another launcher, other settings
 
 
@@ -180,7 +182,7 @@ def test_resuming_what_is_no_sweep_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        sweep.with_sweep([f"sweep.resume={tmp_path}"])
+        directory.with_sweep([f"sweep.resume={tmp_path}"])
     assert "holds no sweep: " in capsys.readouterr().err
 
 
@@ -188,20 +190,20 @@ def test_resuming_what_is_no_sweep_is_refused(
 
 
 def test_cores_and_gpus_are_divided_among_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "cores", lambda: 8)
 
     def gpus(slots: int, each: int, *names: str) -> list[str]:
-        made = launch.environments(slots, each, names, given={})
+        made = processes.environments(slots, each, names, given={})
         return [environment["CUDA_VISIBLE_DEVICES"] for environment in made]
 
     assert gpus(2, 1, "0", "1") == ["0", "1"]
     assert gpus(2, 2, "0", "1", "2", "3") == ["0,1", "2,3"]
     assert gpus(3, 1, "4", "7") == ["4", "7", "4"]  # shared
     assert gpus(1, 4, "0", "1") == ["0,1"]
-    assert launch.environments(3, 1, [], given={}) == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert launch.environments(16, 1, [], given={})[0] == {"OMP_NUM_THREADS": "1"}
-    assert launch.environments(1, 1, [], given={}) == [{}]  # torch divides them itself
-    assert launch.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
+    assert processes.environments(3, 1, [], given={}) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert processes.environments(16, 1, [], given={})[0] == {"OMP_NUM_THREADS": "1"}
+    assert processes.environments(1, 1, [], given={}) == [{}]  # torch divides them itself
+    assert processes.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
 
 
 def test_process_that_goes_on_takes_everything_from_its_record(
@@ -209,18 +211,18 @@ def test_process_that_goes_on_takes_everything_from_its_record(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(
-        launch.subprocess, "Popen", lambda command, **kwargs: started.append(command)
+        processes.subprocess, "Popen", lambda command, **kwargs: started.append(command)
     )
-    monkeypatch.setattr(launch, "visible_gpus", list)
-    processes = launch.Processes(
-        launch.Program(["train.py"], ["--config-dir", "x"]), slots=2, gpus_per_job=1
+    monkeypatch.setattr(processes, "visible_gpus", list)
+    started_here = processes.Processes(
+        processes.Program(["train.py"], ["--config-dir", "x"]), slots=2, gpus_per_job=1
     )
     jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
     (jobs_[1].directory / "checkpoints").mkdir(parents=True)
     (jobs_[1].directory / "checkpoints" / "last.ckpt").touch()
     for job in jobs_:
-        processes.start(job)
-    for _, _, output in processes.running.values():
+        started_here.start(job)
+    for _, _, output in started_here.running.values():
         output.close()
     numbers = [[f"hydra.job.num={number}", f"hydra.job.id={number}"] for number in range(2)]
     assert started == [
@@ -235,7 +237,7 @@ def test_process_that_goes_on_takes_everything_from_its_record(
 @pytest.mark.parametrize(("n_jobs", "gpus"), [(0, 1), (1, 0)])
 def test_no_slots_are_refused(n_jobs: int, gpus: int) -> None:
     with pytest.raises(ValueError, match=r"launcher\.\w+ must be at least 1, got 0"):
-        launch.Processes(launch.Program([], []), slots=n_jobs, gpus_per_job=gpus)
+        processes.Processes(processes.Program([], []), slots=n_jobs, gpus_per_job=gpus)
 
 
 # The line

@@ -15,9 +15,9 @@ import torch
 from made import cifar_files, idx_files, labelled_table, paint, write
 from omegaconf import OmegaConf
 
-from quartet import report
 from quartet.build import CONF, build, compose
 from quartet.check import Refusal
+from quartet.report import picture
 from quartet.run import quieten, train
 
 GROUPS = ("loss", "metrics", "model", "optimizer", "scheduler")
@@ -52,7 +52,7 @@ def _quiet_and_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     quieten()
     # Drawing takes longer than the training here, and has tests of its own.
-    monkeypatch.setattr(report, "curves", lambda directory: None)
+    monkeypatch.setattr(picture, "curves", lambda directory: None)
 
 
 def tasks_of(group: str, option: str) -> list[str]:

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from made_runs import made_run, made_search, made_sweep
 
-from quartet.page import report
-from quartet.sweep import write_report
+from quartet.report.page import report
+from quartet.sweep.directory import write_report
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(
@@ -220,7 +220,7 @@ def test_the_command_refuses_a_directory_without_runs(tmp_path: Path) -> None:
 def test_the_command_needs_neither_torch_nor_lightning(tmp_path: Path) -> None:
     made_search(tmp_path, 30)
     code = (
-        "import sys, quartet.page; quartet.page.report(sys.argv[1:]);"
+        "import sys, quartet.report.page as page; page.report(sys.argv[1:]);"
         "print(sorted(sys.modules.keys() & {'torch', 'lightning', 'hydra'}))"
     )
     path = [sys.executable, "-c", code, str(tmp_path)]

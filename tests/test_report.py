@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from quartet import report
 from quartet.build import compose
 from quartet.logger import MetricsFile, shortest
+from quartet.report import picture, text
 from quartet.run import train
 
 
@@ -102,7 +102,7 @@ def test_figures_are_written_as_short_as_32_bits_allow(value: float) -> None:
 def test_picture_has_a_panel_for_each_figure(
     run: tuple[Path, dict[str, Any]], panels: list[Any]
 ) -> None:
-    path = report.curves(run[0])
+    path = picture.curves(run[0])
     assert path == run[0] / "curves.png"
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert [panel.get_title() for panel in panels] == [
@@ -117,7 +117,7 @@ def test_picture_has_a_panel_for_each_figure(
 
 def test_picture_of_one_epoch_without_validation(tmp_path: Path, panels: list[Any]) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,lr,train/loss\n1,4,0.1,0.7\n")
-    report.curves(tmp_path)
+    picture.curves(tmp_path)
     assert [panel.get_title() for panel in panels] == ["loss", "learning rate"]
     assert [line.get_marker() for line in panels[0].lines] == ["o"]  # one point shows no line
 
@@ -128,7 +128,7 @@ def test_picture_of_several_validations_an_epoch_shows_the_last(
     (tmp_path / "metrics.csv").write_text(
         "epoch,step,lr,train/loss,val/loss\n1,4,,,0.9\n1,9,0.1,0.7,0.8\n2,14,,,0.6\n2,19,0.1,0.5,0.5\n"
     )
-    report.curves(tmp_path)
+    picture.curves(tmp_path)
     train_loss, val_loss = panels[0].lines
     assert list(train_loss.get_xdata()) == list(val_loss.get_xdata()) == [1, 2]
     assert list(val_loss.get_ydata()) == [0.8, 0.5]
@@ -144,7 +144,7 @@ def test_table(tmp_path: Path) -> None:
         "monitor": {"metric": "val/loss", "best": 1 / 3, "epoch": 7},
         "seconds": {"total": 4.56},
     }
-    assert report.table(result, Path("outputs/run")) == (
+    assert text.table(result, Path("outputs/run")) == (
         "data=digits  model=mlp  optimizer=adam\n"
         "                 train       val      test\n"
         "loss              0.25    0.3333       0.5\n"
@@ -161,7 +161,7 @@ def test_table_without_validation() -> None:
         "monitor": {"metric": None, "best": None, "epoch": 3},
         "seconds": {"total": 1.0},
     }
-    lines = report.table(result, Path("run")).splitlines()
+    lines = text.table(result, Path("run")).splitlines()
     assert lines[3] == "last epoch 3; without validation there is no best"
 
 
@@ -170,7 +170,7 @@ def test_printed_table_is_that_of_the_result(
 ) -> None:
     train(compose(["data=linear", "trainer.max_epochs=1"]), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert capsys.readouterr().out == report.table(result, tmp_path) + "\n"
+    assert capsys.readouterr().out == text.table(result, tmp_path) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_printed_table_is_that_of_the_result(
     ],
 )
 def test_plan(overrides: list[str], line: str, tmp_path: Path) -> None:
-    assert line in report.plan(compose([f"data.dir='{tmp_path}'", *overrides])).splitlines()
+    assert line in text.plan(compose([f"data.dir='{tmp_path}'", *overrides])).splitlines()

@@ -11,9 +11,9 @@ import pytest
 from made_runs import made_run, made_search
 from scipy import stats
 
-from quartet.importance import importances
-from quartet.jobs import Table
-from quartet.results import cautions, find, gather, history, rank, read
+from quartet.report.importance import importances
+from quartet.report.results import cautions, find, gather, history, rank, read
+from quartet.sweep.jobs import Table
 
 
 def sweep(folder: Path, values: dict[str, list[float]], **more: object) -> Path:

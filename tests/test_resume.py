@@ -23,12 +23,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from quartet import checkpoint, command, report
+from quartet import checkpoint, command
 from quartet.build import CONF, compose
 from quartet.check import Refusal
 from quartet.data import DataModule
 from quartet.data.loader import Batches
 from quartet.data.split import Parts
+from quartet.report import picture
 from quartet.run import train
 from quartet.stop import stop
 
@@ -142,7 +143,7 @@ def assert_same(whole: Path, resumed: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "curves", lambda directory: directory)  # they take a second
+    monkeypatch.setattr(picture, "curves", lambda directory: directory)  # they take a second
 
 
 Place = tuple[str, int]

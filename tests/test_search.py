@@ -16,12 +16,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from quartet import record, space
+from quartet import record
 from quartet.build import build, compose
 from quartet.check import Refusal
-from quartet.jobs import Table
 from quartet.run import quieten
 from quartet.run import train as train_really
+from quartet.search import space
+from quartet.sweep.jobs import Table
 
 optuna = pytest.importorskip("optuna")
 
@@ -80,7 +81,7 @@ def drawn(directory: str) -> list[list[str]]:
 
 
 def study(directory: str) -> "optuna.Study":
-    from quartet.study import make_storage
+    from quartet.search.study import make_storage
 
     return optuna.load_study(study_name="search", storage=make_storage(None, Path(directory)))
 
@@ -248,7 +249,7 @@ def test_trial_that_a_kill_left_running_is_told_and_tried_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("quartet.search.Search.tell", killed)
+        patch.setattr("quartet.search.search.Search.tell", killed)
         with pytest.raises(KeyboardInterrupt):
             search(*BOWL[:2], "hydra.sweep.dir=k", "sweep.n_trials=4")
     result = tmp_path / "k/2/result.json"

@@ -18,8 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from quartet import record
-from quartet.jobs import Table
 from quartet.module import NonFiniteLossError
+from quartet.sweep.jobs import Table
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
@@ -119,7 +119,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
         return values
 
     monkeypatch.setattr("quartet.run.train", train)
-    monkeypatch.setattr("quartet.sweep.write_report", lambda directory: None)
+    monkeypatch.setattr("quartet.sweep.directory.write_report", lambda directory: None)
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> tuple[int, list[tuple[str, int]]]:

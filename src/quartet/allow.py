@@ -59,10 +59,8 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in (
-        *("allow", "build", "check", "cluster", "command", "figure", "grid", "identity"),
-        *("importance", "job", "jobs", "launch", "live", "objective", "page", "prediction"),
-        *("pruning", "ray_cluster", "record", "report", "results", "resume", "run", "schema"),
-        *("search", "secret", "slurm", "slurm_cluster", "space", "storage", "study", "sweep"),
+        *("allow", "build", "check", "command", "job", "launch", "prediction", "record", "report"),
+        *("resume", "run", "schema", "search", "secret", "slurm", "storage", "sweep"),
     )
 }
 # Where Hydra makes objects, or has `logging` make them.
@@ -116,7 +114,7 @@ def belongs(found: Any, module: str, base: str | None) -> bool:
     # An instance shows the module of its class, and what it calls is unknown.
     of_class = isinstance(found, types.MethodType) and inspect.isclass(found.__self__)
     is_function = isinstance(found, types.FunctionType) or of_class
-    return is_function and base is None and home not in MACHINERY
+    return is_function and base is None and ".".join(home.split(".")[:2]) not in MACHINERY
 
 
 def faults(tree: Any, key: str = "") -> list[str]:

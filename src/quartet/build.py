@@ -22,19 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torchmetrics import MetricCollection
 
-from quartet import (
-    allow,
-    check,
-    lean,
-    optimizer,
-    ranges,
-    record,
-    resume,
-    scheduler,
-    schema,
-    space,
-    task,
-)
+from quartet import allow, check, lean, optimizer, ranges, record, resume, scheduler, schema, task
 from quartet.check import Refusal, collecting
 from quartet.checkpoint import Continuation
 from quartet.command import newest_record
@@ -42,6 +30,7 @@ from quartet.data import DataModule, Parts, rows
 from quartet.data.check import check as check_parts
 from quartet.logger import MetricsFile
 from quartet.module import Module
+from quartet.search import space
 from quartet.storage import DurableCheckpoints
 
 CONF = Path(__file__).parents[2] / "conf"

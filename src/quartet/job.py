@@ -15,10 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from quartet import jobs, record, secret, slurm
+from quartet import record, secret, slurm
 from quartet.command import forget
 from quartet.stop import stop
-from quartet.sweep import in_sweep
+from quartet.sweep import jobs
+from quartet.sweep.directory import in_sweep
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
     try:
         with stop.held():
             from quartet.check import Refusal
-            from quartet.report import plan
+            from quartet.report.text import plan
             from quartet.run import quieten, train
     except SystemExit:
         withdraw(cfg, directory)

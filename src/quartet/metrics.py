@@ -1,11 +1,11 @@
 """Ranking metrics over graded relevance, and AUROC in bounded memory."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torchmetrics import Metric
 from torchmetrics.retrieval import RetrievalMAP, RetrievalMRR
 from torchmetrics.utilities import dim_zero_cat
@@ -84,8 +84,8 @@ class AUROC(Metric):
     Args:
         task: binary, multiclass (each class against the others) or multilabel.
         num_outputs: Classes or labels; 1 for binary.
-        exact_values: Scores, samples times outputs, that are kept; each takes 5 bytes.
-        bins: Intervals, 16 bytes each for every output.
+        exact_values: Scores, samples times outputs, that are kept; each takes 4 bytes, or 5 if multilabel.
+        bins: Intervals, 8 bytes each for every output.
 
     Shape:
         preds ``(samples, outputs)`` probabilities, target ``(samples,)`` classes for multiclass,
@@ -109,44 +109,47 @@ class AUROC(Metric):
         self.task, self.exact_values, self.bins = task, exact_values, bins
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
-        counts = torch.zeros(num_outputs, 2, bins, dtype=torch.long)
+        counts = torch.zeros(num_outputs, 2, bins, dtype=torch.int32)
         self.add_state("counts", counts, dist_reduce_fx="sum")
         self.kept = 0
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         outputs = self.counts.shape[0]
-        if self.task == "multiclass":
-            target = one_hot(target.long(), outputs)
         self.preds.append(preds.reshape(-1, outputs).float())
-        self.target.append(target.reshape(-1, outputs).bool())
+        if self.task != "multiclass":
+            target = target.reshape(-1, outputs).bool()
+        self.target.append(target)
         self.kept += preds.numel()
         if self.kept > self.exact_values:
             self.bin()
 
     def bin(self) -> None:
         """Counts in bins what was kept."""
-        for scores, positive in zip(self.preds, self.target, strict=True):
+        outputs = self.counts.shape[0]
+        counts = self.counts.view(-1)
+        one = torch.ones((), dtype=counts.dtype, device=counts.device)
+        negative = torch.arange(outputs, device=counts.device) * 2 * self.bins
+        for scores, target in zip(self.preds, self.target, strict=True):
             # Probabilities of 1e-9 and less, or as near to 1 as floats come, share the outer bins.
-            odds = scores.double().clamp(1e-9, 1 - 1e-9).logit()
-            place = ((odds / 42 + 0.5) * self.bins).long().clamp(0, self.bins - 1)
-            output = torch.arange(scores.shape[1], device=scores.device)
-            index = (output * 2 + positive) * self.bins + place
-            counted = index.flatten().bincount(minlength=self.counts.numel())
-            self.counts += counted.view_as(self.counts)
+            odds = scores.logit().clamp_(-20.7, 20.7)
+            places = odds.mul_(self.bins / 42).add_(self.bins / 2).long().add_(negative)
+            hits = places[positives_of(target)]
+            counts.scatter_add_(0, places.flatten(), one.expand(places.numel()))
+            counts.scatter_add_(0, hits, -one.expand(len(hits)))
+            counts.scatter_add_(0, hits + self.bins, one.expand(len(hits)))
         self.preds.clear()
         self.target.clear()
         self.kept = 0
 
     def compute(self) -> Tensor:
-        kept = [dim_zero_cat(self.preds)] if len(self.preds) else []
         if self.counts.any():
-            self.preds, self.target = kept, [dim_zero_cat(self.target)] if kept else []
+            self.preds, self.target = as_list(self.preds), as_list(self.target)
             self.bin()
             negatives, positives = self.counts.double().unbind(1)
             below = negatives.cumsum(1) - negatives / 2
             areas = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
-        elif kept:
-            areas = areas_of(kept[0], dim_zero_cat(self.target))
+        elif len(self.preds):
+            areas = areas_of(as_list(self.preds), dim_zero_cat(self.target))
         else:
             areas = torch.full((1,), torch.nan)
         return areas.nanmean().float()
@@ -156,24 +159,54 @@ class AUROC(Metric):
         self.kept = 0
 
 
-def areas_of(scores: Tensor, positive: Tensor) -> Tensor:
+def positives_of(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the positives, given classes ``(samples,)`` or bools of each output."""
+    if target.dim() == 2:
+        rows, columns = target.nonzero(as_tuple=True)
+        return rows, columns
+    return torch.arange(len(target), device=target.device), target.long()
+
+
+def as_list(kept: list[Tensor] | Tensor) -> list[Tensor]:
+    """The parts of a state; one after several processes have put theirs together."""
+    return [kept] if isinstance(kept, Tensor) else list(kept)
+
+
+def areas_of(scores: Sequence[Tensor], target: Tensor) -> Tensor:
     """The exact area under the curve of each column; NaN without positives or negatives.
 
     Args:
-        scores: ``(samples, columns)`` floats from 0 on.
-        positive: ``(samples, columns)``, bool.
+        scores: Parts of ``(samples, columns)`` floats from 0 on.
+        target: The class of each sample, ``(samples,)``, or ``(samples, columns)`` of bools.
     """
-    # The bits of floats from 0 on are in their order. One sort of whole numbers that end in the
-    # class takes a third of the time of sorting floats and taking the classes along.
-    keys = scores.t().contiguous().view(torch.int32).long() * 2 + positive.t()
-    keys = torch.from_numpy(np.sort(keys.numpy())) if keys.is_cpu else keys.sort(dim=1).values
-    hits = keys & 1
-    misses_until = (1 - hits).cumsum(1)
-    values = keys >> 1
-    new = torch.ones_like(values, dtype=torch.bool)
-    new[:, 1:] = values[:, 1:] != values[:, :-1]
-    # Negatives before the first of equal scores: the largest such number so far.
-    misses_below = ((misses_until - (1 - hits)) * new).cummax(1).values
-    pairs = (hits * (misses_below + misses_until)).sum(1).double() / 2
-    count = hits.sum(1).double()
-    return pairs / (count * (keys.shape[1] - count))
+    rows, columns = positives_of(target)
+    found = []
+    # Few columns at a time: fresh memory costs more than the sorting.
+    few = max(1, (1 << 20) // max(1, len(target)))
+    for first in range(0, scores[0].shape[1], few):
+        inside = (columns >= first) & (columns < first + few)
+        some = torch.cat([part[:, first : first + few] for part in scores])
+        found.append(areas_of_few(some, rows[inside], columns[inside] - first))
+    return torch.cat(found)
+
+
+def areas_of_few(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """As `areas_of`, given the rows and columns of the positives."""
+    samples, outputs = scores.shape
+    # The bits of floats from 0 on are in their order; whole numbers are sorted faster, and with the
+    # column before them all columns make one ascending list.
+    bits = scores.t().contiguous().view(torch.int32)
+    high = torch.arange(outputs, device=scores.device) << 31
+    positive = (bits[columns, rows] + high[columns]).sort().values
+    bits = torch.from_numpy(np.sort(bits.numpy())) if bits.is_cpu else bits.sort(dim=1).values
+    every = (bits + high[:, None]).flatten()
+    # Of each positive, twice the negatives below it and those of equal score: all less the positives.
+    below = torch.zeros_like(positive)
+    for right in (False, True):
+        below += torch.searchsorted(every, positive, right=right)
+        below -= torch.searchsorted(positive, positive, right=right)
+    column = positive >> 31
+    count = column.bincount(minlength=outputs)
+    below -= 2 * (column * samples - (count.cumsum(0) - count)[column])
+    won = torch.zeros_like(count).index_add_(0, column, below)
+    return won.double() / 2 / (count.double() * (samples - count))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, open_dict
 
-from quartet import jobs, record, secret
+from quartet import record, secret
 from quartet.stop import stop
+from quartet.sweep import jobs
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -38,12 +39,14 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
 def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dict[str, Any]:
     """As `train`, with the lock of the directory that it takes."""
     start = perf_counter()
-    from quartet import pruning, report, resume
+    from quartet import resume
     from quartet.build import build
     from quartet.check import Refusal
     from quartet.checkpoint import Continuation
     from quartet.logger import shortest
     from quartet.progress import StopAtBatchEnd, Timer
+    from quartet.report import picture, text
+    from quartet.search import pruning
 
     quieten()
     place: resume.Place | None = None
@@ -110,8 +113,8 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
         if main:
             record.write_result(run.directory, result)
     if main:
-        report.curves(run.directory)
-        print(report.table(result, run.directory))
+        picture.curves(run.directory)
+        print(text.table(result, run.directory))
     return result
 
 
@@ -146,8 +149,8 @@ def evaluate(
     Raises:
         quartet.check.Refusal: there is no such split or checkpoint, or the data cannot be had.
     """
-    from quartet import report
     from quartet.logger import shortest
+    from quartet.report import text
 
     run, path = existing(cfg, Path(directory), split, checkpoint, splits=("test", "val"))
     play = run.trainer.test if split == "test" else run.trainer.validate
@@ -159,7 +162,7 @@ def evaluate(
         f"evaluation-{split}.json",
         {"checkpoint": secret.hide(path, cfg), "split": split, "metrics": figures},
     )
-    print(report.columns(figures), f"written to {file}", sep="\n")
+    print(text.columns(figures), f"written to {file}", sep="\n")
     return figures
 
 

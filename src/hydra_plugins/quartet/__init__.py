@@ -52,7 +52,7 @@ class GridSweeper(BasicSweeper):
         self.task_function = task_function
 
     def sweep(self, arguments: list[str]) -> Any:
-        from quartet.grid import sweep
+        from quartet.sweep.grid import sweep
 
         return sweep(self, arguments)
 
@@ -85,7 +85,7 @@ class SearchSweeper(GridSweeper):
         self.pruner, self.warmup_epochs = pruner, warmup_epochs
 
     def sweep(self, arguments: list[str]) -> Any:
-        from quartet.search import search
+        from quartet.search.search import search
 
         return search(self, arguments)
 
@@ -114,7 +114,7 @@ class LocalLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from quartet.launch import launch_processes
+        from quartet.launch.processes import launch_processes
 
         return launch_processes(self, job_overrides, initial_job_idx)
 
@@ -138,7 +138,7 @@ class RayLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.cluster import ready, unset, whole_or_shared
+        from quartet.launch.cluster import ready, unset, whole_or_shared
 
         self.config = config
         faults = whole_or_shared("num_cpus", self.num_cpus)
@@ -148,8 +148,8 @@ class RayLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from quartet.cluster import train
-        from quartet.ray_cluster import RayEngine
+        from quartet.launch.cluster import train
+        from quartet.launch.ray import RayEngine
 
         return train(RayEngine(self), self.config, job_overrides, initial_job_idx)
 
@@ -168,7 +168,7 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.cluster import ready, slurm_faults
+        from quartet.launch.cluster import ready, slurm_faults
 
         self.config = config
         ready(config, "submitit", "slurm", slurm_faults(self.cluster, self.settings))
@@ -176,7 +176,7 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from quartet.cluster import train
-        from quartet.slurm_cluster import SlurmEngine
+        from quartet.launch.cluster import train
+        from quartet.launch.slurm import SlurmEngine
 
         return train(SlurmEngine(self), self.config, job_overrides, initial_job_idx)

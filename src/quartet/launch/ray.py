@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from quartet import launch
-from quartet.cluster import Work
 from quartet.command import leave
-from quartet.jobs import Job
+from quartet.launch import processes
+from quartet.launch.cluster import Work
 from quartet.stop import stop
+from quartet.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import RayLauncher
@@ -25,7 +25,7 @@ class RayEngine:
     """
 
     def __init__(self, launcher: "RayLauncher") -> None:
-        self.program = launch.program(launcher.config)
+        self.program = processes.program(launcher.config)
         self.further = {name: os.environ[name] for name in launcher.env}
         try:
             ray.init(

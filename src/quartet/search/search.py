@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quartet import grid, jobs
 from quartet.command import leave
-from quartet.identity import fingerprint, refuse_changes
-from quartet.jobs import Job, Table
-from quartet.objective import objectives, outcome
-from quartet.space import Range, Space
+from quartet.search.objective import objectives, outcome
+from quartet.search.space import Range, Space
+from quartet.search.study import make_pruner, make_sampler, make_storage, mend, require
 from quartet.stop import stop
-from quartet.study import make_pruner, make_sampler, make_storage, mend, require
+from quartet.sweep import grid, jobs
+from quartet.sweep.identity import fingerprint, refuse_changes
+from quartet.sweep.jobs import Job, Table
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

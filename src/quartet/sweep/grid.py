@@ -17,12 +17,13 @@ from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from quartet import jobs, record
+from quartet import record
 from quartet.command import leave
-from quartet.identity import fingerprint, refuse_changes
-from quartet.jobs import Job, Table
 from quartet.stop import stop
-from quartet.sweep import write_report
+from quartet.sweep import jobs
+from quartet.sweep.directory import write_report
+from quartet.sweep.identity import fingerprint, refuse_changes
+from quartet.sweep.jobs import Job, Table
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import GridSweeper
@@ -165,7 +166,7 @@ def train(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
 
 def one_by_one(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
     """Trains jobs in this process until each has ended, here or in another one that took it."""
-    from quartet.live import Live
+    from quartet.sweep.live import Live
 
     waiting = list(todo)
     assert sweeper.config

@@ -14,10 +14,11 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from quartet import jobs, record
-from quartet.jobs import Job, Table
-from quartet.live import Live
+from quartet import record
 from quartet.stop import stop
+from quartet.sweep import jobs
+from quartet.sweep.jobs import Job, Table
+from quartet.sweep.live import Live
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import LocalLauncher

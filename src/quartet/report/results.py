@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 from scipy.special import stdtrit
 
-from quartet.jobs import Job, Table
+from quartet.sweep.jobs import Job, Table
 
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]

@@ -9,7 +9,7 @@ from typing import IO, Any
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
-from quartet.jobs import Job
+from quartet.sweep.jobs import Job
 
 
 class Live:

@@ -14,12 +14,13 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quartet import jobs, launch
 from quartet.command import leave
-from quartet.grid import vanish
-from quartet.jobs import Job, Table
-from quartet.live import Live
+from quartet.launch import processes
 from quartet.stop import stop
+from quartet.sweep import jobs
+from quartet.sweep.grid import vanish
+from quartet.sweep.jobs import Job, Table
+from quartet.sweep.live import Live
 
 if TYPE_CHECKING:
     import subprocess
@@ -42,7 +43,7 @@ class Work:
         folder: The working directory.
     """
 
-    program: launch.Program
+    program: processes.Program
     job: Job
     further: Mapping[str, str] = field(default_factory=dict)
     folder: str = field(default_factory=os.getcwd)
@@ -56,7 +57,7 @@ class Work:
         # Of a cluster the job knows nothing: neither Lightning nor the run shall ask it for anything.
         scheduler = ("SLURM_", "SUBMITIT_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(scheduler)}
-        self.process, output = launch.start(self.program, self.job, {**kept, **self.further})
+        self.process, output = processes.start(self.program, self.job, {**kept, **self.further})
         with output:
             while True:
                 try:
@@ -65,7 +66,7 @@ class Work:
                     time.sleep(0.1)
                 except KeyboardInterrupt:  # Ray's way to say that it shall end
                     self.process.terminate()
-            launch.settle(self.job, status, output)
+            processes.settle(self.job, status, output)
         return status
 
 
@@ -93,14 +94,14 @@ def train(
 ) -> "list[JobReturn]":
     """Trains jobs by an engine. Each returns its best value, as a job in here does."""
     table = Table(config.hydra.sweep.dir)
-    todo = launch.jobs_in(table, job_overrides, first)
+    todo = processes.jobs_in(table, job_overrides, first)
     try:
         total = config.hydra.sweeper.get("n_trials")
         with Live(table.current or todo, total=total).shown() as live:
             follow(engine, todo, table, live)
     finally:
         engine.close()
-    return launch.returns(todo)
+    return processes.returns(todo)
 
 
 def follow(engine: Engine, todo: Sequence[Job], table: Table, live: Live) -> None:
@@ -110,7 +111,7 @@ def follow(engine: Engine, todo: Sequence[Job], table: Table, live: Live) -> Non
     waiting = [job for job in todo if job.number not in known]
     with stop.held():
         while (waiting or running) and not stop.asked:
-            if free := list(iter(partial(launch.next_free, waiting, live), None)):
+            if free := list(iter(partial(processes.next_free, waiting, live), None)):
                 running += zip(free, engine.submit(free), strict=True)
             running = collect(engine, running, waiting, table, live)
             time.sleep(0.2)
@@ -139,7 +140,7 @@ def collect(
             live.running.discard(job.number)
             waiting.append(job)
         else:
-            reason = launch.cut_short(ended) if isinstance(ended, int) else ended
+            reason = processes.cut_short(ended) if isinstance(ended, int) else ended
             table.note(job, reason)
             live.end(job, reason)
     return kept

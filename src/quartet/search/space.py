@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from quartet import jobs
+from quartet.sweep import jobs
 
 if TYPE_CHECKING:
     from optuna import Trial

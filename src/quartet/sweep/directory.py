@@ -11,9 +11,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from quartet import jobs
 from quartet.command import leave
 from quartet.stop import stop
+from quartet.sweep import jobs
 
 
 class Directory(Callback):
@@ -80,7 +80,7 @@ def write_report(directory: str) -> None:
         print(page)  # it tells all this already
         return
     try:
-        from quartet.page import report
+        from quartet.report.page import report
 
         report([directory])
     except Exception as error:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from quartet.jobs import Job
 from quartet.resume import flat
+from quartet.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import GridSweeper

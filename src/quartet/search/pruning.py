@@ -53,7 +53,7 @@ class Pruning(Checkpoint):
     def load(self, max_epochs: int | None) -> Any:
         import optuna
 
-        from quartet.study import make_pruner, make_storage
+        from quartet.search.study import make_pruner, make_storage
 
         study = optuna.load_study(
             study_name=self.told["study"],

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import submitit
 from submitit.helpers import DelayedSubmission
 
-from quartet import launch
-from quartet.cluster import Work
 from quartet.command import leave
-from quartet.jobs import Job
+from quartet.launch import processes
+from quartet.launch.cluster import Work
+from quartet.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import SlurmLauncher
@@ -61,7 +61,7 @@ class SlurmEngine:
     """
 
     def __init__(self, launcher: "SlurmLauncher") -> None:
-        program = launch.program(launcher.config)
+        program = processes.program(launcher.config)
         self.program = dataclasses.replace(program, command=[*DEAF, *program.command])
         self.local = launcher.cluster == "local"
         self.folder = Path(launcher.config.hydra.sweep.dir).absolute() / ".submitit"

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from quartet import figure
-from quartet.importance import importances
-from quartet.results import Results, cautions, gather, history, rank, read
+from quartet.report import figure
+from quartet.report.importance import importances
+from quartet.report.results import Results, cautions, gather, history, rank, read
 
 GROUPS = 8  # of learning curves in one picture
 SETTINGS = 20  # with their intervals in one picture

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from quartet.identity import compose
-from quartet.study import make_sampler
+from quartet.search.study import make_sampler
+from quartet.sweep.identity import compose
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import SearchSweeper
-    from quartet.space import Space
+    from quartet.search.space import Space
 
 
 def outcome(result: Mapping[str, Any], names: Sequence[str]) -> tuple[list[float], str | None]:

@@ -1,0 +1,1 @@
+"""Sweeps that choose what to try next."""

@@ -1,0 +1,1 @@
+"""Many runs: which jobs a sweep has, and what came of them."""
