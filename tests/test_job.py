@@ -226,12 +226,7 @@ def test_signal_at_any_moment_ends_with_its_status(number: signal.Signals, tmp_p
         directory = tmp_path / f"run-{step}"
         if (directory / "result.json").exists():
             assert result(directory)["status"] == "interrupted"
-            last = err.splitlines()[-1]
-            if (directory / "checkpoints/last.ckpt").exists():
-                assert last.endswith(f"train.py resume={directory}"), (step, err)
-            else:  # between the set-up and the first step, so that nothing is lost
-                assert not (directory / "metrics.csv").exists(), (step, err)
-                assert last.startswith("Interrupted; what was done lies in"), (step, err)
+            assert err.splitlines()[-1].endswith(f"train.py resume={directory}"), (step, err)
 
 
 # Slurm

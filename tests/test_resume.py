@@ -573,11 +573,19 @@ def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         train(cfg)
 
 
-def test_run_without_a_checkpoint_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_cut_off_before_its_first_checkpoint_starts_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    train(compose(TINY), tmp_path / "whole")
     crash(TINY, tmp_path / "run", "on_train_batch_end", 1, monkeypatch)
-    with pytest.raises(Refusal, match=r"no checkpoint to go on from.*start it anew"):
+    resume(tmp_path / "run")
+    assert "holds no checkpoint yet; it starts from the beginning" in capsys.readouterr().out
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_finished_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
+    train(compose([*TINY, "callbacks.best=null", "callbacks.last=null"]), tmp_path / "run")
+    with pytest.raises(Refusal, match=r"no checkpoint to go on from.*Start it anew"):
         resume(tmp_path / "run")
 
 

@@ -114,7 +114,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
         log.error(f"Interrupted; what was done lies in {directory}")
         if stop.requeues and not in_sweep(hydra):
             log.error(slurm.requeue())
-        if not in_sweep(hydra) and (directory / "checkpoints" / "last.ckpt").exists():
+        if not in_sweep(hydra):
             log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
         raise SystemExit(stop.asked) from error
     return None

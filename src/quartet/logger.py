@@ -35,6 +35,15 @@ def rewind(logger: TensorBoardLogger, rows: Sequence[Mapping[str, float]]) -> No
             logger.log_metrics({**figures, "epoch": row["epoch"] - 1}, step)
 
 
+def begin_anew(loggers: Sequence[Logger]) -> None:
+    """Has the loggers of a run forget what it logged before its first checkpoint."""
+    for logger in loggers:
+        if isinstance(logger, MetricsFile):
+            logger.path.unlink(missing_ok=True)
+        elif isinstance(logger, TensorBoardLogger):
+            rewind(logger, [])
+
+
 class MetricsFile(Logger):
     """Writes ``metrics.csv``: a row for each epoch, counted from 1, or logged step.
 

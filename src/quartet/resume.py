@@ -30,12 +30,12 @@ class Place:
     """Where a run goes on.
 
     Attributes:
-        checkpoint: The file.
+        checkpoint: The file; None for the beginning, if the run was cut off before its first one.
         epoch: That it is of, from 0.
         extended: Whether the training goes on beyond the end that it had.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     epoch: int
     extended: bool
 
@@ -44,8 +44,8 @@ def place_of(cfg: DictConfig) -> Place | None:
     """Where ``resume=DIR`` goes on; None if there is nothing left to do.
 
     Raises:
-        quartet.check.Refusal: there is no such run, it has no checkpoint, or `cfg` would train
-            something else.
+        quartet.check.Refusal: there is no such run, it has finished without a checkpoint, all of
+            them are damaged, or `cfg` would train something else.
     """
     from quartet.check import Refusal
     from quartet.storage import CheckpointError, load, newest_good
@@ -56,20 +56,18 @@ def place_of(cfg: DictConfig) -> Place | None:
         raise Refusal([f"resume={directory} holds no run: {directory}/.hydra is missing."])
     if faults := changes(flat(told[0]), flat(cfg), str(directory)):
         raise Refusal(faults)
+    result = directory / "result.json"
+    finished = result.exists() and json.loads(result.read_text())["status"] == "finished"
+    if not finished and not any(directory.glob("checkpoints/*.ckpt")):
+        return Place(None, 0, extended=False)
     try:
         path = newest_good(directory / "checkpoints")
         saved = load(path)
     except CheckpointError as error:
-        raise Refusal(
-            [
-                f"resume={directory}: {error} A run saves its first checkpoint at the end of its "
-                "first epoch, or after callbacks.last.every_n_steps; start it anew."
-            ]
-        ) from None
+        raise Refusal([f"resume={directory}: {error} Start it anew."]) from None
     # By the checkpoint and not by the records: a start that was killed at once left one, too.
     extended = saved.get("continuation", {}).get("end") != end(cfg)
-    result = directory / "result.json"
-    if not extended and result.exists() and json.loads(result.read_text())["status"] == "finished":
+    if finished and not extended:
         return None
     longer = directory / "checkpoints" / "mid_epoch.ckpt"
     if extended and longer.exists():

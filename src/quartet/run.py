@@ -43,7 +43,7 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
     from quartet.build import build
     from quartet.check import Refusal
     from quartet.checkpoint import Continuation
-    from quartet.logger import shortest
+    from quartet.logger import begin_anew, shortest
     from quartet.progress import StopAtBatchEnd, Timer
     from quartet.report import picture, text
     from quartet.search import pruning
@@ -87,6 +87,9 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
         with stop.held():
             record.write_logged_runs(run)
             path = place.checkpoint if place else None
+            if place and not path:
+                print(f"{run.directory} holds no checkpoint yet; it starts from the beginning.")
+                begin_anew(trainer.loggers)
             trainer.fit(run.module, run.data, ckpt_path=path, weights_only=True)
         result["seconds"]["fit"] = perf_counter() - fit_start
         # The first process alone holds the history.
