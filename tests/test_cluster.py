@@ -297,7 +297,8 @@ def test_node_of_ray_that_dies_ends_no_other_job(tmp_path: Path) -> None:
         assert result(tmp_path / f"s/{1 - lost}")["status"] == "finished"
 
         status, out, err = run(tmp_path, *command)
-        assert (status, out.partition("\n")[0]) == (0, "2 of 2 jobs finished: s"), err
+        assert status == 0, err
+        assert "2 of 2 jobs finished: s" in out  # Ray has a word first on machines short of memory
     finally:
         cluster.shutdown()
 
