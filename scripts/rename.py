@@ -102,7 +102,9 @@ def rename(name: str) -> None:
 def tidy() -> None:
     """Sorts imports and wraps lines anew, which the length of a name decides."""
     if not (importlib.util.find_spec("ruff") or shutil.which("ruff")):
-        print('ruff is not installed; later: pip install -e ".[dev]" && ruff check --fix . && ruff format .')
+        print(
+            'ruff is not installed; later: pip install -e ".[dev]" && ruff check --fix . && ruff format .'
+        )
         return
     ruff = [sys.executable, "-m", "ruff"] if importlib.util.find_spec("ruff") else ["ruff"]
     subprocess.run([*ruff, "check", "--quiet", "--select=I", "--fix", "."], cwd=ROOT, check=True)

@@ -123,7 +123,7 @@ def quality(task: str, probabilities: Array, labels: Array, names: Sequence[str]
             labels_of = {"xlabel": "confidence", "ylabel": "accuracy"}
         else:
             labels_of = {"xlabel": "predicted probability", "ylabel": "frequency observed"}
-        panels[-1].set(**labels_of)  # type: ignore[arg-type]
+        panels[-1].set(**labels_of)
     return canvas
 
 
@@ -184,7 +184,8 @@ def interpolated(grid: Array, x: Array, y: Array, area: str) -> Array:
     """The height of a curve over each point of the grid."""
     if area == "AUC":
         return np.interp(grid, x, y)
-    return y[np.searchsorted(x, grid, side="left").clip(max=len(y) - 1)]
+    heights: Array = y[np.searchsorted(x, grid, side="left").clip(max=len(y) - 1)]
+    return heights
 
 
 def unit_square(panel: Axes) -> None:

@@ -55,9 +55,9 @@ def worst(
     """
     if task == "regression":
         faults = np.abs(predictions - labels).sum(1)
-        order = np.argsort(-faults, kind="stable")[:WORST]
         return [
-            (int(i), f"true {labels[i, 0]:.4g}\npredicted {predictions[i, 0]:.4g}") for i in order
+            (int(i), f"true {labels[i, 0]:.4g}\npredicted {predictions[i, 0]:.4g}")
+            for i in np.argsort(-faults, kind="stable")[:WORST]
         ]
     if task == "multilabel":
         wrong = (predictions > 0.5) != labels.astype(bool)

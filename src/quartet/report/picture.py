@@ -32,8 +32,12 @@ def of_training(run: "Run", seen: Seen) -> list[Path]:
         seen: Predictions of its best checkpoint.
     """
     directory = run.directory
-    drawn = {"curves": lambda: curves(directory), "samples": partial(samples, run)}
-    paths = write({**drawn, **of_predictions(run, seen)}, directory)
+    drawn: dict[str, Callable[[], Any]] = {
+        "curves": lambda: curves(directory),
+        "samples": partial(samples, run),
+        **of_predictions(run, seen),
+    }
+    paths = write(drawn, directory)
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_to_tensorboard(logger, paths, run.trainer.global_step)
