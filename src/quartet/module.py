@@ -141,19 +141,21 @@ class Module(LightningModule):
             self.train_meter.add(loss, outputs, targets, *indexes)
         return loss
 
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.evaluate(batch, self.val_meter)
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+        return self.evaluate(batch, self.val_meter)
 
-    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.evaluate(batch, self.test_meter)
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+        return self.evaluate(batch, self.test_meter)
 
-    def evaluate(self, batch: list[Tensor], meter: Meter) -> None:
+    def evaluate(self, batch: list[Tensor], meter: Meter) -> Tensor | None:
+        """Scores a batch and hands its raw outputs to callbacks."""
         if not batch:  # one of several processes may go without a share of the last batch
-            return
+            return None
         inputs, targets, *indexes = batch
-        outputs = self.model(inputs)
+        outputs: Tensor = self.model(inputs)
         loss = self.loss(outputs, targets, *(indexes if self.loss_takes_indexes else ()))
         meter.add(loss, outputs, targets, *indexes)
+        return outputs
 
     def on_train_epoch_start(self) -> None:
         self.last_batch = -1

@@ -16,6 +16,7 @@ from quartet.sweep import jobs
 
 if TYPE_CHECKING:
     from quartet.build import Run
+    from quartet.report.seen import Seen
 
 
 def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
     from quartet.logger import begin_anew, shortest
     from quartet.progress import StopAtBatchEnd, Timer
     from quartet.report import picture, text
+    from quartet.report.seen import Seen
     from quartet.search import pruning
 
     quieten()
@@ -95,9 +97,10 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
         # The first process alone holds the history.
         summary: Any = record.summary(run) if main else {}
         result |= trainer.strategy.broadcast(summary)
+        best = result["checkpoints"]["best"]
+        path = run.directory / best if best else None  # None: the weights as they are now
+        trainer.callbacks.append(seen := Seen())  # type: ignore[attr-defined]
         if run.data.parts.test is not None:
-            best = result["checkpoints"]["best"]
-            path = run.directory / best if best else None  # None: the weights as they are now
             trainer.test(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
             for name, value in trainer.callback_metrics.items():
                 if name.startswith("test/"):
@@ -115,10 +118,21 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
         result["seconds"]["total"] = perf_counter() - start
         if main:
             record.write_result(run.directory, result)
+    if run.data.parts.test is None and run.data.parts.val is not None:
+        see_validation(run, seen, path)
     if main:
-        picture.curves(run.directory)
+        picture.of_training(run, seen)
         print(text.table(result, run.directory))
     return result
+
+
+def see_validation(run: "Run", seen: "Seen", path: Path | None) -> None:
+    """Has the best checkpoint predict the validation part, and nothing of it logged."""
+    trainer: Any = run.trainer
+    loggers, callbacks = trainer.loggers, trainer.callbacks
+    trainer.loggers, trainer.callbacks = [], [seen]
+    trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
+    trainer.loggers, trainer.callbacks = loggers, callbacks
 
 
 def hold(directory: Path, locks: ExitStack) -> None:
@@ -153,9 +167,11 @@ def evaluate(
         quartet.check.Refusal: there is no such split or checkpoint, or the data cannot be had.
     """
     from quartet.logger import shortest
-    from quartet.report import text
+    from quartet.report import picture, text
+    from quartet.report.seen import Seen
 
     run, path = existing(cfg, Path(directory), split, checkpoint, splits=("test", "val"))
+    run.trainer.callbacks.append(seen := Seen())  # type: ignore[attr-defined]
     play = run.trainer.test if split == "test" else run.trainer.validate
     play(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
     values = run.trainer.callback_metrics.items()
@@ -165,7 +181,8 @@ def evaluate(
         f"evaluation-{split}.json",
         {"checkpoint": secret.hide(path, cfg), "split": split, "metrics": figures},
     )
-    print(text.columns(figures), f"written to {file}", sep="\n")
+    pictures = picture.of_evaluation(run, seen, file)
+    print(text.columns(figures), "written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")
     return figures
 
 

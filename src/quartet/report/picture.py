@@ -1,39 +1,176 @@
-"""Pictures of one run."""
+"""Every picture of one run: what is drawn for which task, and where it goes."""
 
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import Dataset, TensorDataset
+
+from quartet.report import classes, images, values
+from quartet.report.canvas import Canvas, short
+from quartet.report.curves import curves
+from quartet.report.seen import Seen
+
+if TYPE_CHECKING:
+    from quartet.build import Run
+
+log = logging.getLogger(__name__)
+Drawn = Callable[[], Canvas | None]
 
 
-def curves(directory: Path) -> Path:
-    """Draws metrics.csv as ``curves.png``: a panel for each figure, train beside val, and lr."""
-    import pandas as pd
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+def of_training(run: "Run", seen: Seen) -> list[Path]:
+    """Draws what a finished run is known by, into its directory and its TensorBoard.
 
-    history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
-    names = list(dict.fromkeys(c.split("/")[1] for c in map(str, history) if "/" in c))
-    if "lr" in history:
-        names.append("lr")
-    columns = min(len(names), 3)
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4 * columns, 2.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
-    for panel, name in zip(panels, names, strict=False):
-        for part, colour in (("train", "#8a8a8a"), ("val", "#1f5fbf")):
-            if f"{part}/{name}" in history:
-                values = history[f"{part}/{name}"].dropna()
-                style = "o" if len(values) == 1 else "-"
-                panel.plot(values.index, values, style, label=part, color=colour)
-        if name == "lr":
-            panel.plot(history.index, history["lr"], color="#b5541c", drawstyle="steps-post")
-        else:
-            panel.legend(frameon=False)
-        panel.set_title("learning rate" if name == "lr" else name, fontsize=10)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for panel in figure.axes[len(names) :]:
-        panel.remove()
-    for panel in figure.axes[-columns:]:
-        panel.set_xlabel("epoch")
-        panel.tick_params(labelbottom=True)
-    figure.savefig(path := directory / "curves.png", dpi=120)
-    return path
+    Args:
+        run: Trained.
+        seen: Predictions of its best checkpoint.
+    """
+    directory = run.directory
+    drawn = {"curves": lambda: curves(directory), "samples": partial(samples, run)}
+    paths = write({**drawn, **of_predictions(run, seen)}, directory)
+    for logger in run.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            log_to_tensorboard(logger, paths, run.trainer.global_step)
+    return paths
+
+
+def of_evaluation(run: "Run", seen: Seen, file: Path) -> list[Path]:
+    """Draws the predictions of an evaluation beside the file of its figures, whose name they bear."""
+    return write(of_predictions(run, seen), file.parent, f"{file.stem}-")
+
+
+def write(drawn: dict[str, Callable[[], Any]], directory: Path, prefix: str = "") -> list[Path]:
+    """Draws each picture that can be drawn; a fault costs the picture, never the run.
+
+    Returns:
+        The files.
+    """
+    paths = []
+    for name, draw in drawn.items():
+        path = directory / f"{prefix}{name}.png"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a font without some letter of a class's name
+            try:
+                made = draw()
+                if isinstance(made, Canvas):
+                    made.save(path)
+            except Exception as error:
+                log.warning(f"{path.name} is left out: {type(error).__name__}: {error}")
+                continue
+        if made is not None:
+            paths.append(path)
+    return paths
+
+
+def of_predictions(run: "Run", seen: Seen) -> dict[str, Drawn]:
+    """The pictures that suit the task, by name."""
+    if seen.part is None:
+        return {}
+    task, names = run.config["data"]["task"], names_of(run)
+    predictions, labels = seen.predictions, seen.labels
+    drawn: dict[str, Drawn] = {}
+    if task == "ranking":
+        top = (run.config["metrics"].get("ndcg") or {}).get("top_k")
+        return {
+            "predictions": lambda: values.orders(predictions, labels, seen.queries, top),
+        }
+    if task == "regression":
+        drawn["predictions"] = lambda: values.scatter(predictions, labels, names)
+    else:
+        drawn["confusion"] = lambda: confusion(task, seen, names)
+        drawn["predictions"] = lambda: classes.quality(task, predictions, labels, names)
+    if images.are_images(run.config["data"]["input_shape"]):
+        drawn["worst"] = lambda: worst(run, seen, names)
+    return drawn
+
+
+def names_of(run: "Run") -> list[str]:
+    """Of the classes, labels or outputs."""
+    data = run.config["data"]
+    count = 2 if data["task"] == "binary" else data["num_outputs"]
+    return list(run.data.parts.class_names or map(str, range(count)))
+
+
+def which(seen: Seen) -> str:
+    """The samples of a picture, for its title."""
+    return f"{seen.part} samples" + (f", one in {seen.step} of all" if seen.step > 1 else "")
+
+
+def confusion(task: str, seen: Seen, names: Sequence[str]) -> Canvas:
+    predictions, labels = seen.predictions, seen.labels
+    title = f"Confusion of {len(labels):,} {which(seen)}"
+    if task == "multilabel":
+        return classes.outcomes(predictions > 0.5, labels, names, title)
+    predicted = predictions > 0.5 if task == "binary" else predictions.argmax(1)
+    return classes.confusion(predicted, labels, names, title)
+
+
+def worst(run: "Run", seen: Seen, names: Sequence[str]) -> Canvas | None:
+    """The images that were got most wrong; None if there are none."""
+    assert seen.part
+    found = images.worst(run.config["data"]["task"], seen.predictions, seen.labels, names)
+    if not found:
+        return None
+    dataset: Any = getattr(run.data.parts, seen.part)
+    tiles = images.read(dataset, [int(seen.rows[i]) for i, _ in found])
+    title = f"The {len(found)} of the {which(seen)} that it got most wrong"
+    return images.captioned(tiles, [caption for _, caption in found], title)
+
+
+def samples(run: "Run") -> Canvas | None:
+    """Training images as they are stored: a row for each class, or one of each of many classes."""
+    shape, task = run.config["data"]["input_shape"], run.config["data"]["task"]
+    if not images.are_images(shape):
+        return None
+    dataset, names = run.data.parts.train, names_of(run)
+    count = len(dataset)  # type: ignore[arg-type]
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randperm(count, generator=random).tolist() if count < 1 << 20 else range(4096)
+    targets = known_targets(dataset)
+    if targets is None or task not in ("multiclass", "binary"):
+        tiles = images.read(dataset, rows[: 4 * images.ACROSS])
+        return images.captioned(tiles, [""] * len(tiles), "Training samples")
+    labels = targets.flatten().long().tolist()
+    of_class: list[list[int]] = [[] for _ in names]
+    each = 8 if len(names) <= images.CLASSES else 1
+    for row in rows:
+        if len(of_class[labels[row]]) < each:
+            of_class[labels[row]].append(row)
+    if each > 1:
+        tiles = images.read(dataset, [row for some in of_class for row in some])
+        parts = np.split(tiles, np.cumsum([len(some) for some in of_class])[:-1])
+        return images.by_class(parts, [short(name) for name in names], "Training samples")
+    shown = [(some[0], short(name, 14)) for some, name in zip(of_class, names, strict=True) if some]
+    shown = shown[: 8 * images.ACROSS]
+    tiles = images.read(dataset, [row for row, _ in shown])
+    return images.captioned(tiles, [name for _, name in shown], "Training samples")
+
+
+def known_targets(dataset: Dataset[Any]) -> torch.Tensor | None:
+    """The targets, if they are known without reading every sample."""
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1]
+    return torch.as_tensor(dataset.targets) if hasattr(dataset, "targets") else None
+
+
+def log_to_tensorboard(logger: TensorBoardLogger, paths: Sequence[Path], step: int) -> None:
+    """Adds pictures to a TensorBoard as the files hold them."""
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    writer = logger.experiment
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        shown = Summary.Image(
+            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=path.stem, image=shown)])
+        writer._get_file_writer().add_summary(summary, step)
+    writer.close()
