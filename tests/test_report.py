@@ -105,7 +105,7 @@ def test_picture_has_a_panel_for_each_figure(
     path = picture.curves(run[0])
     assert path == run[0] / "curves.png"
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert [panel.get_title() for panel in panels] == [
+    assert [panel.get_title("left") for panel in panels] == [
         *("loss", "accuracy", "auroc", "f1", "precision", "recall"),
         "learning rate",
     ]
@@ -118,7 +118,7 @@ def test_picture_has_a_panel_for_each_figure(
 def test_picture_of_one_epoch_without_validation(tmp_path: Path, panels: list[Any]) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,lr,train/loss\n1,4,0.1,0.7\n")
     picture.curves(tmp_path)
-    assert [panel.get_title() for panel in panels] == ["loss", "learning rate"]
+    assert [panel.get_title("left") for panel in panels] == ["loss", "learning rate"]
     assert [line.get_marker() for line in panels[0].lines] == ["o"]  # one point shows no line
 
 
