@@ -37,7 +37,7 @@ SWEEPS = {
 @pytest.fixture(autouse=True)
 def _quiet_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     quieten()
-    monkeypatch.setattr(picture, "curves", lambda directory: None)
+    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
 
 
 @pytest.fixture(autouse=True)

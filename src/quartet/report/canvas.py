@@ -17,6 +17,7 @@ STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else matplotlib measures every label to find a place
     "axes.labelsize": 9,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
@@ -28,7 +29,9 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.unicode_minus": False,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.borderpad": 0.2,
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
     "text.parse_math": False,  # a class may be called $5

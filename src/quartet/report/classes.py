@@ -49,7 +49,7 @@ def outcomes(predicted: Array, true: Array, names: Sequence[str], title: str) ->
     hit, said = true.astype(bool), predicted.astype(bool)
     cells = [(hit & said), (hit & ~said), (~hit & said), (~hit & ~said)]
     matrix = np.stack([cell.sum(0) for cell in cells], axis=1)
-    kinds = ["found", "missed", "false alarm", "rightly not"]
+    kinds = ["TP", "FN", "FP", "TN"]
     return heat_map(matrix, names, kinds, title, "", "label")
 
 
@@ -142,6 +142,7 @@ def receiver_operating(truth: Array, scores: Array) -> tuple[Array, Array, float
 
 def precision_recall(truth: Array, scores: Array) -> tuple[Array, Array, float]:
     precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
+    precision[-1] = precision[-2]  # nothing found has no precision; it says 1
     return recall[::-1], precision[::-1], float(average_precision_score(truth, scores))
 
 
@@ -153,7 +154,7 @@ def curves(
 ) -> None:
     """A line for each class; of many, their mean and the worst before all others."""
     lines = [(name, *curve(truth, scores)) for name, truth, scores in drawn]
-    # Between two thresholds precision is known at their recalls alone.
+    # Between two recalls there is no threshold, and so no precision.
     step = "steps-pre" if area == "AP" else "default"
     if len(lines) <= len(SERIES):
         for colour, (name, x, y, value) in zip(SERIES, lines, strict=False):
@@ -161,7 +162,7 @@ def curves(
             panel.plot(x, y, color=colour, label=label, drawstyle=step)
     else:
         others = LineCollection(
-            [np.column_stack(line[1:3]) for line in lines],
+            [steps(x, y) if area == "AP" else np.column_stack([x, y]) for _, x, y, _ in lines],
             colors=PALE,
             linewidths=0.8,
             label="each class",
@@ -180,12 +181,16 @@ def curves(
     unit_square(panel)
 
 
+def steps(x: Array, y: Array) -> Array:
+    """The corners ``(points, 2)`` of a curve whose height is that of the next point."""
+    return np.column_stack([np.repeat(x, 2)[:-1], np.repeat(y, 2)[1:]])
+
+
 def interpolated(grid: Array, x: Array, y: Array, area: str) -> Array:
     """The height of a curve over each point of the grid."""
     if area == "AUC":
-        return np.interp(grid, x, y)
-    heights: Array = y[np.searchsorted(x, grid, side="left").clip(max=len(y) - 1)]
-    return heights
+        return np.asarray(np.interp(grid, x, y))
+    return np.asarray(y[np.searchsorted(x, grid, side="left").clip(max=len(y) - 1)])
 
 
 def unit_square(panel: Axes) -> None:
@@ -229,7 +234,7 @@ def reliability(panel: Axes, confidence: Array, right: Array) -> None:
     there = number > 0
     mean, accuracy = mean[there], accuracy[there]
     panel.vlines(mean, *interval(accuracy, number[there]), color=BLUE, linewidth=0.8)
-    panel.plot(mean, accuracy, "o-", color=BLUE, markersize=4, label="observed, 95 % interval")
+    panel.plot(mean, accuracy, "o", color=BLUE, markersize=4, label="observed, 95 % interval")
     panel.set_title(f"Reliability (calibration error {error:.4f})")
     panel.legend(loc="upper left")
     unit_square(panel)

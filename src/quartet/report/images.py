@@ -62,8 +62,8 @@ def worst(
     if task == "multilabel":
         wrong = (predictions > 0.5) != labels.astype(bool)
         faults = np.abs(predictions - labels).max(1) * wrong.any(1)
-        order = [i for i in np.argsort(-faults, kind="stable")[:WORST] if faults[i]]
-        return [(int(i), told(predictions[i], labels[i], names)) for i in order]
+        first = [i for i in np.argsort(-faults, kind="stable")[:WORST] if faults[i]]
+        return [(int(i), told(predictions[i], labels[i], names)) for i in first]
     if task == "binary":
         predictions = np.stack([1 - predictions, predictions], axis=1)
     truth, said = labels.astype(int), predictions.argmax(1)
@@ -103,15 +103,19 @@ def captioned(tiles: Array, captions: Sequence[str], title: str) -> Canvas:
 
 def by_class(tiles: Sequence[Array], names: Sequence[str], title: str) -> Canvas:
     """A row of pictures for each class, its name before it."""
-    left = text_width(names) + 0.15
-    step = TILE + 0.05
-    most = max(len(each) for each in tiles)
-    canvas, panel = sheet(left + most * step, len(tiles) * step, title)
+    left, most = text_width(names) + 0.15, max(len(each) for each in tiles)
+    canvas, panel = sheet(left + most * TILE, len(tiles) * TILE, title)
+    height, width = tiles[0].shape[1:3]
+    side = max(height, width) + max(1, round(0.04 * max(height, width)))
+    whole = np.ones((len(tiles) * side, most * side, 3), np.float32)
     with mpl.rc_context(STYLE):
         for i, (of_class, name) in enumerate(zip(tiles, names, strict=True)):
-            panel.text(left - 0.1, (i + 0.5) * step, name, ha="right", va="center")
+            panel.text(left - 0.1, (i + 0.5) * TILE, name, ha="right", va="center")
             for j, tile in enumerate(of_class):
-                put(panel, tile, left + j * step, i * step)
+                whole[i * side : i * side + height, j * side : j * side + width] = tile
+        # All in one: matplotlib takes a millisecond for each.
+        edges = (left, left + most * TILE, len(tiles) * TILE, 0)
+        panel.imshow(whole, extent=edges, aspect="auto", interpolation="nearest")
     return canvas
 
 

@@ -3,7 +3,6 @@
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from quartet.build import Run
 
 log = logging.getLogger(__name__)
-Drawn = Callable[[], Canvas | None]
+Drawn = Callable[[], Canvas | Path | None]
 
 
 def of_training(run: "Run", seen: Seen) -> list[Path]:
@@ -32,12 +31,11 @@ def of_training(run: "Run", seen: Seen) -> list[Path]:
         seen: Predictions of its best checkpoint.
     """
     directory = run.directory
-    drawn: dict[str, Callable[[], Any]] = {
+    drawn: dict[str, Drawn] = {
         "curves": lambda: curves(directory),
-        "samples": partial(samples, run),
-        **of_predictions(run, seen),
+        "samples": lambda: samples(run),
     }
-    paths = write(drawn, directory)
+    paths = write(drawn | of_predictions(run, seen), directory)
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_to_tensorboard(logger, paths, run.trainer.global_step)
@@ -49,7 +47,7 @@ def of_evaluation(run: "Run", seen: Seen, file: Path) -> list[Path]:
     return write(of_predictions(run, seen), file.parent, f"{file.stem}-")
 
 
-def write(drawn: dict[str, Callable[[], Any]], directory: Path, prefix: str = "") -> list[Path]:
+def write(drawn: dict[str, Drawn], directory: Path, prefix: str = "") -> list[Path]:
     """Draws each picture that can be drawn; a fault costs the picture, never the run.
 
     Returns:
@@ -108,9 +106,10 @@ def which(seen: Seen) -> str:
 
 def confusion(task: str, seen: Seen, names: Sequence[str]) -> Canvas:
     predictions, labels = seen.predictions, seen.labels
-    title = f"Confusion of {len(labels):,} {which(seen)}"
     if task == "multilabel":
+        title = f"Outcomes of {len(labels):,} {which(seen)}"
         return classes.outcomes(predictions > 0.5, labels, names, title)
+    title = f"Confusion of {len(labels):,} {which(seen)}"
     predicted = predictions > 0.5 if task == "binary" else predictions.argmax(1)
     return classes.confusion(predicted, labels, names, title)
 
@@ -123,7 +122,9 @@ def worst(run: "Run", seen: Seen, names: Sequence[str]) -> Canvas | None:
         return None
     dataset: Any = getattr(run.data.parts, seen.part)
     tiles = images.read(dataset, [int(seen.rows[i]) for i, _ in found])
-    title = f"The {len(found)} of the {which(seen)} that it got most wrong"
+    title = f"Most wrong of the {which(seen)}"
+    if run.config["data"]["task"] != "regression":
+        title += ", probabilities in brackets"
     return images.captioned(tiles, [caption for _, caption in found], title)
 
 

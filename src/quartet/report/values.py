@@ -38,7 +38,10 @@ def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
             ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
             first.plot(ends, ends, color=GREY, linewidth=1)
             dots(first, true, predicted)
-            first.set(title=f"{name}predicted against true", xlabel="true", ylabel="predicted")
+            margin = 0.03 * (ends[1] - ends[0] or 1)
+            limits = (ends[0] - margin, ends[1] + margin)
+            first.set(title=f"{name}Predicted against true", xlabel="true", ylabel="predicted")
+            first.set(xlim=limits, ylim=limits)
             second = canvas.panel(4.35, below, 3.2, 2.75)
             second.axhline(0, color=GREY, linewidth=1)
             dots(second, predicted, true - predicted)
