@@ -231,6 +231,9 @@ SETTINGS: dict[str, list[str]] = {
     ],
     "one cycle, accumulated": ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2"],
     "ranking": ["data=ranking", "data.queries=60", "data.documents=6", "data.batch_size=12"],
+    "moving average": ["callbacks=ema", "model.norm=batch"],
+    "moving average that begins late": ["callbacks=ema", "callbacks.ema.start_step=5"],
+    "stochastic weight averaging": ["callbacks=swa", "callbacks.swa.start=0.3"],
     "frozen layer, own learning rates": [
         *("optimizer.freeze=['layers.0.*']", "optimizer.lr_factors={layers.3.*: 0.1}")
     ],

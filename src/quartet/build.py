@@ -660,6 +660,7 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
             num_sanity_val_steps=0,  # they would move the random numbers
             use_distributed_sampler=False,  # the data divides itself
         )
+        faults += check.averages(trainer)
     if len(faults) > before:
         return None
     lean.lighten(trainer)

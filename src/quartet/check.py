@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from quartet.averaging import SWA, Average
 from quartet.meter import Meter
 from quartet.ranges import whole
 from quartet.schema import both, either, nearest, show
@@ -458,6 +462,36 @@ def direction(metric: str, metrics: MetricCollection) -> str:
     """Whether the best value of a metric (such as val/accuracy) is its min or max."""
     name = metric.split("/")[-1]
     return "max" if name in metrics and metrics[name].higher_is_better else "min"
+
+
+# Averages of the weights
+
+
+def averages(trainer: Trainer) -> list[str]:
+    """Whether there is one average of the weights at most, of a kind that is validated and saved."""
+    kinds = (WeightAveraging, StochasticWeightAveraging)
+    found = [each for each in trainer.callbacks if isinstance(each, kinds)]  # type: ignore[attr-defined]
+    names = [type(each).__name__ for each in found]
+    faults = [
+        f"callbacks: {name} leaves the average out of validation, checkpoints or test; use "
+        "callbacks=ema or callbacks=swa."
+        for each, name in zip(found, names, strict=True)
+        if not isinstance(each, Average)
+    ]
+    faults += [
+        f"callbacks.swa.start={each.start}: a share of a training limited by time alone is not "
+        "known; set trainer.max_epochs or trainer.max_steps, or take callbacks=ema."
+        for each in found
+        if isinstance(each, SWA) and trainer.max_epochs == -1 and trainer.max_steps == -1
+    ]
+    if len(found) > 1:
+        faults.append(f"callbacks: {both(names)} each average the weights; choose one of them.")
+    if found and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        faults.append(
+            f"callbacks: {names[0]} needs the whole model on every device, and trainer.strategy "
+            "divides it; leave it out, or set trainer.strategy=ddp."
+        )
+    return faults
 
 
 # The length of the training

@@ -20,6 +20,8 @@ CHANGEABLE = (
     *("data.num_workers", "data.eval_batch_size", "data.dir"),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
 )
+# Callbacks that change what is trained.
+TRAINING = ("callbacks.ema", "callbacks.swa", "callbacks.unfreeze")
 # That may name ranges for a search.
 GROUPS = ("loss", "model", "optimizer", "scheduler")
 HORIZONS = ("T_max", "total_iters", "total_steps")
@@ -93,11 +95,15 @@ def end(cfg: DictConfig) -> str:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -> list[str]:
     """What would make the run another one: a line for each key, and the way out."""
+
+    def within(key: str, names: tuple[str, ...]) -> bool:
+        return any(key == name or key.startswith(f"{name}.") for name in names)
+
     faults = [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in dict.fromkeys([*before, *now])
         if before.get(key) != now.get(key)
-        and not any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE)
+        and (within(key, TRAINING) or not within(key, CHANGEABLE))
     ]
     if faults:
         faults.append(
@@ -118,15 +124,20 @@ def check_length(run: "Run", cfg: DictConfig, reached: int) -> list[str]:
         ]
     told = records(Path(cfg.resume))[0]
     before = OmegaConf.load(told).trainer
-    unset = [key for key in HORIZONS if key in cfg.scheduler and cfg.scheduler[key] is None]
+    unset = [
+        f"scheduler.{key}"
+        for key in HORIZONS
+        if key in cfg.scheduler and cfg.scheduler[key] is None
+    ]
+    unset += ["callbacks.swa.start"] if cfg.callbacks.get("swa") else []
     epochs, steps = before.max_epochs, before.max_steps
     planned = math.inf if epochs in (None, -1) else epochs * run.steps_per_epoch
     planned = planned if steps == -1 else min(planned, steps)
     if unset and planned != run.total_steps:
         return [
-            f"scheduler.{unset[0]} was taken from the length of the training, {planned:g} steps, "
-            f"and its learning rates would be others for {run.total_steps:g}; leave the length as "
-            "it was, or start a run of its own without resume."
+            f"{unset[0]} was taken from the length of the training, {planned:g} steps, and what "
+            f"follows from it would be another for {run.total_steps:g}; leave the length as it was, "
+            "or start a run of its own without resume."
         ]
     return []
 
