@@ -28,6 +28,7 @@ from quartet.checkpoint import Continuation
 from quartet.command import newest_record
 from quartet.data import DataModule, Parts, rows
 from quartet.data.check import check as check_parts
+from quartet.data.mixing import Mixing
 from quartet.logger import MetricsFile
 from quartet.module import Module
 from quartet.search import space
@@ -58,7 +59,7 @@ DRIVING: dict[str, tuple[str, ...]] = {
     "data": (
         *("task", "input_shape", "num_classes", "num_outputs", "train_samples", "dir"),
         *("batch_size", "eval_batch_size", "shuffle", "drop_last", "num_workers", "mean", "std"),
-        *("flip", "crop"),
+        *("flip", "crop", "mixup", "cutmix"),
     ),
     "loss": ("tasks", "search"),
     "metrics": ("tasks",),
@@ -81,6 +82,8 @@ HINTS: dict[str, dict[str, Any]] = {
         "num_outputs": int | None,
         "train_samples": int | None,
         "dir": str,
+        "mixup": float,
+        "cutmix": float,
         "batch_size": int | Literal["full"],
     },
     "loss": {"tasks": Sequence[str] | None},
@@ -260,6 +263,7 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
         metrics=parts["metrics"],
         optimizer=parts["optimizer"],
         scheduler=parts["scheduler"],
+        mixing=build_mixing(cfg),
     )
     if cfg.trainer.channels_last:
         module.model.to(memory_format=torch.channels_last)
@@ -448,7 +452,8 @@ def build_data(cfg: DictConfig) -> DataModule:
     source: Callable[..., Parts] = make(node, partial=True)
     named = schema.parameters(source)[0]
     source = functools.partial(source, **{k: v for k, v in shared.items() if k in named})
-    for key in ("input_shape", "num_classes", "num_outputs", "train_samples", "dir"):
+    read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
+    for key in (*read_here, "mixup", "cutmix"):
         shared.pop(key)
     data = DataModule(source, seed=cfg.seed, **shared)
     if cfg.data.train_samples is None:
@@ -484,7 +489,8 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> list[str]:
     kind, count = cfg.data.task, cfg.data.num_outputs
     faults: list[str] = []
     if "loss" in parts:
-        faults += check.loss(parts["loss"], kind, count, names(cfg, "loss"))
+        refusal = check.loss(parts["loss"], kind, count, names(cfg, "loss"))
+        faults += refusal or check.mixing(plain(cfg.data), parts["loss"])
     for name, metric in parts.get("metrics", {}).items():
         faults += check.metric(f"metrics.{name}", metric, task.create(kind, count), kind, count)
     if "model" in parts:
@@ -591,6 +597,13 @@ def reaches_validation(cfg: DictConfig, data: DataModule) -> bool:
         first = per_epoch * trainer.val_check_interval
     before: int = (trainer.check_val_every_n_epoch - 1) * per_epoch
     return total >= before + math.ceil(first)
+
+
+def build_mixing(cfg: DictConfig) -> Mixing | None:
+    values = {key: cfg.data[key] for key in ("mixup", "cutmix")}
+    if not any(values.values()):
+        return None
+    return Mixing(**values, num_outputs=cfg.data.num_outputs, seed=cfg.seed)
 
 
 def build_metrics(cfg: DictConfig) -> MetricCollection:

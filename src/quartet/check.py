@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torchmetrics import Metric, MetricCollection
 
 from quartet.averaging import SWA, Average
@@ -392,6 +393,50 @@ def loss(module: nn.Module, task: str, num_outputs: int, names: Sequence[str]) -
                 f"loss: does not depend on outputs {list(made.shape)}: nothing would be learnt."
             ]
     return faults
+
+
+def mixing(data: Config, module: nn.Module) -> list[str]:
+    """Whether samples can be mixed, and the loss of a mixture is the mixture of the losses.
+
+    Args:
+        data: The data group, with its facts.
+        module: The loss; is copied.
+    """
+    given = {key: data[key] for key in ("mixup", "cutmix") if data[key]}
+    if not given:
+        return []
+    named = " ".join(f"data.{key}={value}" for key, value in given.items())
+    off = " ".join(f"data.{key}=0" for key in given)
+    task, count = data["task"], data["num_outputs"]
+    if task in ("regression", "ranking"):
+        return [f"{named}: mixes classes, and the task is {task}; set {off}."]
+    faults = []
+    if "cutmix" in given and len(data["input_shape"]) != 3:
+        faults.append(
+            f"data.cutmix={data['cutmix']}: cuts patches out of images, and the inputs have shape "
+            f"{show(list(data['input_shape']))}; set data.cutmix=0, data.mixup mixes any inputs."
+        )
+    if not takes_mixtures(copy.deepcopy(module), task, count):
+        right = "cross_entropy or label_smoothing" if task == "multiclass" else "bce"
+        faults.append(
+            f"{named}: {type(module).__name__} has no value for targets between classes; use "
+            f"loss={right}, or set {off}."
+        )
+    return faults
+
+
+def takes_mixtures(module: nn.Module, task: str, num_outputs: int) -> bool:
+    outputs, targets = example(task, num_outputs)
+    if hasattr(module, "fit"):
+        module.fit(targets)  # type: ignore[operator]
+    whole = one_hot(targets, num_outputs).float() if task == "multiclass" else targets
+    other = whole.roll(1, 0)
+    try:
+        values = [module(outputs, one) for one in (whole, other, 0.3 * whole + 0.7 * other)]
+        close = torch.isclose(values[2], 0.3 * values[0] + 0.7 * values[1], rtol=1e-4)
+        return bool(close and torch.isclose(module(outputs, targets), values[0], rtol=1e-4))
+    except Exception:  # each loss has its own words for targets that it does not take
+        return False
 
 
 def metric(key: str, metric: Metric, task: nn.Module, name: str, num_outputs: int) -> list[str]:
