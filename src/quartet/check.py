@@ -26,6 +26,7 @@ from quartet.averaging import SWA, Average
 from quartet.meter import Meter
 from quartet.ranges import whole
 from quartet.schema import both, either, nearest, show
+from quartet.unfreezing import Unfreeze
 
 Config = Mapping[str, Any]
 
@@ -119,6 +120,7 @@ def settings(config: Config, wrong: Container[str]) -> list[str]:
         *optimizer_settings(config["optimizer"], config["trainer"], wrong),
         *scheduler_settings(config["scheduler"], config["optimizer"], wrong),
         *channels(config["data"], wrong),
+        *balance(config["data"], config["trainer"], wrong),
     ]
 
 
@@ -256,6 +258,21 @@ def channels(data: Config, wrong: Container[str]) -> list[str]:
         f"(channels, height, width), and the inputs have shape {show(shape)}; null leaves them as "
         "they are."
     ]
+
+
+def balance(data: Config, trainer: Config, wrong: Container[str]) -> list[str]:
+    """Whether there are classes to draw equally often, and a draw."""
+    if data["balance"] is not True or "data.task" in wrong:
+        return []
+    if data["task"] not in ("multiclass", "binary"):
+        return [
+            f"data.balance=true draws classes equally often, and the task is {data['task']}; leave "
+            "it false."
+        ]
+    if not data["shuffle"] or trainer["overfit_batches"]:
+        setting = "trainer.overfit_batches=0" if data["shuffle"] else "data.shuffle=true"
+        return [f"data.balance=true draws the samples of every epoch anew; set {setting}."]
+    return []
 
 
 # Parts that do not suit the task of the data
@@ -536,6 +553,21 @@ def averages(trainer: Trainer) -> list[str]:
             f"callbacks: {names[0]} needs the whole model on every device, and trainer.strategy "
             "divides it; leave it out, or set trainer.strategy=ddp."
         )
+    return faults
+
+
+def unfreezing(trainer: Trainer, model: nn.Module) -> list[str]:
+    """Whether parameters that are held at first are there, and can be trained later."""
+    faults: list[str] = []
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, Unfreeze):
+            with collecting(faults, "callbacks.unfreeze", ["epochs"]):
+                each.beginnings(model)
+            if trainer.world_size > 1:
+                faults.append(
+                    "callbacks.unfreeze: several processes agree on what is trained before they "
+                    "begin; set trainer.devices=1, or optimizer.freeze for the whole training."
+                )
     return faults
 
 
