@@ -35,6 +35,7 @@ DATA_OF = {
 TWO_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.batch_size=45"]
 EXTRAS = ("mlflow", "wandb")
 NEEDS = {  # what an option cannot do without
+    "callbacks": {"unfreeze": ["callbacks.unfreeze.epochs={2: ['layers.0.*']}"]},
     "data": {
         "csv": ["data/task=multilabel", "data.target=[red,round]", "data.path='{tmp}/table.csv'"],
         "image_folder": ["data.path='{tmp}/pictures'", "data.image_size=8"],

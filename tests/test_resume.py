@@ -231,6 +231,16 @@ SETTINGS: dict[str, list[str]] = {
     ],
     "one cycle, accumulated": ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2"],
     "ranking": ["data=ranking", "data.queries=60", "data.documents=6", "data.batch_size=12"],
+    "mixup and cutmix": [
+        *("data=digits", "trainer.limit_train_batches=8", "data.mixup=0.2", "data.cutmix=1.0")
+    ],
+    "gradual unfreezing": [
+        *("callbacks=unfreeze", "callbacks.unfreeze.epochs={2: [layers.0.weight]}"),
+        *("scheduler=cosine", "optimizer.lr_factors={layers.0.*: 0.5}"),
+    ],
+    "balanced classes": [
+        *("data=wine", "data.balance=true", "data.keep={0: 0.2}", "metrics=none"),
+    ],
     "moving average": ["callbacks=ema", "model.norm=batch"],
     "moving average that begins late": ["callbacks=ema", "callbacks.ema.start_step=5"],
     "stochastic weight averaging": ["callbacks=swa", "callbacks.swa.start=0.3"],

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import math
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -28,10 +29,14 @@ from quartet.checkpoint import Continuation
 from quartet.command import newest_record
 from quartet.data import DataModule, Parts, rows
 from quartet.data.check import check as check_parts
+from quartet.data.mixing import Mixing
 from quartet.logger import MetricsFile
+from quartet.model import weights
 from quartet.module import Module
 from quartet.search import space
 from quartet.storage import DurableCheckpoints
+
+log = logging.getLogger(__name__)
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -57,12 +62,13 @@ TOP_LEVEL = [
 DRIVING: dict[str, tuple[str, ...]] = {
     "data": (
         *("task", "input_shape", "num_classes", "num_outputs", "train_samples", "dir"),
-        *("batch_size", "eval_batch_size", "shuffle", "drop_last", "num_workers", "mean", "std"),
-        *("flip", "crop"),
+        *("batch_size", "eval_batch_size", "shuffle", "balance", "drop_last", "num_workers"),
+        *("mean", "std"),
+        *("flip", "crop", "mixup", "cutmix"),
     ),
     "loss": ("tasks", "search"),
     "metrics": ("tasks",),
-    "model": ("search",),
+    "model": ("weights", "strict", "search"),
     "optimizer": ("freeze", "lr_factors", "decay_bias_and_norm", "search"),
     "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
     "trainer": ("compile", "channels_last"),
@@ -81,10 +87,13 @@ HINTS: dict[str, dict[str, Any]] = {
         "num_outputs": int | None,
         "train_samples": int | None,
         "dir": str,
+        "mixup": float,
+        "cutmix": float,
         "batch_size": int | Literal["full"],
     },
     "loss": {"tasks": Sequence[str] | None},
     "metrics": {"tasks": Sequence[str] | None},
+    "model": {"weights": str | None, "strict": bool},
     "optimizer": schema.hints(optimizer.create)
     | {"freeze": Sequence[str], "lr_factors": Mapping[str, float] | None},
     "scheduler": schema.hints(scheduler.create) | {"interval": Literal["step", "epoch"]},
@@ -227,7 +236,7 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
                 parts[group] = create()
 
     if known:
-        add("model", lambda: make(divide(cfg, "model")[0]))
+        add("model", lambda: build_model(cfg))
         add("loss", lambda: make(divide(cfg, "loss")[0]))
         add("metrics", lambda: build_metrics(cfg))
         faults += check_fit(cfg, parts)
@@ -244,6 +253,8 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
         with collecting(faults, "data"):
             faults += check_parts(data.load(), plain(cfg.data), [*cfg.metrics])
     trainer: Trainer | None = parts.get("trainer")
+    if "model" in parts and trainer:
+        faults += check.unfreezing(trainer, parts["model"])
     steps = count_steps(cfg, counted, trainer.world_size) if counted and trainer else None
     if "model" in parts and "optimizer" in parts and sound("model", "optimizer"):
         faults += check_schedule(cfg, parts, steps)
@@ -260,6 +271,7 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
         metrics=parts["metrics"],
         optimizer=parts["optimizer"],
         scheduler=parts["scheduler"],
+        mixing=build_mixing(cfg),
     )
     if cfg.trainer.channels_last:
         module.model.to(memory_format=torch.channels_last)
@@ -482,7 +494,8 @@ def build_data(cfg: DictConfig) -> DataModule:
     source: Callable[..., Parts] = make(node, partial=True)
     named = schema.parameters(source)[0]
     source = functools.partial(source, **{k: v for k, v in shared.items() if k in named})
-    for key in ("input_shape", "num_classes", "num_outputs", "train_samples", "dir"):
+    read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
+    for key in (*read_here, "mixup", "cutmix"):
         shared.pop(key)
     data = DataModule(source, seed=cfg.seed, **shared)
     if cfg.data.train_samples is None:
@@ -520,7 +533,8 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> list[str]:
     kind, count = cfg.data.task, cfg.data.num_outputs
     faults: list[str] = []
     if "loss" in parts:
-        faults += check.loss(parts["loss"], kind, count, names(cfg, "loss"))
+        refusal = check.loss(parts["loss"], kind, count, names(cfg, "loss"))
+        faults += refusal or check.mixing(plain(cfg.data), parts["loss"])
     for name, metric in parts.get("metrics", {}).items():
         faults += check.metric(f"metrics.{name}", metric, task.create(kind, count), kind, count)
     if "model" in parts:
@@ -627,6 +641,30 @@ def reaches_validation(cfg: DictConfig, data: DataModule) -> bool:
         first = per_epoch * trainer.val_check_interval
     before: int = (trainer.check_val_every_n_epoch - 1) * per_epoch
     return total >= before + math.ceil(first)
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model, with the weights it begins with."""
+    model: nn.Module = make(divide(cfg, "model")[0])
+    place = cfg.model.weights
+    # Afterwards a run has weights of its own, and those may be gone.
+    begun = any(Path(cfg.directory, "checkpoints").glob("*.ckpt"))
+    if place and not is_own_name(place, cfg.model._target_) and not begun:
+        log.info("model.weights: %s", weights.load(model, place, strict=cfg.model.strict))
+    return model
+
+
+def is_own_name(name: str, target: str) -> bool:
+    """Whether ``model.weights`` is a name that the model itself knows, and no path."""
+    path = "/" in name or name.endswith(".ckpt") or Path(name).exists()
+    return not path and "weights" in schema.parameters(allow.locate(target))[0]
+
+
+def build_mixing(cfg: DictConfig) -> Mixing | None:
+    values = {key: cfg.data[key] for key in ("mixup", "cutmix")}
+    if not any(values.values()):
+        return None
+    return Mixing(**values, num_outputs=cfg.data.num_outputs, seed=cfg.seed)
 
 
 def build_metrics(cfg: DictConfig) -> MetricCollection:
@@ -744,7 +782,11 @@ def check_batches(cfg: DictConfig, data: DataModule, parts: Mapping[str, Any]) -
 def divide(cfg: DictConfig, group: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A group's arguments of ``_target_``, and its keys that say how the part is used."""
     values = plain(cfg[group])
-    return values, {key: values.pop(key) for key in DRIVING.get(group, ()) if key in values}
+    driving = {key: values.pop(key) for key in DRIVING.get(group, ()) if key in values}
+    name = driving.get("weights") if group == "model" else None
+    if isinstance(name, str) and is_own_name(name, values["_target_"]):
+        values["weights"] = name  # torchvision's models have names for theirs
+    return values, driving
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

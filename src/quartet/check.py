@@ -19,12 +19,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torchmetrics import Metric, MetricCollection
 
 from quartet.averaging import SWA, Average
 from quartet.meter import Meter
 from quartet.ranges import whole
 from quartet.schema import both, either, nearest, show
+from quartet.unfreezing import Unfreeze
 
 Config = Mapping[str, Any]
 
@@ -118,6 +120,7 @@ def settings(config: Config, wrong: Container[str]) -> list[str]:
         *optimizer_settings(config["optimizer"], config["trainer"], wrong),
         *scheduler_settings(config["scheduler"], config["optimizer"], wrong),
         *channels(config["data"], wrong),
+        *balance(config["data"], config["trainer"], wrong),
     ]
 
 
@@ -257,6 +260,21 @@ def channels(data: Config, wrong: Container[str]) -> list[str]:
     ]
 
 
+def balance(data: Config, trainer: Config, wrong: Container[str]) -> list[str]:
+    """Whether there are classes to draw equally often, and a draw."""
+    if data["balance"] is not True or "data.task" in wrong:
+        return []
+    if data["task"] not in ("multiclass", "binary"):
+        return [
+            f"data.balance=true draws classes equally often, and the task is {data['task']}; leave "
+            "it false."
+        ]
+    if not data["shuffle"] or trainer["overfit_batches"]:
+        setting = "trainer.overfit_batches=0" if data["shuffle"] else "data.shuffle=true"
+        return [f"data.balance=true draws the samples of every epoch anew; set {setting}."]
+    return []
+
+
 # Parts that do not suit the task of the data
 
 
@@ -394,6 +412,50 @@ def loss(module: nn.Module, task: str, num_outputs: int, names: Sequence[str]) -
     return faults
 
 
+def mixing(data: Config, module: nn.Module) -> list[str]:
+    """Whether samples can be mixed, and the loss of a mixture is the mixture of the losses.
+
+    Args:
+        data: The data group, with its facts.
+        module: The loss; is copied.
+    """
+    given = {key: data[key] for key in ("mixup", "cutmix") if data[key]}
+    if not given:
+        return []
+    named = " ".join(f"data.{key}={value}" for key, value in given.items())
+    off = " ".join(f"data.{key}=0" for key in given)
+    task, count = data["task"], data["num_outputs"]
+    if task in ("regression", "ranking"):
+        return [f"{named}: mixes classes, and the task is {task}; set {off}."]
+    faults = []
+    if "cutmix" in given and len(data["input_shape"]) != 3:
+        faults.append(
+            f"data.cutmix={data['cutmix']}: cuts patches out of images, and the inputs have shape "
+            f"{show(list(data['input_shape']))}; set data.cutmix=0, data.mixup mixes any inputs."
+        )
+    if not takes_mixtures(copy.deepcopy(module), task, count):
+        right = "cross_entropy or label_smoothing" if task == "multiclass" else "bce"
+        faults.append(
+            f"{named}: {type(module).__name__} has no value for targets between classes; use "
+            f"loss={right}, or set {off}."
+        )
+    return faults
+
+
+def takes_mixtures(module: nn.Module, task: str, num_outputs: int) -> bool:
+    outputs, targets = example(task, num_outputs)
+    if hasattr(module, "fit"):
+        module.fit(targets)  # type: ignore[operator]
+    whole = one_hot(targets, num_outputs).float() if task == "multiclass" else targets
+    other = whole.roll(1, 0)
+    try:
+        values = [module(outputs, one) for one in (whole, other, 0.3 * whole + 0.7 * other)]
+        close = torch.isclose(values[2], 0.3 * values[0] + 0.7 * values[1], rtol=1e-4)
+        return bool(close and torch.isclose(module(outputs, targets), values[0], rtol=1e-4))
+    except Exception:  # each loss has its own words for targets that it does not take
+        return False
+
+
 def metric(key: str, metric: Metric, task: nn.Module, name: str, num_outputs: int) -> list[str]:
     """Whether a metric takes predictions and labels of the task: tried on made-up samples.
 
@@ -491,6 +553,21 @@ def averages(trainer: Trainer) -> list[str]:
             f"callbacks: {names[0]} needs the whole model on every device, and trainer.strategy "
             "divides it; leave it out, or set trainer.strategy=ddp."
         )
+    return faults
+
+
+def unfreezing(trainer: Trainer, model: nn.Module) -> list[str]:
+    """Whether parameters that are held at first are there, and can be trained later."""
+    faults: list[str] = []
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, Unfreeze):
+            with collecting(faults, "callbacks.unfreeze", ["epochs"]):
+                each.beginnings(model)
+            if trainer.world_size > 1:
+                faults.append(
+                    "callbacks.unfreeze: several processes agree on what is trained before they "
+                    "begin; set trainer.devices=1, or optimizer.freeze for the whole training."
+                )
     return faults
 
 

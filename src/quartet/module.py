@@ -50,6 +50,8 @@ class Module(LightningModule):
         optimizer: Makes the optimizer of a model.
         scheduler: Makes the schedule of an optimizer, given `total_steps`, `steps_per_epoch` and
             `validate_every` (epochs).
+        mixing: Mixes the samples of training batches and their targets, for the loss. The metrics
+            of the training then compare with the target of the larger share. None mixes nothing.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Module(LightningModule):
         metrics: MetricCollection,
         optimizer: Callable[[nn.Module], Optimizer],
         scheduler: Callable[..., Schedule],
+        mixing: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -71,6 +74,7 @@ class Module(LightningModule):
         self.test_meter = Meter(task, metrics.clone(prefix="test/"))
         self.create_optimizer = optimizer
         self.create_schedule = scheduler
+        self.mixing = mixing
         self.last_batch = -1
         self.loaded: dict[str, Any] = {}
         self.plateau_is_due = False
@@ -133,8 +137,12 @@ class Module(LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         inputs, targets, *indexes = batch
+        wanted = targets
+        if self.mixing is not None:
+            place = {"epoch": self.trainer.current_epoch, "batch": batch_idx}
+            inputs, wanted, targets = self.mixing(inputs, targets, **place, rank=self.global_rank)
         outputs = self.model(inputs)
-        loss: Tensor = self.loss(outputs, targets, *(indexes if self.loss_takes_indexes else ()))
+        loss: Tensor = self.loss(outputs, wanted, *(indexes if self.loss_takes_indexes else ()))
         # LBFGS evaluates a batch several times; the first is the one that counts.
         if batch_idx != self.last_batch:
             self.last_batch = batch_idx

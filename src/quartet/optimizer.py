@@ -36,7 +36,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
             f"freeze must be a list of patterns, got {patterns!r}; write [{patterns}]."
         )
     parameters = dict(model.named_parameters())
-    matches = {pattern: _matching("freeze", pattern, parameters) for pattern in patterns}
+    matches = {pattern: matching("freeze", pattern, parameters) for pattern in patterns}
     frozen = [name for name in parameters if any(name in names for names in matches.values())]
     if frozen and not any(
         parameter.requires_grad for name, parameter in parameters.items() if name not in frozen
@@ -216,7 +216,7 @@ def _factors(
                 f"lr_factors[{pattern!r}] must be above 0, got {factor}; to train nothing of it, put "
                 "the pattern into freeze."
             )
-        factors |= dict.fromkeys(_matching("lr_factors", pattern, parameters), factor)
+        factors |= dict.fromkeys(matching("lr_factors", pattern, parameters), factor)
     return factors
 
 
@@ -237,7 +237,12 @@ def _bound(factory: Callable[..., Optimizer], argument: str) -> Any:
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
-def _matching(argument: str, pattern: str, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+def matching(argument: str, pattern: str, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """The names that a pattern matches.
+
+    Raises:
+        ValueError: there is none.
+    """
     names = [name for name in parameters if fnmatchcase(name, pattern)]
     if not names:
         modules = dict.fromkeys(

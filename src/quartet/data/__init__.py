@@ -39,6 +39,7 @@ class DataModule(LightningDataModule):
         eval_batch_size: The same for validation and test.
         seed: Of the order of the training samples.
         shuffle: Whether every epoch has an order of its own.
+        balance: Whether an epoch draws every class equally often, with replacement.
         drop_last: Whether a last training batch that is smaller is left out.
         num_workers: Processes that read files ahead; 0 reads in this process.
         mean: Of each channel of images in [0, 1], subtracted; None for none.
@@ -58,6 +59,7 @@ class DataModule(LightningDataModule):
         eval_batch_size: int,
         seed: int,
         shuffle: bool,
+        balance: bool,
         drop_last: bool,
         num_workers: int,
         mean: Sequence[float] | None,
@@ -72,6 +74,7 @@ class DataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.balance = balance
         self.drop_last = drop_last
         self.num_workers = num_workers
         self.mean = mean
@@ -156,6 +159,7 @@ class DataModule(LightningDataModule):
             fill=True,
             start=self.start,
             change=change,
+            weights=balanced(self.targets()) if self.balance else None,
         )
 
     def val_dataloader(self) -> Any:
@@ -177,6 +181,7 @@ class DataModule(LightningDataModule):
         fill: bool = False,
         start: tuple[int, int] = (0, 0),
         change: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        weights: Tensor | None = None,
     ) -> Any:
         if dataset is None:
             return []
@@ -184,7 +189,8 @@ class DataModule(LightningDataModule):
         rank = trainer.global_rank if trainer else 0
         world_size = trainer.world_size if trainer else 1
         batches = self._batches(
-            rows(dataset), batch_size, drop_last, rank, world_size, shuffle, fill, start
+            *(rows(dataset), batch_size, drop_last, rank, world_size),
+            *(shuffle, fill, start, weights),
         )
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         if not isinstance(dataset, TensorDataset):
@@ -215,6 +221,7 @@ class DataModule(LightningDataModule):
         shuffle: bool = False,
         fill: bool = True,
         start: tuple[int, int] = (0, 0),
+        weights: Tensor | None = None,
     ) -> Batches:
         return Batches(
             count,
@@ -227,7 +234,14 @@ class DataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             start=start,
+            weights=weights,
         )
+
+
+def balanced(targets: Tensor) -> Tensor:
+    """A weight for each sample, so that those of every class have the same sum."""
+    classes = targets.flatten().long()
+    return classes.bincount().double().reciprocal()[classes]
 
 
 def rows(dataset: Dataset[Any]) -> int:

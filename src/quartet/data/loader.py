@@ -30,6 +30,8 @@ class Batches:
         rank: Of this process, from 0.
         world_size: Number of processes.
         start: Epoch to begin with, and how many of its batches are left out.
+        weights: How often each sample is to be drawn, in proportion; an epoch then draws `count` of
+            them with replacement. None: every sample once.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         start: tuple[int, int] = (0, 0),
+        weights: Tensor | None = None,
     ) -> None:
         self.count = count
         self.batch_size = batch_size * world_size
@@ -54,6 +57,7 @@ class Batches:
         self.rank = rank
         self.world_size = world_size
         self.start = start
+        self.weights = weights
         self.epoch = start[0]  # a `DataLoader` with processes reads before `set_epoch` is called
 
     @property
@@ -71,9 +75,13 @@ class Batches:
             return torch.arange(self.count)
         # A SeedSequence, as seed + epoch would give seed 0 the second order of seed 1.
         state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
-        return torch.randperm(
-            self.count, generator=torch.Generator().manual_seed(int(state[0] >> 1))
-        )
+        generator = torch.Generator().manual_seed(int(state[0] >> 1))
+        if self.weights is None:
+            return torch.randperm(self.count, generator=generator)
+        # `torch.multinomial` draws among 2**24 at most.
+        upper = self.weights.double().cumsum(0)
+        drawn = torch.rand(self.count, generator=generator, dtype=torch.float64) * upper[-1]
+        return torch.searchsorted(upper, drawn, right=True).clamp_(max=self.count - 1)
 
     def __len__(self) -> int:
         whole, rest = divmod(self.count, self.batch_size)

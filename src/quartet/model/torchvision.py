@@ -17,7 +17,7 @@ from torchvision.models import WeightsEnum
 def classifier(
     *,
     name: str,
-    weights: str | None,
+    weights: str | None = None,
     input_shape: Sequence[int],
     num_outputs: int,
     stem: str,
