@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import Trainer
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from quartet import storage
 from quartet.check import Refusal
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def of_run(run: Any, checkpoint: str) -> Trained:
     return ready(Trained(run.module.model, run.module.task, run.trainer, facts), found, checkpoint)
 
 
-def alone(cfg: DictConfig, directory: Path, checkpoint: str) -> Trained:
+def alone(cfg: "DictConfig", directory: Path, checkpoint: str) -> Trained:
     """A run without its data, which may be gone: the checkpoint tells what it was.
 
     Raises:
