@@ -23,7 +23,19 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torchmetrics import MetricCollection
 
-from quartet import allow, check, lean, optimizer, ranges, record, resume, scheduler, schema, task
+from quartet import (
+    allow,
+    check,
+    lean,
+    optimizer,
+    ranges,
+    record,
+    resume,
+    scheduler,
+    schema,
+    task,
+    weights,
+)
 from quartet.check import Refusal, collecting
 from quartet.checkpoint import Continuation
 from quartet.command import newest_record
@@ -31,7 +43,6 @@ from quartet.data import DataModule, Parts, rows
 from quartet.data.check import check as check_parts
 from quartet.data.mixing import Mixing
 from quartet.logger import MetricsFile
-from quartet.model import weights
 from quartet.module import Module
 from quartet.search import space
 from quartet.storage import DurableCheckpoints
