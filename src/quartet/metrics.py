@@ -169,7 +169,8 @@ def positives_of(target: Tensor) -> tuple[Tensor, Tensor]:
 
 def as_list(kept: list[Tensor] | Tensor) -> list[Tensor]:
     """The parts of a state; one after several processes have put theirs together."""
-    return [kept] if isinstance(kept, Tensor) else list(kept)
+    parts = [kept] if isinstance(kept, Tensor) else kept
+    return [part for part in parts if len(part)]  # several processes without any give an empty one
 
 
 def areas_of(scores: Sequence[Tensor], target: Tensor) -> Tensor:
