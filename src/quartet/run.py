@@ -166,11 +166,19 @@ def evaluate(
     Raises:
         quartet.check.Refusal: there is no such split or checkpoint, or the data cannot be had.
     """
+    from quartet import storage
+    from quartet.check import Refusal
     from quartet.logger import shortest
     from quartet.report import picture, text
     from quartet.report.seen import Seen
 
     run, path = existing(cfg, Path(directory), split, checkpoint, splits=("test", "val"))
+    try:
+        run.module.load_state_dict(storage.load(path)["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).partition(":\n")[2].split())
+        fault = f"checkpoint={checkpoint} is of another model, or of other data: {reason}"
+        raise Refusal([fault]) from None
     run.trainer.callbacks.append(seen := Seen())  # type: ignore[attr-defined]
     play = run.trainer.test if split == "test" else run.trainer.validate
     play(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
