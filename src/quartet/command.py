@@ -60,7 +60,8 @@ def start_from(own: Sequence[str]) -> None:
 
 def is_option(group: str, option: str) -> bool:
     """Whether conf/ has such an option of such a group."""
-    return (Path(__file__).parents[2] / "conf" / group / f"{option}.yaml").is_file()
+    files = (Path(__file__).parents[2] / "conf" / group).glob("*.yaml")
+    return option in {path.stem for path in files}
 
 
 def refuse(record: Path) -> None:

@@ -131,8 +131,12 @@ def see_validation(run: "Run", seen: "Seen", path: Path | None) -> None:
     trainer: Any = run.trainer
     loggers, callbacks = trainer.loggers, trainer.callbacks
     trainer.loggers, trainer.callbacks = [], [seen]
-    trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
-    trainer.loggers, trainer.callbacks = loggers, callbacks
+    try:
+        trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
+    except Exception as error:  # the run has finished, whatever becomes of its pictures
+        logging.getLogger(__name__).warning(f"No predictions are drawn: {error}")
+    finally:
+        trainer.loggers, trainer.callbacks = loggers, callbacks
 
 
 def hold(directory: Path, locks: ExitStack) -> None:
@@ -184,6 +188,8 @@ def evaluate(
     play(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
     values = run.trainer.callback_metrics.items()
     figures = {name: shortest(float(value)) for name, value in values}
+    if not run.trainer.is_global_zero:
+        return figures
     file = record.write_new(
         Path(directory),
         f"evaluation-{split}.json",
