@@ -1,5 +1,6 @@
 """Commands on a run that exists: its own record becomes the configuration they start from."""
 
+import json
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ def start_from(own: Sequence[str]) -> None:
     """Rewrites the command line so that Hydra reads the configuration of ``run=DIR``.
 
     What the run was trained with thus stays, whatever has become of the files in conf/; further
-    overrides apply to its values.
+    overrides apply to its values. Of whole options only another trainer is taken.
 
     Args:
         own: Keys that the command adds to the run's configuration.
@@ -33,6 +34,17 @@ def start_from(own: Sequence[str]) -> None:
         )
         raise SystemExit(2)
     refuse(directory / ".hydra" / "config.yaml")
+    options = {key: given.pop(key) for key in list(given) if is_option(key, given[key])}
+    again = [f"+trainer={options.pop('trainer')}"] if "trainer" in options else []
+    told = directory / "result.json"
+    chosen = json.loads(told.read_text())["choices"] if told.is_file() else {}
+    for group, option in options.items():
+        if chosen.get(group) != option:  # else it is what the run has anyway
+            leave(
+                f"{group}={option}: the run in {directory} was trained with {group}="
+                f"{chosen.get(group)}, and stays what it is; leave it out. Other data of the same "
+                "kind: data.path=FILE, or data.KEY=VALUE."
+            )
     sys.argv[1:] = [
         "--config-dir",
         str((directory / ".hydra").resolve()),
@@ -41,8 +53,15 @@ def start_from(own: Sequence[str]) -> None:
         "hydra/job_logging=disabled",
         "hydra.output_subdir=null",
         f"hydra.run.dir='{directory}'",
+        *again,
         *(f"{'+' if key in own else ''}{key}={value}" for key, value in given.items()),
     ]
+
+
+def is_option(group: str, option: str) -> bool:
+    """Whether conf/ has such an option of such a group."""
+    files = (Path(__file__).parents[2] / "conf" / group).glob("*.yaml")
+    return option in {path.stem for path in files}
 
 
 def refuse(record: Path) -> None:
@@ -86,7 +105,7 @@ def go_on() -> None:
         if each in flags or each in named:
             continue
         group, _, option = each.partition("=")
-        if (Path(__file__).parents[2] / "conf" / group / f"{option}.yaml").is_file():
+        if is_option(group, option):
             if group not in ("callbacks", "logger"):
                 leave(
                     f"resume={directory} goes on with the same training, which {each} would "

@@ -131,8 +131,12 @@ def see_validation(run: "Run", seen: "Seen", path: Path | None) -> None:
     trainer: Any = run.trainer
     loggers, callbacks = trainer.loggers, trainer.callbacks
     trainer.loggers, trainer.callbacks = [], [seen]
-    trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
-    trainer.loggers, trainer.callbacks = loggers, callbacks
+    try:
+        trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
+    except Exception as error:  # the run has finished, whatever becomes of its pictures
+        logging.getLogger(__name__).warning(f"No predictions are drawn: {error}")
+    finally:
+        trainer.loggers, trainer.callbacks = loggers, callbacks
 
 
 def hold(directory: Path, locks: ExitStack) -> None:
@@ -166,16 +170,26 @@ def evaluate(
     Raises:
         quartet.check.Refusal: there is no such split or checkpoint, or the data cannot be had.
     """
+    from quartet import storage
+    from quartet.check import Refusal
     from quartet.logger import shortest
     from quartet.report import picture, text
     from quartet.report.seen import Seen
 
     run, path = existing(cfg, Path(directory), split, checkpoint, splits=("test", "val"))
+    try:
+        run.module.load_state_dict(storage.load(path)["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).partition(":\n")[2].split())
+        fault = f"checkpoint={checkpoint} is of another model, or of other data: {reason}"
+        raise Refusal([fault]) from None
     run.trainer.callbacks.append(seen := Seen())  # type: ignore[attr-defined]
     play = run.trainer.test if split == "test" else run.trainer.validate
     play(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
     values = run.trainer.callback_metrics.items()
     figures = {name: shortest(float(value)) for name, value in values}
+    if not run.trainer.is_global_zero:
+        return figures
     file = record.write_new(
         Path(directory),
         f"evaluation-{split}.json",

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import Dataset, TensorDataset
 
 from quartet.report import classes, images, values
 from quartet.report.canvas import Canvas, short
+from quartet.report.card import known_targets
 from quartet.report.curves import curves
 from quartet.report.seen import Seen
 
@@ -155,13 +155,6 @@ def samples(run: "Run") -> Canvas | None:
     shown = shown[: 8 * images.ACROSS]
     tiles = images.read(dataset, [row for row, _ in shown])
     return images.captioned(tiles, [name for _, name in shown], "Training samples")
-
-
-def known_targets(dataset: Dataset[Any]) -> torch.Tensor | None:
-    """The targets, if they are known without reading every sample."""
-    if isinstance(dataset, TensorDataset):
-        return dataset.tensors[1]
-    return torch.as_tensor(dataset.targets) if hasattr(dataset, "targets") else None
 
 
 def log_to_tensorboard(logger: TensorBoardLogger, paths: Sequence[Path], step: int) -> None:

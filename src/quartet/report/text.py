@@ -10,12 +10,13 @@ from quartet import record
 
 
 def plan(cfg: DictConfig) -> str:
-    """What a configuration would run: its parts, their sizes, the learning rate over time.
+    """What a configuration would run: its parts, its data, their sizes, the learning rate over time.
 
     Raises:
         quartet.check.Refusal: it cannot train.
     """
     from quartet.build import build
+    from quartet.report.card import card
     from quartet.scheduler import preview
 
     run = build(cfg)
@@ -29,6 +30,7 @@ def plan(cfg: DictConfig) -> str:
         parts = run.data.parts._asdict()
         sizes = [f"{len(parts[name] or ()):,} {name}" for name in ("train", "val", "test")]
         lines.append(f"{'samples':12}{', '.join(sizes)}")
+        lines += card(run.data.parts, run.config["data"])
     else:
         lines.append(f"{'samples':12}{run.config['data']['train_samples']:,}, not read yet")
     endless = run.total_steps == float("inf")
