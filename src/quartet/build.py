@@ -74,7 +74,7 @@ DRIVING: dict[str, tuple[str, ...]] = {
     "data": (
         *("task", "input_shape", "num_classes", "num_outputs", "train_samples", "dir"),
         *("batch_size", "eval_batch_size", "shuffle", "balance", "drop_last", "num_workers"),
-        *("mean", "std"),
+        *("mean", "std", "folds", "fold"),
         *("flip", "crop", "mixup", "cutmix"),
     ),
     "loss": ("tasks", "search"),
@@ -98,6 +98,8 @@ HINTS: dict[str, dict[str, Any]] = {
         "num_outputs": int | None,
         "train_samples": int | None,
         "dir": str,
+        "folds": int | None,
+        "fold": int,
         "mixup": float,
         "cutmix": float,
         "batch_size": int | Literal["full"],
@@ -504,9 +506,16 @@ def build_data(cfg: DictConfig) -> DataModule:
     node, shared = divide(cfg, "data")
     source: Callable[..., Parts] = make(node, partial=True)
     named = schema.parameters(source)[0]
+    folds = shared.pop("folds")
+    shared["fold"] = (shared["fold"], folds) if folds else None
+    if folds and "fold" not in named:
+        raise ValueError(
+            f"folds={folds}: {node['_target_']} has no argument fold, and so cannot divide its "
+            "samples; give it one and hand it to quartet.data.split.split, or set data.folds=null."
+        )
     source = functools.partial(source, **{k: v for k, v in shared.items() if k in named})
     read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
-    for key in (*read_here, "mixup", "cutmix"):
+    for key in (*read_here, "fold", "mixup", "cutmix"):
         shared.pop(key)
     data = DataModule(source, seed=cfg.seed, **shared)
     if cfg.data.train_samples is None:
@@ -603,7 +612,7 @@ def settle_monitor(
         Faults.
     """
     wrong = check.keys(before)
-    validates = cfg.data.get("val_fraction") != 0
+    validates = cfg.data.get("val_fraction") != 0 or bool(cfg.data.folds)
     if data is not None and data.loaded:
         validates = data.parts.val is not None
     validates = validates and cfg.trainer.limit_val_batches != 0
@@ -766,8 +775,11 @@ def count_steps(cfg: DictConfig, data: DataModule, world_size: int) -> tuple[int
 def count_rows(cfg: DictConfig, data: DataModule) -> dict[str, int]:
     """Samples (or queries) of each part that is known before a download."""
     if not data.loaded:
-        val = round(cfg.data.train_samples * cfg.data.val_fraction)
-        return {"train": cfg.data.train_samples - val, "val": val}
+        count, folds = cfg.data.train_samples, cfg.data.folds
+        val = round(count * cfg.data.val_fraction)
+        if folds:
+            val = len(range(cfg.data.fold, count, folds))  # the first ones are larger by one
+        return {"train": count - val, "val": val}
     parts = {name: getattr(data.parts, name) for name in ("train", "val", "test")}
     return {name: rows(part) for name, part in parts.items() if part is not None}
 

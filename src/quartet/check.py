@@ -120,6 +120,7 @@ def settings(config: Config, wrong: Container[str]) -> list[str]:
         *optimizer_settings(config["optimizer"], config["trainer"], wrong),
         *scheduler_settings(config["scheduler"], config["optimizer"], wrong),
         *channels(config["data"], wrong),
+        *folds(config["data"], wrong),
         *balance(config["data"], config["trainer"], wrong),
     ]
 
@@ -258,6 +259,21 @@ def channels(data: Config, wrong: Container[str]) -> list[str]:
         f"(channels, height, width), and the inputs have shape {show(shape)}; null leaves them as "
         "they are."
     ]
+
+
+def folds(data: Config, wrong: Container[str]) -> list[str]:
+    """Whether the fold is one of those there are."""
+    if "data.folds" in wrong or "data.fold" in wrong:
+        return []
+    count, number = data["folds"], data["fold"]
+    if count is None and number:
+        return [f"data.fold={number}: is one of data.folds; set that, such as data.folds=5."]
+    if count is not None and number >= count:
+        return [
+            f"data.fold={number}: with data.folds={count} they are 0 to {count - 1}; in a sweep "
+            f"'data.fold=range({count})'."
+        ]
+    return []
 
 
 def balance(data: Config, trainer: Config, wrong: Container[str]) -> list[str]:

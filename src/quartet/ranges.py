@@ -24,6 +24,8 @@ RANGES = {
     "data.test_fraction": "[0, 1) 0 goes without a test",
     "data.split_seed": "[0, 4294967295]",
     "data.std": "(0, inf)",
+    "data.folds": "[2, inf) null divides by data.val_fraction",
+    "data.fold": "[0, inf)",
     "data.mixup": "[0, inf) 0 does not mix",
     "data.cutmix": "[0, inf) 0 does not mix",
     "optimizer.lr": "[0, inf)",

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
-from quartet.data.split import IntArray, Parts, assemble, split, standardize
+from quartet.data.split import Fold, IntArray, Parts, assemble, split, standardize
 
 TASKS = ("multiclass", "binary", "multilabel", "regression")
 
@@ -34,6 +34,7 @@ def csv(
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
+    fold: Fold | None = None,
 ) -> Parts:
     """A table: inputs float32 ``(rows, columns)``, targets as the task has them.
 
@@ -58,6 +59,7 @@ def csv(
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
         split_seed: Seed of the split, stratified for multiclass and binary.
+        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
         ValueError: The file or a column is not there or does not fit the task, or a value is out of
@@ -76,6 +78,7 @@ def csv(
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         split_seed=split_seed,
+        fold=fold,
         stratify=stratify,
     )
     encoding, feature_names = _fit(table[inputs], rows.train, missing, max_categories)

@@ -8,7 +8,7 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from quartet.data.split import IntArray, Parts, split
+from quartet.data.split import Fold, IntArray, Parts, split
 
 
 def image_folder(
@@ -18,6 +18,7 @@ def image_folder(
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
+    fold: Fold | None = None,
 ) -> Parts:
     """Pictures read from disk as needed: float32 ``(3, size, size)`` in [0, 1], and the class index.
 
@@ -32,6 +33,7 @@ def image_folder(
         val_fraction: Share of the training pictures for validation, in [0, 1); unused with val/.
         test_fraction: Share of the training pictures for the test, in [0, 1); unused with test/.
         split_seed: Seed of the stratified split.
+        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
         ValueError: path is not such a folder, the parts have different classes, a class has no
@@ -54,11 +56,17 @@ def image_folder(
                 f"{sorted(set(pictures.classes) - set(train.classes))}, only in train "
                 f"{sorted(set(train.classes) - set(pictures.classes))}; give both the same folders."
             )
+    if fold and "val" in own:
+        raise ValueError(
+            f"folds: {root / 'val'} is the validation part already; leave data.folds=null, or move its "
+            "pictures to train."
+        )
     rows = split(
         len(train),
         val_fraction=0 if "val" in own else val_fraction,
         test_fraction=0 if "test" in own else test_fraction,
         split_seed=split_seed,
+        fold=fold,
         stratify=np.array(train.classes)[train.targets],
     )
 

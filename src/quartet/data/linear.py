@@ -2,7 +2,7 @@
 
 import torch
 
-from quartet.data.split import Parts, assemble, split
+from quartet.data.split import Fold, Parts, assemble, split
 
 
 def linear(
@@ -14,6 +14,7 @@ def linear(
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
+    fold: Fold | None = None,
 ) -> Parts:
     """Independent standard normal inputs ``(rows, features)`` and targets ``(rows, outputs)``.
 
@@ -27,6 +28,7 @@ def linear(
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
         split_seed: Seed of the split.
+        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
         ValueError: A count is below 1, or a fraction is out of range or leaves a part empty.
@@ -40,6 +42,10 @@ def linear(
     inputs = torch.randn(rows, features, generator=generator)
     targets = torch.randn(rows, outputs, generator=generator)
     parts = split(
-        rows, val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed
+        rows,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        fold=fold,
     )
     return assemble(parts, inputs, targets)

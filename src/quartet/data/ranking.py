@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_svmlight_files
 
-from quartet.data.split import IntArray, Parts, Rows, assemble, split, standardize
+from quartet.data.split import Fold, IntArray, Parts, Rows, assemble, split, standardize
 
 FILES = ("train.txt", "vali.txt", "test.txt")
 
@@ -24,6 +24,7 @@ def ranking(
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
+    fold: Fold | None = None,
 ) -> Parts:
     """Graded documents of queries: ``TensorDataset(inputs, targets, indexes)``.
 
@@ -44,6 +45,7 @@ def ranking(
         val_fraction: Share of the queries for validation, in [0, 1). Unused for a folder.
         test_fraction: Share of the queries for the test, in [0, 1). Unused for a folder.
         split_seed: Seed of the split. Unused for a folder.
+        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
         ValueError: A number is out of range, path is missing or cannot be read as that format.
@@ -59,7 +61,13 @@ def ranking(
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             split_seed=split_seed,
+            fold=fold,
             groups=indexes,
+        )
+    elif fold:
+        raise ValueError(
+            f"folds: the files of {path} are the parts already; leave data.folds=null, or give one "
+            "file."
         )
     else:
         rows = Rows(*(np.arange(*bounds[part : part + 2]) for part in range(3)))

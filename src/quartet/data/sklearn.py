@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn import datasets
 
-from quartet.data.split import Parts, assemble, split, standardize, thin
+from quartet.data.split import Fold, Parts, assemble, split, standardize, thin
 
 
 def digits(
@@ -17,6 +17,7 @@ def digits(
     test_fraction: float,
     split_seed: int,
     keep: Mapping[int, float] | None,
+    fold: Fold | None = None,
 ) -> Parts:
     """Handwritten digits: inputs float32 ``(rows, 1, 8, 8)`` in [0, 1], targets int64 ``(rows,)``.
 
@@ -24,6 +25,7 @@ def digits(
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
         split_seed: Seed of the stratified split.
+        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
         keep: Class index -> fraction of its training rows to keep. Validation and test parts stay
             whole, so that every class still counts there. None keeps all.
 
@@ -37,6 +39,7 @@ def digits(
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         split_seed=split_seed,
+        fold=fold,
         stratify=labels,
     )
     rows = rows._replace(train=thin(rows.train, labels, keep=keep, split_seed=split_seed))
@@ -50,13 +53,14 @@ def breast_cancer(
     test_fraction: float,
     split_seed: int,
     keep: Mapping[int, float] | None,
+    fold: Fold | None = None,
 ) -> Parts:
     """Breast tumours: standardised inputs ``(rows, 30)``, targets float32 ``(rows, 1)``, 1 = benign.
 
     Arguments and errors are those of `digits`.
     """
     source = datasets.load_breast_cancer()
-    return _table(source, True, val_fraction, test_fraction, split_seed, keep)
+    return _table(source, True, val_fraction, test_fraction, split_seed, keep, fold)
 
 
 def wine(
@@ -65,12 +69,13 @@ def wine(
     test_fraction: float,
     split_seed: int,
     keep: Mapping[int, float] | None,
+    fold: Fold | None = None,
 ) -> Parts:
     """Wines of three growers: standardised inputs ``(rows, 13)``, targets int64 ``(rows,)``.
 
     Arguments and errors are those of `digits`.
     """
-    return _table(datasets.load_wine(), False, val_fraction, test_fraction, split_seed, keep)
+    return _table(datasets.load_wine(), False, val_fraction, test_fraction, split_seed, keep, fold)
 
 
 def diabetes(
@@ -78,6 +83,7 @@ def diabetes(
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
+    fold: Fold | None = None,
     standardize_targets: bool,
 ) -> Parts:
     """Progression of diabetes: standardised inputs ``(rows, 10)``, targets float32 ``(rows, 1)``.
@@ -88,6 +94,7 @@ def diabetes(
         split_seed: Seed of the split.
         standardize_targets: Whether targets get mean 0 and standard deviation 1 over the training
             part; otherwise they stay in 25 to 346.
+        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
         ValueError: A fraction is out of range or leaves a part empty.
@@ -96,7 +103,11 @@ def diabetes(
     source = datasets.load_diabetes(scaled=False)
     values = source.target.reshape(-1, 1)
     rows = split(
-        len(values), val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed
+        len(values),
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        fold=fold,
     )
     inputs, _ = standardize(source.data, rows.train)
     targets, scale = torch.from_numpy(values.astype(np.float32)), None
@@ -114,6 +125,7 @@ def _table(
     test_fraction: float,
     split_seed: int,
     keep: Mapping[int, float] | None,
+    fold: Fold | None,
 ) -> Parts:
     labels: NDArray[np.int64] = source.target.astype(np.int64)
     rows = split(
@@ -121,6 +133,7 @@ def _table(
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         split_seed=split_seed,
+        fold=fold,
         stratify=labels,
     )
     rows = rows._replace(train=thin(rows.train, labels, keep=keep, split_seed=split_seed))

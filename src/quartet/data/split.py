@@ -1,12 +1,13 @@
 """The parts a data source hands over, and the arithmetic that divides rows among them."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
@@ -42,6 +43,9 @@ class Parts(NamedTuple):
     encoding: dict[str, Any] | None = None
 
 
+Fold = tuple[int, int]  # which one, from 0, and how many there are
+
+
 class Rows(NamedTuple):
     """Row numbers of the three parts, ascending and disjoint; an empty array is an absent part."""
 
@@ -56,6 +60,7 @@ def split(
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
+    fold: Fold | None = None,
     stratify: NDArray[Any] | None = None,
     groups: NDArray[Any] | None = None,
 ) -> Rows:
@@ -69,12 +74,16 @@ def split(
         val_fraction: Share of all rows, in [0, 1), for validation.
         test_fraction: Share of all rows, in [0, 1), for the test.
         split_seed: Seed of the division, apart from the seed of a run.
+        fold: The validation part is this fold of all rows but the test's, whatever `val_fraction`:
+            over all folds, each of them is in it once. None: a fraction.
         stratify: ``(count,)`` class of each row; every part then has the same shares of the classes.
         groups: ``(count,)`` group of each row; the fractions then count groups, which stay whole.
 
     Raises:
         ValueError: A fraction is out of range, a part comes out empty, or a class has too few rows.
     """
+    if fold is not None:
+        val_fraction = 0
     fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
     for name, fraction in fractions.items():
         if not 0 <= fraction < 1:
@@ -111,10 +120,33 @@ def split(
                 units, test_size=sizes[name], random_state=split_seed, stratify=labels
             )
             units, carved[name] = np.sort(units), np.sort(taken)
+    if fold is not None:
+        labels = None if stratify is None else stratify[units]
+        units, carved["val_fraction"] = _hold_out(units, labels, what, fold, split_seed)
     rows = Rows(units, carved["val_fraction"], carved["test_fraction"])
     if groups is None:
         return rows
     return Rows(*(np.flatnonzero(np.isin(groups, part)) for part in rows))
+
+
+def _hold_out(
+    units: NDArray[Any], labels: NDArray[Any] | None, what: str, fold: Fold, split_seed: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What is left, and the fold, both in ascending order."""
+    number, count = fold
+    least, name = len(units), what
+    if labels is not None:
+        classes, counts = np.unique(labels, return_counts=True)
+        least, name = counts.min(), f"rows of class {str(classes[counts.argmin()])!r}"
+    if least < count:
+        raise ValueError(
+            f"folds={count}: there are {least} {name} beside the test part, fewer than folds; lower "
+            "it, or add rows."
+        )
+    kind = KFold if labels is None else StratifiedKFold
+    folds = kind(count, shuffle=True, random_state=split_seed)
+    rest, held_out = next(islice(folds.split(units, labels), number, None))
+    return units[rest], units[held_out]
 
 
 def _refuse_rare_classes(labels: NDArray[Any], name: str, fraction: float, size: int) -> None:

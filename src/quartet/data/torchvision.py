@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from quartet.data.split import Parts, assemble, split
+from quartet.data.split import Fold, Parts, assemble, split
 
 
-def mnist(*, dir: str, val_fraction: float, split_seed: int) -> Parts:
+def mnist(*, dir: str, val_fraction: float, split_seed: int, fold: Fold | None = None) -> Parts:
     """Handwritten digits: inputs uint8 ``(rows, 1, 28, 28)``, targets int64 ``(rows,)``.
 
     The test part is the official one.
@@ -21,34 +21,48 @@ def mnist(*, dir: str, val_fraction: float, split_seed: int) -> Parts:
         dir: Where the data lies, or goes when it has to be downloaded.
         val_fraction: Share of the official training part for validation, in [0, 1); stratified.
         split_seed: Seed of that choice.
+        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
         ValueError: The data is not in dir and cannot be downloaded, or the fraction is out of range.
     """
-    return _parts(datasets.MNIST, Path(dir), "MNIST/raw", val_fraction, split_seed)
+    return _parts(datasets.MNIST, Path(dir), "MNIST/raw", val_fraction, split_seed, fold)
 
 
-def fashion_mnist(*, dir: str, val_fraction: float, split_seed: int) -> Parts:
+def fashion_mnist(
+    *, dir: str, val_fraction: float, split_seed: int, fold: Fold | None = None
+) -> Parts:
     """Pictures of clothes: inputs uint8 ``(rows, 1, 28, 28)``, targets int64 ``(rows,)``.
 
     Arguments and errors are those of `mnist`.
     """
-    return _parts(datasets.FashionMNIST, Path(dir), "FashionMNIST/raw", val_fraction, split_seed)
+    return _parts(
+        datasets.FashionMNIST, Path(dir), "FashionMNIST/raw", val_fraction, split_seed, fold
+    )
 
 
-def cifar10(*, dir: str, val_fraction: float, split_seed: int) -> Parts:
+def cifar10(*, dir: str, val_fraction: float, split_seed: int, fold: Fold | None = None) -> Parts:
     """Photographs of ten kinds of things: inputs uint8 ``(rows, 3, 32, 32)``, targets int64 ``(rows,)``.
 
     Files in dir count only if their checksums are the original's. Arguments and errors are those
     of `mnist`.
     """
-    return _parts(datasets.CIFAR10, Path(dir), "cifar-10-batches-py", val_fraction, split_seed)
+    return _parts(
+        datasets.CIFAR10, Path(dir), "cifar-10-batches-py", val_fraction, split_seed, fold
+    )
 
 
 _Source = type[datasets.MNIST] | type[datasets.CIFAR10]
 
 
-def _parts(source: _Source, root: Path, folder: str, val_fraction: float, split_seed: int) -> Parts:
+def _parts(
+    source: _Source,
+    root: Path,
+    folder: str,
+    val_fraction: float,
+    split_seed: int,
+    fold: Fold | None = None,
+) -> Parts:
     root = root.expanduser().resolve()
     try:
         train, test = source(root, train=True), source(root, train=False)
@@ -61,6 +75,7 @@ def _parts(source: _Source, root: Path, folder: str, val_fraction: float, split_
         val_fraction=val_fraction,
         test_fraction=0,
         split_seed=split_seed,
+        fold=fold,
         stratify=labels,
     )
     rows = rows._replace(test=np.arange(len(labels), len(labels) + len(test)))

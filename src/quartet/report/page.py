@@ -85,7 +85,9 @@ def summary(results: Results, most: int = 5) -> str:
                     setting(row, results.knobs) for _, row in ranking.head(most).iterrows()
                 ],
                 metric: [plus_minus(row) for _, row in ranking.head(most).iterrows()],
-                "seeds": [seeds(row) for _, row in ranking.head(most).iterrows()],
+                "folds" if "data.fold" in jobs else "seeds": [
+                    seeds(row) for _, row in ranking.head(most).iterrows()
+                ],
             },
             index=pd.RangeIndex(1, min(most, len(ranking)) + 1),
         )
@@ -135,7 +137,8 @@ def render(results: Results, title: str) -> str:
         ],
         silent=int((jobs["monitor"].isna() & (jobs["status"] == "finished")).sum()),
         jobs=jobs.to_dict("records"),
-        tests=[m for m in results.metrics if m.startswith("test/")],
+        tests=results.scores,
+        runs="folds" if "data.fold" in jobs else "seeds",
         failures=failures(jobs),
     )
 

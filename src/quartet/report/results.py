@@ -27,6 +27,10 @@ FULL = ["command", "directory"]
 MACHINERY = ("launcher", "sweep", "hydra")
 
 
+# Overrides whose values are repetitions of one setting.
+GATHERED = ("seed", "data.fold")
+
+
 @dataclass(frozen=True)
 class Results:
     """Runs and what they differ in.
@@ -35,12 +39,18 @@ class Results:
         jobs: A row a run: `FIRST`, a column for each override, `LAST`, a column for each metric of
             the best epoch and of the test, `FULL`.
         overrides: The columns that are overrides.
-        knobs: Those of them with more than one value, the seed apart.
+        knobs: Those of them with more than one value, the seed and the fold apart.
     """
 
     jobs: pd.DataFrame
     overrides: list[str]
     knobs: list[str]
+
+    @property
+    def scores(self) -> list[str]:
+        """The metrics that tell how good a setting is: those of the test, and of held-out folds."""
+        parts = ("test/", "val/") if "data.fold" in self.jobs else ("test/",)
+        return [metric for metric in self.metrics if metric.startswith(parts)]
 
     @property
     def metrics(self) -> list[str]:
@@ -120,7 +130,7 @@ def read(directories: Sequence[str | Path]) -> Results:
     table = pd.DataFrame([row.pop("given") for row in rows], columns=keys).rename(columns=names)
     table = table.apply(numbers).rename_axis(columns=None)
     overrides = [str(key) for key in table]
-    knobs = [key for key in overrides if key != "seed" and table[key].nunique(dropna=False) > 1]
+    knobs = [k for k in overrides if k not in GATHERED and table[k].nunique(dropna=False) > 1]
     facts = pd.DataFrame(rows)
     metrics = [c for c in facts if c not in own]
     jobs = pd.concat([facts[FIRST], table, facts[LAST], facts[metrics], facts[FULL]], axis=1)
@@ -227,7 +237,7 @@ def history(run: str | Path, metric: str) -> dict[int, float]:
 
 
 def gather(jobs: pd.DataFrame, by: Sequence[str], value: str = "best") -> pd.DataFrame:
-    """Mean, sd (of a sample), 95 % interval (Student's t) and n of each setting, over its seeds.
+    """Mean, sd (of a sample), 95 % interval (Student's t) and n of each setting, over its seeds and folds.
 
     Only finished jobs count; `of` tells how many there are in all.
 
@@ -245,10 +255,10 @@ def gather(jobs: pd.DataFrame, by: Sequence[str], value: str = "best") -> pd.Dat
 
 
 def rank(results: Results, metric: str) -> pd.DataFrame:
-    """Settings, the best mean first, each with its seeds gathered.
+    """Settings, the best mean first, each with its seeds and folds gathered.
 
     Returns:
-        The knobs as columns, then those of `gather`, the means of the test metrics and of the
+        The knobs as columns, then those of `gather`, the means of the scores and of the
         seconds, `runs`: the directories, and `winner`: the index of the best job. Settings without
         a value come last.
     """
@@ -258,7 +268,7 @@ def rank(results: Results, metric: str) -> pd.DataFrame:
     done = jobs[jobs["status"] == "finished"]
     keys: Any = knobs or (lambda _: 0)
     groups = done.groupby(keys, dropna=False, sort=True)
-    for column in [m for m in results.metrics if m.startswith("test/")] + ["seconds"]:
+    for column in [*results.scores, "seconds"]:
         table[column] = groups[column].mean()
     table["runs"] = groups["directory"].agg(list)
     ordered = done.dropna(subset="best").sort_values("best", ascending=mode != "max", kind="stable")
