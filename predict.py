@@ -1,4 +1,4 @@
-"""Write a run's predictions: python predict.py run=outputs/DATE/TIME output=predictions.csv."""
+"""Write a run's predictions: python predict.py run=outputs/DATE/TIME input=FILE output=predictions.csv."""
 
 import hydra
 from omegaconf import DictConfig
@@ -16,5 +16,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
-    start_from(own=("run", "split", "checkpoint", "output"))
+    start_from(own=("run", "split", "checkpoint", "input", "id", "output"))
     main()

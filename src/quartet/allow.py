@@ -59,8 +59,9 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in (
-        *("allow", "build", "check", "command", "job", "launch", "prediction", "record", "report"),
-        *("resume", "run", "schema", "search", "secret", "slurm", "storage", "sweep"),
+        *("allow", "build", "check", "command", "export", "inputs", "job", "launch", "prediction"),
+        *("record", "report", "resume", "run", "schema", "search", "secret", "slurm", "storage"),
+        *("sweep", "trained"),
     )
 }
 # Where Hydra makes objects, or has `logging` make them.

@@ -276,6 +276,40 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
     )
 
 
+def rebuild(
+    cfg: DictConfig, told: Mapping[str, Any], directory: Path
+) -> tuple[nn.Module, nn.Module, Trainer]:
+    """Model, task and trainer of a run, without its data.
+
+    Args:
+        cfg: Of the run.
+        told: What is known of the data, `DataModule.told`.
+        directory: Of the run.
+
+    Raises:
+        Refusal: the configuration names what must not be called, or cannot be built.
+    """
+    cfg = cfg.copy()
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+        cfg.directory, cfg.callbacks, cfg.logger = str(directory), {}, {}
+        for key in ("task", "input_shape", "num_classes", "num_outputs"):
+            cfg.data[key] = told[key]
+    faults = allow.faults(plain(cfg))
+    if not faults:
+        model: Any = None
+        with collecting(faults, "model", names(cfg, "model")):
+            model = make(divide(cfg, "model")[0])
+        with collecting(faults, "data.task"):
+            kind = task.create(told["task"], told["num_outputs"])
+        trainer = build_trainer(cfg, faults)
+    if faults:
+        raise Refusal(faults)
+    assert trainer is not None
+    trainer.loggers = []  # metrics.csv is that of the training
+    return model, kind, trainer
+
+
 def new_directory() -> Path:
     """Named by the time, with -1, -2, ... where there is one already."""
     path = Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
@@ -455,6 +489,8 @@ def build_data(cfg: DictConfig) -> DataModule:
         for key, value in facts(data.load(), cfg.data.task).items():
             if cfg.data[key] is None:
                 cfg.data[key] = value
+    told = ("task", "input_shape", "num_classes", "num_outputs")
+    data.facts = {key: plain(cfg.data)[key] for key in told}
     return data
 
 

@@ -150,7 +150,7 @@ def prediction(cfg: DictConfig) -> None:
     """Writes predictions of ``cfg.run``. Exits with 2 when refused."""
     from quartet.run import predict
 
-    options = take(cfg, "split", "checkpoint", "output")
+    options = take(cfg, "split", "checkpoint", "input", "id", "output")
     with refusals(cfg):
         predict(cfg, HydraConfig.get().runtime.output_dir, **options)
 

@@ -187,6 +187,8 @@ class Module(LightningModule):
             "last_batch": self.last_batch,
             "lr": getattr(self, "lr", None),
         }
+        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            checkpoint["data"] = self.trainer.datamodule.told()  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:

@@ -175,33 +175,80 @@ def predict(
     *,
     split: str = "test",
     checkpoint: str = "best",
+    input: str | Path | None = None,  # noqa: A002 (the key of the command)
+    id: str | None = None,  # noqa: A002
     output: str | Path | None = None,
 ) -> Path:
-    """Writes a run's predictions as csv, one row a sample.
+    """Writes a run's predictions, one row a sample, in memory that does not grow with their number.
 
-    Columns: sample, the number of the row in its part; query, for ranking; target; prediction; and
-    for classification the probability of every class.
+    Columns: sample, the number of the row, the path of a picture or the value of the column `id`;
+    query, for ranking; target, if it is known; prediction; and for classification the probability
+    of every class.
 
     Args:
         cfg: The configuration it was trained with, data settings perhaps changed.
         directory: Of the run.
-        split: train, val or test.
+        split: train, val or test, of the run's own data.
         checkpoint: best, last, or the path or URL of a file.
-        output: The file; None for ``predictions-SPLIT.csv`` in the directory.
+        input: A csv table, a picture or a folder of pictures to predict instead; None for `split`.
+        id: The column of that table that names its rows; None for their numbers.
+        output: The file, ``.csv`` or ``.parquet``; None for ``predictions-SPLIT.csv`` (of the
+            input's name, if there is one) in the directory, with a number if that is there.
 
     Returns:
         The path of the file.
 
     Raises:
-        quartet.check.Refusal: there is no such split or checkpoint, or the data cannot be had.
+        quartet.check.Refusal: there is no such split or checkpoint, the data cannot be had, the
+            input does not fit what the model was trained on, or the output is there already.
     """
-    from quartet.prediction import write
+    from quartet import inputs, prediction, trained
+    from quartet.check import Refusal
 
-    run, path = existing(cfg, Path(directory), split, checkpoint, splits=("test", "val", "train"))
-    output = Path(output or Path(directory) / f"predictions-{split}.csv")
-    rows = write(run, path, split, output)
-    print(f"{rows:,} predictions in {output}")
+    quieten()
+    source = Path(input).expanduser() if input else None
+    name = source.stem if source else split
+    default = prediction.free(Path(directory) / f"predictions-{name}.csv")
+    output = Path(output).expanduser() if output else default
+    if faults := prediction.faults(output):
+        raise Refusal(faults)
+    if source is None:
+        splits = ("test", "val", "train")
+        run, path = existing(cfg, Path(directory), split, checkpoint, splits=splits)
+        model = trained.of_run(run, path)
+        count = prediction.write(model, prediction.of_part(run, split, model.names), output)
+    else:
+        path = checkpoint_path(Path(directory), checkpoint)
+        model = trained.alone(cfg, Path(directory), path)
+        try:
+            batches = inputs.batches(source, model.facts, model.names, id)
+            count = prediction.write(model, batches, output)
+        except (ValueError, OSError) as error:
+            raise Refusal([f"input={source}: {error}"]) from None
+    print(f"{count:,} predictions in {output}")
     return output
+
+
+def checkpoint_path(directory: Path, checkpoint: str) -> str:
+    """The path or URL of a run's checkpoint that can be loaded.
+
+    Raises:
+        quartet.check.Refusal: it cannot.
+    """
+    from quartet import storage
+    from quartet.check import Refusal, collecting
+
+    named = {name: str(directory / f"checkpoints/{name}.ckpt") for name in ("best", "last")}
+    path = named.get(checkpoint, checkpoint)
+    faults: list[str] = []
+    if "://" not in path and not Path(path).is_file():
+        faults.append(f"checkpoint={checkpoint}: {path} is missing; name best, last or a file.")
+    else:
+        with collecting(faults, f"checkpoint={checkpoint}"):
+            storage.load(path)  # before the data, which may take long
+    if faults:
+        raise Refusal(faults)
+    return path
 
 
 def existing(

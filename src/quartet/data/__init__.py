@@ -79,6 +79,19 @@ class DataModule(LightningDataModule):
         self.flip = flip
         self.crop = crop
         self.start = (0, 0)
+        self.facts: dict[str, Any] = {}  # task, input_shape, num_classes, num_outputs
+
+    def told(self) -> dict[str, Any]:
+        """What predicting must know of the data, in plain containers."""
+
+        def texts(names: Sequence[str] | None) -> list[str] | None:
+            return None if names is None else [str(name) for name in names]
+
+        return self.facts | {
+            "class_names": texts(self.parts.class_names),
+            "feature_names": texts(self.parts.feature_names),
+            "encoding": self.parts.encoding,
+        }
 
     def state_dict(self) -> dict[str, int]:
         """How far the training has come: the epoch, and how many of its batches are done."""

@@ -1,7 +1,7 @@
 """Any table in a csv file: the columns to predict, and the columns to predict them from."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,20 @@ def csv(
         split_seed=split_seed,
         stratify=stratify,
     )
-    encoded, feature_names = _encode(table[inputs], rows.train, missing, max_categories)
+    encoding, feature_names = _fit(table[inputs], rows.train, missing, max_categories)
+    encoding |= {"separator": separator, "targets": wanted}
     scale: tuple[Tensor, Tensor] | None = None
     final = torch.tensor(targets)
     if task == "regression" and standardize_targets:
         final, scale = standardize(targets, rows.train)
     return assemble(
         rows,
-        encoded,
+        encode(table[inputs], encoding),
         final if task == "multiclass" else final.float(),
         class_names=names,
         target_scale=scale,
         feature_names=feature_names,
-    )
+    )._replace(encoding=encoding)
 
 
 def _read(path: str | None, separator: str) -> pd.DataFrame:
@@ -191,23 +192,12 @@ def _targets(columns: pd.DataFrame, task: str) -> tuple[NDArray[Any], tuple[str,
     return labels.astype(np.int64), tuple(map(str, classes))
 
 
-def _encode(
+def _fit(
     columns: pd.DataFrame, train: IntArray, missing: str, max_categories: int
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Inputs float32 of all rows, encoded by the training rows, and the names of their columns."""
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What `encode` needs to know, from the training rows, and the names of the encoded columns."""
     numeric = [name for name in columns if pd.api.types.is_numeric_dtype(columns[name])]
     categories = [name for name in columns if name not in numeric]
-    for name in numeric:
-        if np.isinf(columns[name].to_numpy(dtype=np.float64)).any():
-            raise ValueError(
-                f"column {name!r} holds infinite values; correct them or leave the column out with "
-                f"data.drop=[{name}]."
-            )
-        if missing == "error" and (count := columns[name].isna().sum()):
-            raise ValueError(
-                f"column {name!r} has {count} missing values; data.missing=mean fills in the mean "
-                f"of the training part, data.drop=[{name}] leaves the column out."
-            )
     for name in categories:
         if (count := columns[name].iloc[train].nunique()) > max_categories:
             raise ValueError(
@@ -215,18 +205,98 @@ def _encode(
                 f"{max_categories}; data.drop=[{name}] leaves it out (an identifier?), "
                 "data.max_categories=N allows it."
             )
+    for name in numeric:
+        _refuse_infinite(name, columns[name].to_numpy(dtype=np.float64))
+        if missing == "error" and (count := columns[name].isna().sum()):
+            raise ValueError(
+                f"column {name!r} has {count} missing values; data.missing=mean fills in the mean "
+                f"of the training part, data.drop=[{name}] leaves the column out."
+            )
+    imputer, scaler = SimpleImputer(keep_empty_features=True), StandardScaler()
+    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     encoder = ColumnTransformer(
-        [
-            (
-                "numeric",
-                make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()),
-                numeric,
-            ),
-            ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
-        ],
+        [("numeric", make_pipeline(imputer, scaler), numeric), ("category", one_hot, categories)],
         verbose_feature_names_out=False,
     )
     values = columns.astype(dict.fromkeys(numeric, np.float64) | dict.fromkeys(categories, object))
     encoder.fit(values.iloc[train])
-    encoded = torch.from_numpy(encoder.transform(values).astype(np.float32))
-    return encoded, tuple(map(str, encoder.get_feature_names_out()))
+    fitted = dict(encoder.named_transformers_)
+    encoding: dict[str, Any] = {"numeric": {}, "categories": {}}
+    if numeric:
+        imputer, scaler = (step for _, step in fitted["numeric"].steps)
+        for name, fill, mean, std in zip(
+            numeric, imputer.statistics_, scaler.mean_, scaler.scale_, strict=True
+        ):
+            numbers = {"fill": float(fill) if missing == "mean" else None}
+            encoding["numeric"][name] = numbers | {"mean": float(mean), "std": float(std)}
+    if categories:
+        for name, known in zip(categories, fitted["category"].categories_, strict=True):
+            encoding["categories"][name] = [_text(value) for value in known]
+    return encoding, tuple(map(str, encoder.get_feature_names_out()))
+
+
+def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = False) -> Tensor:
+    """Inputs float32 ``(rows, encoded columns)`` of a table: first the numbers, then the categories.
+
+    Args:
+        columns: Holds the columns that `encoding` names.
+        encoding: Of `Parts`, in plain containers: ``numeric``, for each column the ``mean`` and
+            ``std`` that standardise it and what to ``fill`` in for missing values; ``categories``,
+            for each column its values as texts, None for a missing one.
+        strict: Whether a category that the training did not know is refused; else it becomes zeros.
+
+    Raises:
+        ValueError: a column holds what it must not.
+    """
+    blocks: list[NDArray[Any]] = []
+    for name, numbers in encoding["numeric"].items():
+        values = _numbers(columns[name])
+        _refuse_infinite(name, values)
+        if (gaps := np.isnan(values)).any():
+            if numbers["fill"] is None:
+                raise ValueError(
+                    f"column {name!r} has {gaps.sum()} missing values, and the training had none; "
+                    "fill them in, or train with data.missing=mean."
+                )
+            values = np.where(gaps, numbers["fill"], values)
+        blocks.append(((values - numbers["mean"]) / numbers["std"])[:, None])
+    for name, known in encoding["categories"].items():
+        places = {value: place for place, value in enumerate(known)}
+        found = [_text(value) for value in columns[name].tolist()]
+        codes = np.array([places.get(value, -1) for value in found], dtype=np.int64)
+        if strict and (codes < 0).any():
+            unknown = found[int((codes < 0).argmax())]
+            raise ValueError(
+                f"column {name!r} holds {unknown or 'a missing value'!r}, which the training did "
+                f"not know; its values are {_some(known)}. Correct these rows, or leave them out."
+            )
+        blocks.append(codes[:, None] == np.arange(len(known)))
+    return torch.from_numpy(np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe"))
+
+
+def _numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
+    try:
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        raise ValueError(
+            f"column {column.name!r} holds {wrong.iloc[0]!r}, which is no number, and the training "
+            "had numbers there; correct it."
+        ) from None
+
+
+def _text(value: Any) -> str | None:
+    return None if pd.isna(value) else str(value)
+
+
+def _some(values: Sequence[str | None], most: int = 10) -> str:
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join("(missing)" if each is None else each for each in values[:most]) + more
+
+
+def _refuse_infinite(name: Any, values: NDArray[np.float64]) -> None:
+    if np.isinf(values).any():
+        raise ValueError(
+            f"column {name!r} holds infinite values; correct them or leave the column out with "
+            f"data.drop=[{name}]."
+        )

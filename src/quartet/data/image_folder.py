@@ -44,15 +44,7 @@ def image_folder(
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         raise ValueError(f"path {root} is not a folder; data.path=FOLDER holds a folder a class.")
-    transform = v2.Compose(
-        [
-            v2.ToImage(),
-            v2.Resize(image_size, antialias=True),
-            v2.CenterCrop(image_size),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.ToPureTensor(),
-        ]
-    )
+    transform = to_tensor(image_size)
     own = {part: _read(root / part, transform) for part in ("val", "test") if _own(root, part)}
     train = _read(root / "train" if _own(root, "train") else root, transform)
     for part, pictures in own.items():
@@ -75,6 +67,19 @@ def image_folder(
         own.get("val") or (_take(train, rows.val) if len(rows.val) else None),
         own.get("test") or (_take(train, rows.test) if len(rows.test) else None),
         class_names=tuple(train.classes),
+    )
+
+
+def to_tensor(image_size: int) -> v2.Compose:
+    """What makes a picture float32 ``(channels, size, size)`` in [0, 1]."""
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(image_size, antialias=True),
+            v2.CenterCrop(image_size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.ToPureTensor(),
+        ]
     )
 
 

@@ -30,6 +30,7 @@ class Parts(NamedTuple):
         target_scale: Mean and standard deviation, each ``(values,)``, by which regression targets
             were standardised: ``target = original - mean`` over ``std``. None: they were not.
         feature_names: Names of the input columns.
+        encoding: How the columns of a table become inputs, as `quartet.data.csv.encode` takes it.
     """
 
     train: Dataset[Any]
@@ -38,6 +39,7 @@ class Parts(NamedTuple):
     class_names: tuple[str, ...] | None = None
     target_scale: tuple[Tensor, Tensor] | None = None
     feature_names: tuple[str, ...] | None = None
+    encoding: dict[str, Any] | None = None
 
 
 class Rows(NamedTuple):
