@@ -105,6 +105,8 @@ def rows(
             chunksize=max(CHUNK, size),
             compression=packed,
         ):
+            if chunk.empty:
+                break
             try:
                 inputs = csv.encode(chunk, encoding, strict=True)
             except ValueError as error:
