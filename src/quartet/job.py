@@ -155,7 +155,21 @@ def prediction(cfg: DictConfig) -> None:
         predict(cfg, HydraConfig.get().runtime.output_dir, **options)
 
 
-def take(cfg: DictConfig, *keys: str) -> dict[str, str]:
+def exporting(cfg: DictConfig) -> None:
+    """Exports the model of ``cfg.run``. Exits with 2 when refused, 1 when the export differs."""
+    from quartet.export import Different
+    from quartet.run import export
+
+    options = take(cfg, "format", "checkpoint", "output", "tolerance")
+    with refusals(cfg):
+        try:
+            export(cfg, HydraConfig.get().runtime.output_dir, **options)
+        except Different as error:
+            print(f"Failed: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+def take(cfg: DictConfig, *keys: str) -> dict[str, Any]:
     """Takes the command's own keys out of a run's configuration."""
     with open_dict(cfg):
         cfg.pop("run")

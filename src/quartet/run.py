@@ -260,6 +260,53 @@ def predict(
     return output
 
 
+def export(
+    cfg: DictConfig,
+    directory: str | Path,
+    *,
+    format: str = "onnx",  # noqa: A002 (the key of the command)
+    checkpoint: str = "best",
+    output: str | Path | None = None,
+    tolerance: float = 1e-4,
+) -> Path:
+    """Writes a run's model as a file that needs no Quartet, and FILE.json, which describes it.
+
+    Args:
+        cfg: The configuration it was trained with.
+        directory: Of the run.
+        format: onnx or torch_export, which give predictions; safetensors, the weights alone.
+        checkpoint: best, last, or the path or URL of a file.
+        output: The file; None for ``model.*`` in the directory.
+        tolerance: Largest difference to the original's predictions on samples of the run's data.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        quartet.check.Refusal: a package, the checkpoint or the data is missing, or the file is
+            there already.
+        quartet.export.Different: the exported model predicts something else.
+    """
+    from quartet import export as exporting
+    from quartet import trained
+
+    suffix = exporting.SUFFIXES.get(format, "")
+    output = Path(output).expanduser() if output else Path(directory) / f"model{suffix}"
+    exporting.refuse(format, output)
+    with open_dict(cfg):
+        cfg.trainer.compile = False  # it is compiled where it will run
+    run, path = existing(cfg, Path(directory), "train", checkpoint, splits=("train",))
+    part = "val" if run.data.parts.test is None else "test"
+    part = "train" if getattr(run.data.parts, part) is None else part
+    inputs = exporting.samples(run.data.part_loader(part))
+    found = exporting.write(trained.of_run(run, path), inputs, format, output, float(tolerance))
+    print(
+        f"{output} and {exporting.beside(output).name}: largest difference {found:.2g} on "
+        f"{len(inputs)} samples of the {part} part"
+    )
+    return output
+
+
 def checkpoint_path(directory: Path, checkpoint: str) -> str:
     """The path or URL of a run's checkpoint that can be loaded.
 

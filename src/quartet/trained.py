@@ -57,8 +57,8 @@ class Trained:
 
 def of_run(run: Any, checkpoint: str) -> Trained:
     """A run that was built with its data."""
-    facts = run.data.told() | {"config": run.config["data"]}
     found = storage.load(checkpoint)
+    facts = run.data.told() | found.get("data", {}) | {"config": run.config["data"]}
     return ready(Trained(run.module.model, run.module.task, run.trainer, facts), found, checkpoint)
 
 
