@@ -34,7 +34,7 @@ def main() -> None:
         raise SystemExit(2)
     (ROOT / OWN_TEST).unlink(missing_ok=True)
     if options.examples == "drop":
-        from drop_examples import drop
+        from drop import drop
 
         drop(ROOT)
     rename(options.name)
@@ -102,10 +102,12 @@ def rename(name: str) -> None:
 def tidy() -> None:
     """Sorts imports and wraps lines anew, which the length of a name decides."""
     if not (importlib.util.find_spec("ruff") or shutil.which("ruff")):
-        print('ruff is not installed; later: pip install -e ".[dev]" && ruff check --fix . && ruff format .')
+        print(
+            'ruff is not installed; later: pip install -e ".[dev]" && ruff check --fix . && ruff format .'
+        )
         return
     ruff = [sys.executable, "-m", "ruff"] if importlib.util.find_spec("ruff") else ["ruff"]
-    subprocess.run([*ruff, "check", "--quiet", "--select=I", "--fix", "."], cwd=ROOT, check=True)
+    subprocess.run([*ruff, "check", "--quiet", "--select=I,F401", "--fix", "."], cwd=ROOT, check=True)
     subprocess.run([*ruff, "format", "--quiet", "."], cwd=ROOT, check=True)
 
 

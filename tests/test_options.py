@@ -64,7 +64,7 @@ def tasks_of(group: str, option: str) -> list[str]:
 def cases() -> Iterator[Any]:
     for group, options in OPTIONS.items():
         for option in options:
-            for task in tasks_of(group, option):
+            for task in filter(DATA_OF.get, tasks_of(group, option)):
                 data = [] if group == "data" else DATA_OF[task]
                 overrides = [*data, f"{group}={option}", *NEEDS.get(group, {}).get(option, [])]
                 if group == "metrics" and (option, task) == ("regression", "ranking"):
