@@ -12,9 +12,9 @@ from pathlib import Path
 LEFT = {"data": "digits", "model": "mlp", "experiment": "optimizers"}
 # These measure the examples.
 SCRIPTS = ("scripts/benchmark.py", "scripts/defaults.py")
-# Names of dropped options that mean nothing else, so that a text which is one of them tells.
-PLAIN = ("breast_cancer", "wine", "diabetes", "fashion_mnist", "mnist", "cifar10", "image_folder")
-PLAIN += ("cnn", "torchvision")
+# Names of dropped options that mean nothing else, within a text and alone.
+WITHIN = ("breast_cancer", "wine", "diabetes", "fashion_mnist", "mnist", "cifar10", "image_folder")
+ALONE = ("cnn", "torchvision")
 
 
 def drop(root: Path) -> None:
@@ -42,10 +42,13 @@ def drop(root: Path) -> None:
         (root / script).unlink(missing_ok=True)
     told = [rf"\b{group}=({'|'.join(options)})\b" for group, options in names.items()]
     told += [r"\bdata/task\b", *(rf"{re.escape(module)}\b" for module in gone)]
-    told += [rf"\A({'|'.join(PLAIN)})\Z"]
+    told += [rf"\b({'|'.join(WITHIN)})\b", rf"\A({'|'.join(ALONE)})\Z"]
     dropped = re.compile("|".join(told))
-    for path in sorted((root / "tests").glob("test_*.py")):
-        prune(path, dropped)
+    files = sorted((root / "tests").glob("test_*.py"))
+    dead: dict[str, set[str]] = {}
+    # What takes from another file of tests comes after it.
+    for path in sorted(files, key=lambda path: "\nfrom test_" in path.read_text()):
+        dead[path.stem] = prune(path, dropped, names, dead)
     readme = root / "README.md"
     readme.write_text(shorter(readme.read_text(), names, dropped))
 
@@ -66,17 +69,36 @@ def without(path: Path, functions: set[str]) -> None:
     path.write_text(cut_out(text, [span(text, node) for node in cut]))
 
 
-def prune(path: Path, dropped: re.Pattern[str]) -> None:
-    """A file of tests without what needs a dropped part; without a test left, no file."""
+def prune(
+    path: Path,
+    dropped: re.Pattern[str],
+    names: dict[str, list[str]],
+    elsewhere: dict[str, set[str]],
+) -> set[str]:
+    """Takes out of a file of tests what needs a dropped part; without a test left, the file.
+
+    Args:
+        path: Of the file.
+        dropped: Finds what a text says of a dropped part.
+        names: Of the dropped options, by group.
+        elsewhere: The names that other files lost.
+
+    Returns:
+        The names that this one lost.
+    """
     text = path.read_text()
-    body = ast.parse(text).body
+    left = ast.parse(text).body
     dead: set[str] = set()
     cuts: list[tuple[int, int]] = []
-    left = list(body)
+    for node in left:
+        if isinstance(node, ast.ImportFrom) and (lost := elsewhere.get(str(node.module))):
+            gone = [alias for alias in node.names if alias.name in lost]
+            dead |= {alias.name for alias in gone}
+            cuts += [element(text, alias, alias) for alias in gone]
     while True:
         found = False
         for node in list(left):
-            spans = needs(text, node, dropped, dead)
+            spans = needs(text, node, dropped, names, dead)
             if spans is None:
                 found, left = True, [other for other in left if other is not node]
                 cuts.append(span(text, node))
@@ -87,12 +109,17 @@ def prune(path: Path, dropped: re.Pattern[str]) -> None:
             break
     if not any(getattr(node, "name", "").startswith("test_") for node in left):
         path.unlink()
-        return
-    path.write_text(cut_out(text, cuts))
+    else:
+        path.write_text(cut_out(text, cuts))
+    return dead
 
 
 def needs(
-    text: str, node: ast.stmt, dropped: re.Pattern[str], dead: set[str]
+    text: str,
+    node: ast.stmt,
+    dropped: re.Pattern[str],
+    names: dict[str, list[str]],
+    dead: set[str],
 ) -> list[tuple[int, int]] | None:
     """Spans to cut out of a statement; None if it must go as a whole."""
 
@@ -110,7 +137,9 @@ def needs(
     spans = []
     for decorator in node.decorator_list:
         cases = list(cases_of(decorator))
-        wrong = [case for case in cases if hit(case)]
+        values = {getattr(case, "value", None) for case in cases}
+        others = {name for group in names if LEFT[group] in values for name in names[group]}
+        wrong = [case for case in cases if hit(case) or getattr(case, "value", None) in others]
         if wrong and len(wrong) == len(cases):
             return None
         spans += [element(text, case, case) for case in wrong]
@@ -157,7 +186,7 @@ def place(text: str, line: int | None, column: int | None) -> int:
     return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
 
 
-def element(text: str, first: ast.expr, last: ast.expr) -> tuple[int, int]:
+def element(text: str, first: ast.expr | ast.alias, last: ast.expr | ast.alias) -> tuple[int, int]:
     """Of a list or dictionary, with its comma."""
     stop = place(text, last.end_lineno, last.end_col_offset)
     comma = re.match(r"\s*,", text[stop:])

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OLD = "quartet"
 # The noun in a sentence, and the label in checkpoints, which stay readable.
-WORD = re.compile(rf'(?<!the )(?<!b")\b{OLD}\b', re.IGNORECASE)
+WORD = re.compile(rf'(?<!the )(?<!b")\b{OLD}(?=\b|_)', re.IGNORECASE)
 # The notice that the licence asks to keep, the template's history, and this script: run again on a
 # later version of the template, it gives what can be merged into the fork.
 KEPT = ("LICENSE", ".github/CHANGELOG.md", "scripts/rename.py")
@@ -107,7 +107,9 @@ def tidy() -> None:
         )
         return
     ruff = [sys.executable, "-m", "ruff"] if importlib.util.find_spec("ruff") else ["ruff"]
-    subprocess.run([*ruff, "check", "--quiet", "--select=I,F401", "--fix", "."], cwd=ROOT, check=True)
+    subprocess.run(
+        [*ruff, "check", "--quiet", "--select=I,F401", "--fix", "."], cwd=ROOT, check=True
+    )
     subprocess.run([*ruff, "format", "--quiet", "."], cwd=ROOT, check=True)
 
 

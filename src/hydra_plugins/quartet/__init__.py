@@ -10,7 +10,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-# Their settings stand in conf/sweep/ and conf/launcher/.
+# Their settings stand in conf/sweep/ and conf/launcher/. The package's name sets them apart from
+# those of another fork of the template in the same environment.
+PACKAGE = __name__.rpartition(".")[2]
 for group, name, plugin in (
     ("sweeper", "grid", "GridSweeper"),
     ("sweeper", "search", "SearchSweeper"),
@@ -19,7 +21,9 @@ for group, name, plugin in (
     ("launcher", "slurm", "SlurmLauncher"),
 ):
     ConfigStore.instance().store(
-        group=f"hydra/{group}", name=name, node={"_target_": f"{__name__}.{plugin}"}
+        group=f"hydra/{group}",
+        name=f"{PACKAGE}_{name}",
+        node={"_target_": f"{__name__}.{plugin}"},
     )
 
 
