@@ -108,7 +108,7 @@ def tidy() -> None:
         return
     ruff = [sys.executable, "-m", "ruff"] if importlib.util.find_spec("ruff") else ["ruff"]
     subprocess.run(
-        [*ruff, "check", "--quiet", "--select=I,F401", "--fix", "."], cwd=ROOT, check=True
+        [*ruff, "check", "--quiet", "--select=I,F401,W293", "--fix", "."], cwd=ROOT, check=True
     )
     subprocess.run([*ruff, "format", "--quiet", "."], cwd=ROOT, check=True)
 
