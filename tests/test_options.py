@@ -20,7 +20,7 @@ from quartet.check import Refusal
 from quartet.report import picture
 from quartet.run import quieten, train
 
-GROUPS = ("loss", "metrics", "model", "optimizer", "scheduler")
+GROUPS = ("loss", "metrics", "model", "module", "optimizer", "scheduler")
 GROUPS += ("trainer", "callbacks", "logger", "data")
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
 YAMLS = sorted(CONF.rglob("*.yaml"))
