@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import keyword
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +40,8 @@ def main() -> None:
         drop(ROOT)
     rename(options.name)
     tidy()
+    if options.examples == "drop":
+        describe()
     print(
         f"This is {options.name} now. Look at it, install it, test it, keep it:\n"
         "  git status\n"
@@ -97,6 +100,15 @@ def rename(name: str) -> None:
     for folder in ("src", "src/hydra_plugins"):
         (ROOT / folder / OLD).rename(ROOT / folder / name)
     shutil.rmtree(ROOT / f"src/{OLD}.egg-info", ignore_errors=True)
+
+
+def describe() -> None:
+    """Writes the schemas of conf/ anew, which list its options."""
+    command = [sys.executable, ROOT / "scripts/schema.py"]
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    if done.returncode:
+        print("Once it is installed, for your editor: python scripts/schema.py")
 
 
 def tidy() -> None:

@@ -1,3 +1,5 @@
+"""Every source of data: what it reads, how it is divided, what it refuses."""
+
 import gzip
 import hashlib
 import inspect

@@ -20,7 +20,7 @@ from quartet.check import Refusal
 from quartet.report import picture
 from quartet.run import quieten, train
 
-GROUPS = ("loss", "metrics", "model", "optimizer", "scheduler")
+GROUPS = ("loss", "metrics", "model", "module", "optimizer", "scheduler")
 GROUPS += ("trainer", "callbacks", "logger", "data")
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
 YAMLS = sorted(CONF.rglob("*.yaml"))
@@ -124,7 +124,8 @@ def test_gpu_is_refused_where_there_is_none() -> None:
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONF))[:-5])
 def test_every_file_opens_with_what_it_is(path: Path) -> None:
-    comment = re.sub(r"\A# @package \S+\n", "", path.read_text()).partition("\n")[0]
+    header = r"\A(# yaml-language-server: \S+\n)?(# @package \S+\n)?"
+    comment = re.sub(header, "", path.read_text()).partition("\n")[0]
     assert comment.startswith("# ")
     assert len(comment.split()) >= 3
 

@@ -1,5 +1,7 @@
 """Every command and every example of the README, as it stands there."""
 
+import ast
+import json
 import re
 import runpy
 import shlex
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from quartet import allow
 from quartet.build import build, compose
 from quartet.check import Refusal
 
@@ -25,12 +28,13 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-PARTS = {
-    match[1]: block
-    for language in ("python", "yaml")
-    for block in blocks(language)
-    if (match := re.match(r"# (\S+/\S+)\n", block))
-}
+COMMANDS += re.findall(r"`(python train\.py (?!resume|-m)[^`]*)`", README)
+# Files that a block holds, each after a line with its path.
+PARTS: dict[str, str] = {}
+for block in blocks("python") + blocks("yaml"):
+    _, *pieces = re.split(r"^# ((?:src|conf)/\S+)\n", block, flags=re.MULTILINE)
+    PARTS |= dict(zip(pieces[::2], pieces[1::2], strict=True))
+OPTIONS = [path[5:-5].replace("/", "=") for path in PARTS if path.startswith("conf/")]
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +84,11 @@ def test_command_ends_well(
         )
     if "resume=" in command:
         command = command.replace("max_epochs=5", "max_epochs=2")
-        quick = False
         assert run(command, monkeypatch) == 0
         return
+    if set(OPTIONS) & set(command.split()):
+        add_parts(folder, monkeypatch)
+        command = command.replace("train.py", "train.py --config-dir conf")
     quick = command.startswith("python train.py") and not {"--help", "trainer=smoke"} & set(
         command.split()
     )
@@ -98,23 +104,8 @@ def test_python_example_runs(folder: Path) -> None:
     assert scope["result"]["status"] == "finished"
 
 
-@pytest.mark.parametrize(
-    ("option", "overrides"),
-    [
-        ("loss=charbonnier", "data=diabetes"),
-        ("optimizer=adam_for_transformers", ""),
-        ("scheduler=constant", ""),
-        ("metrics=calibration", ""),
-        ("data=moons", "loss=focal"),
-    ],
-)
-def test_example_of_a_part_trains(
-    option: str,
-    overrides: str,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def add_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the examples what they are in a fork: files of conf/ and modules of the package."""
     for path, content in PARTS.items():
         if path.startswith("conf/"):
             target = folder / path
@@ -128,8 +119,24 @@ def test_example_of_a_part_trains(
             parent, child = name.rsplit(".", 1)
             __import__(parent)
             monkeypatch.setattr(sys.modules[parent], child, module, raising=False)
-    command = f"python train.py --config-dir conf {option} {overrides} trainer.max_epochs=1"
+    line = re.search(r"`FAMILIES` of `src/\w+/allow.py`: `(.*?),`", README)
+    assert line
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, ast.literal_eval(line[1])])
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_example_of_a_part_trains(
+    option: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert any(option in command.split() for command in COMMANDS), "no command shows it"
+    add_parts(folder, monkeypatch)
+    command = f"python train.py --config-dir conf {option} trainer.max_epochs=2 hydra.run.dir=run"
     assert run(command, monkeypatch) == 0, capsys.readouterr().err
+    assert json.loads((folder / "run/result.json").read_text())["status"] == "finished"
+    assert (folder / "run/checkpoints/best.ckpt").exists()
 
 
 REFUSALS = re.findall(r"^    \$ python train.py (.*)\n((?:    (?!\$).+\n)+)", README, re.MULTILINE)

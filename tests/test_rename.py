@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # A quick part of the tests that has to do with every layer.
-QUICK = ("allow", "imports", "loss", "optimizer", "scheduler", "house")
+QUICK = ("allow", "imports", "loss", "optimizer", "scheduler", "house", "schema")
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -55,6 +55,7 @@ TOP_LEVEL = [
     "loss",
     "metrics",
     "model",
+    "module",
     "optimizer",
     "scheduler",
     "trainer",
@@ -80,12 +81,16 @@ DRIVING: dict[str, tuple[str, ...]] = {
     "loss": ("tasks", "search"),
     "metrics": ("tasks",),
     "model": ("weights", "strict", "search"),
+    "module": (),
     "optimizer": ("freeze", "lr_factors", "decay_bias_and_norm", "search"),
     "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
     "trainer": ("compile", "channels_last"),
 }
 # The groups but data, in the order of messages.
-PARTS = ("model", "loss", "metrics", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+PARTS = (
+    *("model", "loss", "metrics", "optimizer", "scheduler"),
+    *("module", "trainer", "callbacks", "logger"),
+)
 # What fits them, where the parts that take them do not say it more closely.
 HINTS: dict[str, dict[str, Any]] = {
     "": {"seed": int, "directory": str, "check": Literal[True, False, "only"]},
@@ -125,6 +130,11 @@ FIRST = {"optimizer": 1, "scheduler": 1}
 # Arguments that are added when the part is called, and where to set them instead.
 ADDED: dict[str, dict[str, str]] = {
     "data": dict.fromkeys(DRIVING["data"], ""),
+    "module": {
+        name: f"the {name} group holds it"
+        for name in ("model", "loss", "metrics", "optimizer", "scheduler")
+    }
+    | {"task": "data.task names it", "mixing": "set data.mixup or data.cutmix"},
     "trainer": {
         "callbacks": "the callbacks group holds them",
         "logger": "the logger group holds them",
@@ -273,19 +283,13 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
         faults += check_schedule(cfg, parts, steps)
     if "model" in parts and counted and trainer:
         faults += check_batches(cfg, counted, parts)
+    if not faults:
+        add("module", lambda: build_module(cfg, parts))
     if faults:
         raise Refusal(list(dict.fromkeys(faults)))
     assert data is not None
     assert steps is not None
-    module = Module(
-        model=parts["model"],
-        task=task.create(cfg.data.task, cfg.data.num_outputs),
-        loss=parts["loss"],
-        metrics=parts["metrics"],
-        optimizer=parts["optimizer"],
-        scheduler=parts["scheduler"],
-        mixing=build_mixing(cfg),
-    )
+    module: Module = parts["module"]
     if cfg.trainer.channels_last:
         module.model.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:
@@ -491,7 +495,10 @@ def check_tree(key: str, node: Any, wrong: Container[str], known: bool) -> list[
 
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
-USUAL = {"data": "digits", "model": "mlp", "loss": "mse", "optimizer": "adam", "trainer": "default"}
+USUAL = {
+    **{"data": "digits", "model": "mlp", "loss": "mse", "optimizer": "adam"},
+    **{"module": "default", "trainer": "default"},
+}
 
 
 def names(cfg: DictConfig, group: str) -> list[str]:
@@ -716,6 +723,21 @@ def build_scheduler(cfg: DictConfig) -> Callable[..., Any]:
     drive.pop("search", None)
     factory = make(node, partial=True) if node["_target_"] else None
     return functools.partial(scheduler.create, factory=factory, **drive)
+
+
+def build_module(cfg: DictConfig, parts: Mapping[str, Any]) -> Module:
+    """The LightningModule of the other parts."""
+    module = make(divide(cfg, "module")[0], partial=True)(
+        task=task.create(cfg.data.task, cfg.data.num_outputs),
+        mixing=build_mixing(cfg),
+        **{name: parts[name] for name in ADDED["module"] if name in parts},
+    )
+    if not isinstance(module, Module):
+        raise ValueError(
+            f"_target_ makes a {type(module).__name__}, and must make a quartet.module.Module: a "
+            "subclass of it with a training_step of its own."
+        )
+    return module
 
 
 def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
