@@ -33,13 +33,13 @@ def main() -> None:
     for group, content in schemas().items():
         (FOLDER / f"{group}.json").write_text(content)
     for path in CONF.rglob("*.yaml"):
-        line = modeline(path)
-        text = re.sub(r"\A# yaml-language-server: .*\n", "", path.read_text())
-        path.write_text(f"{line}{text}")
+        text = re.sub(r"^# yaml-language-server: .*\n", "", path.read_text(), flags=re.MULTILINE)
+        package = re.match(r"(# @package .*\n)?", text)[0]  # Hydra knows it on the first line alone
+        path.write_text(package + modeline(path) + text.removeprefix(package))
 
 
 def modeline(path: Path) -> str:
-    """The first line of a file of conf/; nothing for a group without a schema."""
+    """What names the schema of a file of conf/; nothing for a group without a schema."""
     parts = path.relative_to(CONF).parts
     group = "experiment" if parts == ("train.yaml",) else parts[0]
     if group not in (*ONE, *MANY, "experiment"):

@@ -145,7 +145,7 @@ REFUSED = [
     ("~model.hidden", r"^model.hidden is missing: MLP needs it\.$"),
     ("~optimizer.betas optimizer=muon", r"^optimizer.betas is missing: Muon needs it\.$"),
     ("~optimizer", r"^optimizer._target_ is missing; .*optimizer=adam\.$"),
-    ("~model", r"^model is missing"),
+    ("~model", r"^model._target_ is missing; .*model=mlp\.$"),
     ("~trainer.max_epochs", r"^trainer.max_epochs is missing"),
     ("~scheduler.frequency", r"^scheduler.frequency is missing"),
     ("+callbacks.foo.patience=3", r"^callbacks.foo: has no _target_, .*; null leaves it out\.$"),

@@ -93,7 +93,7 @@ def test_every_option_trains(
     if option in EXTRAS:
         pytest.importorskip(option)
     make_files(tmp_path, monkeypatch)
-    overrides = [text.format(tmp=tmp_path) for text in overrides]
+    overrides = [text.replace("{tmp}", str(tmp_path)) for text in overrides]
     if "data=csv" in overrides and not any("data.path" in text for text in overrides):
         overrides.append(f"data.path='{tmp_path}/table.csv'")
     cfg = compose([*TWO_STEPS, f"data.dir='{tmp_path}'", *overrides])

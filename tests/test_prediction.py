@@ -168,9 +168,9 @@ def test_a_fault_far_down_leaves_no_half_file(
 
 
 def test_predictions_of_a_run_go_to_a_new_file_each_time(run: Path, tmp_path: Path) -> None:
-    source = table_of(tmp_path)
+    source = table_of(tmp_path).rename(tmp_path / "twice.csv")
     names = [predict(kept(run), run, input=source).name for _ in range(2)]
-    assert names == ["predictions-some.csv", "predictions-some-1.csv"]
+    assert names == ["predictions-twice.csv", "predictions-twice-1.csv"]
 
 
 def test_a_checkpoint_that_tells_nothing_of_its_data_is_refused(run: Path, tmp_path: Path) -> None:
