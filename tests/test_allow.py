@@ -13,10 +13,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet import allow, build, storage
+from quartet.after import evaluate
+from quartet.build.groups import CONF
+from quartet.build.parts import make
 from quartet.check import Refusal
-from quartet.run import evaluate
 
-ROOT = build.CONF.parent
+ROOT = CONF.parent
 
 HOSTILE = [
     *("os.system", "posix.system", "os.popen", "os.execv", "os.remove", "os.fork", "os.kill"),
@@ -52,8 +54,13 @@ HOSTILE = [
     *("lightning.pytorch.core.saving.load_from_checkpoint", "lightning.seed_everything"),
     *("lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree",),
     *("lightning.pytorch.trainer.trainer.os.system", "lightning.pytorch.Trainer.fit"),
-    *("quartet.build.hydra.utils.get_method", "quartet.build.hydra.utils.instantiate"),
-    *("quartet.build.make", "quartet.build.compose", "quartet.allow.locate", "quartet.allow.guard"),
+    *("quartet.build.parts.hydra.utils.get_method", "quartet.build.parts.hydra.utils.instantiate"),
+    *(
+        "quartet.build.parts.make",
+        "quartet.build.compose",
+        "quartet.allow.locate",
+        "quartet.allow.guard",
+    ),
     *("quartet.storage.save", "quartet.storage.torch.load", "quartet.storage.os.system"),
     *("quartet.record.subprocess.run", "quartet.record.write_result", "quartet.job.remove_empty"),
     *(
@@ -61,8 +68,16 @@ HOSTILE = [
         "quartet.stop.stop",
         "quartet.stop.stop.handle",
     ),
-    *("quartet.loss.F.cross_entropy", "quartet.build.functools.partial", "quartet.__init__.x"),
-    *("quartet.build.make.__globals__", "quartet.loss.FocalLoss.__subclasses__", "quartet.build"),
+    *(
+        "quartet.loss.F.cross_entropy",
+        "quartet.build.parts.functools.partial",
+        "quartet.__init__.x",
+    ),
+    *(
+        "quartet.build.parts.make.__globals__",
+        "quartet.loss.FocalLoss.__subclasses__",
+        "quartet.build",
+    ),
     *("logging.FileHandler", "quartet", "", ".", "os..system", "..os.system", "os.system "),
 ]
 
@@ -144,7 +159,9 @@ def test_enough_hostile_targets_are_tried() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("target", ["os.system", "torch.load", "quartet.build.hydra.utils.call"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "torch.load", "quartet.build.parts.hydra.utils.call"]
+)
 def test_it_is_refused_wherever_it_stands(
     composed: DictConfig,
     instantiated: list[str],
@@ -239,7 +256,7 @@ def test_the_choke_point_itself_refuses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refusal):
-        build.make(node, partial)
+        make(node, partial)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -265,7 +282,7 @@ def targets() -> Iterator[str]:
             for child in node.values():
                 yield from within(child)
 
-    for path in sorted(build.CONF.rglob("*.yaml")):
+    for path in sorted(CONF.rglob("*.yaml")):
         if path.parent.name != "hydra":
             yield from within(OmegaConf.to_container(OmegaConf.load(path)))
 
@@ -449,7 +466,7 @@ DOORS |= {"locate", "_locate", "import_module", "__import__"}
 
 def test_nothing_else_makes_objects_of_names() -> None:
     found = set()
-    src = Path(build.__file__).parents[1]
+    src = CONF.parent / "src"
     for path in [*src.rglob("*.py"), *ROOT.glob("*.py")]:
         for scope in ast.walk(ast.parse(path.read_text())):
             if not isinstance(scope, ast.FunctionDef | ast.Module | ast.ClassDef):
@@ -466,7 +483,7 @@ def test_nothing_else_makes_objects_of_names() -> None:
                     found.add((path.stem, getattr(scope, "name", ""), name, ast.unparse(node)))
     doors = {(file, scope, name) for file, scope, name, _ in found}
     assert doors - through_the_door(found) == {
-        ("build", "make", "instantiate"),
+        ("parts", "make", "instantiate"),
         ("schema", "locate", "import_module"),
         ("allow", "locate", "locate"),  # schema.locate, between two checks
         ("allow", "belongs", "locate"),  # the base of a family

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quartet.after import evaluate
 from quartet.build import build, compose
 from quartet.check import Refusal
 from quartet.report import picture
-from quartet.run import evaluate, train
+from quartet.run import train
 
 # 70 training rows: batches of 20, 20, 20 and 10.
 TINY = (

@@ -24,7 +24,7 @@ def test_classes_with_their_shares() -> None:
     assert card(classes(6, 3, 1), facts) == [
         "inputs      1 float32, -1 to 2",
         "classes     3, the largest 6 times the smallest",
-        "                train        test",
+        "               train        test",
         "  kind 0   6 (60.0%)   1 (33.3%)",
         "  kind 1   3 (30.0%)   1 (33.3%)",
         "  kind 2   1 (10.0%)   1 (33.3%)",

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from quartet import allow, schema
-from quartet.build import CONF, DRIVING, build, compose
-from quartet.check import Refusal, device, optimizer_settings, outputs
+from quartet.build import build, compose
+from quartet.build.groups import CONF, DRIVING
+from quartet.check import Refusal
+from quartet.check.settings import device, optimizer_settings
+from quartet.check.trial import outputs
 from quartet.data import Parts
 from quartet.ranges import in_words, inside
 

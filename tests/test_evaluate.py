@@ -13,9 +13,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from made_runs import made_run
 
+from quartet.after import evaluate
 from quartet.build import compose
 from quartet.report import picture
-from quartet.run import evaluate, train
+from quartet.run import train
 from quartet.sweep import jobs, winner
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from quartet import record
-from quartet.build import CONF, Run, build, compose
+from quartet.build import Run, build, compose
+from quartet.build.groups import CONF
 from quartet.report import picture
 from quartet.run import quieten, train
 

@@ -15,17 +15,18 @@ from test_prediction import SHORT, kept, pets
 from torch import nn
 
 from quartet import export as exporting
+from quartet.after import export, predict
 from quartet.build import compose
 from quartet.check import Refusal
 from quartet.data.sklearn import digits
 from quartet.export import Different, card
-from quartet.run import export, predict, train
+from quartet.run import train
 
 EXAMPLE = """
-import json, numpy, onnxruntime
+import json, numpy, onnxruntime, pathlib
 from PIL import Image
 
-card = json.load(open("model.onnx.json"))
+card = json.loads(pathlib.Path("model.onnx.json").read_text())
 prepare, (_, channels, height, width) = card["preprocessing"], card["inputs"]["shape"]
 image = Image.open("digit.png").convert("L").resize((width, height))
 mean, std = (numpy.reshape(prepare[name], (-1, 1, 1)) for name in ("mean", "std"))

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from sklearn import datasets
 
 from quartet import record
-from quartet.build import CONF, compose
+from quartet.build import compose
+from quartet.build.groups import CONF
 from quartet.check import Refusal
 from quartet.report import picture
 from quartet.run import train

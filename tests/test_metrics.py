@@ -223,7 +223,7 @@ def test_r2_is_exact_where_targets_lie_far_from_zero() -> None:
 
 
 def build_metrics(name: str) -> MetricCollection:
-    from quartet.build import make
+    from quartet.build.parts import make
 
     cfg = compose([f"metrics={name}"])
     return MetricCollection({k: make(node) for k, node in cfg.metrics.items() if k != "tasks"})

@@ -18,10 +18,11 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
+from quartet.after import evaluate, predict
 from quartet.build import compose
 from quartet.report import classes, images, picture, values
 from quartet.report.seen import Seen
-from quartet.run import evaluate, predict, train
+from quartet.run import train
 
 RANDOM = np.random.default_rng(0)
 

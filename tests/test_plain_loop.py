@@ -23,7 +23,8 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import LBFGS, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from quartet.build import CONF, Run, build, compose
+from quartet.build import Run, build, compose
+from quartet.build.groups import CONF
 from quartet.check import Refusal
 from quartet.loss import FocalLoss, ListNetLoss, RankNetLoss
 from quartet.run import quieten

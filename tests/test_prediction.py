@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from quartet import inputs
+from quartet.after import predict
 from quartet.build import compose
 from quartet.check import Refusal
-from quartet.run import predict, train
+from quartet.run import train
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["trainer=cpu", "trainer.max_epochs=2", "callbacks.progress_bar=null", "metrics=none"]

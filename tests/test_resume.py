@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from quartet import checkpoint, command
-from quartet.build import CONF, compose
+from quartet.build import compose
+from quartet.build.groups import CONF
 from quartet.check import Refusal
 from quartet.data import DataModule
 from quartet.data.loader import Batches

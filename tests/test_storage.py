@@ -29,10 +29,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from quartet import storage
+from quartet.after import evaluate, predict
 from quartet.build import build, compose
 from quartet.check import Refusal
 from quartet.job import expected
-from quartet.run import evaluate, predict, train
+from quartet.run import train
 from quartet.storage import CheckpointError, load, newest_good, save, sealed
 
 SRC = Path(storage.__file__).parent
@@ -520,11 +521,12 @@ def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
     (folder / "good.ckpt").write_bytes(good)
     (folder / "cut.ckpt").write_bytes(good[:-1])
     write_archive(folder / "evil.ckpt", {"state_dict": {}, "a": Payload(tmp_path / "canary")})
-    for start in (address, f"file://{folder}"):
+    for number, start in enumerate((address, f"file://{folder}")):
+        first, second = tmp_path / f"{number}.csv", tmp_path / f"{number}-by-name.csv"
         last = evaluate(compose(cfg), run, checkpoint="last")
         assert evaluate(compose(cfg), run, checkpoint=f"{start}/good.ckpt") == last
-        rows = predict(compose(cfg), run, checkpoint=f"{start}/good.ckpt", output=tmp_path / "a")
-        by_name = predict(compose(cfg), run, checkpoint="last", output=tmp_path / "b")
+        rows = predict(compose(cfg), run, checkpoint=f"{start}/good.ckpt", output=first)
+        by_name = predict(compose(cfg), run, checkpoint="last", output=second)
         assert rows.read_text() == by_name.read_text()
         for name, fault in (
             ("cut", "is cut short"),

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from quartet.after import evaluate
 from quartet.build import build, compose
 from quartet.check import Refusal
 from quartet.report import picture
-from quartet.run import evaluate, train
+from quartet.run import train
 
 FAST = ("trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 

@@ -139,7 +139,7 @@ def expected(error: BaseException) -> BaseException | None:
 
 def evaluation(cfg: DictConfig) -> None:
     """Evaluates ``cfg.run``. Exits with 2 when refused."""
-    from quartet.run import evaluate
+    from quartet.after import evaluate
 
     options = take(cfg, "split", "checkpoint")
     with refusals(cfg):
@@ -148,7 +148,7 @@ def evaluation(cfg: DictConfig) -> None:
 
 def prediction(cfg: DictConfig) -> None:
     """Writes predictions of ``cfg.run``. Exits with 2 when refused."""
-    from quartet.run import predict
+    from quartet.after import predict
 
     options = take(cfg, "split", "checkpoint", "input", "id", "output")
     with refusals(cfg):
@@ -157,8 +157,8 @@ def prediction(cfg: DictConfig) -> None:
 
 def exporting(cfg: DictConfig) -> None:
     """Exports the model of ``cfg.run``. Exits with 2 when refused, 1 when the export differs."""
+    from quartet.after import export
     from quartet.export import Different
-    from quartet.run import export
 
     options = take(cfg, "format", "checkpoint", "output", "tolerance")
     with refusals(cfg):

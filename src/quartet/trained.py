@@ -68,7 +68,8 @@ def alone(cfg: "DictConfig", directory: Path, checkpoint: str) -> Trained:
     Raises:
         Refusal: the checkpoint cannot be used, or does not fit the configuration.
     """
-    from quartet.build import plain, rebuild
+    from quartet.build import rebuild
+    from quartet.build.groups import plain
 
     found = storage.load(checkpoint)
     told = found.get("data")

@@ -63,7 +63,7 @@ def direction(name: str, sweeper: "SearchSweeper", space: "Space") -> str:
 
     from quartet.build import build
     from quartet.check import Refusal
-    from quartet.check import direction as of_metric
+    from quartet.check.training import direction as of_metric
 
     drawn = space.draw(optuna.create_study(sampler=make_sampler("random", 0, 0)).ask())
     try:
