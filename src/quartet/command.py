@@ -50,7 +50,7 @@ def start_from(own: Sequence[str]) -> None:
         str((directory / ".hydra").resolve()),
         "--config-name",
         "config",
-        "hydra/job_logging=disabled",
+        "hydra/job_logging=none",
         "hydra.output_subdir=null",
         f"hydra.run.dir='{directory}'",
         *again,
