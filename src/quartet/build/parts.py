@@ -1,0 +1,202 @@
+"""Each part as its group describes it, made by Hydra from what allow.py permits."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import nn
+from torchmetrics import MetricCollection
+
+from quartet import (
+    allow,
+    lean,
+    optimizer,
+    record,
+    resume,
+    scheduler,
+    schema,
+    task,
+    weights,
+)
+from quartet.build.groups import (
+    ADDED,
+    divide,
+    is_own_name,
+    plain,
+)
+from quartet.check import Refusal, collecting, training
+from quartet.checkpoint import Continuation
+from quartet.data import DataModule, Parts
+from quartet.data.mixing import Mixing
+from quartet.logger import MetricsFile
+from quartet.module import Module
+from quartet.storage import DurableCheckpoints
+
+log = logging.getLogger(__name__)
+
+
+def make(node: Any, partial: bool = False) -> Any:
+    """The object that `node` describes; with `partial`, a callable that still makes it.
+
+    Raises:
+        Refusal: the node, or one within it, names what must not be called.
+    """
+    if faults := allow.faults(node):
+        raise Refusal(faults)
+    try:
+        if not partial:
+            return hydra.utils.instantiate(node, _convert_="all")
+        made = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+    # Hydra's own partial checks a policy at every call, which is too slow for a step.
+    return functools.partial(made.func, *made.args, **made.keywords)
+
+
+def build_data(cfg: DictConfig) -> DataModule:
+    """The data, whose facts (shape of the inputs, number of outputs) are filled in in `cfg`."""
+    node, shared = divide(cfg, "data")
+    source: Callable[..., Parts] = make(node, partial=True)
+    named = schema.parameters(source)[0]
+    folds = shared.pop("folds")
+    shared["fold"] = (shared["fold"], folds) if folds else None
+    if folds and "fold" not in named:
+        raise ValueError(
+            f"folds={folds}: {node['_target_']} has no argument fold, and so cannot divide its "
+            "samples; give it one and hand it to quartet.data.split.split, or set data.folds=null."
+        )
+    source = functools.partial(source, **{k: v for k, v in shared.items() if k in named})
+    read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
+    for key in (*read_here, "fold", "mixup", "cutmix"):
+        shared.pop(key)
+    data = DataModule(source, seed=cfg.seed, **shared)
+    if cfg.data.train_samples is None:
+        for key, value in facts(data.load(), cfg.data.task).items():
+            if cfg.data[key] is None:
+                cfg.data[key] = value
+    told = ("task", "input_shape", "num_classes", "num_outputs")
+    data.facts = {key: plain(cfg.data)[key] for key in told}
+    return data
+
+
+def facts(parts: Parts, task: str) -> dict[str, Any]:
+    """What the training part tells of the shape of inputs and outputs."""
+    inputs, targets, *_ = parts.train[0]
+    outputs = len(parts.class_names or ()) if task == "multiclass" else targets.numel()
+    classes = {"multiclass": outputs, "binary": 2, "multilabel": outputs}.get(task)
+    return {"input_shape": list(inputs.shape), "num_classes": classes, "num_outputs": outputs}
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model, with the weights it begins with."""
+    model: nn.Module = make(divide(cfg, "model")[0])
+    place = cfg.model.weights
+    # Afterwards a run has weights of its own, and those may be gone.
+    begun = any(Path(cfg.directory, "checkpoints").glob("*.ckpt"))
+    if place and not is_own_name(place, cfg.model._target_) and not begun:
+        log.info("model.weights: %s", weights.load(model, place, strict=cfg.model.strict))
+    return model
+
+
+def build_mixing(cfg: DictConfig) -> Mixing | None:
+    values = {key: cfg.data[key] for key in ("mixup", "cutmix")}
+    if not any(values.values()):
+        return None
+    return Mixing(**values, num_outputs=cfg.data.num_outputs, seed=cfg.seed)
+
+
+def build_metrics(cfg: DictConfig) -> MetricCollection:
+    faults: list[str] = []
+    metrics: dict[str, Any] = {}
+    for name, node in divide(cfg, "metrics")[0].items():
+        if node:
+            with collecting(
+                faults, f"metrics.{name}", schema.hints(allow.locate(node["_target_"]))
+            ):
+                metrics[name] = make(node)
+    if faults:
+        raise Refusal(faults)
+    return MetricCollection(metrics)
+
+
+def build_optimizer(cfg: DictConfig) -> Callable[[nn.Module], Any]:
+    node, policy = divide(cfg, "optimizer")
+    policy.pop("freeze")
+    policy.pop("search", None)  # what sweep=optuna may try; one run has its values
+    # null in the configuration: the command line adds no keys to a dictionary that has none.
+    policy["lr_factors"] = policy["lr_factors"] or {}
+    return functools.partial(optimizer.create, make(node, partial=True), **policy)
+
+
+def build_scheduler(cfg: DictConfig) -> Callable[..., Any]:
+    node, drive = divide(cfg, "scheduler")
+    drive.setdefault("monitor", None)
+    drive.pop("search", None)
+    factory = make(node, partial=True) if node["_target_"] else None
+    return functools.partial(scheduler.create, factory=factory, **drive)
+
+
+def build_module(cfg: DictConfig, parts: Mapping[str, Any]) -> Module:
+    """The LightningModule of the other parts."""
+    module = make(divide(cfg, "module")[0], partial=True)(
+        task=task.create(cfg.data.task, cfg.data.num_outputs),
+        mixing=build_mixing(cfg),
+        **{name: parts[name] for name in ADDED["module"] if name in parts},
+    )
+    if not isinstance(module, Module):
+        raise ValueError(
+            f"_target_ makes a {type(module).__name__}, and must make a quartet.module.Module: a "
+            "subclass of it with a training_step of its own."
+        )
+    return module
+
+
+def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
+    """The trainer with its callbacks and loggers; None if one of them adds to `faults`."""
+    on_train = not (cfg.monitor.metric or "").startswith("val/")
+    before = len(faults)
+    made: dict[str, list[Any]] = {"callbacks": [], "logger": [MetricsFile(cfg.directory)]}
+    for group, objects in made.items():
+        for name, node in plain(cfg[group]).items():
+            if not node:
+                continue
+            for key in ("save_on_train_epoch_end", "check_on_train_epoch_end"):
+                # Lightning would look after validation: a training metric is not there yet, and
+                # without anything to monitor there may be no validation.
+                if on_train and node.get("monitor") == cfg.monitor.metric and key in node:
+                    node[key] = node[key] if node[key] is not None else True
+            if group == "logger" and cfg.resume:
+                node |= record.logged_run(Path(cfg.directory), name, node)
+            with collecting(
+                faults, f"{group}.{name}", schema.hints(allow.locate(node["_target_"]))
+            ):
+                objects.append(make(node))
+    callbacks: list[Callback] = made["callbacks"]
+    loggers: list[Logger] = made["logger"]
+    node = divide(cfg, "trainer")[0]
+    node["profiler"] = node["profiler"] or lean.NoProfiler()
+    with collecting(faults, "trainer", schema.hints(Trainer)):
+        create = make(node, partial=True)
+        trainer: Trainer = create(
+            plugins=[*(create.keywords.get("plugins") or ()), DurableCheckpoints()],
+            callbacks=[*callbacks, Continuation(resume.end(cfg))],
+            logger=loggers,
+            default_root_dir=cfg.directory,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,  # they would move the random numbers
+            use_distributed_sampler=False,  # the data divides itself
+        )
+        faults += training.averages(trainer)
+    if len(faults) > before:
+        return None
+    lean.lighten(trainer)
+    return trainer
