@@ -150,6 +150,22 @@ def test_a_search_has_its_history_and_the_importance_of_its_knobs(tmp_path: Path
     assert "best so far" not in text_of(report([tmp_path / "grid"]))
 
 
+def test_a_setting_that_an_option_does_not_have_is_not_spoken_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        if number % 2:
+            given = ["optimizer=sgd", f"optimizer.momentum={number / 20}"]
+        else:
+            given = ["optimizer=adam", f"optimizer.eps={1e-8 * 3**number}"]
+        made_run(tmp_path / str(number), [*given, f"optimizer.lr={number * 0.61 % 1}"], 2 + number)
+    page = text_of(report([tmp_path]))
+    assert "optimizer=adam, optimizer.eps=1e-08, optimizer.lr=0" in page
+    assert "1. adam, eps=1e-08, lr=0" in (tmp_path / "report.html").read_text()
+    assert ">nan" not in page
+    assert "nan" not in capsys.readouterr().out
+
+
 # At the end of a sweep
 
 SWEEP = ["-m", "data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]

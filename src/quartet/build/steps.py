@@ -7,8 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from quartet.build.groups import plain
-from quartet.check import trial
-from quartet.check import training
+from quartet.check import training, trial
 from quartet.data import DataModule, rows
 
 

@@ -100,9 +100,19 @@ def summary(results: Results, most: int = 5) -> str:
 
 
 def setting(row: "pd.Series[Any]", knobs: Sequence[str], length: int = 60) -> str:
-    """The values of the knobs in words."""
-    told = ", ".join(f"{knob}={figure.label(row[knob])}" for knob in knobs) or "the only setting"
+    """The values of the knobs in words; a search leaves out those that an option does not have."""
+    told = ", ".join(f"{k}={figure.label(row[k])}" for k in knobs if pd.notna(row[k]))
+    told = told or "the only setting"
     return told if len(told) <= length else f"{told[: length - 1]}…"
+
+
+def short(row: "pd.Series[Any]", knobs: Sequence[str], named: bool) -> str:
+    """The values alone, or those of single arguments with the last word of their names."""
+    given = {knob: figure.label(row[knob]) for knob in knobs if pd.notna(row[knob])}
+    return ", ".join(
+        f"{knob.rpartition('.')[2]}={value}" if named and "." in knob else value
+        for knob, value in given.items()
+    )
 
 
 def plus_minus(row: "pd.Series[Any]") -> str:
@@ -173,15 +183,16 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
     ranking = rank(results, metric)
     winner = jobs.loc[ranking["winner"].iloc[0]]
     knobs = [knob for knob in results.knobs if done[knob].nunique(dropna=False) > 1]
+    named = bool(ranking[knobs].isna().any(axis=None))  # else the legend says which
     names = [
-        f"{place}. " + (", ".join(figure.label(row[knob]) for knob in knobs) or "the only one")
+        f"{place}. " + (short(row, knobs, named) or "the only one")
         for place, (_, row) in enumerate(ranking.iterrows(), start=1)
     ]
     ranked = ranking.assign(name=names, seeds=[seeds(row) for _, row in ranking.iterrows()])
     comparable = ranked[np.isfinite(ranked["mean"])].head(SETTINGS)
     told |= {
         "ranking": ranked.to_dict("records"),
-        "legend": ", ".join(knobs),
+        "legend": "" if named else ", ".join(knobs),
         "name": setting(ranking.iloc[0], results.knobs, 400),
         "plus_minus": plus_minus(ranking.iloc[0]),
         "winner": winner.to_dict(),
@@ -214,24 +225,32 @@ def effects(jobs: pd.DataFrame, knobs: Sequence[str], metric: str) -> list[str]:
     """A picture for each knob; of many options the most used are drawn."""
     drawn = []
     for knob in knobs:
-        means = gather(jobs, [knob])
+        with_it = jobs.dropna(subset=knob)  # a search gives some options settings of their own
+        if with_it[knob].nunique() < 2:
+            continue
+        means = gather(with_it, [knob])
         if not figure.is_scattered(means.index):
             means = means.loc[means["n"].nlargest(figure.MANY).index]
             means = means.sort_index(key=figure.natural)
-        drawn.append(figure.effect(jobs, knob, means, metric))
+        drawn.append(figure.effect(with_it, knob, means, metric))
     return drawn
 
 
 def pairs(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> dict[str, Any]:
     """Heat maps of pairs of knobs with few values each."""
     few = [knob for knob in knobs if jobs[knob].nunique() <= figure.MANY]
-    both = list(combinations(few, 2))
-    drawn = []
-    for down, across in both[:PAIRS]:
-        table = gather(jobs, [down, across])["mean"].unstack()
-        table = table.sort_index(key=figure.natural).sort_index(axis=1, key=figure.natural)
-        drawn.append(figure.heat(table, metric, lower_is_better=mode != "max"))
-    return {"drawn": drawn, "all": len(both)}
+    drawn: list[str] = []
+    count = 0
+    for down, across in combinations(few, 2):
+        with_both = jobs.dropna(subset=[down, across])
+        if min(with_both[down].nunique(), with_both[across].nunique()) < 2:
+            continue
+        count += 1
+        if len(drawn) < PAIRS:
+            table = gather(with_both, [down, across])["mean"].unstack()
+            table = table.sort_index(key=figure.natural).sort_index(axis=1, key=figure.natural)
+            drawn.append(figure.heat(table, metric, lower_is_better=mode != "max"))
+    return {"drawn": drawn, "all": count}
 
 
 def search(
