@@ -1,6 +1,7 @@
 """Exported models predict what the original does, for someone who has no Quartet."""
 
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,10 @@ from quartet.data.sklearn import digits
 from quartet.export import Different, card
 from quartet.run import train
 
-EXAMPLE = """
-import json, numpy, onnxruntime, pathlib
-from PIL import Image
-
-card = json.loads(pathlib.Path("model.onnx.json").read_text())
-prepare, (_, channels, height, width) = card["preprocessing"], card["inputs"]["shape"]
-image = Image.open("digit.png").convert("L").resize((width, height))
-mean, std = (numpy.reshape(prepare[name], (-1, 1, 1)) for name in ("mean", "std"))
-inputs = (numpy.array(image)[None, None] * prepare["scale"] - mean) / std
-session = onnxruntime.InferenceSession("model.onnx")
-(probabilities,) = session.run(None, {"inputs": inputs.astype("float32")})
-print(card["outputs"]["names"][probabilities[0].argmax()])
-"""
+README = (Path(__file__).parents[1] / "README.md").read_text()
+(EXAMPLE,) = re.findall(
+    r"^```python\n(import json, numpy, onnxruntime.*?)^```", README, re.M | re.S
+)
 
 
 def read(path: Path) -> dict[str, Any]:

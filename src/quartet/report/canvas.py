@@ -1,12 +1,18 @@
 """What the pictures of a run have in common: their style, their panels, how they are saved."""
 
-from collections.abc import Iterable
+import logging
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 DPI = 120
 INK, GREY, PALE = "#262626", "#767676", "#c9c9c9"
@@ -84,3 +90,43 @@ def short(name: object, length: int = 18) -> str:
 def text_width(names: Iterable[str], size: float = 9) -> float:
     """About how many inches the longest of the names takes."""
     return max((len(name) for name in names), default=0) * size * 0.6 / 72
+
+
+def save(made: dict[Path, Canvas], boards: Sequence[tuple[str, int]]) -> None:
+    """Writes pictures to their paths, and into TensorBoards at a step."""
+    for path, canvas in made.items():
+        with forgiving(path):
+            canvas.save(path)
+    for board, step in boards:
+        with forgiving(Path(board)):
+            show(board, [path for path in made if path.exists()], step)
+
+
+@contextmanager
+def forgiving(path: Path) -> Iterator[None]:
+    """Says of a fault that it left out `path`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a font without some letter of a class's name
+        try:
+            yield
+        except Exception as error:
+            log.warning(f"{path.name} is left out: {type(error).__name__}: {error}")
+
+
+def show(board: str, paths: Sequence[Path], step: int) -> None:
+    """Adds pictures to a TensorBoard as the files hold them, in an event file of their own."""
+    from PIL import Image
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(board, filename_suffix=".pictures")
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        shown = Summary.Image(
+            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=path.stem, image=shown)])
+        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+    writer.close()

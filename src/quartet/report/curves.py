@@ -12,16 +12,8 @@ from quartet.report.canvas import BLUE, GREY, INK, STYLE, Canvas
 WIDTH, HEIGHT, ACROSS = 3.3, 2.0, 3  # inches of a panel, panels in a row
 
 
-def curves(directory: Path, into: Path | None = None) -> Path:
-    """Draws metrics.csv as ``curves.png``: a panel for each figure, and the learning rate under them.
-
-    Args:
-        directory: Of the run.
-        into: Another path for the picture.
-
-    Returns:
-        The path of the picture.
-    """
+def curves(directory: Path) -> Canvas:
+    """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
     history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
     names = list(dict.fromkeys(c.split("/", 1)[1] for c in map(str, history) if "/" in c))
     across = max(1, min(len(names), ACROSS))
@@ -40,7 +32,7 @@ def curves(directory: Path, into: Path | None = None) -> Path:
             metric(panel, history, name)
         if rate:
             learning_rate(canvas.panel(0.6, 0.45, canvas.width - 0.8, 0.75), history["lr"])
-    return canvas.save(into or directory / "curves.png")
+    return canvas
 
 
 def metric(panel: Axes, history: pd.DataFrame, name: str) -> None:
@@ -64,12 +56,12 @@ def learning_rate(panel: Axes, rates: "pd.Series[float]") -> None:
     panel.set_title("learning rate")
     if 0 < 100 * rates.min() < rates.max():
         panel.set_yscale("log")
-        panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter(NullFormatter())
     else:
         top = max(rates.max(), 1e-12)
         panel.set(ylim=(0, 1.15 * top), yticks=(0, top))
-        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        panel.yaxis.set_major_formatter("{x:.3g}")
     by_epoch(panel)
 
 

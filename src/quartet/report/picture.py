@@ -1,7 +1,5 @@
 """Every picture of one run: what is drawn for which task, and where it goes."""
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from quartet.report import classes, images, values
-from quartet.report.canvas import Canvas, short
+from quartet.report.aside import do
+from quartet.report.canvas import Canvas, forgiving, save, short
 from quartet.report.card import known_targets
 from quartet.report.curves import curves
 from quartet.report.seen import Seen
@@ -19,8 +18,7 @@ from quartet.report.seen import Seen
 if TYPE_CHECKING:
     from quartet.build import Run
 
-log = logging.getLogger(__name__)
-Drawn = Callable[[], Canvas | Path | None]
+Drawn = Callable[[], Canvas | None]
 
 
 def of_training(run: "Run", seen: Seen) -> list[Path]:
@@ -35,11 +33,12 @@ def of_training(run: "Run", seen: Seen) -> list[Path]:
         "curves": lambda: curves(directory),
         "samples": lambda: samples(run),
     }
-    paths = write(drawn | of_predictions(run, seen), directory)
-    for logger in run.trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            log_to_tensorboard(logger, paths, run.trainer.global_step)
-    return paths
+    boards = [
+        (logger.log_dir, run.trainer.global_step)
+        for logger in run.trainer.loggers
+        if isinstance(logger, TensorBoardLogger)
+    ]
+    return write(drawn | of_predictions(run, seen), directory, boards=boards)
 
 
 def of_evaluation(run: "Run", seen: Seen, file: Path) -> list[Path]:
@@ -47,27 +46,31 @@ def of_evaluation(run: "Run", seen: Seen, file: Path) -> list[Path]:
     return write(of_predictions(run, seen), file.parent, f"{file.stem}-")
 
 
-def write(drawn: dict[str, Drawn], directory: Path, prefix: str = "") -> list[Path]:
+def write(
+    drawn: dict[str, Drawn],
+    directory: Path,
+    prefix: str = "",
+    boards: Sequence[tuple[str, int]] = (),
+) -> list[Path]:
     """Draws each picture that can be drawn; a fault costs the picture, never the run.
+
+    Args:
+        drawn: By name.
+        directory: Of the files.
+        prefix: Of their names.
+        boards: Directories of TensorBoards that show them, too, and the step.
 
     Returns:
         The files.
     """
-    paths = []
+    made: dict[Path, Canvas] = {}
     for name, draw in drawn.items():
         path = directory / f"{prefix}{name}.png"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a font without some letter of a class's name
-            try:
-                made = draw()
-                if isinstance(made, Canvas):
-                    made.save(path)
-            except Exception as error:
-                log.warning(f"{path.name} is left out: {type(error).__name__}: {error}")
-                continue
-        if made is not None:
-            paths.append(path)
-    return paths
+        with forgiving(path):
+            if canvas := draw():
+                made[path] = canvas
+    do(save, made, boards)
+    return list(made)
 
 
 def of_predictions(run: "Run", seen: Seen) -> dict[str, Drawn]:
@@ -155,20 +158,3 @@ def samples(run: "Run") -> Canvas | None:
     shown = shown[: 8 * images.ACROSS]
     tiles = images.read(dataset, [row for row, _ in shown])
     return images.captioned(tiles, [name for _, name in shown], "Training samples")
-
-
-def log_to_tensorboard(logger: TensorBoardLogger, paths: Sequence[Path], step: int) -> None:
-    """Adds pictures to a TensorBoard as the files hold them."""
-    from PIL import Image
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    writer = logger.experiment
-    for path in paths:
-        with Image.open(path) as image:
-            width, height = image.size
-        shown = Summary.Image(
-            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
-        )
-        summary = Summary(value=[Summary.Value(tag=path.stem, image=shown)])
-        writer._get_file_writer().add_summary(summary, step)
-    writer.close()

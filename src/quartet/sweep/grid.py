@@ -166,11 +166,13 @@ def train(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
 
 def one_by_one(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
     """Trains jobs in this process until each has ended, here or in another one that took it."""
+    from quartet.report.aside import aside
     from quartet.sweep.live import Live
 
     waiting = list(todo)
     assert sweeper.config
-    with Live(table.current, total=sweeper.config.hydra.sweeper.get("n_trials")).shown() as live:
+    live = Live(table.current, total=sweeper.config.hydra.sweeper.get("n_trials"))
+    with aside(), live.shown():
         while waiting:
             for job in list(waiting):
                 if not jobs.claim(job.directory):
