@@ -44,6 +44,7 @@ from quartet.data.check import check as check_parts
 from quartet.module import Module
 from quartet.search import space
 
+
 @dataclass(frozen=True)
 class Run:
     """What a configuration stands for, ready for ``trainer.fit(module, data)``.

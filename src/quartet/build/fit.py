@@ -9,8 +9,7 @@ from torchmetrics import MetricCollection
 from quartet import allow, check, schema, task
 from quartet.build.groups import names, options_for, plain
 from quartet.build.steps import reaches_validation
-from quartet.check import collecting, settings, training
-from quartet.check import trial
+from quartet.check import collecting, settings, training, trial
 from quartet.data import DataModule
 
 
