@@ -14,7 +14,6 @@ from torch import nn
 from quartet import storage
 from quartet.after import evaluate
 from quartet.build import build, compose
-from quartet.check import Refusal
 from quartet.run import quieten
 from quartet.sharding import units
 
@@ -33,7 +32,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=60,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     return done.returncode, done.stderr
