@@ -35,13 +35,17 @@ DATA_OF = {
 # Batches large enough to hold every class: AUROC warns without.
 TWO_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.batch_size=45"]
 EXTRAS = ("mlflow", "wandb")
+LONG = ("compile",)  # tests/test_trainer.py has a test that shows more
 NEEDS = {  # what an option cannot do without
     "callbacks": {"unfreeze": ["callbacks.unfreeze.epochs={2: ['layers.0.*']}"]},
     "data": {
         "csv": ["data/task=multilabel", "data.target=[red,round]", "data.path='{tmp}/table.csv'"],
         "image_folder": ["data.path='{tmp}/pictures'", "data.image_size=8"],
     },
-    "trainer": {"ddp": ["trainer.accelerator=cpu", "trainer.devices=1"]},
+    "trainer": {
+        **{one: ["trainer.accelerator=cpu", "trainer.devices=1"] for one in ("ddp", "fsdp")},
+        "overfit": ["trainer.max_epochs=2"],
+    },
     "logger": {
         "mlflow": ["logger.mlflow.tracking_uri='sqlite:///{tmp}/mlflow.db'"],
         "wandb": ["logger.wandb.offline=true"],
@@ -73,6 +77,7 @@ def cases() -> Iterator[Any]:
                     overrides.append("loss=mse")
                 # These libraries warn of what they do themselves.
                 marks = [pytest.mark.filterwarnings("ignore")] if option in EXTRAS else []
+                marks += [pytest.mark.slow] if option in LONG else []
                 yield pytest.param(option, overrides, id=f"{group}-{option}-{task}", marks=marks)
 
 
@@ -89,8 +94,10 @@ def make_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_option_trains(
     option: str, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if option == "gpu" and not torch.cuda.is_available():
+    if option in ("gpu", "fp16") and not torch.cuda.is_available():
         pytest.skip("no GPU: test_gpu_is_refused_where_there_is_none")
+    if option == "mps" and not torch.backends.mps.is_available():
+        pytest.skip("no Mac: test_gpu_is_refused_where_there_is_none")
     if option in EXTRAS:
         pytest.importorskip(option)
     make_files(tmp_path, monkeypatch)
@@ -116,8 +123,11 @@ def test_every_option_trains(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_is_refused_where_there_is_none() -> None:
-    with pytest.raises(Refusal, match=r"accelerator=gpu: .*no GPU .*; use trainer=cpu"):
-        build(compose(["trainer=gpu"]))
+    for option in ("gpu", "fp16"):
+        with pytest.raises(Refusal, match=r"accelerator=gpu: .*no GPU .*; use trainer=cpu"):
+            build(compose([f"trainer={option}"]))
+    with pytest.raises(Refusal, match=r"accelerator=mps: .*no Mac .*; use trainer=cpu"):
+        build(compose(["trainer=mps"]))
 
 
 # The files

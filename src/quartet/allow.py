@@ -60,7 +60,18 @@ MACHINERY = {
     f"{OWN}.{name}"
     for name in (
         *("allow", "build", "check", "command", "export", "inputs", "job", "launch", "prediction"),
-        *("record", "report", "resume", "run", "schema", "search", "secret", "slurm", "storage"),
+        *(
+            "rank",
+            "record",
+            "report",
+            "resume",
+            "run",
+            "schema",
+            "search",
+            "secret",
+            "slurm",
+            "storage",
+        ),
         *("sweep", "trained"),
     )
 }

@@ -1,14 +1,13 @@
 """Commands on a run that exists: its own record becomes the configuration they start from."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from quartet import allow, slurm
+from quartet import allow, rank, slurm
 
 
 def start_from(own: Sequence[str]) -> None:
@@ -80,7 +79,7 @@ def go_on() -> None:
     """
     arguments = sys.argv[1:]
     # Further processes of a run repeat the rewritten line.
-    if "--config-dir" in arguments or "LOCAL_RANK" in os.environ:
+    if "--config-dir" in arguments or rank.by_lightning():
         return
     named = [each for each in arguments if each.startswith("resume=")]
     if not named and (begun := slurm.interrupted_run(arguments)):

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import shlex
 import sys
 import traceback
@@ -15,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from quartet import record, secret, slurm
+from quartet import rank, record, secret, slurm
 from quartet.command import forget
 from quartet.stop import stop
 from quartet.sweep import jobs
@@ -68,7 +67,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
             print(plan(cfg))
             withdraw(cfg, directory)
             return None
-        if not (sweeping or cfg.resume or "LOCAL_RANK" in os.environ):
+        if not (sweeping or cfg.resume or rank.number() > 0):
             slurm.remember(sys.argv[1:], directory)
         if sweeping and (cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1):
             raise Refusal(
@@ -105,7 +104,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
             if sweeping:
                 return None
             raise
-        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        if rank.number() > 0:
             raise
         if not (directory / "result.json").exists():
             log.error("Interrupted, before the first batch.")
@@ -191,7 +190,7 @@ def refusals(cfg: DictConfig) -> Iterator[None]:
 
 def withdraw(cfg: DictConfig, directory: Path) -> None:
     """Removes what Hydra wrote for a start that came to nothing; a run that was there stays."""
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+    if rank.number() > 0:
         return  # the first process of a run decides, and may have trained
     if cfg.get("resume"):
         logging.shutdown()

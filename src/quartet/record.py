@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from quartet import allow, schema, secret
+from quartet import allow, rank, schema, secret
 from quartet.command import records
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
 
 def is_taken(directory: Path) -> bool:
     """Whether a directory holds a run, other than the job of Hydra's that is under way in it."""
-    if by_hydra(directory) or "LOCAL_RANK" in os.environ:
+    if by_hydra(directory) or rank.number() > 0:
         return False  # `sweep.Directory` has seen to it
     return (directory / "result.json").exists() or bool(records(directory))
 

@@ -26,6 +26,12 @@ def job() -> str | None:
     return name if name and re.fullmatch(r"[\w.-]+", name) else None
 
 
+def step() -> str:
+    """A name for the processes that one srun started, other ones after a requeue."""
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return f"{job()}-{os.environ.get('SLURM_STEP_ID', 0)}-{restart}"
+
+
 def note(arguments: Sequence[str]) -> Path:
     """The file that tells the directory of this job's run of a command line."""
     digest = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]

@@ -79,7 +79,8 @@ HINTS: dict[str, dict[str, Any]] = {
 OPTIONAL = ("tasks", "monitor", "search")
 # Keys of the trainer that are read before there is one.
 READ = (
-    *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "precision", "profiler"),
+    *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "num_nodes"),
+    *("strategy", "precision", "profiler"),
     *("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"),
     *("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"),
 )

@@ -37,8 +37,9 @@ def count_rows(cfg: DictConfig, data: DataModule) -> dict[str, int]:
 def reaches_validation(cfg: DictConfig, data: DataModule) -> bool:
     """Whether the training is long enough for its first validation."""
     trainer = cfg.trainer
-    devices = trainer.devices if isinstance(trainer.devices, int) else 1
-    per_epoch, total = count_steps(cfg, data, max(1, devices))
+    devices = max(1, trainer.devices) if isinstance(trainer.devices, int) else 1
+    nodes = max(1, trainer.num_nodes) if isinstance(trainer.num_nodes, int) else 1
+    per_epoch, total = count_steps(cfg, data, devices * nodes)
     first: float = per_epoch
     if isinstance(trainer.val_check_interval, int):  # batches
         first = min(first, trainer.val_check_interval / trainer.accumulate_grad_batches)

@@ -1,9 +1,11 @@
 """Settings that contradict each other, the task or the machine."""
 
+import os
 from collections.abc import Container, Iterable, Sequence
 
 import torch
 
+from quartet import rank
 from quartet.check import Config
 from quartet.ranges import whole
 from quartet.schema import both, either, nearest, show
@@ -19,6 +21,7 @@ def settings(config: Config, wrong: Container[str]) -> list[str]:
     return [
         *training_length(config["trainer"], wrong),
         *device(config["trainer"], wrong),
+        *processes(config["trainer"], wrong),
         *optimizer_settings(config["optimizer"], config["trainer"], wrong),
         *scheduler_settings(config["scheduler"], config["optimizer"], wrong),
         *channels(config["data"], wrong),
@@ -84,6 +87,27 @@ def device(trainer: Config, wrong: Container[str]) -> list[str]:
             f"trainer.precision={precision}: this GPU has no bfloat16; use 16-mixed or 32-true."
         )
     return faults
+
+
+def processes(trainer: Config, wrong: Container[str]) -> list[str]:
+    """Whether there are as many processes as the trainer counts on."""
+    nodes, devices = trainer["num_nodes"], trainer["devices"]
+    if not whole(nodes, 1) or not whole(devices, 1) or trainer.get("plugins"):
+        return []
+    if rank.by_torchrun():
+        started = int(os.environ["WORLD_SIZE"])
+        if nodes * devices != started:
+            return [
+                f"trainer.num_nodes={nodes} with trainer.devices={devices}: torchrun has started "
+                f"{started} process{'es' if started > 1 else ''}; trainer=nodes takes its numbers."
+            ]
+    elif nodes > 1 and not rank.by_slurm():
+        return [
+            f"trainer.num_nodes={nodes}: nothing starts the processes of the other machines; "
+            "conf/trainer/nodes.yaml shows how torchrun and srun do, set trainer.num_nodes=1 for "
+            "this machine alone."
+        ]
+    return []
 
 
 def optimizer_settings(optimizer: Config, trainer: Config, wrong: Container[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """Directories of runs and sweeps. Imported at every start, so without torch."""
 
 import atexit
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from quartet import rank
 from quartet.command import leave
 from quartet.stop import stop
 from quartet.sweep import jobs
@@ -25,8 +25,17 @@ class Directory(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         stop.release()
-        if "LOCAL_RANK" in os.environ:  # a further process of a run that has its directory
+        if rank.by_lightning():  # a further process of a run that has its directory
             return
+        if rank.number() > 0:
+            follow(config)
+            return
+        self.begin(config)
+        if rank.with_others():
+            rank.share(config.hydra.run.dir)
+
+    def begin(self, config: DictConfig) -> None:
+        """Chooses the directory of a run, and refuses one that holds another."""
         directory = Path(config.hydra.run.dir)
         if in_sweep(config.hydra):
             # Before Hydra writes there; the one that has the job goes on undisturbed.
@@ -50,6 +59,11 @@ class Directory(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         stop.release()
+        if rank.with_others():
+            leave(
+                "each process that torchrun or srun started would run the whole sweep; start it by "
+                "python alone, with launcher=local, ray or slurm."
+            )
         if not named("hydra.sweep.dir", config):
             change(config, "sweep", fresh(Path(config.hydra.sweep.dir)))
         if config.get("check") != "only":
@@ -166,6 +180,17 @@ def fresh(directory: Path) -> Path:
             number += 1
         else:
             return path
+
+
+def follow(config: DictConfig) -> None:
+    """Gives a further process the directory of the first, and a log of its own there."""
+    try:
+        change(config, "run", rank.share(None))
+    except TimeoutError as error:
+        leave(str(error))
+    with read_write(config), open_dict(config):
+        config.hydra.output_subdir = None
+        config.hydra.job.name = f"{config.hydra.job.name}_process_{rank.number()}"
 
 
 def change(config: DictConfig, kind: str, directory: Path) -> None:

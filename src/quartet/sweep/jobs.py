@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quartet import rank
 from quartet.command import records
 
 # Of the overrides those that say how to sweep, not what.
@@ -173,7 +174,7 @@ def jobs_of(directory: str | Path) -> list[Job]:
 def claim(directory: Path) -> bool:
     """Takes a directory for this process. False if another one has it."""
     directory = directory.resolve()
-    if directory in held_here or int(os.environ.get("LOCAL_RANK", 0)) > 0:
+    if directory in held_here or rank.number() > 0:
         return True  # further processes of a run go with the first
     if sys.platform == "win32":
         return True  # no such locks there: start one process at a time

@@ -1,0 +1,41 @@
+"""Search before a training: python scripts/find.py lr|batch_size [overrides]."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from quartet import find
+from quartet.build import compose
+from quartet.check import Refusal
+from quartet.prediction import free
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("lr", "batch_size"))
+    parser.add_argument("overrides", nargs="*", help="as train.py takes them")
+    parser.add_argument("--into", type=Path, help="the picture; by default outputs/find-WHAT.png")
+    options = parser.parse_args()
+    key = "optimizer.lr" if options.what == "lr" else "data.batch_size"
+    into = options.into or free(Path("outputs") / f"find-{options.what}.png")
+    try:
+        if options.what == "lr":
+            # A schedule would move what is searched.
+            others = [each for each in options.overrides if not each.startswith("scheduler")]
+            found: float = find.learning_rate(compose([*others, "scheduler=none"]), into)
+        else:
+            found = find.batch_size(compose(options.overrides), into)
+    except (Refusal, HydraException, OmegaConfBaseException) as error:
+        print("Refused:", *str(error).splitlines(), sep="\n  ", file=sys.stderr)
+        sys.exit(2)
+    kept = [each for each in options.overrides if not each.startswith(f"{key}=")]
+    print(into)
+    print(shlex.join(["python", "train.py", *kept, f"{key}={found}"]))
+
+
+if __name__ == "__main__":
+    main()
