@@ -181,7 +181,7 @@ def test_requeued_job_ends_as_an_undisturbed_one(slurm: Path, tmp_path: Path) ->
         for number in numbers:
             fake_slurm.scancel(slurm, f"100_{job}", "--signal", number)
             time.sleep(0.2)
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     for job, resumed in enumerate((True, True, False)):
         assert (tmp_path / f"s/{job}/.hydra/resume-1").exists() == resumed
@@ -199,7 +199,7 @@ def test_jobs_in_slurm_outlive_the_sweep_which_then_watches_them(
     first = start(tmp_path, *command)
     wait_for("s/0/metrics.csv", tmp_path, first)
     first.send_signal(signal.SIGINT)
-    _, err = first.communicate(timeout=60)
+    _, err = first.communicate(timeout=300)
     assert first.returncode == 130
     assert "The jobs go on in Slurm, and the next start of the sweep watches them" in err
     assert "scancel 100\n" in err
@@ -210,7 +210,7 @@ def test_jobs_in_slurm_outlive_the_sweep_which_then_watches_them(
     assert (slurm / "100_1").read_text() == "PENDING"
     assert holder(tmp_path / "s/0") == process
     fake_slurm.scancel(slurm, "100")
-    _, err = second.communicate(timeout=120)
+    _, err = second.communicate(timeout=300)
     assert second.returncode == 1
     assert "job 1 ended by Slurm: CANCELLED by 0, job 100_1; the next start" in err
     assert [path.name for path in slurm.glob("*.sh")] == ["100.sh"]
@@ -255,7 +255,7 @@ def test_sweep_on_two_nodes_of_ray_gives_what_the_basic_launcher_gives(tmp_path:
             assert b"\0CUDA_VISIBLE_DEVICES=0\0" in Path(f"/proc/{each}/environ").read_bytes()
         assert not (tmp_path / "s/2/.hydra").exists()
         os.kill(second, signal.SIGKILL)
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 1
         assert len(nodes) == 2
         assert "job 1 killed by signal 9; the next start of the sweep goes on with it" in err
@@ -291,7 +291,7 @@ def test_node_of_ray_that_dies_ends_no_other_job(tmp_path: Path) -> None:
             trainers[lost],
         ):  # all that a machine takes along
             os.kill(each, signal.SIGKILL)
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 1
         assert re.search(rf"^job {lost} lost by Ray: \w+; the next start", err, re.MULTILINE), err
         assert result(tmp_path / f"s/{1 - lost}")["status"] == "finished"
@@ -311,7 +311,7 @@ def test_signal_reaches_the_jobs_on_ray(number: signal.Signals, tmp_path: Path) 
     wait_for("s/0/metrics.csv", tmp_path, process)
     trainer = holder(tmp_path / "s/0")
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert re.search(r"^python .*train\.py sweep\.resume=s$", err, re.MULTILINE)
     assert "Traceback" not in err

@@ -85,12 +85,12 @@ def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
 def run(directory: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit status, stdout, stderr."""
     process = start(directory, *arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
 def wait_for(pattern: str, directory: Path, process: "subprocess.Popen[str]") -> None:
-    for _ in range(1200):
+    for _ in range(6000):
         if list(directory.glob(pattern)):
             return
         if process.poll() is not None:
@@ -134,7 +134,7 @@ def test_checking_only_says_what_would_run_and_leaves_nothing(tmp_path: Path) ->
 
 def test_two_runs_get_two_directories_and_a_run_is_never_written_over(tmp_path: Path) -> None:
     pair = [start(tmp_path, *SMOKE), start(tmp_path, *SMOKE)]
-    outputs = [process.communicate(timeout=120) for process in pair]
+    outputs = [process.communicate(timeout=300) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
     directories = sorted(path.parent for path in tmp_path.glob("outputs/*/*/result.json"))
     assert len(directories) == 2
@@ -175,7 +175,7 @@ def test_signal_ends_the_training_after_the_batch(
     process = start(tmp_path, *ENDLESS)
     wait_for("outputs/*/*/metrics.csv", tmp_path, process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     directory = next(tmp_path.glob("outputs/*/*"))
     assert process.returncode == status
     assert re.search(rf"^Interrupted; .*{directory.name}", err, re.MULTILINE)
@@ -195,7 +195,7 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert process.poll() is None  # it waits for the batch
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 130
     assert time.monotonic() - began < 30
     assert result(next(tmp_path.glob("outputs/*/*")))["status"] == "interrupted"
@@ -206,7 +206,7 @@ def test_signal_while_torch_is_imported_ends_before_anything_begins(tmp_path: Pa
     wait_for("outputs/*/*/train.log", tmp_path, process)
     time.sleep(0.4)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "Traceback" not in err
     assert not list(tmp_path.glob("outputs/*/*/*"))
@@ -220,7 +220,7 @@ def test_signal_at_any_moment_ends_with_its_status(number: signal.Signals, tmp_p
         process = start(tmp_path, *ENDLESS, f"hydra.run.dir=run-{step}")
         time.sleep(0.5 + 0.22 * step)  # before, Python itself starts
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 128 + number, (step, err)
         assert "Traceback" not in err, (step, err)
         directory = tmp_path / f"run-{step}"
@@ -253,7 +253,7 @@ def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int, str]:
     process = start(folder, *arguments)
     wait_for("outputs/*/*/metrics.csv", folder, process)
     process.send_signal(signal.SIGUSR1)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     return process.returncode, err
 
 
@@ -274,7 +274,7 @@ def test_job_that_slurm_requeues_goes_on_with_its_run(
     wait_for(f"{directory.relative_to(slurm)}/environment-1.json", slurm, process)
     time.sleep(1)
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 143, err
     assert list(slurm.glob("outputs/*/*/")) == [directory]
     after = (directory / "metrics.csv").read_text()

@@ -35,7 +35,7 @@ def show(page: Path, script: str = "") -> tuple[str, str]:
     ]  # fmt: skip
     done = subprocess.run(
         [str(BROWSER), *flags, "--dump-dom", shown.as_uri()],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
@@ -183,7 +183,7 @@ def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 def test_every_sweep_ends_with_the_report(tmp_path: Path) -> None:
     process = start(tmp_path, "optimizer.lr=0.1,1e30", "seed=0,1", "trainer.max_epochs=1")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     table = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert list(table["status"]) == ["finished", "finished", "failed", "failed"]
@@ -202,7 +202,7 @@ def test_an_interrupted_sweep_has_its_report_too(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "No report" not in err
     table = pd.read_csv(tmp_path / "sweep" / "results.csv")

@@ -99,7 +99,7 @@ def test_two_machines_under_torchrun_make_one_run(tmp_path: Path) -> None:
         [sys.executable, str(ROOT / "evaluate.py"), f"run={directory}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr  # in one process, without another trainer
 

@@ -365,6 +365,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert logged.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_wandb_goes_on_with_the_same_run(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     names = [*TINY, "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1"]
@@ -726,11 +727,11 @@ def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
     while not (directory / "checkpoints/last.ckpt").exists() and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 143, output
     assert output.splitlines()[-1].endswith(f"train.py resume={directory}")
     refused = start(f"resume={directory}", "optimizer.lr=1")
-    output, _ = refused.communicate(timeout=60)
+    output, _ = refused.communicate(timeout=300)
     assert refused.returncode == 2, output
     assert "optimizer.lr: 0.002 -> 1" in output
     assert [path.name for path in (directory / ".hydra").iterdir() if path.is_dir()] == []

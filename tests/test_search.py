@@ -93,7 +93,13 @@ def states(directory: str) -> list[str]:
 # What is asked for
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc", "nsgaii"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "tpe",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("random", "cmaes", "qmc", "nsgaii")),
+    ],
+)
 def test_search_that_goes_on_asks_what_one_in_a_single_piece_does(
     sampler: str, search: Search
 ) -> None:
@@ -393,7 +399,7 @@ def test_killed_search_goes_on_to_its_total(
     process.communicate()
     assert "RUNNING" in states("s")
     process = train_py(tmp_path, *command)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "5 of 5 jobs finished: s" in out
     assert states("s").count("COMPLETE") == 5

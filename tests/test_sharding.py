@@ -32,7 +32,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     return done.returncode, done.stderr
