@@ -59,7 +59,7 @@ class Rates(Callback):
     ) -> None:
         if trainer.global_step == len(self.losses):
             return  # gradients are being accumulated
-        self.losses.append(float(outputs["loss"]))
+        self.losses.append(float(outputs["loss"].detach()))
         trend = smoothed(self.losses)
         if not math.isfinite(trend[-1]) or trend[-1] > DIVERGED * min(trend):
             trainer.should_stop = True
