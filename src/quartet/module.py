@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 
 from quartet.checkpoint import gather
 from quartet.meter import Meter
-from quartet.sharding import Sharded
+from quartet.sharding import Sharded, own
 
 
 class Schedule(Protocol):
@@ -234,7 +234,8 @@ class Module(LightningModule):
         if len(wrong):
             batch = int(wrong[0])
             self.give_up(f"the loss became {losses[batch].item()} in batch {batch + 1}")
-        finite = [parameter.isfinite().all() for parameter in self.model.parameters()]
+        # Of divided weights each process looks at its own: asking the others could wait for ever.
+        finite = [own(parameter).isfinite().all() for parameter in self.model.parameters()]
         if not torch.stack(finite).all():
             self.give_up("the weights became NaN or infinite by the end")
 

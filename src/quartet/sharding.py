@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     set_model_state_dict,
@@ -18,6 +17,7 @@ from torch.distributed.fsdp import (
     OptimStateKeyType,
     fully_shard,
 )
+from torch.distributed.tensor import DTensor
 
 
 class Sharded(ModelParallelStrategy):
@@ -50,27 +50,40 @@ class Sharded(ModelParallelStrategy):
             fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
+    # Loaded when every other strategy loads: Lightning's own would come too late for the place in
+    # the epoch, and pass over what verifies the file.
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return False
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        # Lightning's own would pass over what verifies the file.
-        checkpoint = self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path))
-        module = self.lightning_module
-        assert module is not None
-        options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
-        set_model_state_dict(module, checkpoint["state_dict"], options=options)
-        if module.trainer.state.fn == TrainerFn.FITTING:
-            for optimizer, state in zip(
-                self.optimizers, checkpoint["optimizer_states"], strict=True
-            ):
-                named = FullyShardedDataParallel.rekey_optim_state_dict(
-                    state, OptimStateKeyType.PARAM_NAME, module
-                )
-                set_optimizer_state_dict(module, optimizer, named, options=options)
-        return checkpoint
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        pass  # `load_checkpoint` has done so
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        assert self.lightning_module is not None
+        set_model_state_dict(self.lightning_module, checkpoint["state_dict"], options=options)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        module, options = self.lightning_module, StateDictOptions(full_state_dict=True)
+        assert module is not None
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            named = FullyShardedDataParallel.rekey_optim_state_dict(
+                state, OptimStateKeyType.PARAM_NAME, module
+            )
+            set_optimizer_state_dict(module, optimizer, named, options=options)
+
+
+def own(parameter: Tensor) -> Tensor:
+    """The part of a parameter that this process holds; all of it if it is not divided."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def units(model: nn.Module, size: int) -> list[nn.Module]:

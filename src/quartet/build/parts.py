@@ -196,10 +196,11 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
             use_distributed_sampler=False,  # the data divides itself
         )
         faults += training.averages(trainer)
-        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-        # One that is named would print, where nobody looks.
-        profiler.dirpath = profiler.dirpath or cfg.directory
-        profiler.filename = profiler.filename or "profile"
+        if cfg.trainer.profiler:
+            profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+            # One that is named would print, where nobody looks.
+            profiler.dirpath = profiler.dirpath or cfg.directory
+            profiler.filename = profiler.filename or "profile"
         if cfg.trainer.limit_val_batches == 0:
             trainer.limit_val_batches = 0  # the batches to overfit take its place otherwise
     if len(faults) > before:

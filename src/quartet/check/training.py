@@ -12,7 +12,11 @@ from torchmetrics import MetricCollection
 from quartet.averaging import SWA, Average
 from quartet.check import Config, collecting
 from quartet.schema import both, nearest
+from quartet.sharding import Sharded
 from quartet.unfreezing import Unfreeze
+
+# Optimizers that torch cannot run on divided weights, or not to the same end.
+WHOLE = ("Adafactor", "LBFGS")
 
 
 def monitor(
@@ -94,6 +98,30 @@ def unfreezing(trainer: Trainer, model: nn.Module) -> list[str]:
                     "callbacks.unfreeze: several processes agree on what is trained before they "
                     "begin; set trainer.devices=1, or optimizer.freeze for the whole training."
                 )
+    return faults
+
+
+def divided(trainer: Trainer, model: nn.Module, optimizer: str) -> list[str]:
+    """Whether weights that are to be divided among the processes can be."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+        return []
+    if not isinstance(strategy, Sharded):
+        return [
+            f"trainer.strategy: {type(strategy).__name__} needs a module that divides itself, and "
+            "writes checkpoints that are not verified; use trainer=fsdp."
+        ]
+    faults = [
+        f"model: {name} is a single number, which cannot be divided; give it shape (1,), or use "
+        "trainer=ddp."
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 0
+    ]
+    if (title := optimizer.rpartition(".")[2]) in WHOLE:
+        faults.append(
+            f"optimizer: {title} computes with whole weights, and trainer.strategy divides them; "
+            "use optimizer=adamw, or trainer=ddp."
+        )
     return faults
 
 
