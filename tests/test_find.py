@@ -45,7 +45,7 @@ def loss_after(overrides: list[str], rate: float) -> float:
 
     def spy(batch: list[Tensor], batch_idx: int) -> Tensor:
         loss = step(batch, batch_idx)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         return loss
 
     run.module.training_step = spy  # type: ignore[method-assign]
