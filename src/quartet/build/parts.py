@@ -196,14 +196,19 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
             use_distributed_sampler=False,  # the data divides itself
         )
         faults += training.averages(trainer)
-        if cfg.trainer.profiler:
-            profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-            # One that is named would print, where nobody looks.
-            profiler.dirpath = profiler.dirpath or cfg.directory
-            profiler.filename = profiler.filename or "profile"
-        if cfg.trainer.limit_val_batches == 0:
-            trainer.limit_val_batches = 0  # the batches to overfit take its place otherwise
+        settle(trainer, cfg)
     if len(faults) > before:
         return None
     lean.lighten(trainer)
     return trainer
+
+
+def settle(trainer: Trainer, cfg: DictConfig) -> None:
+    """What Lightning's constructor does not take, or takes otherwise."""
+    if cfg.trainer.profiler:
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+        # One that is named would print, where nobody looks.
+        profiler.dirpath = profiler.dirpath or cfg.directory
+        profiler.filename = profiler.filename or "profile"
+    if cfg.trainer.limit_val_batches == 0:
+        trainer.limit_val_batches = 0  # the batches to overfit take its place otherwise
