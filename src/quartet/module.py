@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 
 from quartet.checkpoint import gather
 from quartet.meter import Meter
-from quartet.sharding import Sharded, own
+from quartet.sharding import own
 
 
 class Schedule(Protocol):
@@ -100,10 +100,6 @@ class Module(LightningModule):
         if data.parts.target_scale is not None:
             for buffer, value in zip(self.task.buffers(), data.parts.target_scale, strict=True):
                 buffer.copy_(value)
-
-    def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, Sharded):
-            self.trainer.strategy.divide(self.model)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.create_optimizer(self.model)

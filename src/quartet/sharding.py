@@ -1,9 +1,11 @@
 """Weights divided among the processes of a training: torch's FSDP2, as a strategy of Lightning's."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -36,6 +38,12 @@ class Sharded(ModelParallelStrategy):
         if unit_size < 1:
             raise ValueError(f"strategy.unit_size must be at least 1, got {unit_size}.")
         self.unit_size = unit_size
+
+    def connect(self, model: LightningModule) -> None:
+        super().connect(model)
+        # A hook that the class had would be taken for a model too large for averages of its weights.
+        network: Any = model.model
+        model.configure_model = partial(self.divide, network)  # type: ignore[method-assign]
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
