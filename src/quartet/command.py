@@ -59,9 +59,10 @@ def start_from(own: Sequence[str]) -> None:
 
 
 def is_option(group: str, option: str) -> bool:
-    """Whether conf/ has such an option of such a group."""
+    """Whether conf/ has such an option of such a group, or all of a list of them: ``[a,b]``."""
     files = (Path(__file__).parents[2] / "conf" / group).glob("*.yaml")
-    return option in {path.stem for path in files}
+    names = option.removeprefix("[").removesuffix("]").split(",")
+    return {name.strip() for name in names} <= {path.stem for path in files}
 
 
 def refuse(record: Path) -> None:

@@ -1,14 +1,25 @@
-"""metrics.csv, the record of a run's learning curves."""
+"""metrics.csv, the record of a run's learning curves, and what other loggers tell of a run."""
 
 import csv
+import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from quartet import secret
+
+log = logging.getLogger(__name__)
+Setting = bool | int | float | str
+# Of a configuration: what does not change what is trained, or is not yet what a run does.
+UNTOLD = ("directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra")
+UNTOLD_WITHIN = ("search", "tasks")
+KEEPING = ("best", "last", "progress_bar")  # callbacks
 
 
 def shortest(value: float) -> float:
@@ -42,6 +53,111 @@ def begin_anew(loggers: Sequence[Logger]) -> None:
             logger.path.unlink(missing_ok=True)
         elif isinstance(logger, TensorBoardLogger):
             rewind(logger, [])
+
+
+def hyperparameters(
+    config: Mapping[str, Any], cfg: DictConfig, choices: Mapping[str, Any]
+) -> dict[str, Setting]:
+    """What a run is, as loggers list it: ``optimizer: adam``, ``optimizer.lr: 0.002`` and so on.
+
+    Left out is what is not set. A value from the environment is the reference that stands for it.
+
+    Args:
+        config: With everything filled in.
+        cfg: The same as it was written.
+        choices: The options of the groups.
+    """
+    told = [(group, str(option)) for group, option in choices.items() if option]
+    told += leaves("", config)
+    written = dict(leaves("", OmegaConf.to_container(cfg, resolve=False)))
+    return {
+        name: references(value, written.get(name), cfg)
+        for name, value in told
+        if name.split(".")[0] not in UNTOLD
+    }
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
+    """Names and values of a nested mapping, as far as its keys can be parts of a dotted name."""
+    if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
+        for key, part in value.items():
+            if key not in UNTOLD_WITHIN and not (name == "callbacks" and key in KEEPING):
+                yield from leaves(f"{name}.{key}" if name else key, part)
+    elif isinstance(value, bool | int | float | str):
+        yield name, value
+    elif value:
+        yield name, str(value)
+
+
+def references(value: Setting, written: Setting | None, cfg: DictConfig) -> Setting:
+    """A value, or the reference to the environment by which it was written."""
+    if "${oc.env:" in str(written):
+        return str(written)
+    return secret.hide(value, cfg) if isinstance(value, str) else value
+
+
+def begin(loggers: Sequence[Logger], settings: Mapping[str, Setting]) -> None:
+    """Tells the loggers what run they log.
+
+    Of a run that goes on, TensorBoard keeps the settings it began with. MLflow, whose parameters
+    never change, shows one that did as a tag of the same name.
+    """
+    for logger in loggers:
+        told = dict(settings)
+        if isinstance(logger, TensorBoardLogger):
+            write_hparams(logger, told)
+            continue
+        if isinstance(logger, MLFlowLogger):
+            known = logger.experiment.get_run(logger.run_id).data.params
+            for name in told.keys() & known:
+                if known[name] != str(value := told.pop(name))[:250]:
+                    logger.experiment.set_tag(logger.run_id, name, str(value))
+        logger.log_hyperparams(told)
+
+
+def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Setting]) -> None:
+    """Begins a session of TensorBoard's HParams tab.
+
+    Without a list of columns, which Lightning writes besides: TensorBoard would show those of the
+    first run for all, whatever optimizer the others have.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    logger.hparams.update(settings)  # Lightning keeps them as hparams.yaml
+    _, start, _ = hparams(dict(settings), {})
+    logger.experiment.file_writer.add_summary(start)
+
+
+def conclude(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) -> None:
+    """Has the loggers show the figures of the best epoch as what came of the run.
+
+    W&B keeps them apart from the curves, under the same names. Elsewhere they are ``best/...``:
+    the last value of a curve is what counts there, and stays what it is.
+
+    Args:
+        loggers: Of a run.
+        result: Of the finished run, as result.json has it.
+        step: At which it ended.
+    """
+    best = {"epoch": result["monitor"]["epoch"]} | {
+        name: value for name, value in result["metrics"].items() if not name.startswith("test/")
+    }
+    for logger in loggers:
+        try:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update({**result["metrics"], "best/epoch": best["epoch"]})
+            elif not isinstance(logger, MetricsFile):
+                logger.log_metrics({f"best/{name}": value for name, value in best.items()}, step)
+                logger.save()
+        except Exception as error:  # the run has finished, whatever a service makes of it
+            log.warning(f"{type(logger).__name__} did not take the best figures: {error}")
+
+
+def end(loggers: Sequence[Logger], *, failed: bool) -> None:
+    """Ends what would go on until the process ends, and take in the next run of a sweep."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+            logger.experiment.finish(exit_code=int(failed))
 
 
 class MetricsFile(Logger):

@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -44,7 +45,7 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
     from quartet.build import build
     from quartet.check import Refusal
     from quartet.checkpoint import Continuation
-    from quartet.logger import begin_anew, shortest
+    from quartet.logger import begin_anew, conclude, shortest
     from quartet.progress import StopAtBatchEnd, Timer
     from quartet.report import picture, text
     from quartet.report.seen import Seen
@@ -87,7 +88,7 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
             (run.directory / "result.json").unlink(missing_ok=True)  # of what went before
         fit_start = perf_counter()
         with stop.held():
-            record.write_logged_runs(run)
+            begin_logging(run, cfg, result["choices"], locks)
             path = place.checkpoint if place else None
             if place and not path:
                 print(f"{run.directory} holds no checkpoint yet; it starts from the beginning.")
@@ -121,9 +122,23 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
     if run.data.parts.test is None and run.data.parts.val is not None:
         see_validation(run, seen, path)
     if main:
+        conclude(trainer.loggers, result, trainer.global_step)
         picture.of_training(run, seen)
         print(text.table(result, run.directory))
     return result
+
+
+def begin_logging(
+    run: "Run", cfg: DictConfig, choices: Mapping[str, Any], ending: ExitStack
+) -> None:
+    """Tells the loggers what run they log, until `ending` is left."""
+    from quartet import logger
+
+    record.write_logged_runs(run)
+    if run.trainer.is_global_zero:
+        loggers = run.trainer.loggers
+        ending.push(lambda error, *_: logger.end(loggers, failed=error is not None))
+        logger.begin(loggers, logger.hyperparameters(run.config, cfg, choices))
 
 
 def see_validation(run: "Run", seen: "Seen", path: Path | None) -> None:
