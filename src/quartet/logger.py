@@ -67,7 +67,9 @@ def hyperparameters(
         cfg: The same as it was written.
         choices: The options of the groups.
     """
-    told = [(group, str(option)) for group, option in choices.items() if option]
+    told: list[tuple[str, Setting]] = [
+        (group, str(option)) for group, option in choices.items() if option
+    ]
     told += leaves("", config)
     written = dict(leaves("", OmegaConf.to_container(cfg, resolve=False)))
     return {
