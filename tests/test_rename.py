@@ -106,6 +106,41 @@ def test_changes_that_git_could_not_give_back_are_refused(small: Path) -> None:
     assert "git init" in rename(small, "my_project").stderr
 
 
+def test_later_version_is_taken_under_the_own_name(small: Path, tmp_path: Path) -> None:
+    words = "# quartet quartet.loss Quartet the quartet quartets\n"
+    template, fork, loss = small, tmp_path.parent / f"{tmp_path.name}-fork", "src/quartet/loss.py"
+    (template / loss).write_text(3 * words)
+    git(template, "commit", "--quiet", "--all", "--message=One")
+    git(template, "clone", "--quiet", ".", str(fork))
+    for name, value in (("name", "A fork"), ("email", "fork@example.org")):
+        git(fork, "config", f"user.{name}", value)
+    assert rename(fork, "my_project").returncode == 0
+    mine = fork / "src/my_project/loss.py"
+    renamed = mine.read_text().splitlines(keepends=True)
+    mine.write_text("".join([*renamed, "mine = 1\n"]))  # before the fork's first commit
+    git(fork, "add", "--all")
+    git(fork, "commit", "--quiet", "--message=Become my_project")
+
+    def take(commit: str = "origin/HEAD") -> subprocess.CompletedProcess[str]:
+        return rename(fork, "my_project", f"--take={commit}")
+
+    for number in (1, 2):
+        first = f"# quartet.part{number}\n"
+        (template / loss).write_text(first + 3 * words)
+        git(template, "commit", "--quiet", "--all", f"--message=Version {number}")
+        git(fork, "fetch", "--quiet", "origin")
+        assert (done := take()).returncode == 0, done.stderr
+        assert f"part{number}" not in mine.read_text()
+        git(fork, "merge", "--quiet", "--no-edit", "renamed-template")
+        told = f"# my_project.part{number}\n"
+        assert mine.read_text() == "".join([told, *renamed, "mine = 1\n"])
+    assert len(git(fork, "worktree", "list").splitlines()) == 1
+
+    assert "--take=nothing: no such commit" in take("nothing").stderr
+    mine.write_text("")
+    assert "not committed" in take().stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("examples", ["keep", "drop"])
 def test_fork_is_green_and_trains(examples: str, tmp_path: Path) -> None:
