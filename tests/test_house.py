@@ -37,7 +37,7 @@ LONG_FUNCTIONS: dict[str, tuple[int, str]] = {
     "data/split.py:split": (46, "straight"),
     "inputs.py:rows": (50, "straight"),
     "job.py:attempt": (75, "the exit status of each way in which a run can end"),
-    "run.py:play": (85, "a run from start to end, straight"),
+    "run.py:play": (86, "a run from start to end, straight"),
 }
 
 

@@ -17,8 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from quartet import command
 from quartet.build import compose
-from quartet.logger import hyperparameters
-from quartet.record import own
+from quartet.record import hyperparameters, own
 from quartet.run import train
 
 SHORT = ("data=linear", "data.batch_size=20", "model.hidden=[16]", "trainer=cpu")

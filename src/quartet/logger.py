@@ -3,23 +3,15 @@
 import csv
 import logging
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
-
-from quartet import secret
 
 log = logging.getLogger(__name__)
-Setting = bool | int | float | str
-# Of a configuration: what does not change what is trained, or is not yet what a run does.
-UNTOLD = ("directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra")
-UNTOLD_WITHIN = ("search", "tasks")
-KEEPING = ("best", "last", "progress_bar")  # callbacks
 
 
 def shortest(value: float) -> float:
@@ -55,50 +47,7 @@ def begin_anew(loggers: Sequence[Logger]) -> None:
             rewind(logger, [])
 
 
-def hyperparameters(
-    config: Mapping[str, Any], cfg: DictConfig, choices: Mapping[str, Any]
-) -> dict[str, Setting]:
-    """What a run is, as loggers list it: ``optimizer: adam``, ``optimizer.lr: 0.002`` and so on.
-
-    Left out is what is not set. A value from the environment is the reference that stands for it.
-
-    Args:
-        config: With everything filled in.
-        cfg: The same as it was written.
-        choices: The options of the groups.
-    """
-    told: list[tuple[str, Setting]] = [
-        (group, str(option)) for group, option in choices.items() if option
-    ]
-    told += leaves("", config)
-    written = dict(leaves("", OmegaConf.to_container(cfg, resolve=False)))
-    return {
-        name: references(value, written.get(name), cfg)
-        for name, value in told
-        if name.split(".")[0] not in UNTOLD
-    }
-
-
-def leaves(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
-    """Names and values of a nested mapping, as far as its keys can be parts of a dotted name."""
-    if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
-        for key, part in value.items():
-            if key not in UNTOLD_WITHIN and not (name == "callbacks" and key in KEEPING):
-                yield from leaves(f"{name}.{key}" if name else key, part)
-    elif isinstance(value, bool | int | float | str):
-        yield name, value
-    elif value:
-        yield name, str(value)
-
-
-def references(value: Setting, written: Setting | None, cfg: DictConfig) -> Setting:
-    """A value, or the reference to the environment by which it was written."""
-    if "${oc.env:" in str(written):
-        return str(written)
-    return secret.hide(value, cfg) if isinstance(value, str) else value
-
-
-def begin(loggers: Sequence[Logger], settings: Mapping[str, Setting]) -> None:
+def begin(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
     """Tells the loggers what run they log.
 
     Of a run that goes on, TensorBoard keeps the settings it began with. MLflow, whose parameters
@@ -117,7 +66,7 @@ def begin(loggers: Sequence[Logger], settings: Mapping[str, Setting]) -> None:
         logger.log_hyperparams(told)
 
 
-def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Setting]) -> None:
+def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> None:
     """Begins a session of TensorBoard's HParams tab.
 
     Without a list of columns, which Lightning writes besides: TensorBoard would show those of the

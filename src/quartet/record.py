@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from quartet.build import Run
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
+Setting = bool | int | float | str
+# Of a configuration: what does not change what is trained, or is not yet what a run does.
+UNTOLD = ("directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra")
+UNTOLD_WITHIN = ("search", "tasks")
+KEEPING = ("best", "last", "progress_bar")  # callbacks
 
 
 def nothing() -> dict[str, Any]:
@@ -157,6 +162,49 @@ def logged_run(directory: Path, name: str, node: Mapping[str, Any]) -> dict[str,
     if argument is None or node.get(argument) is not None or not path.exists():
         return {}
     return dict(json.loads(path.read_text()).get(name, {}))
+
+
+def hyperparameters(
+    config: Mapping[str, Any], cfg: DictConfig, choices: Mapping[str, Any]
+) -> dict[str, Setting]:
+    """What a run is, as loggers list it: ``optimizer: adam``, ``optimizer.lr: 0.002`` and so on.
+
+    Left out is what is not set. A value from the environment is the reference that stands for it.
+
+    Args:
+        config: With everything filled in.
+        cfg: The same as it was written.
+        choices: The options of the groups.
+    """
+    told: list[tuple[str, Setting]] = [
+        (group, str(option)) for group, option in choices.items() if option
+    ]
+    told += leaves("", config)
+    written = dict(leaves("", OmegaConf.to_container(cfg, resolve=False)))
+    return {
+        name: references(value, written.get(name), cfg)
+        for name, value in told
+        if name.split(".")[0] not in UNTOLD
+    }
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
+    """Names and values of a nested mapping, as far as its keys can be parts of a dotted name."""
+    if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
+        for key, part in value.items():
+            if key not in UNTOLD_WITHIN and not (name == "callbacks" and key in KEEPING):
+                yield from leaves(f"{name}.{key}" if name else key, part)
+    elif isinstance(value, bool | int | float | str):
+        yield name, value
+    elif value:
+        yield name, str(value)
+
+
+def references(value: Setting, written: Setting | None, cfg: DictConfig) -> Setting:
+    """A value, or the reference to the environment by which it was written."""
+    if "${oc.env:" in str(written):
+        return str(written)
+    return secret.hide(value, cfg) if isinstance(value, str) else value
 
 
 def run_argument(node: Mapping[str, Any]) -> str | None:

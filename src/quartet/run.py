@@ -138,7 +138,7 @@ def begin_logging(
     if run.trainer.is_global_zero:
         loggers = run.trainer.loggers
         ending.push(lambda error, *_: logger.end(loggers, failed=error is not None))
-        logger.begin(loggers, logger.hyperparameters(run.config, cfg, choices))
+        logger.begin(loggers, record.hyperparameters(run.config, cfg, choices))
 
 
 def see_validation(run: "Run", seen: "Seen", path: Path | None) -> None:
