@@ -219,12 +219,13 @@ def starts(rounds: int) -> Iterator[tuple[str, str, list[float]]]:
     yield "first step of the default run, after the imports, seconds", "<= 0.5", extra
 
 
-def sweep() -> Iterator[tuple[str, str, list[float]]]:
-    """A sweep of 20 digits jobs against the sum of their fit times."""
+def sweep(jobs: int) -> Iterator[tuple[str, str, list[float]]]:
+    """A sweep of digits jobs against the sum of their fit times."""
     import json
 
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "train.py", "-m", "seed=range(20)", f"hydra.sweep.dir={folder}"]
+        seeds = f"seed=range({jobs})"
+        command = [sys.executable, "train.py", "-m", seeds, f"hydra.sweep.dir={folder}"]
         start = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         total = time.perf_counter() - start
@@ -456,7 +457,7 @@ def main() -> None:
         "throughput": lambda: throughput(bench, options.rounds),
         "memory": lambda: memory(bench),
         "starts": lambda: starts(options.rounds),
-        "sweep": sweep,
+        "sweep": lambda: sweep(2 if options.short else 20),
         "saves": lambda: saves(options.rounds),
         "planning": lambda: planning(options.rounds, 20 if options.short else 1_000),
         "scaling": lambda: scaling(options.short),
