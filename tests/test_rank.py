@@ -46,7 +46,8 @@ def together(
         for command, environment in zip(commands, environments, strict=True)
     ]
     try:
-        return [(each.wait(120), each.communicate()[1]) for each in started]
+        errors = [each.communicate(timeout=300)[1] for each in started]
+        return [(each.returncode, err) for each, err in zip(started, errors, strict=True)]
     finally:
         for each in started:
             each.kill()
@@ -79,7 +80,7 @@ def assert_one_run(folder: Path) -> Path:
     (result_file,) = folder.rglob("result.json")
     directory = result_file.parent
     assert [path.parent for path in folder.rglob("metrics.csv")] == [directory]
-    assert len(list(folder.glob("outputs/*/*"))) == 1
+    assert len(list(folder.glob("outputs/2*/*"))) == 1
     assert json.loads(result_file.read_text())["status"] == "finished"
     quieten()
     alone = build(compose([*RUN, "data.batch_size=32", "trainer=cpu"]), folder / "alone")
