@@ -112,16 +112,6 @@ def test_two_tasks_of_slurm_make_one_run(tmp_path: Path) -> None:
     assert_one_run(tmp_path)
 
 
-@pytest.mark.slow
-def test_named_directory_that_holds_a_run_is_refused_on_all_machines(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/result.json").write_text("{}")
-    ends = by_torchrun(tmp_path, "hydra.run.dir=run")
-    assert all(status for status, _ in ends)
-    assert "already holds a run" in ends[0][1]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["result.json"]
-
-
 def test_numbers_are_those_of_whoever_started_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (rank.number(), rank.with_others(), rank.by_lightning()) == (0, False, False)
     monkeypatch.setenv("LOCAL_RANK", "1")
