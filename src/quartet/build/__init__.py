@@ -170,7 +170,8 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
     trainer: Trainer | None = parts.get("trainer")
     if "model" in parts and trainer:
         faults += training.unfreezing(trainer, parts["model"])
-        faults += training.divided(trainer, parts["model"], str(cfg.optimizer._target_))
+        if sound("optimizer._target_"):
+            faults += training.divided(trainer, parts["model"], cfg.optimizer._target_)
     steps = count_steps(cfg, counted, trainer.world_size) if counted and trainer else None
     if "model" in parts and "optimizer" in parts and sound("model", "optimizer"):
         faults += check_schedule(cfg, parts, steps)
