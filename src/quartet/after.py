@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, open_dict
 
 from quartet import record, secret
+from quartet.run import load_data, quieten
 
 if TYPE_CHECKING:
     from quartet.build import Run
-
-
-from quartet.run import load_data, quieten
 
 
 def evaluate(

@@ -231,6 +231,7 @@ def draw_rates(rates: list[float], trend: list[float], best: float | None, into:
         panel = canvas.panel(0.7, 0.55, 4.3, 2.45)
         panel.plot(rates, trend, color=BLUE)
         panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.set(xlabel="learning rate, one step each", title="training loss, smoothed")
         if trend:
             panel.set_ylim(None, min(max(trend), 1.5 * trend[0]))

@@ -158,7 +158,8 @@ def check_tree(key: str, node: Any, wrong: Container[str], known: bool) -> list[
 
 def refused(cfg: DictConfig, faults: Sequence[str]) -> set[str]:
     """Keys with faults, and those whose values are taken from them."""
-    wrong = check.keys(faults)
+    if not (wrong := check.keys(faults)):
+        return wrong
     taken = dict(references(OmegaConf.to_container(cfg, resolve=False)))
     while more := {path for path, source in taken.items() if source in wrong} - wrong:
         wrong |= more

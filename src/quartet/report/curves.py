@@ -1,5 +1,6 @@
 """Learning curves of one run."""
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,8 +17,8 @@ def curves(directory: Path) -> Canvas:
     """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
     history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
     names = list(dict.fromkeys(c.split("/", 1)[1] for c in map(str, history) if "/" in c))
-    across = max(1, min(len(names), ACROSS))
-    down = -(-len(names) // across)
+    down = max(1, math.ceil(len(names) / ACROSS))
+    across = max(1, math.ceil(len(names) / down))
     rate = 1.35 if "lr" in history else 0.0
     canvas = Canvas(across * (WIDTH + 0.7) + 0.1, down * (HEIGHT + 0.75) + rate + 0.1)
     with mpl.rc_context(STYLE):
