@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,8 +181,9 @@ def hyperparameters(
     ]
     told += leaves("", config)
     written = dict(leaves("", OmegaConf.to_container(cfg, resolve=False)))
+    found = secret.secrets(cfg)
     return {
-        name: references(value, written.get(name), cfg)
+        name: references(value, written.get(name), found)
         for name, value in told
         if name.split(".")[0] not in UNTOLD
     }
@@ -200,11 +201,13 @@ def leaves(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
         yield name, str(value)
 
 
-def references(value: Setting, written: Setting | None, cfg: DictConfig) -> Setting:
+def references(
+    value: Setting, written: Setting | None, found: Sequence[tuple[str, str]]
+) -> Setting:
     """A value, or the reference to the environment by which it was written."""
     if "${oc.env:" in str(written):
         return str(written)
-    return secret.hide(value, cfg) if isinstance(value, str) else value
+    return secret.replace(value, found) if isinstance(value, str) else value
 
 
 def run_argument(node: Mapping[str, Any]) -> str | None:

@@ -9,13 +9,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from omegaconf import DictConfig, OmegaConf
 
 # Names of variables that are nobody's business, whether a configuration names them or not.
 PRIVATE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNORECASE)
-NAMED = re.compile(r"\$\{\s*oc\.env:\s*['\"]?(\w+)")
+NAMED = re.compile(r"\$\{\s*oc\.env:\s*['\"\\]*(\w+)")
 SHORTEST = 8  # "1" or "gpu" is no secret, and hiding it would spoil every message
 
 
@@ -26,22 +26,27 @@ def hide(text: str, cfg: DictConfig | None = None) -> str:
         text: Of a message.
         cfg: Names variables by ``${oc.env:NAME}``, as the command line may.
     """
-    for name, value in secrets(cfg):
+    return replace(text, secrets(cfg))
+
+
+def replace(text: str, found: Iterable[tuple[str, str]]) -> str:
+    """The text with references in the place of secrets, as `secrets` finds them."""
+    for name, value in found:
         for spelling in dict.fromkeys((value, repr(value)[1:-1])):
             text = text.replace(spelling, f"${{oc.env:{name}}}")
     return text
 
 
-def secrets(cfg: DictConfig | None) -> Iterator[tuple[str, str]]:
+def secrets(cfg: DictConfig | None) -> list[tuple[str, str]]:
     """Names and values, the longest value first: it may hold another."""
-    told = " ".join(sys.argv) + (OmegaConf.to_yaml(cfg) if cfg is not None else "")
-    named = set(NAMED.findall(told))
+    written = {} if cfg is None else OmegaConf.to_container(cfg, resolve=False)
+    named = set(NAMED.findall(f"{' '.join(sys.argv)} {written}"))
     found = [
         (name, value)
         for name, value in os.environ.items()
         if len(value) >= SHORTEST and (name in named or PRIVATE.search(name))
     ]
-    yield from sorted(found, key=lambda pair: len(pair[1]), reverse=True)
+    return sorted(found, key=lambda pair: len(pair[1]), reverse=True)
 
 
 class Hide(logging.Filter):
