@@ -285,24 +285,40 @@ def planning(rounds: int, count: int) -> Iterator[tuple[str, str, list[float]]]:
     yield f"planning and skipping {count:,} finished jobs, seconds", "< 5", times
 
 
-def scaling(short: bool) -> Iterator[tuple[str, str, list[float]]]:
-    """Microseconds a sample as data, classes and model grow."""
+def scaling(short: bool) -> Iterator[tuple[str, str, list[list[float]]]]:
+    """What a sample costs as data, classes and model grow: the figures of each size."""
     sizes = (600, 6_000) if short else (600, 6_000, 60_000)
-    for count in sizes:
-        bench = Bench("made", "", count, "cpu")
-        times = [bench.quartet(*MLP, "optimizer=sgd")[0] / count * 1e6 for _ in range(3)]
-        yield f"us a sample, {count:,} samples", "flat", times
-    bench = Bench("made", "", sizes[1], "cpu")
-    for classes in (2, 10, 100, 1000):
-        overrides = [*MLP, "optimizer=sgd", f"data.num_classes={classes}"]
-        train = made_images(bench.count, classes)
-        bench.parts = bench.parts._replace(train=train, val=made_images(600, classes))
-        ratio = compare(
-            3,
-            lambda o=overrides: bench.plain(sgd, *[x for x in o if "optimizer" not in x]),
-            lambda o=overrides: bench.quartet(*o)[0],
-        )
-        yield f"time / plain loop, {classes:,} classes", "flat", ratio
+    benches = [Bench("made", "", count, "cpu") for count in sizes]
+    yield (
+        f"us a sample, of {listed(sizes)} samples",
+        "flat",
+        [
+            [bench.quartet(*MLP, "optimizer=sgd")[0] / bench.count * 1e6 for _ in range(3)]
+            for bench in benches
+        ],
+    )
+    bench = benches[1]
+
+    def to_plain(*overrides: str) -> list[float]:
+        ours = (*overrides, "optimizer=sgd")
+        return compare(3, lambda: bench.plain(sgd, *overrides), lambda: bench.quartet(*ours)[0])
+
+    widths = (64, 512, 2_048)
+    ratios = [
+        to_plain("model=mlp", f"model.hidden=[{width},{width}]", "data.batch_size=64")
+        for width in widths
+    ]
+    yield f"time / plain loop, {listed(widths)} hidden units", "flat", ratios
+    ratios, numbers = [], (2, 10, 100, 1_000)
+    for classes in numbers:
+        train, val = made_images(bench.count, classes), made_images(600, classes)
+        bench.parts = bench.parts._replace(train=train, val=val)
+        ratios.append(to_plain(*MLP, f"data.num_classes={classes}"))
+    yield f"time / plain loop, {listed(numbers)} classes", "flat", ratios
+
+
+def listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values)
 
 
 class NoWaiting(Callback):
@@ -467,10 +483,10 @@ def main() -> None:
     for name, figures in groups.items():
         if name in options.only:
             for title, goal, values in figures():
-                spread = f"{min(values):.3g} to {max(values):.3g}"
-                print(
-                    f"| {title} | {goal} | {statistics.median(values):.3g} | {spread} |", flush=True
-                )
+                of_sizes = values if isinstance(values[0], list) else [values]
+                medians = listed([statistics.median(each) for each in of_sizes])
+                spread = ", ".join(f"{min(each):.3g} to {max(each):.3g}" for each in of_sizes)
+                print(f"| {title} | {goal} | {medians} | {spread} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import Command
 from torch import Tensor, nn
 
 from quartet import allow
@@ -70,26 +71,30 @@ def fork(directory: Path) -> None:
     (directory / "hydra_plugins" / "forks.py").write_text(FORK)
 
 
-def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(directory: Path, *arguments: str) -> Command:
     path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return Command(directory, *arguments, environment={"PYTHONPATH": os.pathsep.join(path)})
+
+
+def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """The same, from the start of Python."""
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", *arguments],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def run(directory: Path, *arguments: str) -> tuple[int, str, str]:
+def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
     """Exit status, stdout, stderr."""
     process = start(directory, *arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
-def wait_for(pattern: str, directory: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(pattern: str, directory: Path, process: "Command | subprocess.Popen[str]") -> None:
     for _ in range(6000):
         if list(directory.glob(pattern)):
             return
@@ -106,8 +111,9 @@ def result(directory: Path) -> dict[str, Any]:
 
 
 def test_refusal_exits_with_2_and_leaves_nothing(tmp_path: Path) -> None:
-    status, out, err = run(tmp_path, "optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run")
-    assert (status, out) == (2, "")
+    process = anew(tmp_path, "optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (2, "")
     assert err == (
         "Refused, before the first batch:\n"
         "  model.hiden: MLP has no such argument; did you mean hidden?\n"
@@ -202,7 +208,7 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_signal_while_torch_is_imported_ends_before_anything_begins(tmp_path: Path) -> None:
-    process = start(tmp_path, *ENDLESS)
+    process = anew(tmp_path, *ENDLESS)
     wait_for("outputs/*/*/train.log", tmp_path, process)
     time.sleep(0.4)
     process.send_signal(signal.SIGTERM)
@@ -217,7 +223,7 @@ def test_signal_while_torch_is_imported_ends_before_anything_begins(tmp_path: Pa
 def test_signal_at_any_moment_ends_with_its_status(number: signal.Signals, tmp_path: Path) -> None:
     """From the first import to the middle of the training: 20 moments."""
     for step in range(20):
-        process = start(tmp_path, *ENDLESS, f"hydra.run.dir=run-{step}")
+        process = anew(tmp_path, *ENDLESS, f"hydra.run.dir=run-{step}")
         time.sleep(0.5 + 0.22 * step)  # before, Python itself starts
         process.send_signal(number)
         _, err = process.communicate(timeout=300)
@@ -248,7 +254,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int, str]:
+def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int | None, str]:
     """Exit status and stderr of a run that gets SIGUSR1 once it has logged an epoch."""
     process = start(folder, *arguments)
     wait_for("outputs/*/*/metrics.csv", folder, process)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from made_runs import made_run, made_search, made_sweep
+from processes import Command
 
 from quartet.report.page import report
 from quartet.sweep.directory import write_report
@@ -171,14 +172,8 @@ def test_a_setting_that_an_option_does_not_have_is_not_spoken_of(
 SWEEP = ["-m", "data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
 
 
-def start(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SWEEP, "hydra.sweep.dir=sweep", *arguments],
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(directory: Path, *arguments: str) -> Command:
+    return Command(directory, *SWEEP, "hydra.sweep.dir=sweep", *arguments)
 
 
 def test_every_sweep_ends_with_the_report(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import (
 
 from quartet.after import evaluate, predict
 from quartet.build import compose
-from quartet.report import classes, images, picture, values
+from quartet.report import aside, classes, images, picture, values
 from quartet.report.seen import Seen
 from quartet.run import train
 
@@ -319,3 +319,12 @@ def test_tensorboard_shows_the_same_pictures(tmp_path: Path) -> None:
         assert event.encoded_image_string == (tmp_path / name).read_bytes()
         assert (event.width, event.height) == size
         assert event.step == 2
+
+
+def test_one_process_draws_for_a_whole_search() -> None:
+    with aside.aside():
+        first = aside.helper
+        with aside.aside():  # of one of its trials
+            assert aside.helper is first
+        assert aside.helper is first
+    assert aside.helper is None

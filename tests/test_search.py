@@ -1,10 +1,8 @@
 """Searches: what is drawn, what goes on after a kill, what the shipped ranges hold."""
 
 import json
-import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from processes import Command
 
 from quartet import record
 from quartet.build import build, compose
@@ -372,18 +371,12 @@ def test_check_only_says_what_would_run_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def train_py(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", "-m", "sweep=optuna", *arguments],
-        cwd=directory,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def train_py(directory: Path, *arguments: str) -> Command:
+    return Command(directory, "-m", "sweep=optuna", *arguments)
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "local"])
 def test_killed_search_goes_on_to_its_total(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

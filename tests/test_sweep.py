@@ -6,7 +6,6 @@ import random
 import re
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from processes import Command
 
 from quartet import record
 from quartet.module import NonFiniteLossError
@@ -58,26 +58,20 @@ def fork(directory: Path) -> None:
     (directory / "hydra_plugins" / "ends.py").write_text(FORK)
 
 
-def start(directory: Path, *arguments: str, threads: str = "1") -> "subprocess.Popen[str]":
+def start(directory: Path, *arguments: str, threads: str = "1") -> Command:
     path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": threads},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    further = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": threads}
+    return Command(directory, *arguments, environment=further)
 
 
-def run(directory: Path, *arguments: str) -> tuple[int, str, str]:
+def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
     """Exit status, stdout, stderr."""
     process = start(directory, *arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
-def wait_for(pattern: str, directory: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(pattern: str, directory: Path, process: Command) -> None:
     for _ in range(6000):
         if list(directory.glob(pattern)):
             return
@@ -325,7 +319,9 @@ def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_signal_reaches_the_jobs_which_go_on_later(number: signal.Signals, tmp_path: Path) -> None:
     endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.sweep.dir=s", "seed=1,2,3"]
     process = start(tmp_path, "-m", *endless, "launcher=local", "launcher.n_jobs=2")

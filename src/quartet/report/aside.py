@@ -14,8 +14,11 @@ helper: ProcessPoolExecutor | None = None
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Within it `do` returns at once; it ends when all is done."""
+    """Within it `do` returns at once; it ends when all is done. One within another changes nothing."""
     global helper
+    if helper:
+        yield
+        return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=begin) as helper:
         try:

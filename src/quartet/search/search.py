@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet.command import leave
+from quartet.report.aside import aside
 from quartet.search.objective import objectives, outcome
 from quartet.search.space import Range, Space
 from quartet.search.study import make_pruner, make_sampler, make_storage, mend, require
@@ -41,7 +42,10 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
             return
         wanted = objectives(sweeper, space)
         with jobs.held(directory / "optuna"):
-            Search(sweeper, space, wanted, directory).run()
+            trials = Search(sweeper, space, wanted, directory)
+            with aside():  # one helper for all of them
+                trials.run()
+            trials.summarise()
     except (ValueError, jobs.Taken) as error:
         grid.vanish(directory)
         leave(str(error))
@@ -131,7 +135,7 @@ class Search:
         return study
 
     def run(self) -> None:
-        """Trains until there are enough jobs, and says what is best."""
+        """Trains until there are enough jobs."""
         again = self.settle()
         with self.table.changing():
             assert self.sweeper.config
@@ -148,7 +152,6 @@ class Search:
             finally:
                 for job, trial in asked:
                     self.tell(job, trial)
-        self.summarise()
 
     def settle(self) -> list[Job]:
         """Tells what became of trials that an earlier start left, and which jobs to try again.
