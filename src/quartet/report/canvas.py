@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,13 @@ def text_width(names: Iterable[str], size: float = 9) -> float:
     return max((len(name) for name in names), default=0) * size * 0.6 / 72
 
 
-def save(made: dict[Path, Canvas], boards: Sequence[tuple[str, int]]) -> None:
-    """Writes pictures to their paths, and into TensorBoards at a step."""
-    for path, canvas in made.items():
+def save(
+    made: Mapping[Path, Canvas | Callable[[], Canvas]], boards: Sequence[tuple[str, int]]
+) -> None:
+    """Writes pictures, some of which are drawn now, to their paths and into TensorBoards at a step."""
+    for path, drawn in made.items():
         with forgiving(path):
+            canvas = drawn if isinstance(drawn, Canvas) else drawn()
             canvas.save(path)
     for board, step in boards:
         with forgiving(Path(board)):

@@ -1,7 +1,9 @@
 """Every picture of one run: what is drawn for which task, and where it goes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,16 +31,14 @@ def of_training(run: "Run", seen: Seen) -> list[Path]:
         seen: Predictions of its best checkpoint.
     """
     directory = run.directory
-    drawn: dict[str, Drawn] = {
-        "curves": lambda: curves(directory),
-        "samples": lambda: samples(run),
-    }
+    drawn: dict[str, Drawn] = {"samples": lambda: samples(run)}
     boards = [
         (logger.log_dir, run.trainer.global_step)
         for logger in run.trainer.loggers
         if isinstance(logger, TensorBoardLogger)
     ]
-    return write(drawn | of_predictions(run, seen), directory, boards=boards)
+    drawn |= of_predictions(run, seen)
+    return write(drawn, directory, later={"curves": partial(curves, directory)}, boards=boards)
 
 
 def of_evaluation(run: "Run", seen: Seen, file: Path) -> list[Path]:
@@ -50,6 +50,7 @@ def write(
     drawn: dict[str, Drawn],
     directory: Path,
     prefix: str = "",
+    later: Mapping[str, Callable[[], Canvas]] = MappingProxyType({}),
     boards: Sequence[tuple[str, int]] = (),
 ) -> list[Path]:
     """Draws each picture that can be drawn; a fault costs the picture, never the run.
@@ -58,17 +59,19 @@ def write(
         drawn: By name.
         directory: Of the files.
         prefix: Of their names.
+        later: More of them, which another process may draw.
         boards: Directories of TensorBoards that show them, too, and the step.
 
     Returns:
         The files.
     """
-    made: dict[Path, Canvas] = {}
+    made: dict[Path, Canvas | Callable[[], Canvas]] = {}
     for name, draw in drawn.items():
         path = directory / f"{prefix}{name}.png"
         with forgiving(path):
             if canvas := draw():
                 made[path] = canvas
+    made |= {directory / f"{prefix}{name}.png": draw for name, draw in later.items()}
     do(save, made, boards)
     return list(made)
 
