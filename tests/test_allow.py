@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet import allow, build, storage
 from quartet.after import evaluate
-from quartet.build.groups import CONF
 from quartet.build.parts import make
 from quartet.check import Refusal
+from quartet.command import CONF
 
 ROOT = CONF.parent
 

@@ -15,10 +15,11 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet import allow, schema
 from quartet.build import build, compose
-from quartet.build.groups import CONF, DRIVING
+from quartet.build.groups import DRIVING
 from quartet.check import Refusal
 from quartet.check.settings import device, optimizer_settings
 from quartet.check.trial import outputs
+from quartet.command import CONF
 from quartet.data import Parts
 from quartet.ranges import in_words, inside
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from quartet import record
 from quartet.build import Run, build, compose
-from quartet.build.groups import CONF
+from quartet.command import CONF
 from quartet.report import picture
 from quartet.run import quieten, train
 

@@ -21,8 +21,8 @@ from sklearn import datasets
 
 from quartet import record
 from quartet.build import compose
-from quartet.build.groups import CONF
 from quartet.check import Refusal
+from quartet.command import CONF
 from quartet.report import picture
 from quartet.run import train
 

@@ -16,8 +16,8 @@ from made import cifar_files, idx_files, labelled_table, paint, write
 from omegaconf import OmegaConf
 
 from quartet.build import build, compose
-from quartet.build.groups import CONF
 from quartet.check import Refusal
+from quartet.command import CONF
 from quartet.report import picture
 from quartet.run import quieten, train
 

@@ -24,8 +24,8 @@ from torch.optim import LBFGS, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from quartet.build import Run, build, compose
-from quartet.build.groups import CONF
 from quartet.check import Refusal
+from quartet.command import CONF
 from quartet.loss import FocalLoss, ListNetLoss, RankNetLoss
 from quartet.run import quieten
 

@@ -25,8 +25,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet import checkpoint, command
 from quartet.build import compose
-from quartet.build.groups import CONF
 from quartet.check import Refusal
+from quartet.command import CONF
 from quartet.data import DataModule
 from quartet.data.loader import Batches
 from quartet.data.split import Parts

@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from quartet import allow, rank, slurm
 
+CONF = Path(__file__).parents[2] / "conf"
+
 
 def start_from(own: Sequence[str]) -> None:
     """Rewrites the command line so that Hydra reads the configuration of ``run=DIR``.
@@ -19,8 +21,11 @@ def start_from(own: Sequence[str]) -> None:
     Args:
         own: Keys that the command adds to the run's configuration.
     """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((CONF / f"{Path(sys.argv[0]).stem}.yaml").read_text(), end="")
+        raise SystemExit(0)
     if any(argument.startswith("-") for argument in sys.argv[1:]):
-        return  # --help and the like, or a command line that was rewritten before
+        return  # --cfg and the like, or a command line that was rewritten before
     given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
     if "run" not in given:
         print(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME", file=sys.stderr)
@@ -59,7 +64,7 @@ def start_from(own: Sequence[str]) -> None:
 
 def is_option(group: str, option: str) -> bool:
     """Whether conf/ has such an option of such a group, or all of a list of them: ``[a,b]``."""
-    files = (Path(__file__).parents[2] / "conf" / group).glob("*.yaml")
+    files = (CONF / group).glob("*.yaml")
     names = option.removeprefix("[").removesuffix("]").split(",")
     return {name.strip() for name in names} <= {path.stem for path in files}
 

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -103,6 +104,8 @@ def write(trained: Trained, inputs: Tensor, form: str, output: Path, tolerance: 
 def to_onnx(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
+    for name in ("onnxscript", "onnx_ir"):  # they tell each step of theirs
+        logging.getLogger(name).setLevel(logging.WARNING)
     with torch.no_grad():
         torch.onnx.export(
             model,

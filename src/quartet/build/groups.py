@@ -7,9 +7,9 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from quartet import allow, optimizer, scheduler, schema
+from quartet.command import CONF
 from quartet.data import DataModule
 
-CONF = Path(__file__).parents[3] / "conf"
 TOP_LEVEL = [
     "loss",
     "metrics",
