@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ def start_from(own: Sequence[str]) -> None:
     Args:
         own: Keys that the command adds to the run's configuration.
     """
+    let_hydra_start()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((CONF / f"{Path(sys.argv[0]).stem}.yaml").read_text(), end="")
         raise SystemExit(0)
@@ -62,6 +64,18 @@ def start_from(own: Sequence[str]) -> None:
     ]
 
 
+def let_hydra_start() -> None:
+    """Lets Hydra 1.3 read a command line on Python 3.14.
+
+    That looks at the help of each flag when it is added, and one of Hydra's is no text until shown.
+    """
+    check = getattr(ArgumentParser, "_check_help", None)
+    if check:
+        ArgumentParser._check_help = (  # type: ignore[attr-defined]
+            lambda self, action: check(self, action) if isinstance(action.help, str) else None
+        )
+
+
 def is_option(group: str, option: str) -> bool:
     """Whether conf/ has such an option of such a group, or all of a list of them: ``[a,b]``."""
     files = (CONF / group).glob("*.yaml")
@@ -83,6 +97,7 @@ def go_on() -> None:
     of the files in conf/, and keeps a record of its own, ``.hydra/resume-1`` and so on. A job that
     Slurm started again goes on with the run that the same line began.
     """
+    let_hydra_start()
     arguments = sys.argv[1:]
     # Further processes of a run repeat the rewritten line.
     if "--config-dir" in arguments or rank.by_lightning():
