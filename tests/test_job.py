@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from processes import Command
 from torch import Tensor, nn
 
-from quartet import allow
+from quartet import allow, command
 from quartet.build import compose
 from quartet.module import NonFiniteLossError
 from quartet.run import train
@@ -463,3 +464,13 @@ def test_help_does_without_torch(arguments: list[str], tmp_path: Path) -> None:
     assert "hydra" in imported
     assert not imported & {"torch", "lightning", "numpy", "pandas", "sklearn", "matplotlib"}
     assert not list(tmp_path.iterdir())
+
+
+def test_flag_whose_help_is_no_text_yet_is_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(self: ArgumentParser, action: Action) -> None:  # as Python 3.14 has it
+        raise ValueError("badly formed help string")
+
+    monkeypatch.setattr(ArgumentParser, "_check_help", check, raising=False)
+    command.let_hydra_start()
+    see = ArgumentParser._check_help  # type: ignore[attr-defined]
+    assert see(ArgumentParser(), Namespace(help=object())) is None

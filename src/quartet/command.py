@@ -67,13 +67,9 @@ def start_from(own: Sequence[str]) -> None:
 def let_hydra_start() -> None:
     """Lets Hydra 1.3 read a command line on Python 3.14.
 
-    That looks at the help of each flag when it is added, and one of Hydra's is no text until shown.
+    That checks the help of each flag when it is added, and one of Hydra's is no text until shown.
     """
-    check = getattr(ArgumentParser, "_check_help", None)
-    if check:
-        ArgumentParser._check_help = (  # type: ignore[attr-defined]
-            lambda self, action: check(self, action) if isinstance(action.help, str) else None
-        )
+    ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
 
 
 def is_option(group: str, option: str) -> bool:
