@@ -32,16 +32,18 @@ def drop(root: Path) -> None:
     (root / "conf/data/task").rmdir()
     kept = "\n".join(path.read_text() for path in (root / "conf").rglob("*.yaml"))
     modules = {target.rpartition(".")[0] for target in targets}
-    gone = {module for module in modules if f" {module}." not in kept}
+    needed = imported(root / "src")
+    gone = {module for module in modules if f" {module}." not in kept} - needed
     for module in gone:
         (root / "src" / f"{module.replace('.', '/')}.py").unlink()
-    for module in modules - gone:
+    for module in modules - gone - needed:
         functions = {target.rpartition(".")[2] for target in targets if module in target}
         without(root / "src" / f"{module.replace('.', '/')}.py", functions)
     for script in SCRIPTS:
         (root / script).unlink(missing_ok=True)
     told = [rf"\b{group}=({'|'.join(options)})\b" for group, options in names.items()]
     told += [r"\bdata/task\b", *(rf"{re.escape(module)}\b" for module in gone)]
+    told += [rf"\A{module.partition('.')[2].replace('.', '/')}\.py" for module in gone]
     told += [rf"\b({'|'.join(WITHIN)})\b", rf"\A({'|'.join(ALONE)})\Z"]
     dropped = re.compile("|".join(told))
     files = sorted((root / "tests").glob("test_*.py"))
@@ -51,6 +53,17 @@ def drop(root: Path) -> None:
         dead[path.stem] = prune(path, dropped, names, dead)
     readme = root / "README.md"
     readme.write_text(shorter(readme.read_text(), names, dropped))
+
+
+def imported(source: Path) -> set[str]:
+    """Modules that files below `source` import by name."""
+    nodes = (
+        node for path in source.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+    )
+    found = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}.{alias.name}" for node in found for alias in node.names} | {
+        str(node.module) for node in found
+    }
 
 
 def without(path: Path, functions: set[str]) -> None:
@@ -207,9 +220,7 @@ def cut_out(text: str, spans: list[tuple[int, int]]) -> str:
 
 def shorter(readme: str, names: dict[str, list[str]], dropped: re.Pattern[str]) -> str:
     """The README without the lines that name what is gone, and with its tables shortened."""
-    readme = re.sub(
-        r"\*\*No default is a trap.*?(?=^## )", "", readme, flags=re.DOTALL | re.MULTILINE
-    )
+    readme = re.sub(r"\*\*Fast\*\*.*?(?=^## )", "", readme, flags=re.DOTALL | re.MULTILINE)
     readme = re.sub(
         r"^    \$ (.*)\n((?:    (?!\$).+\n)+)",
         lambda quote: "" if dropped.search(quote[1]) else quote[0],
@@ -223,6 +234,9 @@ def shorter(readme: str, names: dict[str, list[str]], dropped: re.Pattern[str]) 
         if row := re.match(r"\| `(\w+)` \|", line):
             left = LEFT.get(row[1])
             line = f"| `{row[1]}` | `{left}` |\n" if left else line
+        elif line.startswith("    scripts/"):
+            for script in SCRIPTS:
+                line = line.replace(f"{Path(script).name}, ", "")
         elif dropped.search(line) or scripts.search(line) or every.search(line):
             continue
         lines.append(line)

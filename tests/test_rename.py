@@ -182,6 +182,9 @@ def test_fork_is_green_and_trains(examples: str, tmp_path: Path) -> None:
     done = run(fork, *training, path=path)
     assert done.returncode == 0, done.stderr
     assert json.loads((fork / "run/result.json").read_text())["status"] == "finished"
+    for command in ("evaluate.py", "predict.py"):
+        done = run(fork, command, "run=run", path=path)
+        assert done.returncode == 0, done.stderr
     sweep = ("train.py", "-m", "optimizer=sgd,adam", "trainer=smoke", "hydra.sweep.dir=sweep")
     done = run(fork, *sweep, path=path)
     assert done.returncode == 0, done.stderr
