@@ -107,7 +107,11 @@ def prune(
         if isinstance(node, ast.ImportFrom) and (lost := elsewhere.get(str(node.module))):
             gone = [alias for alias in node.names if alias.name in lost]
             dead |= {alias.name for alias in gone}
-            cuts += [element(text, alias, alias) for alias in gone]
+            if len(gone) == len(node.names):
+                left = [other for other in left if other is not node]
+                cuts.append(span(text, node))
+            else:
+                cuts += [element(text, alias, alias) for alias in gone]
     while True:
         found = False
         for node in list(left):
@@ -120,11 +124,11 @@ def prune(
                 cuts += new
         if not found:
             break
-    if not any(getattr(node, "name", "").startswith("test_") for node in left):
-        path.unlink()
-    else:
+    if any(getattr(node, "name", "").startswith("test_") for node in left):
         path.write_text(cut_out(text, cuts))
-    return dead
+        return dead
+    path.unlink()
+    return dead.union(*map(names_of, left))
 
 
 def needs(
@@ -185,7 +189,11 @@ def names_of(node: ast.stmt) -> set[str]:
         return {alias.asname or alias.name for alias in node.names}
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
-    return {one.id for one in ast.walk(node) if isinstance(getattr(one, "ctx", None), ast.Store)}  # type: ignore[attr-defined]
+    return {
+        one.id
+        for one in ast.walk(node)
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    }
 
 
 def used(node: ast.AST) -> set[str]:
