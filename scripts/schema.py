@@ -140,7 +140,8 @@ def of_hint(hint: Any) -> dict[str, Any]:
     origin, inner = get_origin(hint), get_args(hint)
     kind = origin or hint
     if origin in (Union, types.UnionType):
-        each = [of_hint(one) for one in inner]
+        # In an order of our own: Python 3.14 has that in which a union was met first.
+        each = sorted((of_hint(one) for one in inner), key=str)
         return {"anyOf": each} if all(each) else {}
     if origin is Literal:
         return {"enum": list(inner)}

@@ -155,7 +155,7 @@ def newest_good(folder: str | Path) -> Path:
     return newest
 
 
-def sealed(checkpoint: dict[str, Any]) -> memoryview:
+def sealed(checkpoint: dict[str, Any]) -> bytes:
     """The bytes of the file."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
@@ -166,7 +166,7 @@ def sealed(checkpoint: dict[str, Any]) -> memoryview:
     with buffer.getbuffer() as content:
         digest = hashlib.sha256(content).hexdigest()
     buffer.write(digest.encode())
-    return buffer.getbuffer()
+    return buffer.getvalue()
 
 
 def verify(file: IO[bytes], path: str | Path) -> None:
