@@ -375,8 +375,7 @@ def train_py(directory: Path, *arguments: str) -> Command:
     return Command(directory, "-m", "sweep=optuna", *arguments)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "local"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
 def test_killed_search_goes_on_to_its_total(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -319,9 +319,7 @@ def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_reaches_the_jobs_which_go_on_later(number: signal.Signals, tmp_path: Path) -> None:
     endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.sweep.dir=s", "seed=1,2,3"]
     process = start(tmp_path, "-m", *endless, "launcher=local", "launcher.n_jobs=2")

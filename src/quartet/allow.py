@@ -59,20 +59,11 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in (
-        *("allow", "build", "check", "command", "export", "inputs", "job", "launch", "prediction"),
-        *(
-            "rank",
-            "record",
-            "report",
-            "resume",
-            "run",
-            "schema",
-            "search",
-            "secret",
-            "slurm",
-            "storage",
-        ),
-        *("sweep", "trained"),
+        *("after", "allow", "averaging", "build", "check", "checkpoint", "command", "export"),
+        *("find", "inputs", "job", "launch", "lean", "logger", "meter", "module", "prediction"),
+        *("progress", "ranges", "rank", "record", "report", "resume", "run", "schema"),
+        *("search", "secret", "sharding", "slurm", "stop", "storage", "sweep", "trained"),
+        *("unfreezing", "weights"),
     )
 }
 # Where Hydra makes objects, or has `logging` make them.
