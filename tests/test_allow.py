@@ -79,6 +79,7 @@ HOSTILE = [
         "quartet.loss.FocalLoss.__subclasses__",
         "quartet.build",
     ),
+    *("hydra_plugins.quartet.GridSweeper", "hydra_plugins.quartet.GridSweeper.sweep"),
     *("logging.FileHandler", "quartet", "", ".", "os..system", "..os.system", "os.system "),
 ]
 

@@ -34,6 +34,9 @@ FORK = '''
 import os
 import time
 from torch import nn
+from quartet import allow
+
+allow.FAMILIES.append((__name__, None))
 
 
 class Slow(nn.MSELoss):

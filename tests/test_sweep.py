@@ -29,6 +29,9 @@ SMOKE = [*SMALL, "trainer.max_epochs=1"]
 FORK = '''
 import os, signal
 from torch import nn
+from quartet import allow
+
+allow.FAMILIES.append((__name__, None))
 
 
 class Ends(nn.MSELoss):

@@ -23,7 +23,6 @@ OWN = __name__.partition(".")[0]
 #     ("timm.optim", "torch.optim.Optimizer"),
 FAMILIES: list[tuple[str, str | None]] = [
     (OWN, None),
-    ("hydra_plugins", None),
     ("torch.nn", "torch.nn.Module"),
     ("torch.optim", "torch.optim.Optimizer"),
     ("torch.optim", "torch.optim.lr_scheduler.LRScheduler"),
@@ -42,6 +41,7 @@ FAMILIES: list[tuple[str, str | None]] = [
 ]
 # Further ones for Hydra's own settings, and for those of `logging` within them.
 HYDRA: list[tuple[str, str | None]] = [
+    ("hydra_plugins", "hydra.plugins.plugin.Plugin"),
     ("hydra._internal.core_plugins", "hydra.plugins.plugin.Plugin"),
     ("hydra.experimental", "hydra.experimental.callback.Callback"),
 ]

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from hydra_plugins.quartet import SearchSweeper
 
-SAMPLERS = ("tpe", "random", "cmaes", "qmc", "nsgaii", "gp")
+# Not CMA-ES: Optuna keeps it pickled in the study, and a study from elsewhere would run code.
+SAMPLERS = ("tpe", "random", "qmc", "nsgaii", "gp")
 PRUNERS = ("none", "median", "hyperband")
 
 
@@ -43,11 +44,9 @@ def require(sweeper: "SearchSweeper") -> None:
         raise ValueError(f"sweep.mode={sweeper.mode}: must name min or max for each objective.")
     if sweeper.mode and not {"min", "max"}.issuperset(sweeper.mode):
         raise ValueError(f"sweep.mode={sweeper.mode}: each must be min or max.")
+    refuse_pickles(sweeper.storage)
     try:
         import optuna
-
-        if sweeper.sampler == "cmaes":
-            import cmaes  # noqa: F401 (which Optuna needs for this one)
     except ImportError:
         leave("sweep=optuna needs optuna: pip install -e '.[optuna]'")
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our line says more
@@ -74,8 +73,6 @@ def make_sampler(
         if name == "tpe":
             # What is used together is searched together, each optimizer's settings for themselves.
             made = samplers.TPESampler(seed=own, multivariate=True, group=True)
-        elif name == "cmaes":
-            made = samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
         elif name == "gp":
             made = samplers.GPSampler(seed=own, warn_independent_sampling=False)
         elif name == "nsgaii":
@@ -88,13 +85,27 @@ def make_sampler(
 
 
 def make_storage(url: str | None, directory: Path) -> "BaseStorage":
-    """The database, or a journal in a sweep's directory, which many processes may write."""
+    """The database, or a journal in a sweep's directory, which many processes may write.
+
+    Raises:
+        ValueError: reading it could run code.
+    """
     from optuna.storages import JournalStorage, get_storage
     from optuna.storages.journal import JournalFileBackend
 
+    refuse_pickles(url)
     if url:
         return get_storage(url)
     return JournalStorage(JournalFileBackend(str(directory / "optuna" / "study.journal")))
+
+
+def refuse_pickles(url: str | None) -> None:
+    """Refuses a database whose content Optuna would unpickle."""
+    if url and url.startswith("redis"):
+        raise ValueError(
+            f"sweep.storage={url}: Optuna unpickles what stands there, which may run code; name "
+            "another database, such as sqlite:///searches.db."
+        )
 
 
 def mend(directory: Path) -> None:
