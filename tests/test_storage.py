@@ -485,7 +485,7 @@ def test_lightning_cannot_ask_for_more_than_weights(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "last.ckpt", {"a": Payload(tmp_path / "canary")})
     for asked in (None, False, True):
         with pytest.raises(CheckpointError, match="is refused"):
-            storage.DurableCheckpoints().load_checkpoint(path, weights_only=asked)
+            storage.DurableCheckpoints(path.parent).load_checkpoint(path, weights_only=asked)
     assert not (tmp_path / "canary").exists()
 
 
@@ -552,6 +552,26 @@ def test_a_run_with_a_hostile_or_damaged_checkpoint_is_refused(
     with pytest.raises(Refusal, match=r"^checkpoint=best: .*best.ckpt .* is cut short"):
         play(cfg, tmp_path)
     assert names(tmp_path) == ["checkpoints"]
+
+
+def test_nothing_outside_the_run_is_written_or_removed(tmp_path: Path) -> None:
+    mine, folder = tmp_path / "mine.ckpt", tmp_path / "folder"
+    mine.touch()
+    folder.mkdir()
+    (tmp_path / "run" / "folder.ckpt").mkdir(parents=True)
+    plugin = storage.DurableCheckpoints(tmp_path / "run")
+    for path in (mine, folder, tmp_path / "run" / ".." / "mine.ckpt"):
+        with pytest.raises(CheckpointError, match="outside the run's directory"):
+            plugin.remove_checkpoint(path)
+        with pytest.raises(CheckpointError, match="outside the run's directory"):
+            plugin.save_checkpoint({}, path)
+    plugin.remove_checkpoint(tmp_path / "run" / "folder.ckpt")
+    assert mine.exists()
+    assert folder.exists()
+    assert (tmp_path / "run" / "folder.ckpt").exists()
+    run = tmp_path / "run"
+    with pytest.raises(Refusal, match=r"Best.dirpath=.* is outside the run's directory"):
+        build(compose([f"callbacks.best.dirpath={tmp_path}/elsewhere", "trainer=cpu"]), run)
 
 
 def test_every_trainer_saves_and_loads_through_it(tmp_path: Path) -> None:

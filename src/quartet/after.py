@@ -108,6 +108,8 @@ def predict(
         model = trained.of_run(run, path)
         count = prediction.write(model, prediction.of_part(run, split, model.names), output)
     else:
+        if faults := secret.sent(cfg):
+            raise Refusal(faults)
         path = checkpoint_path(Path(directory), checkpoint)
         model = trained.alone(cfg, Path(directory), path)
         try:
@@ -196,7 +198,7 @@ def existing(
     from quartet.check import Refusal, collecting
 
     quieten()
-    faults: list[str] = []
+    faults = secret.sent(cfg)
     with collecting(faults, "checkpoint"):
         path = checkpoint_path(directory, checkpoint)
     if split not in splits:

@@ -11,18 +11,26 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from quartet import schema
+from quartet import schema, secret
 
 OWN = __name__.partition(".")[0]
 
 # (module, base): classes defined in the module or within it that descend from the base; without a
-# base all classes and functions of it. A fork allows more here, such as
+# base its functions. A fork allows more here, such as
 #     ("timm.optim", "torch.optim.Optimizer"),
 FAMILIES: list[tuple[str, str | None]] = [
     (OWN, None),
+    (OWN, "torch.nn.Module"),
+    (OWN, "torch.optim.Optimizer"),
+    (OWN, "torch.optim.lr_scheduler.LRScheduler"),
+    (OWN, "torchmetrics.Metric"),
+    (OWN, "lightning.pytorch.Callback"),
+    (OWN, "lightning.pytorch.loggers.Logger"),
+    (OWN, "lightning.pytorch.strategies.Strategy"),
     ("torch.nn", "torch.nn.Module"),
     ("torch.optim", "torch.optim.Optimizer"),
     ("torch.optim", "torch.optim.lr_scheduler.LRScheduler"),
@@ -39,8 +47,9 @@ FAMILIES: list[tuple[str, str | None]] = [
     ("lightning", "lightning.fabric.plugins.ClusterEnvironment"),
     ("lightning", "lightning.pytorch.plugins.LayerSync"),
 ]
-# Further ones for Hydra's own settings, and for those of `logging` within them.
+# Those of Hydra's own settings, and of `logging` within them.
 HYDRA: list[tuple[str, str | None]] = [
+    (OWN, "hydra.experimental.callback.Callback"),
     ("hydra_plugins", "hydra.plugins.plugin.Plugin"),
     ("hydra._internal.core_plugins", "hydra.plugins.plugin.Plugin"),
     ("hydra.experimental", "hydra.experimental.callback.Callback"),
@@ -59,6 +68,7 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in (
+        *("data.check", "data.loader", "data.split"),
         *("after", "allow", "averaging", "build", "check", "checkpoint", "command", "export"),
         *("find", "inputs", "job", "launch", "lean", "logger", "meter", "module", "prediction"),
         *("progress", "ranges", "rank", "record", "report", "resume", "run", "schema"),
@@ -69,6 +79,7 @@ MACHINERY = {
 # Where Hydra makes objects, or has `logging` make them.
 MADE_BY_HYDRA = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 
 
 def locate(
@@ -112,12 +123,14 @@ def belongs(found: Any, module: str, base: str | None) -> bool:
     home = getattr(found, "__module__", None)
     if not isinstance(home, str) or not f"{home}.".startswith(f"{module}."):
         return False
-    if inspect.isclass(found):
-        return base is None or issubclass(found, schema.locate(base))  # type: ignore[arg-type]
-    # An instance shows the module of its class, and what it calls is unknown.
-    of_class = isinstance(found, types.MethodType) and inspect.isclass(found.__self__)
-    is_function = isinstance(found, types.FunctionType) or of_class
-    return is_function and base is None and ".".join(home.split(".")[:2]) not in MACHINERY
+    if base is not None:
+        return inspect.isclass(found) and issubclass(found, schema.locate(base))  # type: ignore[arg-type]
+    # No method, which would be given any object to work on; and an instance shows the module of its
+    # class, so that what it calls is unknown.
+    if not isinstance(found, types.FunctionType) or found.__name__ != found.__qualname__:
+        return False
+    driving = any(f"{home}.".startswith(f"{module}.") for module in MACHINERY)
+    return not driving and not found.__name__.startswith("_")
 
 
 def faults(tree: Any, key: str = "") -> list[str]:
@@ -134,6 +147,8 @@ def found_in(tree: Any, key: str) -> Iterator[str]:
             yield from found_in(item, path)
     elif isinstance(tree, str) and "${" in tree:
         yield f"{key}={tree}: {TWICE}"
+    elif not isinstance(tree, str | int | float | None):
+        yield f"{key}={tree}: is a {type(tree).__name__}; write a text or a number."
 
 
 # Hydra resolves what it instantiates again, and an object could come out of a text.
@@ -163,13 +178,29 @@ def guard() -> None:
 
     def load_configuration(*args: Any, **kwargs: Any) -> DictConfig:
         cfg: DictConfig = load(*args, **kwargs)
-        if found := list(dict.fromkeys(found_in_hydra(cfg.hydra, "hydra"))):
-            print("Refused:", *found, sep="\n  ", file=sys.stderr)
+        if found := list(
+            dict.fromkeys([*elsewhere(cfg.hydra), *found_in_hydra(cfg.hydra, "hydra")])
+        ):
+            print("Refused:", *map(secret.hide, found), sep="\n  ", file=sys.stderr)
             raise SystemExit(2)
         return cfg
 
     load_configuration.guarded = True  # type: ignore[attr-defined]
     ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
+
+
+def elsewhere(hydra: DictConfig) -> Iterator[str]:
+    """Settings of Hydra's by which a run would write to other files, or have programs do so."""
+    if names := list(hydra.job.env_set):
+        yield (
+            f"hydra.job.env_set: sets {', '.join(map(str, names))}, and programs that are called "
+            "would follow; set variables in the shell, before the command."
+        )
+    raw: Any = OmegaConf.to_container(hydra.job, resolve=False)
+    if "/" in str(raw["name"]):
+        yield f"hydra.job.name={raw['name']}: must be a name without a folder."
+    if not re.fullmatch(r"None|\.hydra(/resume-\d+)?", str(hydra.output_subdir)):
+        yield f"hydra.output_subdir={hydra.output_subdir}: must be .hydra, or null for none."
 
 
 def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> Iterator[str]:
@@ -190,7 +221,7 @@ def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> I
         if isinstance(value, dict | list):  # what a resolver made
             value = OmegaConf.create(value, parent=node)
         if name == "_target_" and value is not None:
-            yield from refused(path, value, [*FAMILIES, *HYDRA])
+            yield from refused(path, value, HYDRA)
         elif name in ("()", "class") and value is not None:
             yield from refused(path, value, LOGGING)
         elif isinstance(value, DictConfig | ListConfig):
@@ -199,6 +230,8 @@ def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> I
                 return
             if not value._is_none():
                 yield from found_in_hydra(value, path, depth + 1)
+        elif name == "filename" and strict and raw[name] != LOG_FILE:
+            yield f"{path}={raw[name]}: must be {LOG_FILE}, the log of the run."
         elif isinstance(value, str):
             if value.startswith("ext://") and value not in STREAMS:
                 yield f"{path}={value}: must be one of {', '.join(STREAMS)}."
@@ -208,16 +241,16 @@ def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> I
 
 def in_record(text: str) -> list[str]:
     """What a run's own ``config.yaml`` must not hold: what would direct Hydra, which writes none."""
-    keys = ("hydra", "defaults")
-    found = [f"{key}: a run's record holds no such key." for key in keys if key in yaml_keys(text)]
-    if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
-        found.append("@package: a run's record says no such thing.")
-    return found
-
-
-def yaml_keys(text: str) -> list[str]:
+    # Its lines are Python's, of which a line feed ends but one kind.
+    if any(re.match(r"\s*#[#\s]*@", line) for line in text.splitlines()):
+        return ["@package: a run's record says no such thing."]
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            return ["*: a run's record repeats nothing by a reference."]
         loaded = OmegaConf.create(text)
     except Exception:  # Hydra says better what is wrong with it
         return []
-    return [str(key) for key in loaded] if isinstance(loaded, DictConfig) else []
+    keys = [
+        key for key in ("hydra", "defaults") if isinstance(loaded, DictConfig) and key in loaded
+    ]
+    return [f"{key}: a run's record holds no such key." for key in keys]

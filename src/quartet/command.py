@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from quartet import allow, rank, slurm
+from quartet import allow, rank, secret, slurm
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -39,7 +39,7 @@ def start_from(own: Sequence[str]) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
-    refuse(directory / ".hydra" / "config.yaml")
+    refuse(directory, directory / ".hydra" / "config.yaml")
     options = {key: given.pop(key) for key in list(given) if is_option(key, given[key])}
     again = [f"+trainer={options.pop('trainer')}"] if "trainer" in options else []
     told = directory / "result.json"
@@ -79,11 +79,24 @@ def is_option(group: str, option: str) -> bool:
     return {name.strip() for name in names} <= {path.stem for path in files}
 
 
-def refuse(record: Path) -> None:
-    """Exits with 2 if a run's record, which may be someone else's, would direct Hydra itself."""
-    if faults := allow.in_record(record.read_text()):
-        print("Refused:", *(f"{record}: {fault}" for fault in faults), sep="\n  ", file=sys.stderr)
-        raise SystemExit(2)
+def refuse(directory: Path, record: Path) -> None:
+    """Exits with 2 if a run, which may be someone else's, would direct Hydra or write elsewhere."""
+    faults = links(directory)
+    faults += [f"{record}: {fault}" for fault in allow.in_record(record.read_text())]
+    if faults:
+        leave("\n  ".join(["Refused:", *faults]))
+
+
+def links(directory: Path) -> list[str]:
+    """What of the files of a run or a sweep leads out of it, where another file would be written."""
+    folders = [directory, *(directory / name for name in (".hydra", "checkpoints", "optuna"))]
+    return [
+        f"{path} is a link to {path.readlink()}; put the file itself there."
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.is_symlink()
+    ]
 
 
 def go_on() -> None:
@@ -115,7 +128,7 @@ def go_on() -> None:
             "the directory that the run printed, such as outputs/DATE/TIME."
         )
     newest = newest_record(directory)
-    refuse(newest / "config.yaml")
+    refuse(directory, newest / "config.yaml")
     overrides = []
     for each in arguments:
         if each in flags or each in named:
@@ -140,7 +153,7 @@ def go_on() -> None:
 
 
 def leave(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
+    print(secret.hide(message), file=sys.stderr)
     raise SystemExit(2)
 
 

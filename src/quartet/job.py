@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from quartet import rank, record, secret, slurm
-from quartet.command import forget
+from quartet.command import forget, leave
 from quartet.stop import stop
 from quartet.sweep import jobs
 from quartet.sweep.directory import in_sweep
@@ -180,12 +180,14 @@ def refusals(cfg: DictConfig) -> Iterator[None]:
     """Turns a refusal into a message and exit status 2."""
     from quartet.check import Refusal
 
+    secret.secrets(cfg)  # notes them, for whatever shows a value
     try:
         yield
     except Refusal as refusal:
-        faults = (secret.hide(fault, cfg) for fault in refusal.faults)
-        print("Refused:", *faults, sep="\n  ", file=sys.stderr)
-        raise SystemExit(2) from None
+        leave("\n  ".join(["Refused:", *refusal.faults]))
+    except Exception:
+        print(secret.hide(traceback.format_exc()), file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def withdraw(cfg: DictConfig, directory: Path) -> None:

@@ -99,7 +99,8 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / ".result.json"
     try:
-        with temporary.open("w") as file:
+        temporary.unlink(missing_ok=True)  # of a process that was killed
+        with temporary.open("x") as file:
             file.write(json.dumps(result, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -224,7 +225,9 @@ def write_environment(cfg: DictConfig, run: "Run") -> None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+            # Some repositories have programs of their own called.
+            line = ["git", "-c", "core.fsmonitor=false", *arguments]
+            done = subprocess.run(line, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()

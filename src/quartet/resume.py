@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet.command import records
+from quartet import secret
+from quartet.command import links, records
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -56,7 +57,8 @@ def place_of(cfg: DictConfig) -> Place | None:
     told = records(directory)
     if not told:
         raise Refusal([f"resume={directory} holds no run: {directory}/.hydra is missing."])
-    if faults := changes(flat(told[0]), flat(cfg), str(directory)):
+    faults = links(directory) + secret.sent(cfg)
+    if faults := faults or changes(flat(told[0]), flat(cfg), str(directory)):
         raise Refusal(faults)
     result = directory / "result.json"
     finished = result.exists() and json.loads(result.read_text())["status"] == "finished"

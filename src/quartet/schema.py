@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
+from quartet import secret
+
 
 def arguments(
     key: str,
@@ -237,7 +239,7 @@ def show(value: Any, most: int = 60) -> str:
     elif isinstance(value, list | tuple):
         text = "[" + ", ".join(map(show, value)) + "]"
     else:
-        text = str(value)
+        text = secret.hide(str(value))  # before it is cut
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

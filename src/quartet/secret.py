@@ -9,7 +9,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import quote
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,35 +20,68 @@ PRIVATE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNO
 NAMED = re.compile(r"\$\{\s*oc\.env:\s*['\"\\]*(\w+)")
 SHORTEST = 8  # "1" or "gpu" is no secret, and hiding it would spoil every message
 
+named: set[str] = set()  # by the configurations of this process
+
 
 def hide(text: str, cfg: DictConfig | None = None) -> str:
     """The text, with values of the environment as the references that stand for them.
 
+    Characters that would direct a terminal are written out.
+
     Args:
         text: Of a message.
-        cfg: Names variables by ``${oc.env:NAME}``, as the command line may.
+        cfg: Names variables by ``${oc.env:NAME}``, as the command line and those before it may.
     """
-    return replace(text, secrets(cfg))
+    text = replace(text, secrets(cfg))
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def replace(text: str, found: Iterable[tuple[str, str]]) -> str:
     """The text with references in the place of secrets, as `secrets` finds them."""
     for name, value in found:
-        for spelling in dict.fromkeys((value, repr(value)[1:-1])):
-            text = text.replace(spelling, f"${{oc.env:{name}}}")
+        # As it is; in a traceback, a sentence, a path, an address.
+        spaced, path = " ".join(value.split()), os.path.normpath(value)
+        for spelling in dict.fromkeys((value, repr(value)[1:-1], spaced, path, quote(value))):
+            if len(spelling) >= SHORTEST:
+                text = text.replace(spelling, f"${{oc.env:{name}}}")
     return text
 
 
 def secrets(cfg: DictConfig | None) -> list[tuple[str, str]]:
     """Names and values, the longest value first: it may hold another."""
     written = {} if cfg is None else OmegaConf.to_container(cfg, resolve=False)
-    named = set(NAMED.findall(f"{' '.join(sys.argv)} {written}"))
+    named.update(NAMED.findall(f"{' '.join(sys.argv)} {written}"))
     found = [
         (name, value)
         for name, value in os.environ.items()
         if len(value) >= SHORTEST and (name in named or PRIVATE.search(name))
     ]
     return sorted(found, key=lambda pair: len(pair[1]), reverse=True)
+
+
+def sent(cfg: DictConfig) -> list[str]:
+    """What of a run's record, which may be someone else's, would send a secret elsewhere.
+
+    That is an address with one in it, unless the command line says the same.
+    """
+    found = secrets(cfg)
+    given = {argument.lstrip("+").partition("=")[0] for argument in sys.argv[1:]}
+    return [
+        f"{key}={hide(text, cfg)}: sends a value of your environment to an address in the run's "
+        f"record; if it shall, repeat {key} on the command line."
+        for key, text in texts(OmegaConf.to_container(cfg, resolve=True))
+        if "://" in text and key not in given
+        if any(value in text != value for _, value in found)
+    ]
+
+
+def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted keys and values of all texts in a tree."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, dict | list):
+        for name, item in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from texts(item, f"{key}.{name}".lstrip("."))
 
 
 class Hide(logging.Filter):
@@ -70,5 +105,6 @@ class Hide(logging.Filter):
 
 def watch_logs(cfg: DictConfig) -> None:
     """Has every handler of the root logger hide them; those of a job are made for it."""
+    secrets(cfg)  # notes them, for whatever shows a value
     for handler in logging.getLogger().handlers:
         handler.addFilter(Hide(cfg))

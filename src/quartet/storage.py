@@ -23,6 +23,7 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 LABEL = b"quartet sha256 "
+SUFFIX = ".ckpt"
 SEAL = len(LABEL) + hashlib.sha256().digest_size * 2
 ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 LISTS = (list, tuple, set)
@@ -36,12 +37,33 @@ class CheckpointError(OSError):
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """Lets Lightning save and load by `save` and `load`."""
+    """Lets Lightning save and load by `save` and `load`, and remove nothing but checkpoints.
+
+    Args:
+        directory: Of the run; nothing outside it is written or removed.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        super().__init__()
+        self.directory = Path(directory).resolve()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        save(checkpoint, path)
+        save(checkpoint, self.within(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        if self.within(path).suffix == SUFFIX:
+            remove(Path(path))
+
+    def within(self, path: str | Path) -> Path:
+        """The path, if it is in the run's directory."""
+        if not Path(path).resolve().is_relative_to(self.directory):
+            raise CheckpointError(
+                f"{path} was not touched: it is outside the run's directory, {self.directory}; "
+                "leave dirpath and filename as conf/callbacks/ sets them."
+            )
+        return Path(path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -69,7 +91,8 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a process that was killed
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -177,7 +177,8 @@ class SlurmLauncher(Launcher):
         from quartet.launch.cluster import ready, slurm_faults
 
         self.config = config
-        ready(config, "submitit", "slurm", slurm_faults(self.cluster, self.settings))
+        given = config.hydra.overrides.hydra
+        ready(config, "submitit", "slurm", slurm_faults(self.cluster, self.settings, given))
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -182,13 +182,13 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
     callbacks: list[Callback] = made["callbacks"]
     loggers: list[Logger] = made["logger"]
     node = divide(cfg, "trainer")[0]
-    node["profiler"] = node["profiler"] or lean.NoProfiler()
     with collecting(faults, "trainer", schema.hints(Trainer)):
         create = make(node, partial=True)
         trainer: Trainer = create(
-            plugins=[*(create.keywords.get("plugins") or ()), DurableCheckpoints()],
+            plugins=[*(create.keywords.get("plugins") or ()), DurableCheckpoints(cfg.directory)],
             callbacks=[*callbacks, Continuation(resume.end(cfg))],
             logger=loggers,
+            profiler=create.keywords.get("profiler") or lean.NoProfiler(),
             default_root_dir=cfg.directory,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             enable_model_summary=False,
@@ -196,6 +196,7 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
             use_distributed_sampler=False,  # the data divides itself
         )
         faults += training.averages(trainer)
+        faults += training.folders(trainer, Path(cfg.directory))
         settle(trainer, cfg)
     if len(faults) > before:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from quartet import secret
 from quartet.schema import nearest
 
 Config = Mapping[str, Any]
@@ -49,7 +50,7 @@ def collecting(faults: list[str], key: str, names: Iterable[str] = ()) -> Iterat
 
 def sentence(key: str, error: Exception, names: Sequence[str]) -> str:
     """What an error says, as a fault of `key`."""
-    text = " ".join(str(error).split())
+    text = " ".join(secret.hide(str(error)).split())
     if isinstance(error, Warning):
         return f"{key}: {text.partition('. ')[0]}, so torch would broadcast; give both one shape."
     if missing := re.search(r"Requirement '([\w-]+)[^']*' not met", text):

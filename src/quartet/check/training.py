@@ -1,10 +1,15 @@
 """What a training looks at, how long it is, and what changes its weights on the way."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torchmetrics import MetricCollection
@@ -57,6 +62,17 @@ def direction(metric: str, metrics: MetricCollection) -> str:
     """Whether the best value of a metric (such as val/accuracy) is its min or max."""
     name = metric.split("/")[-1]
     return "max" if name in metrics and metrics[name].higher_is_better else "min"
+
+
+def folders(trainer: Trainer, directory: Path) -> list[str]:
+    """Whether checkpoints go into the run's own directory, where none of another run lies."""
+    return [
+        f"callbacks: {type(each).__name__}.dirpath={each.dirpath} is outside the run's directory, "
+        f"{directory}; leave it out, and name that one by hydra.run.dir."
+        for each in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(each, ModelCheckpoint) and each.dirpath
+        if not Path(each.dirpath).resolve().is_relative_to(directory.resolve())
+    ]
 
 
 def averages(trainer: Trainer) -> list[str]:

@@ -14,7 +14,9 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quartet.command import leave
+from omegaconf import OmegaConf
+
+from quartet.command import CONF, leave
 from quartet.launch import processes
 from quartet.stop import stop
 from quartet.sweep import jobs
@@ -172,8 +174,21 @@ NUMBERS = ("timeout_min", "cpus_per_task", "array_parallelism", "signal_delay_s"
 COUNTS = ("max_num_timeout", "gpus_per_node")
 
 
-def slurm_faults(cluster: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the settings of conf/launcher/slurm.yaml."""
+def slurm_faults(cluster: str, settings: Mapping[str, Any], given: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the settings of conf/launcher/slurm.yaml.
+
+    Args:
+        cluster: One of them.
+        settings: The others.
+        given: Overrides of Hydra's settings on the command line.
+    """
+    own = OmegaConf.load(CONF / "launcher" / "slurm.yaml").hydra.launcher
+    for name in settings.keys() - own.keys():
+        if not any(each.lstrip("+").startswith(f"hydra.launcher.{name}=") for each in given):
+            yield (
+                f"launcher.{name}: may have Slurm run anything, and must stand in "
+                "conf/launcher/slurm.yaml or on the command line, nowhere else."
+            )
     if cluster not in ("slurm", "local"):
         yield f"launcher.cluster={cluster}: must be slurm or local."
     elif cluster == "slurm" and not (which("sbatch") and which("srun")):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import secrets
 import signal
 import sys
 import time
@@ -64,15 +65,18 @@ class SlurmEngine:
         program = processes.program(launcher.config)
         self.program = dataclasses.replace(program, command=[*DEAF, *program.command])
         self.local = launcher.cluster == "local"
-        self.folder = Path(launcher.config.hydra.sweep.dir).absolute() / ".submitit"
+        # Under a name that nobody can foresee: submitit unpickles what lies there.
+        sweep = Path(launcher.config.hydra.sweep.dir).absolute()
+        self.folder = sweep / ".submitit" / secrets.token_hex(8)
         self.executor = executor(launcher, self.folder)
         watcher = type(submitit.SlurmJob.watcher)
         submitit.SlurmJob.watcher = watcher(delay_s=60)  # asks for all jobs at once
 
     def known(self, todo: Sequence[Job]) -> dict[int, Any]:
-        names = {job.number: noted(job).read_text() for job in todo if noted(job).exists()}
+        names = {job.number: noted(job).read_text().split() for job in todo if noted(job).exists()}
         handles: dict[int, Any] = {
-            n: submitit.SlurmJob(self.folder, name) for n, name in names.items()
+            number: submitit.SlurmJob(self.folder.with_name(folder), name)
+            for number, (folder, name) in names.items()
         }
         if handles:
             submitit.SlurmJob.watcher.update()
@@ -91,7 +95,7 @@ class SlurmEngine:
             leave(f"Slurm took no jobs: {str(error).strip()}")
         if not self.local:
             for job, handle in zip(todo, handles, strict=True):
-                noted(job).write_text(handle.job_id)
+                noted(job).write_text(f"{self.folder.name} {handle.job_id}")
         return handles
 
     def ended(self, handle: Any) -> int | str | None:
@@ -131,7 +135,7 @@ def ended(process: int) -> bool:
 
 
 def noted(job: Job) -> Path:
-    """The file that tells under which name Slurm has a job."""
+    """The file that tells where submitit keeps a job, and under which name Slurm has it."""
     return job.directory / ".slurm"
 
 

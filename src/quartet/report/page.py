@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from quartet import secret
 from quartet.report import figure
 from quartet.report.importance import importances
 from quartet.report.results import Results, cautions, gather, history, rank, read
@@ -50,7 +51,7 @@ def report(directories: Sequence[str | Path], into: str | Path | None = None) ->
     title = Path(directories[0]).resolve() if len(directories) == 1 else Path(into).resolve()
     write(table, results.jobs.to_csv(index=False))
     write(page, render(results, str(title)))
-    print(summary(results))
+    print(secret.hide(summary(results)))
     for path in (table, page):
         print(os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else path)
     return page

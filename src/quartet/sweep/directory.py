@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quartet import rank
-from quartet.command import leave
+from quartet.command import leave, links
 from quartet.stop import stop
 from quartet.sweep import jobs
 
@@ -38,6 +38,8 @@ class Directory(Callback):
         """Chooses the directory of a run, and refuses one that holds another."""
         directory = Path(config.hydra.run.dir)
         if in_sweep(config.hydra):
+            if faults := links(directory):
+                leave("\n".join(faults))
             # Before Hydra writes there; the one that has the job goes on undisturbed.
             if not jobs.claim(directory):
                 raise SystemExit(jobs.BUSY)
@@ -140,6 +142,8 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     if not named or named[-1] == "sweep.resume=null":
         return given
     directory = named[-1].removeprefix("sweep.resume=").strip("'\"")
+    if faults := links(Path(directory)):
+        leave("\n".join(faults))
     try:
         table = jobs.Table(directory)
     except ValueError as error:
@@ -157,9 +161,23 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]
-    # The record may be someone else's: no flags out of it.
+    overrides = [each for job in table.jobs.values() for each in job.overrides]
+    if faults := [each for each in dict.fromkeys([*kept, *overrides]) if directs(each)]:
+        leave(
+            f"{table.path} may be someone else's, and says what a sweep's record must not by itself: "
+            f"{'; '.join(faults)}. If it shall, repeat it on the command line."
+        )
     kept = [each for each in kept if not each.startswith("-")]
     return [*given, *kept, f"hydra.sweep.dir='{directory}'"]
+
+
+def directs(override: str) -> bool:
+    """Whether an override has other files, machines or programs come into play."""
+    key = override.lstrip("+").partition("=")[0]
+    if key.startswith("hydra."):
+        added = override.startswith("+") or key in ("hydra.launcher.address", "hydra.launcher.env")
+        return added or not key.startswith(("hydra.sweep.", "hydra.sweeper.", "hydra.launcher."))
+    return "${" in override and "://" in override
 
 
 def named(key: str, config: DictConfig) -> bool:

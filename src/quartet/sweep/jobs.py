@@ -127,7 +127,8 @@ class Table:
             lines.append(f'"{number}": {json.dumps(told)}')
         content = ",\n".join(lines)
         temporary = self.directory / ".sweep.json.part"
-        with temporary.open("w") as file:
+        temporary.unlink(missing_ok=True)  # of a process that was killed
+        with temporary.open("x") as file:
             file.write(f'{{"command": {json.dumps(self.command)},\n"jobs": {{\n{content}\n}}}}\n')
             file.flush()
             os.fsync(file.fileno())
@@ -184,7 +185,7 @@ def claim(directory: Path) -> bool:
     path = directory / ".lock"
     while True:
         # Open for writing, without which network file systems lock nothing.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

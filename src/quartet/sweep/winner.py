@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from quartet import secret
 from quartet.command import leave
 from quartet.sweep.jobs import Table
 
@@ -14,7 +15,7 @@ def take() -> None:
         directory = Path(value.strip("'\""))
         if key == "run" and (directory / "sweep.json").is_file():
             winner, told = find(directory)
-            print(told)
+            print(secret.hide(told))
             sys.argv[number] = f"run={winner}"
 
 
