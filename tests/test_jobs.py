@@ -82,17 +82,13 @@ def test_only_what_did_not_come_to_an_end_is_open(status: str, open_: bool, tmp_
 def test_job_goes_on_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path) -> None:
     job = Job(tmp_path / "0", [], "")
     assert job.go_on() == []
-    for name in (".hydra/config.yaml", ".hydra/resume-1/config.yaml"):
-        (job.directory / name).parent.mkdir(parents=True)
-        (job.directory / name).write_text("seed: 0")
+    (job.directory / ".hydra").mkdir(parents=True)
+    (job.directory / ".hydra/config.yaml").write_text("seed: 0")
     assert job.go_on() == []  # it was killed before it saved anything, and starts anew
     (job.directory / "checkpoints").mkdir()
     (job.directory / "checkpoints" / "last.ckpt").touch()
     place = f"resume='{job.directory}'"
-    assert job.go_on() == [place, "hydra.output_subdir=.hydra/resume-2"]
-    # A process killed while it began leaves an empty record.
-    (job.directory / ".hydra/resume-1/config.yaml").write_text("")
-    assert job.go_on() == [place, "hydra.output_subdir=.hydra/resume-1"]
+    assert job.go_on() == [place, "hydra.output_subdir=.hydra/starting"]
 
 
 # Locks

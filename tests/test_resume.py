@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 from made import paint
@@ -32,7 +36,7 @@ from quartet.data.loader import Batches
 from quartet.data.split import Parts
 from quartet.report import picture
 from quartet.run import train
-from quartet.stop import stop
+from quartet.stop import Stop, stop
 
 ROOT = Path(__file__).parents[1]
 # 70 training rows: batches of 20, 20, 20 and 10.
@@ -498,6 +502,72 @@ def test_extension_from_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         resume(tmp_path / "run", "trainer.max_steps=-1")
 
 
+def test_checkpoint_within_a_step_is_none_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A validation after the third batch, and two batches a step: best.ckpt holds half a step.
+    names = [*TINY, *RICH, "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3"]
+    train(compose(names), tmp_path / "whole")
+    crash(names, tmp_path / "run", "on_train_batch_start", 4, monkeypatch)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["best.ckpt"]
+    resume(tmp_path / "run")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_patience_may_grow(tmp_path: Path) -> None:
+    # Nothing ever gets better.
+    names = [*TINY, "callbacks=early_stopping", "optimizer.lr=0", "trainer.max_epochs=6"]
+    patience = "callbacks.early_stopping.patience"
+    for name, value in (("run", 1), ("whole", 3)):
+        train(compose([*names, f"{patience}={value}"]), tmp_path / name)
+    rows = [
+        len((tmp_path / name / "metrics.csv").read_text().splitlines()) for name in ("run", "whole")
+    ]
+    assert rows[0] < rows[1]
+    resume(tmp_path / "run", f"{patience}=3")
+    assert (tmp_path / "run/metrics.csv").read_text() == (
+        tmp_path / "whole/metrics.csv"
+    ).read_text()
+
+
+def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
+    before = command.records(done)
+    start = done / ".hydra" / f"{command.STARTING}-1"
+    start.mkdir()
+    (start / "config.yaml").write_text("seed: 7\n")
+    assert command.records(done) == before
+    command.accept(start)
+    assert command.records(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
+    command.forget(done / f".hydra/resume-{len(before)}")
+    assert len(command.records(done)) == len(before) + 1
+    shutil.rmtree(done / f".hydra/resume-{len(before)}")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_damaged_result_is_none(content: str, tmp_path: Path) -> None:
+    result = train(compose([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
+    (tmp_path / "run/result.json").write_text(content)
+    again = resume(tmp_path / "run")
+    assert again["metrics"] == result["metrics"]
+    assert again["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "it's", "'", "a'", "\\", "a\\'b\\", '"', "a b=c,{d}[e]", "ü:#%"]
+)
+def test_any_directory_can_be_named(name: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"a={command.quoted(name)}"])
+    assert override.value() == name
+    assert command.unquoted(shlex.split(shlex.quote(name))[0]) == name
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "metrics.csv", ".hydra", "result.json"])
+def test_what_is_left_of_a_run_is_not_written_over(left: str, tmp_path: Path) -> None:
+    (tmp_path / left).mkdir()
+    with pytest.raises(Refusal, match="already holds a run, and nothing in it was touched"):
+        train(compose(TINY), tmp_path)
+
+
 def test_new_run_does_not_write_where_one_is(done: Path) -> None:
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     with pytest.raises(Refusal, match="already holds a run, and nothing in it was touched"):
@@ -537,6 +607,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("scheduler.frequency=2", "scheduler.frequency: 1 -> 2"),
         ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches: 1 -> 2"),
         ("trainer.gradient_clip_val=1", "trainer.gradient_clip_val: None -> 1"),
+        ("callbacks.best=null", "callbacks.best.filename: best -> None"),
+        ("callbacks.last.filename=foo", "callbacks.last.filename: last -> foo"),
         ("monitor.metric=train/loss", "monitor.metric: val/loss -> train/loss"),
     ],
 )
@@ -648,7 +720,7 @@ def test_command_line_becomes_that_of_the_run(done: Path, monkeypatch: pytest.Mo
     once = rewritten(monkeypatch, f"resume={done}", "trainer.max_epochs=9", "logger=tensorboard")
     assert once[:4] == ["--config-dir", str(done / ".hydra"), "--config-name", "config"]
     assert once[-2:] == ["trainer.max_epochs=9", "+logger=tensorboard"]
-    assert "hydra.output_subdir=.hydra/resume-1" in once
+    assert f"hydra.output_subdir=.hydra/starting-{os.getpid()}" in once
     assert rewritten(monkeypatch, *once) == once
     assert rewritten(monkeypatch, "resume=null") == ["resume=null"]
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -661,6 +733,10 @@ def test_command_line_becomes_that_of_the_run(done: Path, monkeypatch: pytest.Mo
         (["resume=nowhere"], "resume=nowhere holds no run"),
         (["resume=DONE", "-m"], "leave out -m"),
         (["resume=DONE", "optimizer=sgd"], "optimizer=sgd would change"),
+        (
+            ["resume=DONE", "hydra.run.dir=other"],
+            "in that directory; leave out hydra.run.dir=other",
+        ),
     ],
 )
 def test_command_line_that_cannot_go_on_is_refused(
@@ -712,6 +788,48 @@ def test_killed_process_goes_on_exactly(tmp_path: Path) -> None:
     train(compose(names), tmp_path / "whole")
     finish(f"resume={tmp_path / 'run'}")
     assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_two_starts_in_one_directory_leave_one_run(tmp_path: Path) -> None:
+    names = [f"hydra.run.dir={tmp_path / 'run'}", *TINY]
+    processes = {lr: start(*names, f"optimizer.lr={lr}") for lr in (0.01, 0.02)}
+    told = {lr: "".join(process.communicate(timeout=300)) for lr, process in processes.items()}
+    statuses = {processes[lr].returncode: lr for lr in processes}
+    assert statuses.keys() == {0, 2}, told
+    assert "already holds a run, and nothing in it was touched" in told[statuses[2]]
+    assert f"lr: {statuses[0]}" in (tmp_path / "run/.hydra/config.yaml").read_text()
+    assert (tmp_path / "run/train.log").exists()
+
+
+def test_signal_while_the_result_is_written_loses_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    process = start(f"hydra.run.dir={directory}", *TINY, "trainer.max_epochs=100000")
+    while not (directory / "checkpoints/last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    while not (directory / ".result.json").exists() and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGINT)
+    output = "".join(process.communicate(timeout=300))
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1].endswith(f"train.py resume={directory}")
+    assert json.loads((directory / "result.json").read_text())["status"] == "interrupted"
+    assert (directory / ".hydra/config.yaml").exists()
+
+
+def test_signals_wait_for_what_must_not_be_broken_off() -> None:
+    own = Stop()
+    seen = []
+
+    def write() -> None:
+        with own.shielded():
+            for _ in range(2):
+                own.handle(signal.SIGINT, None)
+                seen.append(own.asked)
+
+    with pytest.raises(SystemExit, match="130"):
+        write()
+    assert seen == [0, 0]
 
 
 def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def elsewhere(hydra: DictConfig) -> Iterator[str]:
     raw: Any = OmegaConf.to_container(hydra.job, resolve=False)
     if "/" in str(raw["name"]):
         yield f"hydra.job.name={raw['name']}: must be a name without a folder."
-    if not re.fullmatch(r"None|\.hydra(/resume-\d+)?", str(hydra.output_subdir)):
+    if not re.fullmatch(r"None|\.hydra(/starting(-\d+)?)?", str(hydra.output_subdir)):
         yield f"hydra.output_subdir={hydra.output_subdir}: must be .hydra, or null for none."
 
 

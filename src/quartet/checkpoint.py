@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -171,6 +171,7 @@ class Continuation(Callback):
             "monitored": {k: v.detach().clone() for k, v in trainer.callback_metrics.items()},
             "stops": trainer.should_stop,
             "end": self.end,
+            "within_step": not epoch_is_over(trainer) and within_a_step(trainer),
         }
 
     def on_load_checkpoint(
@@ -179,6 +180,13 @@ class Continuation(Callback):
         if trainer.state.fn != TrainerFn.FITTING or "continuation" not in checkpoint:
             return
         self.loaded = loaded = checkpoint["continuation"]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if (
+                isinstance(callback, EarlyStopping)
+                and callback.state_key in checkpoint["callbacks"]
+            ):
+                # Or that of before would hold, whatever this start asks for.
+                checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience
         if len(loaded["random"]) != trainer.world_size:
             raise ValueError(
                 f"the checkpoint is of {len(loaded['random'])} processes and cannot go on with "

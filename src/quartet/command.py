@@ -1,15 +1,18 @@
 """Commands on a run that exists: its own record becomes the configuration they start from."""
 
 import json
+import os
+import re
 import shutil
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from quartet import allow, rank, secret, slurm
 
+STARTING = "starting"  # the folder of Hydra's record of a run that may go on, until it does
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -42,8 +45,7 @@ def start_from(own: Sequence[str]) -> None:
     refuse(directory, directory / ".hydra" / "config.yaml")
     options = {key: given.pop(key) for key in list(given) if is_option(key, given[key])}
     again = [f"+trainer={options.pop('trainer')}"] if "trainer" in options else []
-    told = directory / "result.json"
-    chosen = json.loads(told.read_text())["choices"] if told.is_file() else {}
+    chosen = told(directory).get("choices", {})
     for group, option in options.items():
         if chosen.get(group) != option:  # else it is what the run has anyway
             leave(
@@ -58,7 +60,7 @@ def start_from(own: Sequence[str]) -> None:
         "config",
         "hydra/job_logging=none",
         "hydra.output_subdir=null",
-        f"hydra.run.dir='{directory}'",
+        f"hydra.run.dir={quoted(directory)}",
         *again,
         *(f"{'+' if key in own else ''}{key}={value}" for key, value in given.items()),
     ]
@@ -116,7 +118,7 @@ def go_on() -> None:
         arguments = named = [f"resume={begun}"]
     if not named:
         return
-    directory = Path(named[-1].removeprefix("resume=").strip("'\""))
+    directory = Path(unquoted(named[-1].removeprefix("resume=")))
     if str(directory) in ("", "null"):
         return
     flags = [each for each in arguments if each.startswith("-")]
@@ -142,12 +144,15 @@ def go_on() -> None:
                 )
             each = f"+{each}"
         overrides.append(each)
-    number = len(records(directory))
+    if own := [
+        each for each in overrides if each.startswith(("hydra.run.", "hydra.output_subdir"))
+    ]:
+        leave(f"resume={directory} goes on in that directory; leave out {' '.join(own)}.")
     sys.argv[1:] = [
         *flags,
         *("--config-dir", str(newest.resolve()), "--config-name", "config"),
-        *("+hydra=default", f"++resume='{directory}'", f"hydra.run.dir='{directory}'"),
-        f"hydra.output_subdir=.hydra/resume-{number}",
+        *("+hydra=default", f"++resume={quoted(directory)}", f"hydra.run.dir={quoted(directory)}"),
+        f"hydra.output_subdir=.hydra/{STARTING}-{os.getpid()}",
         *overrides,
     ]
 
@@ -160,11 +165,15 @@ def leave(message: str) -> NoReturn:
 def records(directory: str | Path) -> list[Path]:
     """The configurations of a run: that of its start, then those of each time it went on."""
     folder = Path(directory) / ".hydra"
-    first = folder / "config.yaml"
-    # A process killed while it began leaves an empty one.
-    later = [path for path in folder.glob("resume-*/config.yaml") if path.stat().st_size]
+    later = folder.glob("resume-*/config.yaml")
     by_number = sorted(later, key=lambda path: int(path.parent.name.removeprefix("resume-")))
-    return [first, *by_number] if first.is_file() else []
+    # A process killed while it began leaves an empty one.
+    found = [path for path in (folder / "config.yaml", *by_number) if is_filled(path)]
+    return found if found[:1] == [folder / "config.yaml"] else []
+
+
+def is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def newest_record(directory: str | Path) -> Path:
@@ -179,7 +188,37 @@ def newest_record(directory: str | Path) -> Path:
     return told[-1].parent
 
 
+def accept(record: Path) -> None:
+    """Counts Hydra's record of a start as one of its run, now that it is known to go on."""
+    if record.name.startswith(STARTING):
+        numbers = (path.name.removeprefix("resume-") for path in record.parent.glob("resume-*"))
+        record.rename(record.with_name(f"resume-{max(map(int, numbers), default=0) + 1}"))
+
+
 def forget(record: Path) -> None:
-    """Removes Hydra's record of a start that came to nothing, so that none goes on from it."""
-    if record.name.startswith("resume-"):
+    """Removes Hydra's record of a start that came to nothing."""
+    if record.name.startswith(STARTING):
         shutil.rmtree(record, ignore_errors=True)
+
+
+def told(directory: str | Path) -> dict[str, Any]:
+    """A run's result.json; empty if it has none, or something has damaged it."""
+    try:
+        content = json.loads((Path(directory) / "result.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and "status" in content else {}
+
+
+def quoted(directory: str | Path) -> str:
+    """A path as an override's value, in which Hydra finds nothing but itself."""
+    escaped = re.sub(
+        r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), str(directory)
+    )
+    return f"'{escaped}'"
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes that it was given for Hydra's sake."""
+    whole = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if whole else text

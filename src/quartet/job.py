@@ -106,7 +106,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
             raise
         if rank.number() > 0:
             raise
-        if not (directory / "result.json").exists():
+        if not holds_training(directory):
             log.error("Interrupted, before the first batch.")
             withdraw(cfg, directory)
             raise
@@ -117,6 +117,11 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
             log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
         raise SystemExit(stop.asked) from error
     return None
+
+
+def holds_training(directory: Path) -> bool:
+    """Whether a run got as far as to leave something to go on with."""
+    return (directory / "result.json").exists() or any(directory.glob("checkpoints/*.ckpt"))
 
 
 def expected(error: BaseException) -> BaseException | None:

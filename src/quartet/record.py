@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from quartet import allow, rank, schema, secret
-from quartet.command import records
+from quartet.command import accept, records
+from quartet.sweep.directory import holds_run
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -97,14 +99,19 @@ def summary(run: "Run") -> dict[str, Any]:
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Writes result.json whole or not at all, even if power fails."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / ".result.json"
+    write_whole(directory / "result.json", result)
+
+
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all, even if power fails."""
+    temporary = path.with_name(f".{path.name}")
     try:
         temporary.unlink(missing_ok=True)  # of a process that was killed
-        with temporary.open("x") as file:
-            file.write(json.dumps(result, indent=2) + "\n")
+        with naming(path), temporary.open("x") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(directory / "result.json")
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -115,7 +122,7 @@ def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
     for number in itertools.count():
         path = directory / (f"{stem}-{number}{suffix}" if number else name)
         try:
-            with path.open("x") as file:
+            with naming(path), path.open("x") as file:
                 json.dump(content, file, indent=2)
         except FileExistsError:
             continue
@@ -123,11 +130,21 @@ def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
     raise AssertionError("there is always a next number")
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has an error of the system say which file it is about, which a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def is_taken(directory: Path) -> bool:
     """Whether a directory holds a run, other than the job of Hydra's that is under way in it."""
     if by_hydra(directory) or rank.number() > 0:
         return False  # `sweep.Directory` has seen to it
-    return (directory / "result.json").exists() or bool(records(directory))
+    return holds_run(directory)
 
 
 def by_hydra(directory: Path) -> bool:
@@ -154,7 +171,7 @@ def write_logged_runs(run: "Run") -> None:
             _ = logger.experiment  # type: ignore[attr-defined]  # begins it
             found[name] = {argument: logger.version}
     if found:
-        (run.directory / "loggers.json").write_text(json.dumps(found, indent=2) + "\n")
+        write_whole(run.directory / "loggers.json", found)
 
 
 def logged_run(directory: Path, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,7 +264,11 @@ def write_environment(cfg: DictConfig, run: "Run") -> None:
     }
     run.directory.mkdir(parents=True, exist_ok=True)
     write_new(run.directory, "environment.json", environment)
-    if not by_hydra(run.directory):
+    if by_hydra(run.directory):
+        subdir = HydraConfig.get().output_subdir
+        if subdir:
+            accept(run.directory / subdir)
+    else:
         told = records(run.directory)
         folder = run.directory / ".hydra" / (f"resume-{len(told)}" if told else "")
         folder.mkdir(parents=True, exist_ok=True)

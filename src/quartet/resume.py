@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet import secret
-from quartet.command import links, records
+from quartet.command import is_filled, links, records, told
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -21,8 +21,11 @@ CHANGEABLE = (
     *("data.num_workers", "data.eval_batch_size", "data.dir"),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
 )
-# Callbacks that change what is trained.
-TRAINING = ("callbacks.ema", "callbacks.swa", "callbacks.unfreeze")
+# Callbacks that change what is trained, or which of its checkpoints there are.
+TRAINING = (
+    *("callbacks.ema", "callbacks.swa", "callbacks.unfreeze", "callbacks.best"),
+    *("callbacks.last.dirpath", "callbacks.last.filename"),
+)
 # That may name ranges for a search.
 GROUPS = ("loss", "model", "optimizer", "scheduler")
 HORIZONS = ("T_max", "total_iters", "total_steps")
@@ -54,19 +57,20 @@ def place_of(cfg: DictConfig) -> Place | None:
     from quartet.storage import CheckpointError, load, newest_good
 
     directory = Path(cfg.resume)
-    told = records(directory)
-    if not told:
+    begun = records(directory)
+    if not begun:
         raise Refusal([f"resume={directory} holds no run: {directory}/.hydra is missing."])
     faults = links(directory) + secret.sent(cfg)
-    if faults := faults or changes(flat(told[0]), flat(cfg), str(directory)):
+    if faults := faults or changes(flat(begun[0]), flat(cfg), str(directory)):
         raise Refusal(faults)
-    result = directory / "result.json"
-    finished = result.exists() and json.loads(result.read_text())["status"] == "finished"
+    finished = told(directory).get("status") == "finished"
     if not finished and not any(directory.glob("checkpoints/*.ckpt")):
         return Place(None, 0, extended=False)
     try:
         path = newest_good(directory / "checkpoints")
         saved = load(path)
+    except FileNotFoundError:  # none but within a step, whose gradients no checkpoint holds
+        return Place(None, 0, extended=False)
     except CheckpointError as error:
         raise Refusal([f"resume={directory}: {error} Start it anew."]) from None
     # By the checkpoint and not by the records: a start that was killed at once left one, too.
@@ -124,8 +128,7 @@ def check_length(run: "Run", cfg: DictConfig, reached: int) -> list[str]:
             f"trainer.max_epochs={length} lies before epoch {reached + 1}, which the run has "
             "reached; leave it out, or set a larger number."
         ]
-    told = records(Path(cfg.resume))[0]
-    before = OmegaConf.load(told).trainer
+    before = OmegaConf.load(records(Path(cfg.resume))[0]).trainer
     unset = [
         f"scheduler.{key}"
         for key in HORIZONS
@@ -166,8 +169,7 @@ def flat(source: Path | DictConfig) -> dict[str, Any]:
 
 def choices(directory: Path) -> dict[str, Any]:
     """The options of the groups with which a run was started."""
-    told = directory / ".hydra" / "hydra.yaml"
-    if told.exists():
-        return dict(OmegaConf.load(told).hydra.runtime.choices)
-    result = directory / "result.json"
-    return json.loads(result.read_text())["choices"] if result.exists() else {}
+    record = directory / ".hydra" / "hydra.yaml"
+    if is_filled(record):
+        return dict(OmegaConf.load(record).hydra.runtime.choices)
+    return dict(told(directory).get("choices", {}))

@@ -1,6 +1,5 @@
 """A training run from start to end: build, fit, test, report."""
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from quartet import record
+from quartet.command import told
 from quartet.stop import stop
 from quartet.sweep import jobs
 
@@ -53,25 +53,22 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
 
     quieten()
     place: resume.Place | None = None
-    if not cfg.get("resume") and directory and record.is_taken(Path(directory)):
-        raise Refusal(
-            [
-                f"{directory} already holds a run, and nothing in it was touched; name another "
-                "directory, or go on with that run, resume=DIR."
-            ]
-        )
+    if not cfg.get("resume") and directory:
+        refuse_taken(Path(directory))
     if cfg.get("resume"):
         directory = Path(cfg.resume)
         hold(directory, locks)
         place = resume.place_of(cfg)
         if place is None:
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
-            return dict(json.loads((directory / "result.json").read_text()))
+            return told(directory)
     run = build(cfg, directory)
     if place and (faults := resume.check_length(run, cfg, place.epoch)):
         raise Refusal(faults)
     load_data(run)
     hold(run.directory, locks)
+    if not place:
+        refuse_taken(run.directory)  # another start may have begun and ended meanwhile
     trainer, main = run.trainer, run.trainer.is_global_zero
     timer = Timer()
     hopeless = [] if place else pruning.of(run)
@@ -109,6 +106,11 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
         if hopeless and hopeless[0].epoch:
             result["pruned"] = hopeless[0].epoch
+        if run.data.parts.test is None and run.data.parts.val is not None:
+            see_validation(run, seen, path)
+        if main:
+            conclude(trainer.loggers, result, trainer.global_step)
+            picture.of_training(run, seen)
     except (KeyboardInterrupt, SystemExit) as error:
         result |= record.failure("interrupted", error, cfg)
         raise
@@ -118,12 +120,9 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
     finally:
         result["seconds"]["total"] = perf_counter() - start
         if main:
-            record.write_result(run.directory, result)
-    if run.data.parts.test is None and run.data.parts.val is not None:
-        see_validation(run, seen, path)
+            with stop.shielded():
+                record.write_result(run.directory, result)
     if main:
-        conclude(trainer.loggers, result, trainer.global_step)
-        picture.of_training(run, seen)
         print(text.table(result, run.directory))
     return result
 
@@ -152,6 +151,19 @@ def see_validation(run: "Run", seen: "Seen", path: Path | None) -> None:
         logging.getLogger(__name__).warning(f"No predictions are drawn: {error}")
     finally:
         trainer.loggers, trainer.callbacks = loggers, callbacks
+
+
+def refuse_taken(directory: Path) -> None:
+    """Refuses a directory that holds another run."""
+    from quartet.check import Refusal
+
+    if record.is_taken(directory):
+        raise Refusal(
+            [
+                f"{directory} already holds a run, and nothing in it was touched; name another "
+                "directory, or go on with that run, resume=DIR."
+            ]
+        )
 
 
 def hold(directory: Path, locks: ExitStack) -> None:

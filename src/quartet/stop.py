@@ -23,6 +23,7 @@ class Stop:
         self.waits = False
         self.listens = False
         self.broke_off = False
+        self.late: list[int] | None = None  # signals that came while nothing may be broken off
 
     def listen(self) -> None:
         """Takes over the signals."""
@@ -49,6 +50,9 @@ class Stop:
             self.listen()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.late is not None:
+            self.late.append(number)
+            return
         self.broke_off = bool(self.asked) or not self.waits
         self.asked = 128 + number
         if self.broke_off:
@@ -81,6 +85,17 @@ class Stop:
         finally:
             self.waits = False
         self.release()
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Within it, for moments, not even a second signal ends anything; it counts afterwards."""
+        self.late = []
+        try:
+            yield
+        finally:
+            late, self.late = self.late, None
+        for number in late:
+            self.handle(number, None)
 
     def now(self) -> NoReturn:
         """Ends the program, with the status of the signal."""

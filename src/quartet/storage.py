@@ -151,8 +151,11 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 def newest_good(folder: str | Path) -> Path:
     """``last.ckpt`` of a folder; if it is damaged, says so and takes the newest that is not.
 
+    One that was saved within an optimizer step does not count: the gradients so far are not in it.
+
     Raises:
         CheckpointError: none can be loaded; says what is wrong with each.
+        FileNotFoundError: none is damaged, and each was saved within a step.
     """
     folder = Path(folder)
     faults: list[str] = []
@@ -160,13 +163,17 @@ def newest_good(folder: str | Path) -> Path:
     last = folder / "last.ckpt"
     for path in [last, *sorted(set(folder.glob("*.ckpt")) - {last})]:
         try:
-            good[path] = load(path).get("global_step", -1)
+            found = load(path)
+            if not found.get("continuation", {}).get("within_step"):
+                good[path] = found.get("global_step", -1)
         except FileNotFoundError:
             continue
         except OSError as error:
             faults.append(str(error))
         if path == last and path in good:
             break
+    if not good and not faults and any(folder.glob("*.ckpt")):
+        raise FileNotFoundError(f"{folder} has no checkpoint that was saved between two steps.")
     if not good:
         there = "\n  ".join(faults) or "there is none."
         raise CheckpointError(f"{folder} has no checkpoint to go on from: {there}")

@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from quartet import record
+from quartet.command import quoted
 from quartet.stop import stop
 from quartet.sweep import jobs
 from quartet.sweep.jobs import Job, Table
@@ -79,7 +80,7 @@ class Program:
     def line(self, job: Job) -> list[str]:
         """The command line for a job as it stands now: begun or not."""
         # One that goes on has its overrides and its place in its record.
-        anew = [*self.flags, *job.overrides, f"hydra.run.dir='{job.directory}'"]
+        anew = [*self.flags, *job.overrides, f"hydra.run.dir={quoted(job.directory)}"]
         arguments = job.go_on()[:1] or anew
         number = [f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
         return [*self.command, *arguments, *number]

@@ -70,8 +70,13 @@ class Canvas:
             )
 
     def save(self, path: Path) -> Path:
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(path, dpi=DPI)
+        temporary = path.with_name(f".{path.name}")
+        try:
+            with mpl.rc_context(STYLE):
+                self.figure.savefig(temporary, dpi=DPI, format="png")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         return path
 
 

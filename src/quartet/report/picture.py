@@ -73,7 +73,7 @@ def write(
                 made[path] = canvas
     made |= {directory / f"{prefix}{name}.png": draw for name, draw in later.items()}
     do(save, made, boards)
-    return list(made)
+    return [path for path in made if path.exists()]
 
 
 def of_predictions(run: "Run", seen: Seen) -> dict[str, Drawn]:

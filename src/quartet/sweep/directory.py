@@ -11,9 +11,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quartet import rank
-from quartet.command import leave, links
+from quartet.command import leave, links, quoted, unquoted
 from quartet.stop import stop
 from quartet.sweep import jobs
+
+RUN = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # what no other may write over
 
 
 class Directory(Callback):
@@ -25,6 +27,7 @@ class Directory(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         stop.release()
+        stop.hold()  # until the job looks: what Hydra writes meanwhile, the job knows how to remove
         if rank.by_lightning():  # a further process of a run that has its directory
             return
         if rank.number() > 0:
@@ -51,13 +54,17 @@ class Directory(Callback):
             return
         if not named("hydra.run.dir", config):
             change(config, "run", fresh(directory))
-        elif (directory / "result.json").exists() or (directory / ".hydra").exists():
-            print(
+            return
+        try:
+            mine = not holds_run(directory) and jobs.claim(directory)
+        except OSError as error:
+            leave(f"hydra.run.dir={directory}: {error.strerror}; name a folder that can be made.")
+        atexit.register(jobs.release, directory)
+        if not mine or holds_run(directory):  # another start may have begun and ended meanwhile
+            leave(
                 f"hydra.run.dir: {directory} already holds a run, and nothing in it was touched; "
-                "name another directory, or leave the name out for a new one.",
-                file=sys.stderr,
+                "name another directory, or leave the name out for a new one."
             )
-            raise SystemExit(2)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         stop.release()
@@ -83,6 +90,11 @@ class Directory(Callback):
         write_report(config.hydra.sweep.dir)
         if unfinished:
             raise SystemExit(1)
+
+
+def holds_run(directory: Path) -> bool:
+    """Whether anything of a run lies in a directory."""
+    return any((directory / name).exists() for name in RUN)
 
 
 def write_report(directory: str) -> None:
@@ -141,7 +153,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
         given.append(each)
     if not named or named[-1] == "sweep.resume=null":
         return given
-    directory = named[-1].removeprefix("sweep.resume=").strip("'\"")
+    directory = unquoted(named[-1].removeprefix("sweep.resume="))
     if faults := links(Path(directory)):
         leave("\n".join(faults))
     try:
@@ -161,6 +173,8 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]
+    if faults := [fault for job in table.jobs.values() for fault in links(job.directory)]:
+        leave("\n".join(faults))
     overrides = [each for job in table.jobs.values() for each in job.overrides]
     if faults := [each for each in dict.fromkeys([*kept, *overrides]) if directs(each)]:
         leave(
@@ -168,7 +182,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
             f"{'; '.join(faults)}. If it shall, repeat it on the command line."
         )
     kept = [each for each in kept if not each.startswith("-")]
-    return [*given, *kept, f"hydra.sweep.dir='{directory}'"]
+    return [*given, *kept, f"hydra.sweep.dir={quoted(directory)}"]
 
 
 def directs(override: str) -> bool:

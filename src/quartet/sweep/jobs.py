@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quartet import rank
-from quartet.command import records
+from quartet.command import STARTING, quoted, told
 
 # Of the overrides those that say how to sweep, not what.
 HOW = ("launcher", "sweep")
@@ -55,10 +55,7 @@ class Job:
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result.json; None if it has not come to an end."""
-        try:
-            return dict(json.loads((self.directory / "result.json").read_text()))
-        except FileNotFoundError:
-            return None
+        return told(self.directory) or None
 
     @property
     def status(self) -> str | None:
@@ -73,8 +70,7 @@ class Job:
         """Overrides with which it goes on from its checkpoints; none if it has not got that far."""
         if not any((self.directory / "checkpoints").glob("*.ckpt")):
             return []
-        number = len(records(self.directory))
-        return [f"resume='{self.directory}'", f"hydra.output_subdir=.hydra/resume-{number}"]
+        return [f"resume={quoted(self.directory)}", f"hydra.output_subdir=.hydra/{STARTING}"]
 
 
 class Table:

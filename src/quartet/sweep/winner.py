@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from quartet import secret
-from quartet.command import leave
+from quartet.command import leave, unquoted
 from quartet.sweep.jobs import Table
 
 
@@ -12,7 +12,7 @@ def take() -> None:
     """Rewrites ``run=SWEEP`` on the command line to the winner of that sweep, and says so."""
     for number, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
-        directory = Path(value.strip("'\""))
+        directory = Path(unquoted(value))
         if key == "run" and (directory / "sweep.json").is_file():
             winner, told = find(directory)
             print(secret.hide(told))
