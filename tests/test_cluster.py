@@ -103,6 +103,20 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_slurm_may_run_stands_in_its_file_or_on_the_command_line(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/theirs.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [override /hydra/launcher: quartet_slurm]\n"
+        "hydra: {launcher: {cluster: local, setup: [touch canary]}}\n"
+    )
+    theirs = ["-m", "seed=1,2", "launcher=slurm", "hydra.searchpath=[file://conf]"]
+    assert sweep(*theirs, "experiment=theirs") == (2, [])
+    assert "launcher.setup: may have Slurm run anything" in capsys.readouterr().err
+
+
 # submitit on this machine
 
 

@@ -32,7 +32,6 @@ FUNCTION_LINES = 40
 LONG_FUNCTIONS: dict[str, tuple[int, str]] = {
     "build/__init__.py:build": (95, "the order in which faults are looked for, group by group"),
     "check/settings.py:device": (42, "a refusal for each way in which devices can be absent"),
-    "command.py:go_on": (45, "one command line into another, argument by argument"),
     "data/ranking.py:_read": (50, "a refusal for each way in which the file can be wrong"),
     "data/split.py:split": (46, "straight"),
     "inputs.py:rows": (50, "straight"),

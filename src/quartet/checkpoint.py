@@ -185,7 +185,6 @@ class Continuation(Callback):
                 isinstance(callback, EarlyStopping)
                 and callback.state_key in checkpoint["callbacks"]
             ):
-                # Or that of before would hold, whatever this start asks for.
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience
         if len(loaded["random"]) != trainer.world_size:
             raise ValueError(

@@ -131,30 +131,28 @@ def go_on() -> None:
         )
     newest = newest_record(directory)
     refuse(directory, newest / "config.yaml")
-    overrides = []
-    for each in arguments:
-        if each in flags or each in named:
-            continue
-        group, _, option = each.partition("=")
-        if is_option(group, option):
-            if group not in ("callbacks", "logger"):
-                leave(
-                    f"resume={directory} goes on with the same training, which {each} would "
-                    "change; leave it out, or start a run of its own without resume."
-                )
-            each = f"+{each}"
-        overrides.append(each)
-    if own := [
-        each for each in overrides if each.startswith(("hydra.run.", "hydra.output_subdir"))
-    ]:
-        leave(f"resume={directory} goes on in that directory; leave out {' '.join(own)}.")
     sys.argv[1:] = [
         *flags,
         *("--config-dir", str(newest.resolve()), "--config-name", "config"),
         *("+hydra=default", f"++resume={quoted(directory)}", f"hydra.run.dir={quoted(directory)}"),
         f"hydra.output_subdir=.hydra/{STARTING}-{os.getpid()}",
-        *overrides,
+        *(further(each, directory) for each in arguments if each not in (*flags, *named)),
     ]
+
+
+def further(override: str, directory: Path) -> str:
+    """An override of a run that goes on. Exits with 2 if it cannot be one."""
+    group, _, option = override.partition("=")
+    if group.startswith(("hydra.run.", "hydra.output_subdir")):
+        leave(f"resume={directory} goes on in that directory; leave out {override}.")
+    if not is_option(group, option):
+        return override
+    if group not in ("callbacks", "logger"):
+        leave(
+            f"resume={directory} goes on with the same training, which {override} would change; "
+            "leave it out, or start a run of its own without resume."
+        )
+    return f"+{override}"
 
 
 def leave(message: str) -> NoReturn:

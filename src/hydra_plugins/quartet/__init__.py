@@ -174,11 +174,14 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from quartet.command import CONF
         from quartet.launch.cluster import ready, slurm_faults
 
         self.config = config
-        given = config.hydra.overrides.hydra
-        ready(config, "submitit", "slurm", slurm_faults(self.cluster, self.settings, given))
+        known = set(OmegaConf.load(CONF / "launcher" / "slurm.yaml").hydra.launcher)
+        for override in config.hydra.overrides.hydra:
+            known.add(override.lstrip("+").partition("=")[0].removeprefix("hydra.launcher."))
+        ready(config, "submitit", "slurm", slurm_faults(self.cluster, self.settings, known))
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

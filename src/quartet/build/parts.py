@@ -195,8 +195,7 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
             num_sanity_val_steps=0,  # they would move the random numbers
             use_distributed_sampler=False,  # the data divides itself
         )
-        faults += training.averages(trainer)
-        faults += training.folders(trainer, Path(cfg.directory))
+        faults += [*training.averages(trainer), *training.folders(trainer, cfg.directory)]
         settle(trainer, cfg)
     if len(faults) > before:
         return None

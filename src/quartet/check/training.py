@@ -64,14 +64,14 @@ def direction(metric: str, metrics: MetricCollection) -> str:
     return "max" if name in metrics and metrics[name].higher_is_better else "min"
 
 
-def folders(trainer: Trainer, directory: Path) -> list[str]:
+def folders(trainer: Trainer, directory: str) -> list[str]:
     """Whether checkpoints go into the run's own directory, where none of another run lies."""
     return [
         f"callbacks: {type(each).__name__}.dirpath={each.dirpath} is outside the run's directory, "
         f"{directory}; leave it out, and name that one by hydra.run.dir."
         for each in trainer.callbacks  # type: ignore[attr-defined]
         if isinstance(each, ModelCheckpoint) and each.dirpath
-        if not Path(each.dirpath).resolve().is_relative_to(directory.resolve())
+        if not Path(each.dirpath).resolve().is_relative_to(Path(directory).resolve())
     ]
 
 

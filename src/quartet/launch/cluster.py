@@ -6,7 +6,7 @@ file system and find the same Python and the same files under the same names.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -14,9 +14,7 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, Protocol
 
-from omegaconf import OmegaConf
-
-from quartet.command import CONF, leave
+from quartet.command import leave
 from quartet.launch import processes
 from quartet.stop import stop
 from quartet.sweep import jobs
@@ -174,17 +172,18 @@ NUMBERS = ("timeout_min", "cpus_per_task", "array_parallelism", "signal_delay_s"
 COUNTS = ("max_num_timeout", "gpus_per_node")
 
 
-def slurm_faults(cluster: str, settings: Mapping[str, Any], given: Sequence[str]) -> Iterator[str]:
+def slurm_faults(
+    cluster: str, settings: Mapping[str, Any], known: Collection[str]
+) -> Iterator[str]:
     """What is wrong with the settings of conf/launcher/slurm.yaml.
 
     Args:
         cluster: One of them.
         settings: The others.
-        given: Overrides of Hydra's settings on the command line.
+        known: Names that this file or the command line sets.
     """
-    own = OmegaConf.load(CONF / "launcher" / "slurm.yaml").hydra.launcher
-    for name in settings.keys() - own.keys():
-        if not any(each.lstrip("+").startswith(f"hydra.launcher.{name}=") for each in given):
+    for name in settings:
+        if name not in known:
             yield (
                 f"launcher.{name}: may have Slurm run anything, and must stand in "
                 "conf/launcher/slurm.yaml or on the command line, nowhere else."
