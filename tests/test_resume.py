@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -511,6 +512,22 @@ def test_checkpoint_within_a_step_is_none_to_go_on_from(
     crash(names, tmp_path / "run", "on_train_batch_start", 4, monkeypatch)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["best.ckpt"]
     resume(tmp_path / "run")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, *RICH]
+    whole = train(compose(names), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(picture, "of_training", Mock(side_effect=SystemExit(130)))
+        with pytest.raises(SystemExit):
+            train(compose(names), tmp_path / "run")
+    assert command.told(tmp_path / "run")["status"] == "interrupted"
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 1 + 3  # all epochs
+    again = resume(tmp_path / "run")
+    assert again["metrics"] == whole["metrics"]
     assert_same(tmp_path / "whole", tmp_path / "run")
 
 
