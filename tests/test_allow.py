@@ -14,7 +14,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet import allow, build, secret, storage
+from quartet import allow, build, foreign, storage
 from quartet.after import evaluate
 from quartet.build.parts import make
 from quartet.check import Refusal
@@ -353,6 +353,8 @@ HYDRA = {
     "file": ["hydra.job_logging.handlers.file.filename=canary"],
     "another_file": ["+hydra.job_logging.handlers.a={class:logging.FileHandler,filename:canary}"],
     "log_elsewhere": ["hydra.job.name=../canary"],
+    "log_elsewhere_late": ["hydra.job.name=${data.dir}"],
+    "attributes": ["+hydra.job_logging.handlers.a={class:logging.NullHandler,.:{a:b}}"],
     "record_elsewhere": ["hydra.output_subdir=../canary"],
     "environment": ["+hydra.job.env_set.GIT_CONFIG_COUNT='1'"],
     "import": ["hydra.job_logging.handlers.console.stream=ext://os.system"],
@@ -371,6 +373,7 @@ IN_FILES = {
     "formatter": {"job_logging": {"formatters": {"a": {"()": "os.mkdir", "path": "canary"}}}},
     "filter": {"hydra_logging": {"filters": {"a": {"()": "subprocess.Popen", "args": ["touch"]}}}},
     "late_class": {"job_logging": {"handlers": {"a": {"class": "${hydra:job.id}"}}}},
+    "late_file": {"job_logging": {"handlers": {"a": {"filename": "${hydra.job.id}/../canary"}}}},
     "itself": {"callbacks": {"a": {"b": "${..c}"}, "c": {"d": "${..a}"}}},
 }
 
@@ -379,6 +382,19 @@ IN_FILES = {
 def test_hydras_own_settings_are_checked_when_files_set_them(name: str) -> None:
     cfg = OmegaConf.create({"hydra": IN_FILES[name]})
     assert list(allow.found_in_hydra(cfg.hydra, "hydra"))
+
+
+def test_overrides_that_nobody_typed_are_refused() -> None:
+    cfg = OmegaConf.create(
+        {
+            "job": {"name": "train", "env_set": {}},
+            "output_subdir": ".hydra",
+            "overrides": {"hydra": ["hydra.run.dir=a"], "task": ["lr=${b}"]},
+        }
+    )
+    assert list(allow.elsewhere(cfg, ["hydra.run.dir=a", "lr=${b}"])) == []
+    (fault,) = allow.elsewhere(cfg, ["lr=${b}"])
+    assert fault.startswith("hydra.overrides: hydra.run.dir=a is not on the command line")
 
 
 @pytest.fixture
@@ -501,6 +517,20 @@ def test_the_record_of_a_sweep_directs_nothing_either(override: str, tmp_path: P
                     "seed=1,2", f"hydra.sweep.dir='{tmp_path}'"]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("resume=mine", "+directory=mine", "hydra.sweep.dir=mine", "hydra/launcher=basic", 7),
+        *("--experimental-rerun=a.pickle", "~hydra.callbacks", "launcher=ray", "sweep.n_trials=9"),
+    ],
+)
+def test_a_job_in_the_record_of_a_sweep_has_settings_alone(override: Any, tmp_path: Path) -> None:
+    job = {"overrides": ["seed=1", override], "conf": ""}
+    (tmp_path / "sweep.json").write_text(json.dumps({"command": [], "jobs": {"0": job}}))
+    with pytest.raises(SystemExit):
+        with_sweep([f"sweep.resume={tmp_path}"])
+
+
 def test_a_value_that_is_no_text_or_number_is_refused(composed: DictConfig) -> None:
     cfg = composed.copy()
     with open_dict(cfg):
@@ -513,20 +543,46 @@ def test_a_value_that_is_no_text_or_number_is_refused(composed: DictConfig) -> N
         )
 
 
-def test_an_address_with_a_secret_in_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_sends_no_secret_and_writes_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SERVICE", "https://a.example")
     monkeypatch.setenv("ACCESS", "0123456789")
-    monkeypatch.setattr(sys, "argv", ["train.py", "resume=run", "c=again"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "resume=run", "logger.c.save_dir=/again"])
     cfg = OmegaConf.create(
         {
-            "a": "${oc.env:SERVICE}",
-            "b": {"x": ["http://b.example/${oc.env:ACCESS}"]},
-            "c": "http://b.example/${oc.env:ACCESS}",
-            "d": "${oc.env:ACCESS}",
+            "model": {"a": "${oc.env:SERVICE}", "weights": "http://b.example/${oc.env:ACCESS}"},
+            "logger": {
+                "a": {"uri": "http://c.example", "name": "of ${oc.env:ACCESS}"},
+                "b": {"uri": "http://d.example", "save_dir": str(tmp_path), "name": ""},
+                "c": {"key": "${oc.env:ACCESS}", "save_dir": "/again"},
+                "d": {"save_dir": "/elsewhere", "version": "../../x"},
+            },
+            "trainer": {"profiler": {"dirpath": "/there", "filename": "/there"}},
+            "data": {"dir": "/somewhere", "name": "../data"},
         }
     )
-    (fault,) = secret.sent(cfg)
-    assert fault.startswith("b.x.0=http://b.example/${oc.env:ACCESS}: sends a value of your env")
+    told = [fault.partition(": ")[0] for fault in foreign.faults(cfg, tmp_path)]
+    assert told == [
+        "logger.d.save_dir=/elsewhere",
+        "logger.d.version=../../x",
+        "trainer.profiler.dirpath=/there",
+        "trainer.profiler.filename=/there",
+        "model.weights=http://b.example/${oc.env:ACCESS}",
+        "logger.a.uri=http://c.example",
+    ]
+
+
+def test_links_within_a_directory_and_those_of_wandb_are_none_of_ours(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("wandb/run-1/logs", "tensorboard", "0/.hydra/starting"):
+        (run / name).mkdir(parents=True)
+    (run / "latest").symlink_to("tensorboard")
+    (run / "wandb/run-1/logs/core.log").symlink_to(tmp_path / "core.log")
+    assert foreign.links(run) == []
+    for name in ("tensorboard/a", "0/.hydra/starting/b"):
+        (run / name).symlink_to(tmp_path / "new")
+    assert len(foreign.links(run)) == 2
 
 
 def test_what_would_direct_a_terminal_is_written_out(composed: DictConfig, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_what_slurm_may_run_stands_in_its_file_or_on_the_command_line(
     )
     theirs = ["-m", "seed=1,2", "launcher=slurm", "hydra.searchpath=[file://conf]"]
     assert sweep(*theirs, "experiment=theirs") == (2, [])
-    assert "launcher.setup: may have Slurm run anything" in capsys.readouterr().err
+    assert "launcher.setup: must stand in conf/launcher/slurm.yaml or on" in capsys.readouterr().err
 
 
 # submitit on this machine

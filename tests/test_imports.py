@@ -21,6 +21,7 @@ HYDRA = (
         "after",
         "allow",
         "find",
+        "foreign",
         "job",
         "launch.processes",
         "record",

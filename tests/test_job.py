@@ -304,6 +304,20 @@ def test_job_that_slurm_does_not_requeue_says_so(slurm: Path) -> None:
     assert "train.py resume=" in err.splitlines()[-1]
 
 
+def test_refused_start_leaves_what_was_there(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "server.log").write_text("mine")
+    for argument in ("optimizer.lr=-1", "check=only"):
+        status, _, err = run(tmp_path, *SMOKE, argument, "hydra.run.dir=mine")
+        assert status == (2 if argument == "optimizer.lr=-1" else 0), err
+        assert [path.name for path in mine.iterdir()] == ["server.log"]
+    (mine / "train.log").write_text("mine, too")
+    status, _, err = run(tmp_path, *SMOKE, "optimizer.lr=-1", "hydra.run.dir=mine")
+    assert (status, "already holds a run" in err) == (2, True)
+    assert (mine / "train.log").read_text() == "mine, too"
+
+
 # Secrets
 
 

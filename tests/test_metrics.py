@@ -223,10 +223,11 @@ def test_r2_is_exact_where_targets_lie_far_from_zero() -> None:
 
 
 def build_metrics(name: str) -> MetricCollection:
+    from quartet.build.groups import plain
     from quartet.build.parts import make
 
-    cfg = compose([f"metrics={name}"])
-    return MetricCollection({k: make(node) for k, node in cfg.metrics.items() if k != "tasks"})
+    nodes = plain(compose([f"metrics={name}"]).metrics)
+    return MetricCollection({k: make(node) for k, node in nodes.items() if k != "tasks"})
 
 
 def queries_of(outputs: Tensor, targets: Tensor, queries: Tensor) -> list[Array]:

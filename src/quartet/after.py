@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
-from quartet import record, secret
+from quartet import foreign, record, secret
 from quartet.run import load_data, quieten
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def predict(
         model = trained.of_run(run, path)
         count = prediction.write(model, prediction.of_part(run, split, model.names), output)
     else:
-        if faults := secret.sent(cfg):
+        if faults := foreign.faults(cfg, directory):
             raise Refusal(faults)
         path = checkpoint_path(Path(directory), checkpoint)
         model = trained.alone(cfg, Path(directory), path)
@@ -198,7 +198,7 @@ def existing(
     from quartet.check import Refusal, collecting
 
     quieten()
-    faults = secret.sent(cfg)
+    faults = foreign.faults(cfg, directory)
     with collecting(faults, "checkpoint"):
         path = checkpoint_path(directory, checkpoint)
     if split not in splits:

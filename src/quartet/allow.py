@@ -70,7 +70,18 @@ MACHINERY = {
     for name in (
         *("data.check", "data.loader", "data.split"),
         *("after", "allow", "averaging", "build", "check", "checkpoint", "command", "export"),
-        *("find", "inputs", "job", "launch", "lean", "logger", "meter", "module", "prediction"),
+        *(
+            "find",
+            "foreign",
+            "inputs",
+            "job",
+            "launch",
+            "lean",
+            "logger",
+            "meter",
+            "module",
+            "prediction",
+        ),
         *("progress", "ranges", "rank", "record", "report", "resume", "run", "schema"),
         *("search", "secret", "sharding", "slurm", "stop", "storage", "sweep", "trained"),
         *("unfreezing", "weights"),
@@ -79,7 +90,8 @@ MACHINERY = {
 # Where Hydra makes objects, or has `logging` make them.
 MADE_BY_HYDRA = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+# What log handlers may have by these names: the log of the run, and no attributes.
+PLACES = {"filename": "${hydra.runtime.output_dir}/${hydra.job.name}.log", ".": None}
 
 
 def locate(
@@ -178,9 +190,9 @@ def guard() -> None:
 
     def load_configuration(*args: Any, **kwargs: Any) -> DictConfig:
         cfg: DictConfig = load(*args, **kwargs)
-        if found := list(
-            dict.fromkeys([*elsewhere(cfg.hydra), *found_in_hydra(cfg.hydra, "hydra")])
-        ):
+        typed = kwargs["overrides"] if "overrides" in kwargs else args[1]
+        found = [*elsewhere(cfg.hydra, typed), *found_in_hydra(cfg.hydra, "hydra")]
+        if found := list(dict.fromkeys(found)):
             print("Refused:", *map(secret.hide, found), sep="\n  ", file=sys.stderr)
             raise SystemExit(2)
         return cfg
@@ -189,16 +201,24 @@ def guard() -> None:
     ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
 
 
-def elsewhere(hydra: DictConfig) -> Iterator[str]:
-    """Settings of Hydra's by which a run would write to other files, or have programs do so."""
+def elsewhere(hydra: DictConfig, typed: Sequence[str]) -> Iterator[str]:
+    """Settings of Hydra's by which a run would write to other files, or have programs do so.
+
+    Args:
+        hydra: All of them.
+        typed: The overrides of the command line.
+    """
+    told: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
+    if invented := [each for each in (*told["hydra"], *told["task"]) if each not in typed]:
+        yield f"hydra.overrides: {', '.join(map(str, invented))} is not on the command line; leave it out."
     if names := list(hydra.job.env_set):
         yield (
             f"hydra.job.env_set: sets {', '.join(map(str, names))}, and programs that are called "
             "would follow; set variables in the shell, before the command."
         )
     raw: Any = OmegaConf.to_container(hydra.job, resolve=False)
-    if "/" in str(raw["name"]):
-        yield f"hydra.job.name={raw['name']}: must be a name without a folder."
+    if not re.fullmatch(r"[\w.-]+|\?\?\?|None", str(raw["name"])):
+        yield f"hydra.job.name={raw['name']}: must be of letters, digits, _, . and -."
     if not re.fullmatch(r"None|\.hydra(/starting(-\d+)?)?", str(hydra.output_subdir)):
         yield f"hydra.output_subdir={hydra.output_subdir}: must be .hydra, or null for none."
 
@@ -209,6 +229,9 @@ def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> I
     raw: Any = OmegaConf.to_container(node, resolve=False)
     for name in list(node) if isinstance(node, DictConfig) else range(len(node)):
         path = f"{key}.{name}"
+        if "_logging." in path and name in PLACES and raw[name] != PLACES[name]:
+            yield f"{path}={raw[name]}: must be {PLACES[name]}."
+            continue
         try:
             value = None if OmegaConf.is_missing(node, name) else node[name]
         except (OmegaConfBaseException, ValueError) as error:
@@ -230,8 +253,6 @@ def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> I
                 return
             if not value._is_none():
                 yield from found_in_hydra(value, path, depth + 1)
-        elif name == "filename" and strict and raw[name] != LOG_FILE:
-            yield f"{path}={raw[name]}: must be {LOG_FILE}, the log of the run."
         elif isinstance(value, str):
             if value.startswith("ext://") and value not in STREAMS:
                 yield f"{path}={value}: must be one of {', '.join(STREAMS)}."

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quartet import allow, rank, secret, slurm
+from quartet import allow, foreign, rank, secret, slurm
 
 STARTING = "starting"  # the folder of Hydra's record of a run that may go on, until it does
 CONF = Path(__file__).parents[2] / "conf"
@@ -83,22 +83,10 @@ def is_option(group: str, option: str) -> bool:
 
 def refuse(directory: Path, record: Path) -> None:
     """Exits with 2 if a run, which may be someone else's, would direct Hydra or write elsewhere."""
-    faults = links(directory)
+    faults = foreign.links(directory)
     faults += [f"{record}: {fault}" for fault in allow.in_record(record.read_text())]
     if faults:
         leave("\n  ".join(["Refused:", *faults]))
-
-
-def links(directory: Path) -> list[str]:
-    """What of the files of a run or a sweep leads out of it, where another file would be written."""
-    folders = [directory, *(directory / name for name in (".hydra", "checkpoints", "optuna"))]
-    return [
-        f"{path} is a link to {path.readlink()}; put the file itself there."
-        for folder in folders
-        if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if path.is_symlink()
-    ]
 
 
 def go_on() -> None:
@@ -163,11 +151,16 @@ def leave(message: str) -> NoReturn:
 def records(directory: str | Path) -> list[Path]:
     """The configurations of a run: that of its start, then those of each time it went on."""
     folder = Path(directory) / ".hydra"
-    later = folder.glob("resume-*/config.yaml")
-    by_number = sorted(later, key=lambda path: int(path.parent.name.removeprefix("resume-")))
+    later = [path / "config.yaml" for _, path in sorted(numbered(folder))]
     # A process killed while it began leaves an empty one.
-    found = [path for path in (folder / "config.yaml", *by_number) if is_filled(path)]
+    found = [path for path in (folder / "config.yaml", *later) if is_filled(path)]
     return found if found[:1] == [folder / "config.yaml"] else []
+
+
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """The records of a run's later starts, ``resume-1`` and so on, with their numbers."""
+    found = ((re.fullmatch(r"resume-(\d+)", path.name), path) for path in folder.glob("resume-*"))
+    return [(int(match[1]), path) for match, path in found if match]
 
 
 def is_filled(path: Path) -> bool:
@@ -189,8 +182,8 @@ def newest_record(directory: str | Path) -> Path:
 def accept(record: Path) -> None:
     """Counts Hydra's record of a start as one of its run, now that it is known to go on."""
     if record.name.startswith(STARTING):
-        numbers = (path.name.removeprefix("resume-") for path in record.parent.glob("resume-*"))
-        record.rename(record.with_name(f"resume-{max(map(int, numbers), default=0) + 1}"))
+        last = max((number for number, _ in numbered(record.parent)), default=0)
+        record.rename(record.with_name(f"resume-{last + 1}"))
 
 
 def forget(record: Path) -> None:

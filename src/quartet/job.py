@@ -210,8 +210,9 @@ def remove_empty(directory: Path) -> None:
     """Removes what Hydra wrote for a run that never began; results of others cannot be lost."""
     logging.shutdown()
     jobs.release(directory)
-    for path in [*directory.glob(".hydra/*.yaml"), *directory.glob("*.log")]:
-        path.unlink()
+    for name in ("config", "hydra", "overrides"):
+        (directory / ".hydra" / f"{name}.yaml").unlink(missing_ok=True)
+    (directory / f"{HydraConfig.get().job.name}.log").unlink(missing_ok=True)
     here = Path.cwd()
     for path in (directory / ".hydra", directory, *list(directory.parents)[:2]):
         if path in (here, *here.parents):

@@ -179,7 +179,8 @@ def logged_run(directory: Path, name: str, node: Mapping[str, Any]) -> dict[str,
     path, argument = directory / "loggers.json", run_argument(node)
     if argument is None or node.get(argument) is not None or not path.exists():
         return {}
-    return dict(json.loads(path.read_text()).get(name, {}))
+    known = json.loads(path.read_text()).get(name, {})
+    return {argument: str(known[argument])} if argument in known else {}
 
 
 def hyperparameters(

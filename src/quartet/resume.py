@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet import secret
-from quartet.command import is_filled, links, records, told
+from quartet import foreign
+from quartet.command import is_filled, records, told
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -60,7 +60,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     begun = records(directory)
     if not begun:
         raise Refusal([f"resume={directory} holds no run: {directory}/.hydra is missing."])
-    faults = links(directory) + secret.sent(cfg)
+    faults = foreign.links(directory) + foreign.faults(cfg, directory)
     if faults := faults or changes(flat(begun[0]), flat(cfg), str(directory)):
         raise Refusal(faults)
     finished = told(directory).get("status") == "finished"

@@ -9,8 +9,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from omegaconf import DictConfig, OmegaConf
@@ -57,31 +56,6 @@ def secrets(cfg: DictConfig | None) -> list[tuple[str, str]]:
         if len(value) >= SHORTEST and (name in named or PRIVATE.search(name))
     ]
     return sorted(found, key=lambda pair: len(pair[1]), reverse=True)
-
-
-def sent(cfg: DictConfig) -> list[str]:
-    """What of a run's record, which may be someone else's, would send a secret elsewhere.
-
-    That is an address with one in it, unless the command line says the same.
-    """
-    found = secrets(cfg)
-    given = {argument.lstrip("+").partition("=")[0] for argument in sys.argv[1:]}
-    return [
-        f"{key}={hide(text, cfg)}: sends a value of your environment to an address in the run's "
-        f"record; if it shall, repeat {key} on the command line."
-        for key, text in texts(OmegaConf.to_container(cfg, resolve=True))
-        if "://" in text and key not in given
-        if any(value in text != value for _, value in found)
-    ]
-
-
-def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted keys and values of all texts in a tree."""
-    if isinstance(node, str):
-        yield key, node
-    elif isinstance(node, dict | list):
-        for name, item in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from texts(item, f"{key}.{name}".lstrip("."))
 
 
 class Hide(logging.Filter):

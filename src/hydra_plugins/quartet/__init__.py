@@ -1,6 +1,6 @@
 """What Hydra calls for a sweep; it finds plugins in this package alone. Imported at every start."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -125,6 +125,31 @@ class LocalLauncher(Launcher):
         return launch_processes(self, job_overrides, initial_job_idx)
 
 
+def told_here(config: DictConfig, launcher: str, names: Iterable[str]) -> list[str]:
+    """What may bring other machines or programs into play, and is not this project's own wish.
+
+    Args:
+        config: Of everything.
+        launcher: Whose file in conf/launcher/ tells the settings that are.
+        names: Of settings. Two must be as this file or the command line has them; others that it
+            does not know must be on the command line.
+    """
+    from quartet.command import CONF
+
+    own = OmegaConf.load(CONF / "launcher" / f"{launcher}.yaml").hydra.launcher
+    typed = [each.lstrip("+").partition("=")[0] for each in config.hydra.overrides.hydra]
+    return [
+        f"launcher.{name}: must stand in conf/launcher/{launcher}.yaml or on the command line, "
+        "nowhere else, since it may have other machines or programs run."
+        for name in names
+        if f"hydra.launcher.{name}" not in typed
+        and (
+            name not in own
+            or (name in ("address", "env") and config.hydra.launcher[name] != own[name])
+        )
+    ]
+
+
 class RayLauncher(Launcher):
     """A process of its own for each job, on a Ray cluster.
 
@@ -147,7 +172,8 @@ class RayLauncher(Launcher):
         from quartet.launch.cluster import ready, unset, whole_or_shared
 
         self.config = config
-        faults = whole_or_shared("num_cpus", self.num_cpus)
+        faults = told_here(config, "ray", ("address", "env"))
+        faults += whole_or_shared("num_cpus", self.num_cpus)
         faults += whole_or_shared("num_gpus", self.num_gpus or 0)
         ready(config, "ray", "ray", [*faults, *unset(self.env)])
 
@@ -174,14 +200,12 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.command import CONF
         from quartet.launch.cluster import ready, slurm_faults
 
         self.config = config
-        known = set(OmegaConf.load(CONF / "launcher" / "slurm.yaml").hydra.launcher)
-        for override in config.hydra.overrides.hydra:
-            known.add(override.lstrip("+").partition("=")[0].removeprefix("hydra.launcher."))
-        ready(config, "submitit", "slurm", slurm_faults(self.cluster, self.settings, known))
+        faults = told_here(config, "slurm", self.settings)
+        faults += slurm_faults(self.cluster, self.settings)
+        ready(config, "submitit", "slurm", faults)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -6,7 +6,7 @@ file system and find the same Python and the same files under the same names.
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -172,22 +172,8 @@ NUMBERS = ("timeout_min", "cpus_per_task", "array_parallelism", "signal_delay_s"
 COUNTS = ("max_num_timeout", "gpus_per_node")
 
 
-def slurm_faults(
-    cluster: str, settings: Mapping[str, Any], known: Collection[str]
-) -> Iterator[str]:
-    """What is wrong with the settings of conf/launcher/slurm.yaml.
-
-    Args:
-        cluster: One of them.
-        settings: The others.
-        known: Names that this file or the command line sets.
-    """
-    for name in settings:
-        if name not in known:
-            yield (
-                f"launcher.{name}: may have Slurm run anything, and must stand in "
-                "conf/launcher/slurm.yaml or on the command line, nowhere else."
-            )
+def slurm_faults(cluster: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the settings of conf/launcher/slurm.yaml."""
     if cluster not in ("slurm", "local"):
         yield f"launcher.cluster={cluster}: must be slurm or local."
     elif cluster == "slurm" and not (which("sbatch") and which("srun")):

@@ -10,8 +10,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from quartet import rank
-from quartet.command import leave, links, quoted, unquoted
+from quartet import foreign, rank
+from quartet.command import leave, quoted, unquoted
 from quartet.stop import stop
 from quartet.sweep import jobs
 
@@ -41,7 +41,7 @@ class Directory(Callback):
         """Chooses the directory of a run, and refuses one that holds another."""
         directory = Path(config.hydra.run.dir)
         if in_sweep(config.hydra):
-            if faults := links(directory):
+            if faults := foreign.links(directory):
                 leave("\n".join(faults))
             # Before Hydra writes there; the one that has the job goes on undisturbed.
             if not jobs.claim(directory):
@@ -56,7 +56,10 @@ class Directory(Callback):
             change(config, "run", fresh(directory))
             return
         try:
-            mine = not holds_run(directory) and jobs.claim(directory)
+            log = (
+                directory / f"{config.hydra.job.name}.log"
+            )  # goes away with a start that is refused
+            mine = not (holds_run(directory) or log.exists()) and jobs.claim(directory)
         except OSError as error:
             leave(f"hydra.run.dir={directory}: {error.strerror}; name a folder that can be made.")
         atexit.register(jobs.release, directory)
@@ -75,6 +78,8 @@ class Directory(Callback):
             )
         if not named("hydra.sweep.dir", config):
             change(config, "sweep", fresh(Path(config.hydra.sweep.dir)))
+        elif faults := foreign.links(config.hydra.sweep.dir):
+            leave("\n".join(faults))
         if config.get("check") != "only":
             atexit.register(write_report, config.hydra.sweep.dir)  # an interrupted sweep has no end
 
@@ -154,7 +159,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     if not named or named[-1] == "sweep.resume=null":
         return given
     directory = unquoted(named[-1].removeprefix("sweep.resume="))
-    if faults := links(Path(directory)):
+    if faults := foreign.links(directory):
         leave("\n".join(faults))
     try:
         table = jobs.Table(directory)
@@ -173,25 +178,16 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]
-    if faults := [fault for job in table.jobs.values() for fault in links(job.directory)]:
-        leave("\n".join(faults))
     overrides = [each for job in table.jobs.values() for each in job.overrides]
-    if faults := [each for each in dict.fromkeys([*kept, *overrides]) if directs(each)]:
+    faults = [str(each) for each in kept if foreign.directs(each)]
+    faults += [str(each) for each in overrides if not foreign.is_setting(each)]
+    if faults:
         leave(
             f"{table.path} may be someone else's, and says what a sweep's record must not by itself: "
-            f"{'; '.join(faults)}. If it shall, repeat it on the command line."
+            f"{'; '.join(dict.fromkeys(faults))}. If it shall, repeat it on the command line."
         )
     kept = [each for each in kept if not each.startswith("-")]
     return [*given, *kept, f"hydra.sweep.dir={quoted(directory)}"]
-
-
-def directs(override: str) -> bool:
-    """Whether an override has other files, machines or programs come into play."""
-    key = override.lstrip("+").partition("=")[0]
-    if key.startswith("hydra."):
-        added = override.startswith("+") or key in ("hydra.launcher.address", "hydra.launcher.env")
-        return added or not key.startswith(("hydra.sweep.", "hydra.sweeper.", "hydra.launcher."))
-    return "${" in override and "://" in override
 
 
 def named(key: str, config: DictConfig) -> bool:
