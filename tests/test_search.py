@@ -59,6 +59,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Search]:
         return values
 
     monkeypatch.setattr("quartet.run.train", train)
+    monkeypatch.setattr("quartet.sweep.directory.write_report", lambda directory: None)
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> int:
