@@ -25,3 +25,11 @@ def _nothing_stays() -> Iterator[None]:
     for name in os.environ.keys() - before:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Training draws none, which would take longer than it; they have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quartet.report.picture.of_training", lambda run, seen: [])
+        yield
