@@ -54,7 +54,7 @@ BY_HAND: dict[str, Callable[[Any], Optimizer]] = {
 
 def from_yaml(name: str) -> functools.partial[Optimizer]:
     node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
-    node.pop("search")
+    node.pop("search", None)
     partial = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
     return functools.partial(partial.func, *partial.args, **partial.keywords)
 
