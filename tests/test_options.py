@@ -41,6 +41,7 @@ NEEDS = {  # what an option cannot do without
         "csv": ["data/task=multilabel", "data.target=[red,round]", "data.path='{tmp}/table.csv'"],
         "image_folder": ["data.path='{tmp}/pictures'", "data.image_size=8"],
     },
+    "model": {"torchvision": ["model.name=shufflenet_v2_x0_5"]},  # a small one
     "trainer": {
         **{one: ["trainer.accelerator=cpu", "trainer.devices=1"] for one in ("ddp", "fsdp")},
         "overfit": ["trainer.max_epochs=2"],
