@@ -1,15 +1,52 @@
-"""Small data sets on disk, in the formats that the options of conf/data/ read."""
+"""Small data sets on disk, in the formats that the options of conf/data/ read; configurations."""
 
+import copy
+import functools
 import hashlib
 import pickle
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from torchvision import datasets
+
+from quartet.build import compose
+
+# Of conf/, those whose options a training takes.
+GROUPS = {"data", "data/task", "loss", "metrics", "model", "module", "optimizer", "scheduler"}
+GROUPS |= {"trainer", "callbacks", "logger", "experiment"}
+
+
+def composed(words: Sequence[str] = ()) -> DictConfig:
+    """What `compose` gives, in a tenth of the time: options are read once in a process."""
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    if any(key == "resume" or key.startswith("hydra") for key in keys):
+        return compose(words)
+    chosen = [word for key, word in zip(keys, words, strict=True) if key in GROUPS]
+    cfg = copy.deepcopy(_base(*chosen))
+    told = cfg.hydra
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    OmegaConf.set_struct(cfg, True)
+    values = [word for key, word in zip(keys, words, strict=True) if key not in GROUPS]
+    parsed = OverridesParser.create().parse_overrides(values)
+    ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
+    with open_dict(cfg):
+        cfg.hydra = told
+        cfg.hydra.overrides.task = [*words]
+    return cfg
+
+
+@functools.cache
+def _base(*chosen: str) -> DictConfig:
+    return compose(chosen)
 
 
 def idx_files(rows: int, seed: int) -> dict[str, bytes]:

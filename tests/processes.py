@@ -4,14 +4,19 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["quartet.build", "quartet.run", "quartet.find"])
 ROOT = Path(__file__).parents[1]
+MARK = "STARTED_BY_TEST"  # in the environment of a command and of all that it starts
+STARTED: list["Command"] = []
 
 
 class Command:
@@ -34,10 +39,11 @@ class Command:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         line = [str(ROOT / script), *map(str, arguments)]
-        variables = {**os.environ, **(environment or {})}
         self.output = Path(tempfile.mkdtemp())
+        variables = {**os.environ, **(environment or {}), MARK: str(self.output)}
         self.process = CONTEXT.Process(target=play, args=(line, directory, variables, self.output))
         self.process.start()
+        STARTED.append(self)
 
     @property
     def pid(self) -> int:
@@ -69,8 +75,30 @@ class Command:
         self.process.kill()
 
 
+def end_all() -> None:
+    """Kills what tests have left behind, as one does that fails, and removes what it printed."""
+    while STARTED:
+        command = STARTED.pop()
+        for group in {command.pid, *groups(command)}:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        command.kill()  # if it has no group yet
+        command.process.join()
+        shutil.rmtree(command.output, ignore_errors=True)
+
+
+def groups(command: Command) -> Iterator[int]:
+    """Of what a command started in sessions of their own, and what may outlive it."""
+    mark = f"{MARK}={command.output}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):  # there is none but on Linux
+        with suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                yield os.getpgid(int(path.parent.name))
+
+
 def play(line: list[str], directory: Path, variables: Mapping[str, str], output: Path) -> None:
     """Runs a command line here."""
+    os.setpgrp()  # with what it starts
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(directory)

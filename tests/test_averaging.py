@@ -6,25 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from made import composed
 from torch import Tensor, nn
 
 from quartet.after import evaluate
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.check import Refusal
-from quartet.report import picture
 from quartet.run import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 # 70 training rows: batches of 20, 20, 20 and 10.
 TINY = (
     *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.norm=batch"),
     *("optimizer=sgd", "optimizer.lr=0.1", "trainer=cpu", "trainer.max_epochs=4"),
     *("callbacks.progress_bar=null", "callbacks.last.every_n_steps=1"),
 )
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "curves", lambda directory: directory)  # they take a second
 
 
 Average = Callable[[dict[str, Tensor], dict[str, Tensor], int], None]
@@ -38,7 +34,7 @@ def by_hand(
     average: Average, names: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights and their average, with the statistics of batch normalisation, of a plain loop."""
-    run = build(compose(names))
+    run = build(composed(names))
     run.data.load()
     model, loader = run.module.model, run.data.train_dataloader()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -88,7 +84,7 @@ def test_average_equals_that_of_a_plain_loop_bit_for_bit(case: str, tmp_path: Pa
     average, names = CASES[case]
     overrides = (*TINY, *names)
     weights, averaged = by_hand(average, overrides)
-    train(compose(overrides), tmp_path)
+    train(composed(overrides), tmp_path)
     last, current = saved(tmp_path, "last"), saved(tmp_path, "last", "current_model_state")
     assert all(torch.equal(last[name], value) for name, value in averaged.items())
     assert all(torch.equal(current[name], value) for name, value in weights.items())
@@ -99,12 +95,12 @@ def test_average_equals_that_of_a_plain_loop_bit_for_bit(case: str, tmp_path: Pa
 def test_average_is_what_is_validated_and_tested(case: str, tmp_path: Path) -> None:
     learnable = [*TINY, "data=diabetes", "optimizer.lr=0.003"]
     overrides = [*learnable, *CASES[case][1]]
-    result = train(compose(overrides), tmp_path)
+    result = train(composed(overrides), tmp_path)
     assert result["monitor"]["epoch"] > 2  # there is an average by then
-    test = evaluate(compose(overrides), tmp_path, checkpoint="best")
+    test = evaluate(composed(overrides), tmp_path, checkpoint="best")
     for name, value in test.items():
         assert result["metrics"][name] == value
-    run = build(compose(learnable))
+    run = build(composed(learnable))
     weights = saved(tmp_path, "best")
     run.module.model.load_state_dict(weights)
     run.module.model.eval()
@@ -120,7 +116,7 @@ def test_weights_themselves_are_validated_and_saved_until_the_average_begins(
 ) -> None:
     plain, late = tmp_path / "plain", tmp_path / "late"
     for directory, names in ((plain, []), (late, ["callbacks=ema", "callbacks.ema.start_step=99"])):
-        train(compose([*TINY, *names]), directory)
+        train(composed([*TINY, *names]), directory)
     assert (plain / "metrics.csv").read_text() == (late / "metrics.csv").read_text()
     for name in ("best", "last"):
         one, other = saved(plain, name), saved(late, name)
@@ -134,14 +130,14 @@ def test_constant_buffers_stay_what_they_are(tmp_path: Path) -> None:
         "trainer.max_epochs=2",
         "callbacks.progress_bar=null",
     ]
-    train(compose(names), tmp_path)
+    train(composed(names), tmp_path)
     state: Any = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     for name in ("task.mean", "task.std"):
         assert torch.equal(state["state_dict"][name], state["current_model_state"][name])
 
 
 def test_callbacks_combine() -> None:
-    cfg = compose(["callbacks=[ema,early_stopping]", "callbacks.early_stopping.patience=3"])
+    cfg = composed(["callbacks=[ema,early_stopping]", "callbacks.early_stopping.patience=3"])
     assert {*cfg.callbacks} == {"best", "last", "progress_bar", "ema", "early_stopping"}
     build(cfg)
 
@@ -165,4 +161,4 @@ def test_callbacks_combine() -> None:
 )
 def test_averages_that_cannot_be_are_refused(overrides: str, words: str) -> None:
     with pytest.raises(Refusal, match=words):
-        build(compose(overrides.split()))
+        build(composed(overrides.split()))

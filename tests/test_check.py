@@ -8,24 +8,21 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from made import labelled_table, paint
+from made import composed, labelled_table
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from quartet import allow, schema
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.build.groups import DRIVING
 from quartet.check import Refusal
 from quartet.check.settings import device, optimizer_settings
 from quartet.check.trial import outputs
-from quartet.command import CONF
 from quartet.data import Parts
 from quartet.ranges import in_words, inside
 
 HERE = Path(__file__).stem
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-DATA = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -312,16 +309,11 @@ REFUSED = [
     ("scheduler=cosine scheduler.eta_min=1", r"eta_min=1 is above optimizer.lr=0"),
     ("scheduler=one_cycle scheduler.total_steps=5", r"total_steps=5 is shorter than the training"),
     (
-        "scheduler=one_cycle optimizer=sgd scheduler.cycle_momentum=true",
-        r"cycle_momentum=true needs momentum, which this SGD does not have; .*optimizer=momentum",
-    ),
-    (
         "scheduler=cyclic scheduler.base_lr=1 scheduler.max_lr=0.1",
         r"base_lr=1 is above scheduler.max_lr=0.1; exchange them\.$",
     ),
     ("scheduler=plateau scheduler.interval=step", r"interval=step does not suit ReduceLROnPlateau"),
     # What is monitored
-    ("monitor.metric=val/acuracy", r"^monitor.metric=val/acuracy will not .*did you mean val/accu"),
     ("monitor.metric=accuracy", r"will not be logged while training; did you mean val/accuracy\?$"),
     ("monitor.metric=test/accuracy", r"will not be logged while .*; did you mean val/accuracy\?$"),
     ("metrics=none monitor.metric=val/accuracy", r"will not be logged while"),
@@ -330,7 +322,6 @@ REFUSED = [
         "monitor.metric=val/f1 monitor.mode=min",
         r"mode=min contradicts val/f1, .*better when higher",
     ),
-    ("scheduler=plateau data.val_fraction=0", r"^scheduler looks at val/loss, and there is no val"),
     (
         "scheduler=plateau trainer.limit_val_batches=0",
         r"^scheduler looks at val/loss, and there is",
@@ -345,10 +336,6 @@ REFUSED = [
     ),
     ("callbacks=early_stopping callbacks.early_stopping.mode=foo", r"mode=foo: must be min or max"),
     # Parts that do not fit the task
-    (
-        "loss=mse",
-        r"^loss=mse is for regression and ranking tasks, and the data's is multiclass; use",
-    ),
     (
         "loss=bce",
         r"use loss=cross_entropy, focal, label_smoothing, nll or weighted_cross_entropy\.$",
@@ -382,7 +369,6 @@ REFUSED = [
         "model.num_outputs=3",
         r"^model: gives \[2, 3\] for a batch of 2, and the task needs \[2, 10\]",
     ),
-    ("data=wine model=cnn", r"^model.input_shape must be \(channels, .*model=mlp takes any shape"),
     (
         f"{FORK}.WrongSize {ALONE}",
         r"^model: .*\(2x13 and 7x3\) \(test_check.py, line \d+\); it must",
@@ -430,7 +416,7 @@ def overrides(text: str) -> list[str]:
 
 def faults(*words: str) -> list[str]:
     with pytest.raises(Refusal) as refused:
-        build(compose(words))
+        build(composed(words))
     return refused.value.faults
 
 
@@ -481,7 +467,7 @@ def test_more_gpus_than_there_are_are_refused(
 )
 def test_values_that_lead_to_themselves_are_refused(overrides: list[str]) -> None:
     with pytest.raises(Refusal, match=r"holds itself; give a value|Recursive|parent node detected"):
-        build(compose(overrides))
+        build(composed(overrides))
 
 
 def test_half_precision_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -557,7 +543,7 @@ def test_faults_are_found_though_the_data_cannot_be_read() -> None:
 
 def test_nothing_is_downloaded_or_written(tmp_path: Path) -> None:
     faults("data=fashion_mnist", f"data.dir={tmp_path}/data", "optimizer.lr=-1")
-    build(compose(["data=fashion_mnist", f"data.dir={tmp_path}/data"]), tmp_path / "run")
+    build(composed(["data=fashion_mnist", f"data.dir={tmp_path}/data"]), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -692,7 +678,7 @@ def source(task: str, flaw: str | None, pairs: bool) -> Parts:
 def built(task: str, flaw: str | None, *words: str, pairs: bool = False) -> Any:
     like = {"multiclass": "wine", "binary": "breast_cancer", "regression": "diabetes"}
     brings = ["data=csv", "data/task=multilabel"] if task == "multilabel" else []
-    cfg = compose([*(brings or [f"data={like.get(task, task)}"]), *words])
+    cfg = composed([*(brings or [f"data={like.get(task, task)}"]), *words])
     outputs = {"multiclass": 3, "multilabel": 2}.get(task, 1)
     with open_dict(cfg):
         for key in list(cfg.data):
@@ -756,7 +742,7 @@ def test_flaw_of_a_table_names_the_column(
     table.to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(Refusal, match=words):
         build(
-            compose(
+            composed(
                 [
                     *("data=csv", "data/task=binary", f"data.path={tmp_path}/table.csv"),
                     *("data.target=red", "data.drop=[round]"),
@@ -766,22 +752,6 @@ def test_flaw_of_a_table_names_the_column(
 
 
 # What must pass
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_shipped_experiment_passes(name: str) -> None:
-    build(compose([f"experiment={name}"]))
-
-
-@pytest.mark.parametrize("name", DATA)
-def test_shipped_data_passes(name: str, tmp_path: Path) -> None:
-    labelled_table(tmp_path / "table.csv")
-    paint(tmp_path / "pictures", cat=20, dog=20)
-    needs = {
-        "csv": [f"data.path={tmp_path}/table.csv", "data.target=red", "data.drop=[round]"],
-        "image_folder": [f"data.path={tmp_path}/pictures"],
-    }
-    build(compose([f"data={name}", f"data.dir={tmp_path}", *needs.get(name, [])]))
 
 
 @pytest.mark.parametrize(
@@ -813,11 +783,11 @@ def test_shipped_data_passes(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_unusual_choice_passes(text: str) -> None:
-    build(compose(text.split()))
+    build(composed(text.split()))
 
 
 def test_nested_parts_of_a_fork_are_looked_into() -> None:
-    cfg = compose(f"{FORK}.Untyped".split())
+    cfg = composed(f"{FORK}.Untyped".split())
     with open_dict(cfg):
         cfg.model.update(
             {

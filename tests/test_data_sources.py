@@ -251,7 +251,12 @@ def test_data_file_holds_exactly_the_arguments_of_its_function(config: Config, o
         assert parameter.default is (None if parameter.name == "fold" else parameter.empty)
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "data").rglob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    # The README's example is a line.
+    [path for path in sorted((CONF / "data").rglob("*.yaml")) if "\n{" not in path.read_text()],
+    ids=lambda p: p.stem,
+)
 def test_data_file_opens_with_what_it_is(path: Path) -> None:
     lines = path.read_text().removeprefix("# @package data\n").splitlines()
     assert lines[1].startswith("# ")  # below the line for editors

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,15 +55,22 @@ def table(path: Path, seed: int, columns: str = "abc") -> None:
     frame.to_csv(path, index=False)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, no_pictures: None) -> Path:
     """A run on a table of the user's own."""
-    table(tmp_path / "table.csv", 0)
+    folder = tmp_path_factory.mktemp("trained")
+    table(folder / "table.csv", 0)
     cfg = compose(
-        ["data=csv", f"data.path={tmp_path}/table.csv", "data.target=kind", "trainer.max_epochs=3"]
+        ["data=csv", f"data.path={folder}/table.csv", "data.target=kind", "trainer.max_epochs=3"]
     )
-    train(cfg, tmp_path / "run")
-    return tmp_path / "run"
+    train(cfg, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """The same, to write into."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def written(run: Path, name: str) -> dict[str, Any]:

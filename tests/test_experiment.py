@@ -101,6 +101,7 @@ def test_sweep_is_the_one_that_the_file_names(
 
     GlobalHydra.instance().clear()
     monkeypatch.setattr("quartet.run.train", note)
+    monkeypatch.setattr("quartet.sweep.directory.write_report", lambda directory: None)
     monkeypatch.chdir(tmp_path)
     # The seed on the command line wins over the file's.
     arguments = ["-m", f"experiment={name}", "seed=7"]

@@ -23,6 +23,7 @@ from quartet.data.sklearn import digits
 from quartet.export import Different, card
 from quartet.run import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 README = (Path(__file__).parents[1] / "README.md").read_text()
 (EXAMPLE,) = re.findall(
     r"^```python\n(import json, numpy, onnxruntime.*?)^```", README, re.M | re.S

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import composed
 from torch import Tensor
 
 from quartet import find
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.check import Refusal
 from quartet.model.mlp import MLP
 
@@ -39,7 +40,7 @@ def search(
 
 def loss_after(overrides: list[str], rate: float) -> float:
     """The training loss of an epoch's last batches, at a rate."""
-    run = build(compose([*overrides, f"optimizer.lr={rate}", "trainer.max_epochs=1"]))
+    run = build(composed([*overrides, f"optimizer.lr={rate}", "trainer.max_epochs=1"]))
     losses: list[float] = []
     step = run.module.training_step
 
@@ -88,7 +89,7 @@ def test_trend_of_equal_losses_is_the_loss() -> None:
 
 
 def test_groups_keep_their_share_of_the_rate(tmp_path: Path) -> None:
-    cfg = compose([*CPU, "optimizer.lr_factors={layers.0.*: 0.1}"])
+    cfg = composed([*CPU, "optimizer.lr_factors={layers.0.*: 0.1}"])
     seen: list[list[float]] = []
 
     class Spy(find.Rates):
@@ -110,7 +111,7 @@ def test_size_doubles_until_memory_is_full(
         return forward(self, inputs)
 
     monkeypatch.setattr(MLP, "forward", bounded)
-    found = find.batch_size(compose([*CPU, "data.batch_size=16"]), tmp_path / "sizes.png")
+    found = find.batch_size(composed([*CPU, "data.batch_size=16"]), tmp_path / "sizes.png")
     assert found in (16, 32, 64)
     told = capsys.readouterr().out.split("\n")
     assert [int(line.split()[0]) for line in told[:4]] == [16, 32, 64, 128]
@@ -153,4 +154,4 @@ def test_rate_of_a_model_that_cannot_learn_is_refused(
     forward = MLP.forward
     monkeypatch.setattr(MLP, "forward", lambda self, inputs: 0 * forward(self, inputs))
     with pytest.raises(Refusal, match=r"no rate from 1e-06 to .* lowered the loss"):
-        find.learning_rate(compose(CPU), tmp_path / "rates.png", steps=20)
+        find.learning_rate(composed(CPU), tmp_path / "rates.png", steps=20)

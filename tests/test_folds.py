@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import idx_files, labelled_table, paint, write
+from made import composed, idx_files, labelled_table, paint, write
 from torch.utils.data import TensorDataset
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.check import Refusal
 from quartet.data import Parts
-from quartet.report import picture
 from quartet.report.page import render, summary
 from quartet.report.results import rank, read
 from quartet.run import load_data, train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 SOURCES: dict[str, list[str]] = {
     "digits": ["data=digits"],
     "breast_cancer": ["data=breast_cancer"],
@@ -30,7 +30,7 @@ SOURCES: dict[str, list[str]] = {
 
 
 def parts(overrides: Sequence[str], fold: int, count: int) -> Parts:
-    run = build(compose([*overrides, f"data.folds={count}", f"data.fold={fold}"]))
+    run = build(composed([*overrides, f"data.folds={count}", f"data.fold={fold}"]))
     load_data(run)
     return run.data.parts
 
@@ -81,15 +81,14 @@ def test_folds_have_the_shares_of_the_classes() -> None:
 
 def test_steps_are_counted_before_a_download_as_after_it(tmp_path: Path) -> None:
     names = ["data=mnist", "data.train_samples=100", "data.folds=3", "data.fold=0"]
-    assert build(compose([*names, "data.batch_size=1"])).steps_per_epoch == 66
+    assert build(composed([*names, "data.batch_size=1"])).steps_per_epoch == 66
 
 
-def test_report_gathers_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "curves", lambda directory: directory)
+def test_report_gathers_folds(tmp_path: Path) -> None:
     names = ["data=wine", "data.test_fraction=0", "data.folds=3", "trainer.max_epochs=2"]
     values = []
     for fold in range(3):
-        result = train(compose([*names, f"data.fold={fold}"]), tmp_path / str(fold))
+        result = train(composed([*names, f"data.fold={fold}"]), tmp_path / str(fold))
         values.append(result["metrics"]["val/accuracy"])
     results = read([tmp_path])
     assert results.knobs == []
@@ -119,7 +118,7 @@ def test_report_gathers_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_folds_that_cannot_be_are_refused(overrides: str, words: str) -> None:
     with pytest.raises(Refusal, match=words):
-        build(compose(overrides.split()))
+        build(composed(overrides.split()))
 
 
 def test_pictures_with_a_validation_part_of_their_own_are_not_folded(tmp_path: Path) -> None:
@@ -127,4 +126,4 @@ def test_pictures_with_a_validation_part_of_their_own_are_not_folded(tmp_path: P
         paint(tmp_path / part, cat=20, dog=20)
     names = ["data=image_folder", f"data.path='{tmp_path}'", "data.folds=3"]
     with pytest.raises(Refusal, match=r"val is the validation part already; leave data.folds=null"):
-        load_data(build(compose(names)))
+        load_data(build(composed(names)))

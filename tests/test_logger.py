@@ -20,6 +20,7 @@ from quartet.build import compose
 from quartet.record import hyperparameters, own
 from quartet.run import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 SHORT = ("data=linear", "data.batch_size=20", "model.hidden=[16]", "trainer=cpu")
 SHORT += ("trainer.max_epochs=2", "callbacks.progress_bar=null")
 

@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 import torch
 from lightning import Callback
+from made import composed
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 
-from quartet.build import Run, build, compose
+from quartet.build import Run, build
 from quartet.data.loader import finish
 from quartet.meter import Meter
 from quartet.metrics import MeanAveragePrecision, MeanReciprocalRank
@@ -78,7 +79,7 @@ class Epoch(Callback):
 
 def figures(overrides: Sequence[str], directory: Path) -> tuple[Run, Epoch, dict[str, float]]:
     """A run, what went through its model, and all that it logged."""
-    run = build(compose([*SHORT, *overrides]), directory)
+    run = build(composed([*SHORT, *overrides]), directory)
     epoch = Epoch(run.module)
     run.trainer.callbacks.append(epoch)  # type: ignore[attr-defined]
     run.trainer.fit(run.module, run.data)
@@ -182,7 +183,7 @@ def regression(targets: Array, predictions: Array) -> dict[str, float]:
 def test_regression_figures_are_those_of_scikit_learn_in_the_units_of_the_data(
     standardized: bool, tmp_path: Path
 ) -> None:
-    source = build(compose(["data=diabetes", "data.standardize_targets=false"]), tmp_path).data
+    source = build(composed(["data=diabetes", "data.standardize_targets=false"]), tmp_path).data
     original = [values[:][1].double() for values in source.load()[:3]]
     mean, std = original[0].mean(), original[0].std(correction=0)
     if not standardized:
@@ -226,7 +227,7 @@ def build_metrics(name: str) -> MetricCollection:
     from quartet.build.groups import plain
     from quartet.build.parts import make
 
-    nodes = plain(compose([f"metrics={name}"]).metrics)
+    nodes = plain(composed([f"metrics={name}"]).metrics)
     return MetricCollection({k: make(node) for k, node in nodes.items() if k != "tasks"})
 
 
@@ -450,7 +451,7 @@ def test_meter_hands_queries_to_ranking_metrics() -> None:
 
 
 def test_meter_adds_nothing_to_a_checkpoint_but_the_task(tmp_path: Path) -> None:
-    module: nn.Module = build(compose(["data=wine", "trainer=cpu"]), tmp_path).module
+    module: nn.Module = build(composed(["data=wine", "trainer=cpu"]), tmp_path).module
     assert all(name.startswith("model.") for name in module.state_dict())
 
 
@@ -469,7 +470,7 @@ def test_each_batch_counts_once_however_often_the_optimizer_evaluates_it(
     optimizer: str, tmp_path: Path
 ) -> None:
     overrides = ["data=wine", "trainer.max_epochs=2", "trainer=cpu", "data.batch_size=32"]
-    run = build(compose([*overrides, f"optimizer={optimizer}"]), tmp_path)
+    run = build(composed([*overrides, f"optimizer={optimizer}"]), tmp_path)
     samples = Samples()
     run.trainer.callbacks.append(samples)  # type: ignore[attr-defined]
     run.trainer.fit(run.module, run.data)
@@ -479,7 +480,7 @@ def test_each_batch_counts_once_however_often_the_optimizer_evaluates_it(
 def test_lbfgs_counts_the_first_evaluation_of_a_batch(tmp_path: Path) -> None:
     # One batch an epoch: its first evaluation is at the weights before the step.
     overrides = ["data=wine", "trainer=cpu", "data.batch_size=full", "optimizer=lbfgs"]
-    run = build(compose([*overrides, "trainer.max_epochs=1"]), tmp_path)
+    run = build(composed([*overrides, "trainer.max_epochs=1"]), tmp_path)
     inputs, targets = run.data.load().train[:]
     before = nn.functional.cross_entropy(run.module.model(inputs), targets).item()
     run.trainer.fit(run.module, run.data)

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import composed
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.check import Refusal
 from quartet.data.mixing import Mixing
 from quartet.run import quieten
@@ -23,7 +24,7 @@ def quiet() -> None:
 
 def by_hand(names: tuple[str, ...], transform: Any, loss: Any) -> nn.Module:
     """The model of a plain loop, with torchvision's transform on every batch."""
-    run = build(compose(names))
+    run = build(composed(names))
     run.data.load()
     model, loader = run.module.model, run.data.train_dataloader()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -75,7 +76,7 @@ def test_training_on_mixtures_equals_the_plain_loop_bit_for_bit(case: str) -> No
     overrides, transform, loss = CASES[case]
     names = (*SMALL, "optimizer=sgd", "optimizer.lr=0.1", *overrides)
     expected = by_hand(names, transform, loss)
-    run = build(compose(names))
+    run = build(composed(names))
     run.trainer.fit(run.module, run.data)
     for one, other in zip(run.module.model.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -124,7 +125,7 @@ def test_metrics_compare_with_the_target_of_the_larger_share(task: str) -> None:
 
 def test_evaluation_mixes_nothing() -> None:
     plain, mixed = (
-        build(compose([*SMALL, *more])) for more in ([], ["data.mixup=0.2", "data.cutmix=1.0"])
+        build(composed([*SMALL, *more])) for more in ([], ["data.mixup=0.2", "data.cutmix=1.0"])
     )
     values: list[dict[str, Tensor]] = []
     for run in (plain, mixed):
@@ -153,4 +154,4 @@ def test_evaluation_mixes_nothing() -> None:
 )
 def test_mixtures_that_cannot_be_are_refused(overrides: str, words: str) -> None:
     with pytest.raises(Refusal, match=words):
-        build(compose(overrides.split()))
+        build(composed(overrides.split()))

@@ -1,7 +1,6 @@
 """Every option of every group, found from the listing of conf/: a new YAML is tested by existing."""
 
 import csv
-import importlib
 import io
 import json
 import math
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import cifar_files, idx_files, labelled_table, paint, write
+from made import cifar_files, composed, idx_files, labelled_table, paint, write
 from omegaconf import OmegaConf
 
 from quartet.build import build, compose
@@ -42,6 +41,7 @@ NEEDS = {  # what an option cannot do without
         "csv": ["data/task=multilabel", "data.target=[red,round]", "data.path='{tmp}/table.csv'"],
         "image_folder": ["data.path='{tmp}/pictures'", "data.image_size=8"],
     },
+    "model": {"torchvision": ["model.name=shufflenet_v2_x0_5"]},  # a small one
     "trainer": {
         **{one: ["trainer.accelerator=cpu", "trainer.devices=1"] for one in ("ddp", "fsdp")},
         "overfit": ["trainer.max_epochs=2"],
@@ -104,7 +104,7 @@ def test_every_option_trains(
     overrides = [text.replace("{tmp}", str(tmp_path)) for text in overrides]
     if "data=csv" in overrides and not any("data.path" in text for text in overrides):
         overrides.append(f"data.path='{tmp_path}/table.csv'")
-    cfg = compose([*TWO_STEPS, f"data.dir='{tmp_path}'", *overrides])
+    cfg = composed([*TWO_STEPS, f"data.dir='{tmp_path}'", *overrides])
     directory = tmp_path / "run"
     result = train(cfg, directory)
     assert json.loads((directory / "result.json").read_text()) == result
@@ -125,35 +125,28 @@ def test_every_option_trains(
 def test_gpu_is_refused_where_there_is_none() -> None:
     for option in ("gpu", "fp16"):
         with pytest.raises(Refusal, match=r"accelerator=gpu: .*no GPU .*; use trainer=cpu"):
-            build(compose([f"trainer={option}"]))
+            build(composed([f"trainer={option}"]))
     with pytest.raises(Refusal, match=r"accelerator=mps: .*no Mac .*; use trainer=cpu"):
-        build(compose(["trainer=mps"]))
+        build(composed(["trainer=mps"]))
 
 
 # The files
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONF))[:-5])
-def test_every_file_opens_with_what_it_is(path: Path) -> None:
+def opening(path: Path) -> str:
     header = r"\A(# yaml-language-server: \S+\n)?(# @package \S+\n)?"
-    comment = re.sub(header, "", path.read_text()).partition("\n")[0]
-    assert comment.startswith("# ")
-    assert len(comment.split()) >= 3
+    return re.sub(header, "", path.read_text()).partition("\n")[0]
 
 
-def targets(node: Any) -> Iterator[str]:
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-        if key == "_target_" and value:
-            yield value
-        elif isinstance(value, dict | list):
-            yield from targets(value)
-
-
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONF))[:-5])
-def test_every_target_exists(path: Path) -> None:
-    for target in targets(OmegaConf.to_container(OmegaConf.load(path))):
-        module, _, name = target.rpartition(".")
-        assert callable(getattr(importlib.import_module(module), name))
+@pytest.mark.parametrize(
+    "path",
+    # The README's examples, and a fork's, may be a line.
+    [path for path in YAMLS if not opening(path).startswith(("{", "# conf/"))],
+    ids=lambda path: str(path.relative_to(CONF))[:-5],
+)
+def test_every_file_opens_with_what_it_is(path: Path) -> None:
+    assert opening(path).startswith("# ")
+    assert len(opening(path).split()) >= 3
 
 
 # What choosing data brings along
@@ -186,7 +179,7 @@ def test_data_brings_its_loss_and_metrics_and_an_explicit_choice_wins(
 
 @pytest.mark.parametrize(("size", "steps"), [(1, 398), (128, 4), ("full", 1)])
 def test_batch_size_gives_the_steps_of_an_epoch(size: int | str, steps: int) -> None:
-    run = build(compose(["data=breast_cancer", f"data.batch_size={size}", "trainer.max_epochs=2"]))
+    run = build(composed(["data=breast_cancer", f"data.batch_size={size}", "trainer.max_epochs=2"]))
     assert (run.steps_per_epoch, run.total_steps) == (steps, 2 * steps)
     run.trainer.fit(run.module, run.data)
     assert run.trainer.global_step == 2 * steps
@@ -197,14 +190,14 @@ def weights(run: Any) -> torch.Tensor:
 
 
 def test_builds_of_one_seed_hold_equal_weights_and_of_two_do_not() -> None:
-    zero, again, one = (build(compose([f"seed={seed}"])) for seed in (0, 0, 1))
+    zero, again, one = (build(composed([f"seed={seed}"])) for seed in (0, 0, 1))
     assert torch.equal(weights(zero), weights(again))
     assert not torch.equal(weights(zero), weights(one))
 
 
 def trained(directory: Path, *overrides: str) -> tuple[bytes, dict[str, Any]]:
     """metrics.csv and the model's weights in both checkpoints."""
-    train(compose([*overrides]), directory)
+    train(composed([*overrides]), directory)
     states = {
         f"{name}.{key}": value
         for name in ("best", "last")
@@ -247,7 +240,7 @@ def test_pictures_read_from_files_are_standardised_too(tmp_path: Path) -> None:
     paint(tmp_path / "pictures", cat=20, dog=20)
     overrides = ["data=image_folder", f"data.path='{tmp_path}/pictures'", "data.image_size=8"]
     plain, scaled = (
-        build(compose([*overrides, "data.shuffle=false", *more])).data
+        build(composed([*overrides, "data.shuffle=false", *more])).data
         for more in ([], ["data.mean=[0.1,0.2,0.3]", "data.std=[0.5,0.5,0.25]"])
     )
     (before, _), (after, _) = (next(iter(data.train_dataloader())) for data in (plain, scaled))
@@ -264,7 +257,7 @@ def test_training_that_ends_before_its_first_validation_tests_its_last_weights(
     for number, overrides in enumerate(
         (["trainer.max_steps=2"], ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"])
     ):
-        result = train(compose(overrides), tmp_path / str(number))
+        result = train(composed(overrides), tmp_path / str(number))
         assert result["monitor"] | {"epoch": 1} == {
             "metric": None,
             "mode": "min",
@@ -274,19 +267,19 @@ def test_training_that_ends_before_its_first_validation_tests_its_last_weights(
         assert "test/accuracy" in result["metrics"]
         assert not any(name.startswith("val/") for name in result["metrics"])
     with pytest.raises(Refusal, match=r"looks at val/loss, .* train until the first validation"):
-        build(compose(["trainer.max_steps=2", "scheduler=plateau"]))
+        build(composed(["trainer.max_steps=2", "scheduler=plateau"]))
 
 
 def test_training_limited_by_steps_alone_counts_its_epochs(tmp_path: Path) -> None:
     overrides = ["data=linear", "data.batch_size=16", "trainer.max_epochs=-1"]
-    run = build(compose([*overrides, "trainer.max_steps=12", "scheduler=one_cycle"]), tmp_path)
+    run = build(composed([*overrides, "trainer.max_steps=12", "scheduler=one_cycle"]), tmp_path)
     run.trainer.fit(run.module, run.data)
     assert (run.trainer.global_step, run.trainer.current_epoch) == (12, 3)
     assert run.module.schedule.ticks == 12
 
 
 def test_overfitted_batches_stay_the_same() -> None:
-    run = build(compose(["trainer.overfit_batches=1", "trainer.max_epochs=2"]))
+    run = build(composed(["trainer.overfit_batches=1", "trainer.max_epochs=2"]))
     seen: list[torch.Tensor] = []
     step = run.module.training_step
 
@@ -303,7 +296,7 @@ def test_overfitted_batches_stay_the_same() -> None:
 def test_runs_begun_in_the_same_second_have_a_directory_each() -> None:
     directories = set()
     for _ in range(3):
-        run = build(compose(["data=linear"]))
+        run = build(composed(["data=linear"]))
         run.directory.mkdir(parents=True)
         directories.add(run.directory)
     assert len(directories) == 3
@@ -311,7 +304,7 @@ def test_runs_begun_in_the_same_second_have_a_directory_each() -> None:
 
 def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> None:
     overrides = ["callbacks.best=null", "callbacks.last=null", "trainer.max_epochs=1"]
-    result = train(compose(overrides), tmp_path)
+    result = train(composed(overrides), tmp_path)
     assert result["checkpoints"] == {"best": None, "last": None}
     assert "test/accuracy" in result["metrics"]
 
@@ -340,10 +333,10 @@ def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> Non
 )
 def test_settings_that_leave_nothing_to_compute_are_refused(overrides: str, words: str) -> None:
     with pytest.raises(Refusal, match=words):
-        build(compose(overrides.split()))
+        build(composed(overrides.split()))
 
 
 def test_last_batch_of_one_sample_is_fine_where_it_is_left_out_or_never_reached() -> None:
     base = ["data=wine", "data.batch_size=3", "model.norm=batch"]
     for more in (["data.drop_last=true"], ["trainer.limit_train_batches=2"], ["model.norm=layer"]):
-        build(compose([*base, *more]))
+        build(composed([*base, *more]))

@@ -176,17 +176,25 @@ def start(directory: Path, *arguments: str) -> Command:
     return Command(directory, *SWEEP, "hydra.sweep.dir=sweep", *arguments)
 
 
-def test_every_sweep_ends_with_the_report(tmp_path: Path) -> None:
-    process = start(tmp_path, "optimizer.lr=0.1,1e30", "seed=0,1", "trainer.max_epochs=1")
+def test_sweep_goes_on_after_a_refused_and_a_failing_job_and_ends_with_the_report(
+    tmp_path: Path,
+) -> None:
+    process = start(tmp_path, "optimizer.lr=0.1,-1,1e30,0.2", "trainer.max_epochs=1")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     table = pd.read_csv(tmp_path / "sweep" / "results.csv")
-    assert list(table["status"]) == ["finished", "finished", "failed", "failed"]
+    assert list(table["status"]) == ["finished", "refused", "failed", "finished"]
+    for job, status in enumerate(table["status"]):
+        result = json.loads((tmp_path / "sweep" / str(job) / "result.json").read_text())
+        assert result["status"] == status
+    assert "job 1 refused: optimizer.lr=-1: must be at least 0." in err
+    assert re.search(r"job 2 failed: the (validation )?loss became", err)
+    assert "Traceback" not in err
     winner = table.loc[table["best"].idxmin()]
     assert f"\n  {winner['command']}\n" in out
     assert f"\n  python evaluate.py run={tmp_path / 'sweep' / str(winner['job'])}\n" in out
     assert out.endswith("sweep/results.csv\nsweep/report.html\n")
-    assert "2 of 4 jobs finished" in out
+    assert "2 of 4 jobs finished: sweep" in out
 
 
 def test_an_interrupted_sweep_has_its_report_too(tmp_path: Path) -> None:
@@ -196,6 +204,8 @@ def test_an_interrupted_sweep_has_its_report_too(tmp_path: Path) -> None:
             break
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
+    else:
+        pytest.fail("the second job has not begun")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130

@@ -24,13 +24,12 @@ from quartet.report import aside, classes, images, picture, values
 from quartet.report.seen import Seen
 from quartet.run import train
 
-RANDOM = np.random.default_rng(0)
-
 
 def made_up(samples: int, count: int) -> tuple[Any, Any]:
     """Probabilities and classes that have to do with each other."""
-    labels = RANDOM.integers(0, count, samples)
-    logits = RANDOM.standard_normal((samples, count)) + 1.5 * np.eye(count)[labels]
+    random = np.random.default_rng(0)
+    labels = random.integers(0, count, samples)
+    logits = random.standard_normal((samples, count)) + 1.5 * np.eye(count)[labels]
     return torch.tensor(logits).softmax(1).float().numpy(), labels
 
 
@@ -60,7 +59,7 @@ def test_confusion_matrix_is_sklearns(count: int) -> None:
 
 
 def test_outcomes_of_labels_are_their_confusion_matrices() -> None:
-    truth, said = RANDOM.integers(0, 2, (80, 3)), RANDOM.integers(0, 2, (80, 3))
+    truth, said = np.random.default_rng(0).integers(0, 2, (2, 80, 3))
     (panel,) = classes.outcomes(said, truth, ["a", "b", "c"], "title").figure.axes
     expected = metrics.multilabel_confusion_matrix(truth, said)
     cells = expected[:, [1, 1, 0, 0], [1, 0, 1, 0]]
@@ -144,8 +143,9 @@ def test_classes_without_positives_or_negatives_have_no_curve() -> None:
 
 
 def test_scatter_draws_every_sample() -> None:
-    labels = RANDOM.standard_normal((90, 2))
-    predictions = labels + 0.1 * RANDOM.standard_normal((90, 2))
+    random = np.random.default_rng(0)
+    labels = random.standard_normal((90, 2))
+    predictions = labels + 0.1 * random.standard_normal((90, 2))
     axes = values.scatter(predictions, labels, ["height", "weight"]).figure.axes
     first, residuals, side = axes[3:]
     assert first.get_title(loc="left") == "weight: Predicted against true"

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,7 +22,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
-from made import paint
+from made import composed, paint
 from processes import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -93,7 +93,7 @@ def crash(
     with mp.context() as patch:
         patch.setattr(quartet.build, "build", build)
         with pytest.raises(Crash):
-            train(compose(overrides), directory)
+            train(composed(overrides), directory)
 
 
 def resume(directory: Path, *overrides: str) -> dict[str, Any]:
@@ -152,6 +152,24 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture, "of_training", lambda run, seen: [])  # they take a second
 
 
+WHOLE: dict[tuple[str, ...], Path] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folder_of_wholes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    WHOLE.clear()
+    WHOLE[()] = tmp_path_factory.mktemp("whole")
+
+
+def uninterrupted(names: Sequence[str]) -> Path:
+    """Where a training of these options at one go lies, for several tests, which only read it."""
+    if tuple(names) not in WHOLE:
+        directory = WHOLE[()] / str(len(WHOLE))
+        train(composed(names), directory)
+        WHOLE[tuple(names)] = directory
+    return WHOLE[tuple(names)]
+
+
 Place = tuple[str, int]
 # Of 3 epochs of 4 batches; the second is counted from the first.
 TWICE: tuple[Place, ...] = (("on_train_batch_end", 3), ("on_train_epoch_start", 2))
@@ -165,8 +183,7 @@ def check(
 ) -> None:
     """Trains at one go, then with crashes and resumes, and compares."""
     names = [*TINY, EACH_STEP, *overrides]
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    train(compose(names), whole)
+    whole, run = uninterrupted(names), tmp_path / "run"
     for number, place in enumerate(places):
         again = [f"resume={run}"] if number else names
         crash(again, run, *place, monkeypatch)
@@ -194,11 +211,9 @@ RICH = (
 )
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    train(compose([*TINY, EACH_STEP, *RICH]), directory)
-    return directory
+@pytest.fixture
+def whole() -> Path:
+    return uninterrupted([*TINY, EACH_STEP, *RICH])
 
 
 @pytest.mark.parametrize(("hook", "number"), PLACES)
@@ -272,18 +287,20 @@ def test_early_stopping_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.Monk
     check(names, tmp_path, monkeypatch, places)
 
 
-@pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_optimizers_go_on_exactly(
-    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check([f"optimizer={optimizer}"], tmp_path, monkeypatch, [("on_train_batch_end", 6)])
+# Those that move the momentum too, with optimizers that have one; then each of the others.
+MOMENTUM = {"momentum": "one_cycle", "nesterov": "cyclic"}
+LEFT = [
+    [name for name in options("optimizer") if name not in MOMENTUM],
+    [name for name in options("scheduler") if name not in MOMENTUM.values()],
+]
+PAIRS = [*MOMENTUM.items(), *islice(zip(*map(cycle, LEFT), strict=False), max(map(len, LEFT)))]
 
 
-@pytest.mark.parametrize("scheduler", options("scheduler"))
-def test_schedulers_go_on_exactly(
-    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("optimizer", "scheduler"), PAIRS)
+def test_optimizers_and_schedulers_go_on_exactly(
+    optimizer: str, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["optimizer=momentum", f"scheduler={scheduler}", *SHORT.get(scheduler, [])]
+    names = [f"optimizer={optimizer}", f"scheduler={scheduler}", *SHORT.get(scheduler, [])]
     check(names, tmp_path, monkeypatch)
 
 
@@ -331,7 +348,8 @@ def test_samples_drawn_at_random_by_processes_go_on_exactly(
         return self.parts
 
     monkeypatch.setattr(DataModule, "load", load)
-    check([f"data.num_workers={workers}"], tmp_path, monkeypatch)
+    # The seed is that of all, said again, so that no other test has these options.
+    check([f"data.num_workers={workers}", "seed=0"], tmp_path, monkeypatch)
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
@@ -347,11 +365,11 @@ def test_tensorboard_shows_each_step_once(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [*TINY, EACH_STEP, "logger=tensorboard"]
-    train(compose(names), tmp_path / "whole")
+    whole = uninterrupted(names)
     crash(names, tmp_path / "run", *place, monkeypatch)
     time.sleep(1.1)  # files of events are ordered by the second
     resume(tmp_path / "run")
-    assert scalars(tmp_path / "run") == scalars(tmp_path / "whole")
+    assert scalars(tmp_path / "run") == scalars(whole)
     assert len(scalars(tmp_path / "run")["train/loss"]) == 3
 
 
@@ -455,8 +473,8 @@ def test_finished_run_trains_for_longer_as_if_it_had_been_meant_to(
     short: list[str], longer: list[str], tmp_path: Path
 ) -> None:
     names = [*TINY, "scheduler=step", "scheduler.step_size=1", "monitor.metric=val/loss"]
-    train(compose(names), tmp_path / "whole")
-    train(compose([*names, *short]), tmp_path / "run")
+    train(composed(names), tmp_path / "whole")
+    train(composed([*names, *short]), tmp_path / "run")
     resume(tmp_path / "run", *longer)
     assert_same(tmp_path / "whole", tmp_path / "run")
     assert not (tmp_path / "run/checkpoints/mid_epoch.ckpt").exists()
@@ -466,8 +484,8 @@ def test_extension_killed_at_its_start_is_one_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [*TINY, "scheduler=step", "scheduler.step_size=1"]
-    train(compose(names), tmp_path / "whole")
-    train(compose([*names, "trainer.max_steps=6"]), tmp_path / "run")
+    train(composed(names), tmp_path / "whole")
+    train(composed([*names, "trainer.max_steps=6"]), tmp_path / "run")
     again = [f"resume={tmp_path / 'run'}", "trainer.max_steps=-1"]
     crash(again, tmp_path / "run", "on_train_start", 1, monkeypatch)
     resume(tmp_path / "run")
@@ -479,14 +497,14 @@ def test_training_ended_by_the_clock_goes_on_as_if_it_had_not(
     batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [*TINY, "scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=3"]
-    train(compose(names), tmp_path / "whole")
+    train(composed(names), tmp_path / "whole")
 
     def check_time(self: Timer, trainer: Trainer) -> None:
         trainer.should_stop |= trainer.fit_loop.total_batch_idx + 1 >= batches
 
     with monkeypatch.context() as patch:
         patch.setattr(Timer, "_check_time_remaining", check_time)
-        train(compose([*names, "trainer.max_time=00:01:00:00"]), tmp_path / "run")
+        train(composed([*names, "trainer.max_time=00:01:00:00"]), tmp_path / "run")
     epoch, batch = divmod(batches, 4)
     reached = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert reached == 2 * epoch + math.ceil(batch / 3)  # windows of 3 and 1 batches
@@ -496,7 +514,7 @@ def test_training_ended_by_the_clock_goes_on_as_if_it_had_not(
 
 def test_extension_from_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     names = [*TINY, "scheduler=step", "scheduler.step_size=1", "trainer.max_steps=6"]
-    train(compose(names), tmp_path / "run")
+    train(composed(names), tmp_path / "run")
     path = tmp_path / "run/checkpoints/mid_epoch.ckpt"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Refusal, match=r"mid_epoch.ckpt .* is cut short.* ended within an epoch"):
@@ -508,7 +526,7 @@ def test_checkpoint_within_a_step_is_none_to_go_on_from(
 ) -> None:
     # A validation after the third batch, and two batches a step: best.ckpt holds half a step.
     names = [*TINY, *RICH, "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3"]
-    train(compose(names), tmp_path / "whole")
+    train(composed(names), tmp_path / "whole")
     crash(names, tmp_path / "run", "on_train_batch_start", 4, monkeypatch)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["best.ckpt"]
     resume(tmp_path / "run")
@@ -536,7 +554,7 @@ def test_patience_may_grow(tmp_path: Path) -> None:
     names = [*TINY, "callbacks=early_stopping", "optimizer.lr=0", "trainer.max_epochs=6"]
     patience = "callbacks.early_stopping.patience"
     for name, value in (("run", 1), ("whole", 3)):
-        train(compose([*names, f"{patience}={value}"]), tmp_path / name)
+        train(composed([*names, f"{patience}={value}"]), tmp_path / name)
     rows = [
         len((tmp_path / name / "metrics.csv").read_text().splitlines()) for name in ("run", "whole")
     ]
@@ -562,7 +580,7 @@ def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
 def test_damaged_result_is_none(content: str, tmp_path: Path) -> None:
-    result = train(compose([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
+    result = train(composed([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
     (tmp_path / "run/result.json").write_text(content)
     again = resume(tmp_path / "run")
     assert again["metrics"] == result["metrics"]
@@ -582,13 +600,13 @@ def test_any_directory_can_be_named(name: str) -> None:
 def test_what_is_left_of_a_run_is_not_written_over(left: str, tmp_path: Path) -> None:
     (tmp_path / left).mkdir()
     with pytest.raises(Refusal, match="already holds a run, and nothing in it was touched"):
-        train(compose(TINY), tmp_path)
+        train(composed(TINY), tmp_path)
 
 
 def test_new_run_does_not_write_where_one_is(done: Path) -> None:
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     with pytest.raises(Refusal, match="already holds a run, and nothing in it was touched"):
-        train(compose(TINY), done)
+        train(composed(TINY), done)
     assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
 
 
@@ -600,7 +618,7 @@ def test_record_that_directs_hydra_is_refused(tmp_path: Path) -> None:
 
 
 def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = train(compose([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
+    result = train(composed([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
     before = (tmp_path / "run/metrics.csv").stat().st_mtime_ns
     assert resume(tmp_path / "run") == result
     assert "has finished; trainer.max_epochs=N" in capsys.readouterr().out
@@ -610,7 +628,7 @@ def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("done") / "run"
-    train(compose([*TINY, "trainer.max_epochs=1"]), directory)
+    train(composed([*TINY, "trainer.max_epochs=1"]), directory)
     return directory
 
 
@@ -645,21 +663,21 @@ def test_longer_training_is_refused_where_the_schedule_was_made_for_the_shorter(
     tmp_path: Path,
 ) -> None:
     names = [*TINY, "trainer.max_epochs=2", "scheduler=cosine"]
-    train(compose(names), tmp_path / "run")
+    train(composed(names), tmp_path / "run")
     with pytest.raises(Refusal, match=r"scheduler.T_max was taken from .* 8 steps, .* for 12"):
         resume(tmp_path / "run", "trainer.max_epochs=3")
 
 
 def test_training_shorter_than_it_is_already_is_refused(tmp_path: Path) -> None:
-    train(compose(TINY), tmp_path / "run")
+    train(composed(TINY), tmp_path / "run")
     with pytest.raises(Refusal, match="max_epochs=1 lies before epoch 3"):
         resume(tmp_path / "run", "trainer.max_epochs=1")
 
 
 def test_other_workers_loggers_and_callbacks_are_no_change(tmp_path: Path) -> None:
     names = [*TINY, "scheduler=step", "scheduler.step_size=1"]
-    train(compose(names), tmp_path / "whole")
-    train(compose([*names, "trainer.max_epochs=2"]), tmp_path / "run")
+    train(composed(names), tmp_path / "whole")
+    train(composed([*names, "trainer.max_epochs=2"]), tmp_path / "run")
     resume(
         *(tmp_path / "run", "trainer.max_epochs=3", "data.num_workers=1", "+logger=tensorboard"),
         "callbacks.last.every_minutes=0.0001",
@@ -671,7 +689,7 @@ def test_other_workers_loggers_and_callbacks_are_no_change(tmp_path: Path) -> No
 
 
 def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    cfg = compose(TINY)
+    cfg = composed(TINY)
     cfg.resume = str(tmp_path)
     with pytest.raises(Refusal, match="holds no run"):
         train(cfg)
@@ -680,26 +698,25 @@ def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_run_cut_off_before_its_first_checkpoint_starts_from_the_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(compose(TINY), tmp_path / "whole")
+    whole = uninterrupted(TINY)
     crash(TINY, tmp_path / "run", "on_train_batch_end", 1, monkeypatch)
     resume(tmp_path / "run")
     assert "holds no checkpoint yet; it starts from the beginning" in capsys.readouterr().out
-    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
 
 
 def test_finished_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
-    train(compose([*TINY, "callbacks.best=null", "callbacks.last=null"]), tmp_path / "run")
+    train(composed([*TINY, "callbacks.best=null", "callbacks.last=null"]), tmp_path / "run")
     with pytest.raises(Refusal, match=r"no checkpoint to go on from.*Start it anew"):
         resume(tmp_path / "run")
 
 
 def test_moved_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [*TINY, EACH_STEP]
-    train(compose(names), tmp_path / "whole")
     crash(names, tmp_path / "before", "on_train_batch_end", 6, monkeypatch)
     (tmp_path / "before").rename(tmp_path / "after")
     resume(tmp_path / "after")
-    assert_same(tmp_path / "whole", tmp_path / "after")
+    assert_same(uninterrupted(names), tmp_path / "after")
 
 
 @pytest.mark.parametrize("name", ["every_n_steps", "every_minutes"])
@@ -771,8 +788,19 @@ def test_command_line_that_cannot_go_on_is_refused(
 # --- Processes -----------------------------------------------------------------------------------
 
 
+LONGEST = 300  # seconds that a process may take for anything
+
+
 def start(*arguments: str) -> Command:
     return Command(ROOT, *arguments)
+
+
+def wait_for(path: Path, process: Command, pause: float = 0.01) -> None:
+    """Returns once there is such a file, or the process has ended."""
+    end = time.monotonic() + LONGEST
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(pause)
 
 
 def finish(*arguments: str) -> str:
@@ -786,7 +814,9 @@ def kill(directory: Path, *arguments: str, number: int, delay: float) -> bool:
     """Kills a run some time after a checkpoint was written; returns whether it was under way."""
     process = start(f"hydra.run.dir={directory}", *arguments)
     path, seen, written = directory / "checkpoints/last.ckpt", 0, 0
+    end = time.monotonic() + LONGEST
     while process.poll() is None and seen < number:
+        assert time.monotonic() < end, f"only {seen} of {number} checkpoints"
         time.sleep(0.0005)
         if path.exists() and (at := path.stat().st_mtime_ns) != written:
             seen, written = seen + 1, at
@@ -800,9 +830,10 @@ def kill(directory: Path, *arguments: str, number: int, delay: float) -> bool:
 def test_killed_process_goes_on_exactly(tmp_path: Path) -> None:
     place = random.SystemRandom()
     number, delay = place.randint(1, 12), place.uniform(0, 0.01)
+    print(f"killed {delay} s after checkpoint {number}")  # for the report of a failure
     names = [*TINY, *RICH, EACH_STEP, "trainer.max_epochs=10"]
     assert kill(tmp_path / "run", *names, number=number, delay=delay), "it was too fast"
-    train(compose(names), tmp_path / "whole")
+    train(composed(names), tmp_path / "whole")
     finish(f"resume={tmp_path / 'run'}")
     assert_same(tmp_path / "whole", tmp_path / "run")
 
@@ -821,11 +852,9 @@ def test_two_starts_in_one_directory_leave_one_run(tmp_path: Path) -> None:
 def test_signal_while_the_result_is_written_loses_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     process = start(f"hydra.run.dir={directory}", *TINY, "trainer.max_epochs=100000")
-    while not (directory / "checkpoints/last.ckpt").exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_for(directory / "checkpoints/last.ckpt", process)
     process.send_signal(signal.SIGINT)
-    while not (directory / ".result.json").exists() and process.poll() is None:
-        pass
+    wait_for(directory / ".result.json", process, pause=0)
     process.send_signal(signal.SIGINT)
     output = "".join(process.communicate(timeout=300))
     assert process.returncode == 130, output
@@ -852,8 +881,7 @@ def test_signals_wait_for_what_must_not_be_broken_off() -> None:
 def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     process = start(f"hydra.run.dir={directory}", *TINY, "trainer.max_epochs=100000")
-    while not (directory / "checkpoints/last.ckpt").exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_for(directory / "checkpoints/last.ckpt", process)
     process.terminate()
     output = "".join(process.communicate(timeout=300))
     assert process.returncode == 143, output
@@ -866,7 +894,6 @@ def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
     assert (directory / ".hydra/config.yaml").exists()
 
 
-PAIRS = list(zip(options("optimizer"), cycle(options("scheduler"))))
 # Dropout and shuffling besides, in all of them.
 MORE = (
     [],
@@ -899,7 +926,7 @@ def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
             *(f"scheduler={scheduler}", *SHORT.get(scheduler, []), *more),
         ]
         whole, run = tmp_path / f"whole-{index}", tmp_path / f"run-{index}"
-        train(compose(names), whole)
+        train(composed(names), whole)
         kills += kill(run, *names, number=place.randint(1, 20), delay=place.uniform(0, 0.02))
         if index % 4:
             resume(run)

@@ -4,29 +4,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import composed
 
 from quartet.after import evaluate
 from quartet.build import build, compose
 from quartet.check import Refusal
-from quartet.report import picture
 from quartet.run import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 FAST = ("trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("before") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(picture, "curves", lambda directory: directory)
-        train(compose([*FAST, "data=wine", "callbacks=ema"]), directory)
+    train(composed([*FAST, "data=wine", "callbacks=ema"]), directory)
     return directory
 
 
 def test_model_begins_with_the_weights_of_the_run_that_were_tested(before: Path) -> None:
     saved = torch.load(before / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     for place in (before, before / "checkpoints" / "best.ckpt"):
-        run = build(compose(["data=wine", f"model.weights='{place}'", "seed=5"]))
+        run = build(composed(["data=wine", f"model.weights='{place}'", "seed=5"]))
         for name, value in run.module.model.state_dict().items():
             assert torch.equal(value, saved[f"model.{name}"])
 
@@ -36,16 +35,16 @@ def test_what_fits_is_taken_and_the_rest_told(
 ) -> None:
     names = ["data=digits", "model.hidden=[128,64]", "seed=5"]
     with pytest.raises(Refusal) as refused:
-        build(compose([*names, f"model.weights='{before}'"]))
+        build(composed([*names, f"model.weights='{before}'"]))
     assert str(refused.value) == (
         f"model.weights={before}: {before}/checkpoints/best.ckpt does not fit this model: "
         "layers.0.weight (128, 13) there, (128, 64) here; layers.2.weight (3, 128) there, (64, 128) "
         "here; layers.2.bias (3) there, (64) here; layers.4.weight only here; layers.4.bias only "
         "here; choose the model that it is of, or take what fits with model.strict=false."
     )
-    fresh = build(compose(names)).module.model.state_dict()
+    fresh = build(composed(names)).module.model.state_dict()
     with caplog.at_level("INFO"):
-        run = build(compose([*names, f"model.weights='{before}'", "model.strict=false"]))
+        run = build(composed([*names, f"model.weights='{before}'", "model.strict=false"]))
     assert "1 of 6 tensors from" in caplog.text
     assert "left out: layers.0.weight (128, 13) there, (128, 64) here" in caplog.text
     changed = {k for k, v in run.module.model.state_dict().items() if not torch.equal(v, fresh[k])}
@@ -58,13 +57,13 @@ def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path
     file = other / "checkpoints" / "best.ckpt"
     file.write_bytes((before / "checkpoints/best.ckpt").read_bytes())
     names = [*FAST, "data=wine", f"model.weights='{other}'"]
-    result = train(compose(names), run)
+    result = train(composed(names), run)
     file.unlink()
-    figures = evaluate(compose(names), run)
+    figures = evaluate(composed(names), run)
     assert figures == {k: v for k, v in result["metrics"].items() if k.startswith("test/")}
     assert train(compose([f"resume={run}", "trainer.max_epochs=2"]))["status"] == "finished"
     with pytest.raises(Refusal, match=r"holds no best.ckpt or last.ckpt; name the directory of a"):
-        build(compose(names))
+        build(composed(names))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path
 )
 def test_weights_that_are_not_there_are_refused(overrides: str, words: str) -> None:
     with pytest.raises(Refusal, match=words):
-        build(compose(overrides.split()))
+        build(composed(overrides.split()))
 
 
 def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
@@ -87,16 +86,16 @@ def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
     with pytest.raises(
         Refusal, match=r"nothing in .*best.ckpt fits this model: layers.0.weight on"
     ):
-        build(compose(names))
+        build(composed(names))
 
 
 def test_torchvision_models_begin_with_a_run_too(tmp_path: Path) -> None:
     names = ["model=torchvision", "model.name=squeezenet1_1", "model.image_size=32"]
-    run = build(compose(names))
+    run = build(composed(names))
     state = {f"model.{name}": value + 1 for name, value in run.module.model.state_dict().items()}
     from quartet.storage import save
 
     save({"state_dict": state}, tmp_path / "other.ckpt")
-    again = build(compose([*names, f"model.weights='{tmp_path}/other.ckpt'"]))
+    again = build(composed([*names, f"model.weights='{tmp_path}/other.ckpt'"]))
     for name, value in again.module.model.state_dict().items():
         assert torch.equal(value, state[f"model.{name}"])

@@ -1,0 +1,51 @@
+"""What tests compose in a short way is what `compose` gives."""
+
+import pytest
+from made import composed
+from omegaconf import DictConfig, OmegaConf
+
+from quartet.build import compose
+
+
+def told(cfg: DictConfig) -> object:
+    return OmegaConf.to_container(cfg), OmegaConf.is_struct(cfg), OmegaConf.is_struct(cfg.model)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "optimizer.lr=0.1 data=diabetes loss=huber seed=3",
+        "loss=huber data=diabetes metrics=none",
+        "data=csv data/task=multilabel data.target=[red,round] data.path=a.csv",
+        "+model.hiden=[3] ++optimizer.new={a:{b:1}} ++optimizer.lr=2",
+        "~model.hidden ~optimizer model._target_=a.B",
+        "~optimizer.betas optimizer=muon",
+        "callbacks=[ema,early_stopping] callbacks.early_stopping.patience=3",
+        "logger=tensorboard trainer=smoke",
+        "experiment=optimizers trainer.max_epochs=1",
+        "+evil={_target_:os.system} +loss.a=${evil} model.hidden=${foo} seed=???",
+        "callbacks.last=null model.weights='a=b'",
+        "hydra.run.dir=x optimizer=sgd",
+    ],
+)
+def test_composed_is_compose(line: str) -> None:
+    words = line.split()
+    for _ in range(2):  # the second from what was kept of the first
+        assert told(composed(words)) == told(compose(words))
+
+
+@pytest.mark.parametrize("line", ["nothing=3", "optimizer=nope", "model.nope=1", "~nope", "a=[1"])
+def test_what_cannot_be_composed_raises_the_same(line: str) -> None:
+    with pytest.raises(Exception, match=r".") as short:
+        composed([line])
+    with pytest.raises(Exception, match=r".") as whole:
+        compose([line])
+    assert short.type is whole.type
+    assert str(short.value) == str(whole.value)
+
+
+def test_a_change_of_one_is_none_of_the_next() -> None:
+    cfg = composed(["optimizer=sgd"])
+    cfg.optimizer.lr, cfg.model.hidden = 7, []
+    assert told(composed(["optimizer=sgd"])) == told(compose(["optimizer=sgd"]))
