@@ -484,6 +484,12 @@ def test_a_url_is_verified_and_loaded_as_plain_data(tmp_path: Path) -> None:
         load(f"file://{path}")
 
 
+@pytest.mark.parametrize("place", ["reference://a::/b.json", "memory://a", "simplecache::http://a"])
+def test_an_address_of_another_kind_is_refused(place: str) -> None:
+    with pytest.raises(CheckpointError, match="must begin with file, http, https"):
+        load(place)
+
+
 def test_lightning_cannot_ask_for_more_than_weights(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "last.ckpt", {"a": Payload(tmp_path / "canary")})
     for asked in (None, False, True):

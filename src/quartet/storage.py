@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LABEL = b"quartet sha256 "
 SUFFIX = ".ckpt"
+SCHEMES = ("file", "http", "https", "s3", "gs", "abfs", "hf")  # of addresses
 SEAL = len(LABEL) + hashlib.sha256().digest_size * 2
 ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 LISTS = (list, tuple, set)
@@ -251,8 +252,11 @@ def joined(key: str, name: Any) -> str:
 
 
 def opened(path: str | Path) -> IO[bytes]:
-    if "://" not in str(path):
+    scheme = str(path).partition("://")[0]
+    if scheme == str(path):
         return Path(path).open("rb")
+    if scheme not in SCHEMES:  # some of fsspec's many build an address of what other files say
+        raise CheckpointError(f"{path} cannot be read: must begin with {', '.join(SCHEMES)}.")
     try:
         with fsspec.open(str(path), "rb") as file:
             return io.BytesIO(file.read())

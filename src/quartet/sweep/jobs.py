@@ -104,7 +104,7 @@ class Table:
             return
         try:
             told = json.loads(self.path.read_text())
-            self.command = told["command"]
+            self.command = [str(each) for each in told["command"]]
             self.jobs = {
                 int(number): Job(self.directory / number, **job)
                 for number, job in told["jobs"].items()
