@@ -111,7 +111,7 @@ def locate(
     """
     families = FAMILIES if families is None else families
     refusal = ValueError(
-        "is none of the classes that a configuration may name: those of "
+        "is no part of a training that a configuration may name, as those of "
         f"{', '.join(dict.fromkeys(module for module, _ in families))}; name one of them, or, if "
         f"you trust it, allow it in FAMILIES of {OWN}/allow.py."
     )
