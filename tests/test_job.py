@@ -205,15 +205,21 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert result(next(tmp_path.glob("outputs/*/*")))["status"] == "interrupted"
 
 
-def test_signal_while_torch_is_imported_ends_before_anything_begins(tmp_path: Path) -> None:
+@pytest.mark.parametrize("twice", [False, True])
+def test_signal_while_torch_is_imported_ends_before_anything_begins(
+    twice: bool, tmp_path: Path
+) -> None:
     process = anew(tmp_path, *ENDLESS)
     wait_for("outputs/*/*/train.log", tmp_path, process)
     time.sleep(0.4)
     process.send_signal(signal.SIGTERM)
+    if twice:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 143
+    assert process.returncode == (130 if twice else 143)
     assert "Traceback" not in err
-    assert not list(tmp_path.glob("outputs/*/*/*"))
+    assert twice or not list(tmp_path.glob("outputs/*/*/*"))
 
 
 @pytest.mark.slow

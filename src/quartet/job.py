@@ -49,7 +49,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
     directory = Path(hydra.runtime.output_dir)
     secret.watch_logs(cfg)
     try:
-        with stop.held():
+        with stop.held(imports=True):
             from quartet.check import Refusal
             from quartet.report.text import plan
             from quartet.run import quieten, train

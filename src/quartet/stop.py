@@ -23,6 +23,7 @@ class Stop:
         self.waits = False
         self.listens = False
         self.broke_off = False
+        self.imports = False
         self.late: list[int] | None = None  # signals that came while nothing may be broken off
 
     def listen(self) -> None:
@@ -53,6 +54,8 @@ class Stop:
         if self.late is not None:
             self.late.append(number)
             return
+        if self.asked and self.imports:
+            os._exit(128 + number)  # broken off in any other way, an import of torch aborts
         self.broke_off = bool(self.asked) or not self.waits
         self.asked = 128 + number
         if self.broke_off:
@@ -74,16 +77,17 @@ class Stop:
             raise
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, imports: bool = False) -> Iterator[None]:
         """Within it, a signal is remembered only; the code run may look at `asked` and call `now`.
 
         For training steps, and for imports, some of which abort the process when they are broken off.
         """
         self.hold()
+        self.imports = imports
         try:
             yield
         finally:
-            self.waits = False
+            self.waits = self.imports = False
         self.release()
 
     @contextmanager
