@@ -104,8 +104,12 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
 
 
 def test_what_slurm_may_run_stands_in_its_file_or_on_the_command_line(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("quartet.launch.cluster.find_spec", lambda *_: True)
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/theirs.yaml").write_text(
         "# @package _global_\n"
