@@ -60,7 +60,6 @@ class Login(nn.MSELoss):
         if self.fails and len(outputs) > 10:
             raise PermissionError(f"{self.key} is not accepted")
         return super().forward(outputs, targets)
-
 '''
 
 

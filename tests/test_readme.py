@@ -103,10 +103,8 @@ def test_command_ends_well(
         command += " trainer.max_epochs=1" if "-m" in words else " trainer.max_epochs=3"
     if "-m experiment" in command:  # two of its 51 jobs
         command += " optimizer=sgd,adam seed=0"
-    if (
-        alone := command.startswith("python train.py")
-        and not {"-m", "--help", "check=only"} & words
-    ):
+    alone = command.startswith("python train.py") and not {"-m", "--help", "check=only"} & words
+    if alone:
         command += " hydra.run.dir=run"
     assert run(command, monkeypatch) == 0, capsys.readouterr().err
     if alone:
