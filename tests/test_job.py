@@ -216,7 +216,8 @@ def test_signal_while_torch_is_imported_ends_before_anything_begins(
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == (130 if twice else 143)
+    # Of two that wait for Python, it takes the one with the smaller number first.
+    assert process.returncode in ((130, 143) if twice else (143,))
     assert "Traceback" not in err
     assert twice or not list(tmp_path.glob("outputs/*/*/*"))
 
