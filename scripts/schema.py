@@ -141,8 +141,8 @@ def of_hint(hint: Any) -> dict[str, Any]:
     kind = origin or hint
     if origin in (Union, types.UnionType):
         # In an order of our own: Python 3.14 has that in which a union was met first.
-        each = sorted((of_hint(one) for one in inner), key=str)
-        return {"anyOf": each} if all(each) else {}
+        each = {str(found): found for found in map(of_hint, inner)}
+        return {"anyOf": [each[name] for name in sorted(each)]} if all(each.values()) else {}
     if origin is Literal:
         return {"enum": list(inner)}
     if kind in JSON:

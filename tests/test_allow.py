@@ -488,6 +488,9 @@ def test_nothing_is_written_through_a_link(
     for folder in ("run/.hydra", "run/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "run/.hydra/config.yaml").write_text("seed: 0\n")
+    if key == "sweep.resume":
+        told = {"command": ["seed=1"], "jobs": {"0": {"overrides": ["seed=1"], "conf": ""}}}
+        (tmp_path / "run/sweep.json").write_text(json.dumps(told))
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
     done = command(script, tmp_path, f"{key}=run")
@@ -571,6 +574,18 @@ def test_a_record_sends_no_secret_and_writes_nowhere_else(
         "model.weights=http://b.example/${oc.env:ACCESS}",
         "logger.a.uri=http://c.example",
     ]
+
+
+def test_a_reference_of_a_record_that_leads_nowhere_is_refused(
+    composed: DictConfig, tmp_path: Path
+) -> None:
+    cfg = composed.copy()
+    with open_dict(cfg):
+        cfg.pop("hydra")
+        cfg.model.hidden = "${nowhere}"
+    storage.save({"state_dict": {}}, tmp_path / "checkpoints" / "best.ckpt")
+    with pytest.raises(Refusal, match=r"model.hidden=\$\{nowhere\}: .*; name a key that is there"):
+        evaluate(cfg, tmp_path)
 
 
 def test_links_within_a_directory_and_those_of_wandb_are_none_of_ours(tmp_path: Path) -> None:

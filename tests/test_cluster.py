@@ -75,6 +75,13 @@ def test_engine_that_is_not_installed_is_named_with_its_extra(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every engine were installed."""
+    monkeypatch.setattr("quartet.launch.cluster.find_spec", lambda *_: True)
+
+
+@pytest.mark.usefixtures("_engines")
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -93,23 +100,18 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
     message: str,
     sweep: Sweep,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("quartet.launch.cluster.find_spec", lambda *_: True)
     launcher, *rest = setting
     assert sweep("-m", "seed=1,2", f"launcher={launcher}", *rest) == (2, [])
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("_engines")
 def test_what_slurm_may_run_stands_in_its_file_or_on_the_command_line(
-    sweep: Sweep,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("quartet.launch.cluster.find_spec", lambda *_: True)
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/theirs.yaml").write_text(
         "# @package _global_\n"
@@ -118,7 +120,24 @@ def test_what_slurm_may_run_stands_in_its_file_or_on_the_command_line(
     )
     theirs = ["-m", "seed=1,2", "launcher=slurm", "hydra.searchpath=[file://conf]"]
     assert sweep(*theirs, "experiment=theirs") == (2, [])
-    assert "launcher.setup: must stand in conf/launcher/slurm.yaml or on" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "launcher.setup=['touch canary']: must stand in conf/launcher/slurm.yaml or on" in told
+
+
+@pytest.mark.usefixtures("_engines")
+def test_an_experiment_cannot_choose_the_cluster(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/theirs.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [override /hydra/launcher: quartet_ray]\n"
+        "hydra: {launcher: {address: 'ray://evil:1'}}\n"
+    )
+    theirs = ["-m", "seed=1,2", "launcher=ray", "hydra.searchpath=[file://conf]"]
+    assert sweep(*theirs, "experiment=theirs") == (2, [])
+    told = capsys.readouterr().err
+    assert "launcher.address=ray://evil:1: must stand in conf/launcher/ray.yaml or on" in told
 
 
 # submitit on this machine

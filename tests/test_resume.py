@@ -542,7 +542,7 @@ def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
         patch.setattr(picture, "of_training", Mock(side_effect=SystemExit(130)))
         with pytest.raises(SystemExit):
             train(compose(names), tmp_path / "run")
-    assert command.told(tmp_path / "run")["status"] == "interrupted"
+    assert command.result_of(tmp_path / "run")["status"] == "interrupted"
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 1 + 3  # all epochs
     again = resume(tmp_path / "run")
     assert again["metrics"] == whole["metrics"]
@@ -854,7 +854,7 @@ def test_signal_while_the_result_is_written_loses_nothing(tmp_path: Path) -> Non
     process = start(f"hydra.run.dir={directory}", *TINY, "trainer.max_epochs=100000")
     wait_for(directory / "checkpoints/last.ckpt", process)
     process.send_signal(signal.SIGINT)
-    wait_for(directory / ".result.json", process, pause=0)
+    wait_for(directory / ".result.json.part", process, pause=0)
     process.send_signal(signal.SIGINT)
     output = "".join(process.communicate(timeout=300))
     assert process.returncode == 130, output

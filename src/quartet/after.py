@@ -52,7 +52,7 @@ def evaluate(
     file = record.write_new(
         Path(directory),
         f"evaluation-{split}.json",
-        {"checkpoint": secret.hide(path, cfg), "split": split, "metrics": figures},
+        {"checkpoint": secret.hide(path), "split": split, "metrics": figures},
     )
     pictures = picture.of_evaluation(run, seen, file)
     print(text.columns(figures), "written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")

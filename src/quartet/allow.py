@@ -68,20 +68,9 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in (
-        *("data.check", "data.loader", "data.split"),
-        *("after", "allow", "averaging", "build", "check", "checkpoint", "command", "export"),
-        *(
-            "find",
-            "foreign",
-            "inputs",
-            "job",
-            "launch",
-            "lean",
-            "logger",
-            "meter",
-            "module",
-            "prediction",
-        ),
+        *("after", "allow", "averaging", "build", "check", "checkpoint", "command"),
+        *("data.check", "data.loader", "data.split", "export", "files", "find", "foreign"),
+        *("inputs", "job", "launch", "lean", "logger", "meter", "module", "prediction"),
         *("progress", "ranges", "rank", "record", "report", "resume", "run", "schema"),
         *("search", "secret", "sharding", "slurm", "stop", "storage", "sweep", "trained"),
         *("unfreezing", "weights"),
@@ -262,11 +251,11 @@ def found_in_hydra(node: DictConfig | ListConfig, key: str, depth: int = 0) -> I
 
 def in_record(text: str) -> list[str]:
     """What a run's own ``config.yaml`` must not hold: what would direct Hydra, which writes none."""
-    # Its lines are Python's, of which a line feed ends but one kind.
+    # As Hydra reads it: a line feed is not all that ends a line.
     if any(re.match(r"\s*#[#\s]*@", line) for line in text.splitlines()):
         return ["@package: a run's record says no such thing."]
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
             return ["*: a run's record repeats nothing by a reference."]
         loaded = OmegaConf.create(text)
     except Exception:  # Hydra says better what is wrong with it

@@ -180,12 +180,12 @@ class Continuation(Callback):
         if trainer.state.fn != TrainerFn.FITTING or "continuation" not in checkpoint:
             return
         self.loaded = loaded = checkpoint["continuation"]
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if (
-                isinstance(callback, EarlyStopping)
-                and callback.state_key in checkpoint["callbacks"]
-            ):
-                checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience
+        saved = checkpoint["callbacks"]
+        for each in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(each, EarlyStopping) and each.state_key in saved:
+                saved[each.state_key]["patience"] = (
+                    each.patience
+                )  # Lightning would keep the old one
         if len(loaded["random"]) != trainer.world_size:
             raise ValueError(
                 f"the checkpoint is of {len(loaded['random'])} processes and cannot go on with "

@@ -33,19 +33,14 @@ def start_from(own: Sequence[str]) -> None:
         return  # --cfg and the like, or a command line that was rewritten before
     given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
     if "run" not in given:
-        print(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME", file=sys.stderr)
-        raise SystemExit(2)
+        leave(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME")
     directory = Path(given["run"])
     if not (directory / ".hydra" / "config.yaml").is_file():
-        print(
-            f"run={directory} holds no run: {directory}/.hydra/config.yaml is missing.",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+        leave(f"run={directory} holds no run: {directory}/.hydra/config.yaml is missing.")
     refuse(directory, directory / ".hydra" / "config.yaml")
     options = {key: given.pop(key) for key in list(given) if is_option(key, given[key])}
     again = [f"+trainer={options.pop('trainer')}"] if "trainer" in options else []
-    chosen = told(directory).get("choices", {})
+    chosen = result_of(directory).get("choices", {})
     for group, option in options.items():
         if chosen.get(group) != option:  # else it is what the run has anyway
             leave(
@@ -192,7 +187,7 @@ def forget(record: Path) -> None:
         shutil.rmtree(record, ignore_errors=True)
 
 
-def told(directory: str | Path) -> dict[str, Any]:
+def result_of(directory: str | Path) -> dict[str, Any]:
     """A run's result.json; empty if it has none, or something has damaged it."""
     try:
         content = json.loads((Path(directory) / "result.json").read_text())

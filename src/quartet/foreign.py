@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from quartet import secret
 
@@ -46,22 +47,26 @@ def faults(cfg: DictConfig, directory: str | Path) -> list[str]:
         cfg: Of a run that goes on, or is evaluated.
         directory: Of the run.
     """
-    given = {argument.lstrip("+").partition("=")[0] for argument in sys.argv[1:]}
+    secret.note(cfg)
+    given = set(map(key_of, sys.argv[1:]))
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.directory = str(directory)
-    told: Any = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        told: Any = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:  # a reference that leads nowhere, by which nothing is built
+        return []
     leaves = [(key, text) for key, text in texts(told) if key not in given]
     found = [
-        f"{key}={secret.hide(text, cfg)}: lies outside {directory}; if it shall be so, repeat {key} "
+        f"{key}={secret.hide(text)}: lies outside {directory}; if it shall be so, repeat {key} "
         "on the command line."
         for key, text in leaves
         if key.startswith(("logger.", "callbacks.", "trainer.")) and leaves_it(key, text, directory)
     ]
-    values = [value for _, value in secret.secrets(cfg)]
+    values = [value for _, value in secret.secrets()]
     carriers = {node_of(key) for key, text in leaves if any(value in text for value in values)}
     return found + [
-        f"{key}={secret.hide(text, cfg)}: sends a value of your environment to an address in the "
+        f"{key}={secret.hide(text)}: sends a value of your environment to an address in the "
         f"run's record; if it shall, repeat {key} on the command line."
         for key, text in leaves
         if "://" in text and text not in values and node_of(key) in carriers
@@ -95,7 +100,7 @@ def directs(override: Any) -> bool:
     """Whether an override of a sweep has other files, machines or programs come into play."""
     if not isinstance(override, str) or re.search(r"\$\{.*://|://.*\$\{", override):
         return True
-    key = override.lstrip("+~").partition("=")[0]
+    key = key_of(override)
     if not key.startswith("hydra"):
         return False
     elsewhere = key in ("hydra.launcher.address", "hydra.launcher.env")
@@ -105,6 +110,9 @@ def directs(override: Any) -> bool:
 
 def is_setting(override: Any) -> bool:
     """Whether an override of a sweep's job is one of its training, and directs nothing."""
-    return not directs(override) and not re.match(
-        NO_SETTING, override.lstrip("+~").partition("=")[0]
-    )
+    return not directs(override) and not re.match(NO_SETTING, key_of(override))
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets, adds or takes away."""
+    return override.lstrip("+~").partition("=")[0]

@@ -47,7 +47,8 @@ def job(cfg: DictConfig) -> float | None:
 def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
     """As `job`, in a directory that no other process works in."""
     directory = Path(hydra.runtime.output_dir)
-    secret.watch_logs(cfg)
+    secret.note(cfg)
+    secret.watch_logs()
     try:
         with stop.held(imports=True):
             from quartet.check import Refusal
@@ -185,7 +186,7 @@ def refusals(cfg: DictConfig) -> Iterator[None]:
     """Turns a refusal into a message and exit status 2."""
     from quartet.check import Refusal
 
-    secret.secrets(cfg)  # notes them, for whatever shows a value
+    secret.note(cfg)
     try:
         yield
     except Refusal as refusal:

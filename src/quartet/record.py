@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from quartet import allow, rank, schema, secret
+from quartet import allow, files, rank, schema, secret
 from quartet.command import accept, records
 from quartet.sweep.directory import holds_run
 
@@ -66,7 +66,7 @@ def own(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 def failure(status: str, error: BaseException, cfg: DictConfig | None) -> dict[str, Any]:
     """What result.json says of a run that did not finish."""
-    message = secret.hide(str(error), cfg)
+    message = secret.hide(str(error))
     return {"status": status, "error": {"type": type(error).__name__, "message": message}}
 
 
@@ -99,21 +99,11 @@ def summary(run: "Run") -> dict[str, Any]:
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Writes result.json whole or not at all, even if power fails."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_whole(directory / "result.json", result)
+    files.write(directory / "result.json", as_json(result))
 
 
-def write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all, even if power fails."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        temporary.unlink(missing_ok=True)  # of a process that was killed
-        with naming(path), temporary.open("x") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def as_json(content: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(content, indent=2)}\n".encode()
 
 
 def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
@@ -171,7 +161,7 @@ def write_logged_runs(run: "Run") -> None:
             _ = logger.experiment  # type: ignore[attr-defined]  # begins it
             found[name] = {argument: logger.version}
     if found:
-        write_whole(run.directory / "loggers.json", found)
+        files.write(run.directory / "loggers.json", as_json(found))
 
 
 def logged_run(directory: Path, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +190,7 @@ def hyperparameters(
     ]
     told += leaves("", config)
     written = dict(leaves("", OmegaConf.to_container(cfg, resolve=False)))
-    found = secret.secrets(cfg)
+    found = secret.secrets()
     return {
         name: references(value, written.get(name), found)
         for name, value in told

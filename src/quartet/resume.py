@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet import foreign
-from quartet.command import is_filled, records, told
+from quartet.command import is_filled, records, result_of
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -63,7 +63,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     faults = foreign.links(directory) + foreign.faults(cfg, directory)
     if faults := faults or changes(flat(begun[0]), flat(cfg), str(directory)):
         raise Refusal(faults)
-    finished = told(directory).get("status") == "finished"
+    finished = result_of(directory).get("status") == "finished"
     if not finished and not any(directory.glob("checkpoints/*.ckpt")):
         return Place(None, 0, extended=False)
     try:
@@ -172,4 +172,4 @@ def choices(directory: Path) -> dict[str, Any]:
     record = directory / ".hydra" / "hydra.yaml"
     if is_filled(record):
         return dict(OmegaConf.load(record).hydra.runtime.choices)
-    return dict(told(directory).get("choices", {}))
+    return dict(result_of(directory).get("choices", {}))

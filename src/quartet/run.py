@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from quartet import record
-from quartet.command import told
+from quartet.command import result_of
 from quartet.stop import stop
 from quartet.sweep import jobs
 
@@ -61,7 +61,7 @@ def play(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dic
         place = resume.place_of(cfg)
         if place is None:
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
-            return told(directory)
+            return result_of(directory)
     run = build(cfg, directory)
     if place and (faults := resume.check_length(run, cfg, place.epoch)):
         raise Refusal(faults)

@@ -22,16 +22,17 @@ SHORTEST = 8  # "1" or "gpu" is no secret, and hiding it would spoil every messa
 named: set[str] = set()  # by the configurations of this process
 
 
-def hide(text: str, cfg: DictConfig | None = None) -> str:
+def note(cfg: DictConfig) -> None:
+    """Has the values that a configuration takes by ``${oc.env:NAME}`` hidden from here on."""
+    named.update(NAMED.findall(str(OmegaConf.to_container(cfg, resolve=False))))
+
+
+def hide(text: str) -> str:
     """The text, with values of the environment as the references that stand for them.
 
     Characters that would direct a terminal are written out.
-
-    Args:
-        text: Of a message.
-        cfg: Names variables by ``${oc.env:NAME}``, as the command line and those before it may.
     """
-    text = replace(text, secrets(cfg))
+    text = replace(text, secrets())
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
@@ -46,39 +47,28 @@ def replace(text: str, found: Iterable[tuple[str, str]]) -> str:
     return text
 
 
-def secrets(cfg: DictConfig | None) -> list[tuple[str, str]]:
+def secrets() -> list[tuple[str, str]]:
     """Names and values, the longest value first: it may hold another."""
-    written = {} if cfg is None else OmegaConf.to_container(cfg, resolve=False)
-    named.update(NAMED.findall(f"{' '.join(sys.argv)} {written}"))
+    known = named.union(NAMED.findall(" ".join(sys.argv)))
     found = [
         (name, value)
         for name, value in os.environ.items()
-        if len(value) >= SHORTEST and (name in named or PRIVATE.search(name))
+        if len(value) >= SHORTEST and (name in known or PRIVATE.search(name))
     ]
     return sorted(found, key=lambda pair: len(pair[1]), reverse=True)
 
 
 class Hide(logging.Filter):
-    """Lets a log say nothing of them, in tracebacks neither.
-
-    Args:
-        cfg: As for `hide`.
-    """
-
-    def __init__(self, cfg: DictConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
+    """Lets a log say nothing of them, in tracebacks neither."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = hide(record.getMessage(), self.cfg), None
+        record.msg, record.args = hide(record.getMessage()), None
         if record.exc_info:
-            told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-            record.exc_text = hide(told, self.cfg)
+            record.exc_text = hide("".join(traceback.format_exception(*record.exc_info)).rstrip())
         return True
 
 
-def watch_logs(cfg: DictConfig) -> None:
+def watch_logs() -> None:
     """Has every handler of the root logger hide them; those of a job are made for it."""
-    secrets(cfg)  # notes them, for whatever shows a value
     for handler in logging.getLogger().handlers:
-        handler.addFilter(Hide(cfg))
+        handler.addFilter(Hide())

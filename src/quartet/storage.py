@@ -7,11 +7,9 @@ the archive, are the SHA-256 of all bytes before them: file and checksum are one
 import hashlib
 import io
 import logging
-import os
 import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +17,8 @@ import fsspec  # type: ignore[import-untyped]
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
+
+from quartet import files
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class DurableCheckpoints(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         if self.within(path).suffix == SUFFIX:
-            remove(Path(path))
+            files.remove(Path(path))
 
     def within(self, path: str | Path) -> Path:
         """The path, if it is in the run's directory."""
@@ -76,8 +76,6 @@ class DurableCheckpoints(TorchCheckpointIO):
 def save(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Writes a checkpoint so that `path` is the old one or the new one at every moment.
 
-    It reaches the disk before it takes the name of the old one; power may fail at any time.
-
     Raises:
         CheckpointError: it holds more than tensors and plain containers, or cannot be written; the
             old one is then intact, and nothing else is left behind.
@@ -89,26 +87,15 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
             "lists and dictionaries only, so that loading it can run nothing."
         )
     content = sealed(checkpoint)
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # of a process that was killed
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        flush_folder(path.parent)
+        files.write(path, content)
     except OSError as error:
-        remove(temporary)  # before the room is measured
         raise CheckpointError(
             f"{path} was not written: {len(content):,} bytes, {error.strerror or error}"
             f"{room(path.parent)}; make room or write elsewhere, with hydra.run.dir=FOLDER. "
             f"{'The one before it is intact.' if path.exists() else 'There is none before it.'}"
         ) from error
-    except BaseException:
-        remove(temporary)
-        raise
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -266,21 +253,6 @@ def opened(path: str | Path) -> IO[bytes]:
 
 def size(file: IO[bytes]) -> int:
     return file.seek(0, io.SEEK_END)
-
-
-def flush_folder(folder: Path) -> None:
-    """Flushes the names of a folder's files to disk, where the system can."""
-    with suppress(OSError):  # Windows and some network folders cannot
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
 
 
 def room(folder: Path) -> str:

@@ -126,27 +126,26 @@ class LocalLauncher(Launcher):
 
 
 def told_here(config: DictConfig, launcher: str, names: Iterable[str]) -> list[str]:
-    """What may bring other machines or programs into play, and is not this project's own wish.
+    """Settings by which other machines or programs run, and which are not this project's own.
 
     Args:
         config: Of everything.
-        launcher: Whose file in conf/launcher/ tells the settings that are.
-        names: Of settings. Two must be as this file or the command line has them; others that it
-            does not know must be on the command line.
+        launcher: The usual option in conf/launcher/; another one may have been chosen.
+        names: Of settings that must be as the option's file or the command line has them.
     """
     from quartet.command import CONF
+    from quartet.foreign import key_of
 
-    own = OmegaConf.load(CONF / "launcher" / f"{launcher}.yaml").hydra.launcher
-    typed = [each.lstrip("+").partition("=")[0] for each in config.hydra.overrides.hydra]
+    option = config.hydra.runtime.choices.get("launcher") or launcher
+    file = CONF / "launcher" / f"{option}.yaml"
+    own = OmegaConf.select(OmegaConf.load(file), "hydra.launcher") if file.is_file() else {}
+    typed = set(map(key_of, config.hydra.overrides.hydra))
     return [
-        f"launcher.{name}: must stand in conf/launcher/{launcher}.yaml or on the command line, "
-        "nowhere else, since it may have other machines or programs run."
+        f"launcher.{name}={config.hydra.launcher[name]}: must stand in conf/launcher/{option}.yaml "
+        "or on the command line, since it may have other machines or programs run."
         for name in names
         if f"hydra.launcher.{name}" not in typed
-        and (
-            name not in own
-            or (name in ("address", "env") and config.hydra.launcher[name] != own[name])
-        )
+        if name not in own or config.hydra.launcher[name] != own[name]
     ]
 
 

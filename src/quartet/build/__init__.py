@@ -14,7 +14,7 @@ from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from quartet import allow, check, optimizer, task
+from quartet import allow, check, optimizer, secret, task
 from quartet.build.fit import check_fit, check_schedule, check_tasks, settle_monitor
 from quartet.build.groups import (
     DRIVING,
@@ -104,6 +104,7 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
     Raises:
         Refusal: the configuration cannot train.
     """
+    secret.note(cfg)
     cfg = cfg.copy()
     with open_dict(cfg):
         choices = (cfg.pop("hydra", None) or {}).get("runtime", {}).get("choices", {})

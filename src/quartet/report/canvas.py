@@ -1,5 +1,6 @@
 """What the pictures of a run have in common: their style, their panels, how they are saved."""
 
+import io
 import logging
 import time
 import warnings
@@ -11,6 +12,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from quartet import files
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +73,10 @@ class Canvas:
             )
 
     def save(self, path: Path) -> Path:
-        temporary = path.with_name(f".{path.name}")
-        try:
-            with mpl.rc_context(STYLE):
-                self.figure.savefig(temporary, dpi=DPI, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        drawn = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(drawn, dpi=DPI, format="png")
+        files.write(path, drawn.getvalue())
         return path
 
 

@@ -56,9 +56,8 @@ class Directory(Callback):
             change(config, "run", fresh(directory))
             return
         try:
-            log = (
-                directory / f"{config.hydra.job.name}.log"
-            )  # goes away with a start that is refused
+            # The log goes away with a start that is refused.
+            log = directory / f"{config.hydra.job.name}.log"
             mine = not (holds_run(directory) or log.exists()) and jobs.claim(directory)
         except OSError as error:
             leave(f"hydra.run.dir={directory}: {error.strerror}; name a folder that can be made.")
@@ -159,8 +158,6 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     if not named or named[-1] == "sweep.resume=null":
         return given
     directory = unquoted(named[-1].removeprefix("sweep.resume="))
-    if faults := foreign.links(directory):
-        leave("\n".join(faults))
     try:
         table = jobs.Table(directory)
     except ValueError as error:
@@ -173,8 +170,8 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     flags = [each for each in given if each.startswith("-")]
     if not {"-m", "--multirun"} & set(flags):
         given.insert(0, "-m")
-    keys = {each.lstrip("+").partition("=")[0] for each in given}
-    kept = [each for each in table.command if each.lstrip("+").partition("=")[0] not in keys]
+    keys = set(map(foreign.key_of, given))
+    kept = [each for each in table.command if foreign.key_of(each) not in keys]
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]

@@ -17,7 +17,7 @@ from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from quartet import record
+from quartet import foreign, record
 from quartet.command import leave
 from quartet.stop import stop
 from quartet.sweep import jobs
@@ -140,7 +140,7 @@ def command(config: DictConfig) -> list[str]:
     """The overrides with which ``sweep.resume`` starts again."""
     told: Any = OmegaConf.to_container(config.hydra.overrides)  # a reference stays one
     given = [*told["task"], *told["hydra"]]
-    return [each for each in given if each.lstrip("+").partition("=")[0] not in NOT_RECORDED]
+    return [each for each in given if foreign.key_of(each) not in NOT_RECORDED]
 
 
 def vanish(directory: Path) -> None:

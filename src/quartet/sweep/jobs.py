@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quartet import rank
-from quartet.command import STARTING, quoted, told
+from quartet import files, rank
+from quartet.command import STARTING, quoted, result_of
 
 # Of the overrides those that say how to sweep, not what.
 HOW = ("launcher", "sweep")
@@ -55,7 +55,7 @@ class Job:
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result.json; None if it has not come to an end."""
-        return told(self.directory) or None
+        return result_of(self.directory) or None
 
     @property
     def status(self) -> str | None:
@@ -122,13 +122,8 @@ class Table:
             told = {key: value for key, value in vars(job).items() if key != "directory"}
             lines.append(f'"{number}": {json.dumps(told)}')
         content = ",\n".join(lines)
-        temporary = self.directory / ".sweep.json.part"
-        temporary.unlink(missing_ok=True)  # of a process that was killed
-        with temporary.open("x") as file:
-            file.write(f'{{"command": {json.dumps(self.command)},\n"jobs": {{\n{content}\n}}}}\n')
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        text = f'{{"command": {json.dumps(self.command)},\n"jobs": {{\n{content}\n}}}}\n'
+        files.write(self.path, text.encode())
 
     @contextmanager
     def changing(self) -> Iterator[None]:
