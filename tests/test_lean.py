@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning import Callback
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
+from quartet import lean
 from quartet.build import build, compose
-from quartet.lean import BATCH_HOOKS, WITHIN_STEPS, LeanPrecision
+from quartet.data import DataModule
+from quartet.lean import BATCH_HOOKS, OF_DATA, OF_MODULE
+from quartet.module import Module
 from quartet.run import quieten
 
 SHORT = ["data=wine", "trainer.max_epochs=2", "data.batch_size=32", "logger=none"]
@@ -42,20 +45,127 @@ def test_hook_of_a_callback_added_later_is_called_every_time(hook: str, tmp_path
     assert seen == {"class": EXPECTED[hook], "given": EXPECTED[hook]}
 
 
-@pytest.mark.parametrize("hook", WITHIN_STEPS)
+@pytest.mark.filterwarnings("ignore:You have overridden")
+@pytest.mark.parametrize("hook", [*OF_MODULE, *OF_DATA])
 def test_hook_of_the_module_is_called_every_time(
     hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()
+    own = getattr(Module, hook)
 
-    def change(run: Any) -> None:
-        monkeypatch.setattr(type(run.module), hook, lambda *_, **__: seen.update([hook]))
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        seen.update([hook])
+        return own(*args, **kwargs)
 
-    play(tmp_path, [], change)
-    assert seen == {hook: STEPS}
+    monkeypatch.setattr(Module, hook, counted)
+    play(tmp_path, [])
+    assert seen == {hook: STEPS + (VALIDATIONS + TESTS if hook in OF_DATA else 0)}
 
 
-def test_hooks_within_steps_are_spared_where_nobody_listens(tmp_path: Path) -> None:
-    plugin = play(tmp_path, []).trainer.strategy.precision_plugin
-    assert isinstance(plugin, LeanPrecision)
-    assert not plugin.watched
+@pytest.mark.parametrize("hook", OF_DATA)
+def test_hook_of_the_data_is_called_every_time(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[str] = Counter()
+    own = getattr(LightningDataModule, hook)
+
+    def counted(self: Any, batch: Any, *args: Any) -> Any:
+        seen.update([hook])
+        return own(self, batch, *args)
+
+    monkeypatch.setattr(DataModule, hook, counted, raising=False)
+    play(tmp_path, [])
+    assert seen == {hook: STEPS + VALIDATIONS + TESTS}
+
+
+class Diary(Callback):
+    """Writes down every hook outside the steps, and what a callback can see there."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+
+
+def diary_of(hook: str) -> Any:
+    def written(self: Diary, trainer: Trainer, module: Any, *args: Any) -> None:
+        within = {} if hook == "on_train_batch_start" else trainer.callback_metrics
+        told = [
+            {key: float(value) for key, value in arg.items()} if isinstance(arg, dict) else arg
+            for arg in args
+            if isinstance(arg, dict | int)
+        ]
+        figures = {name: float(value) for name, value in within.items()}
+        self.lines.append((hook, trainer.global_step, *told, figures))
+        if hook.startswith("on_train_batch"):
+            self.log(f"seen/{hook}", float(trainer.global_step), on_step=True, on_epoch=True)
+
+    return written
+
+
+for name in ("on_train_start", "on_train_epoch_start", "on_train_epoch_end", "on_train_end"):
+    setattr(Diary, name, diary_of(name))
+for name in ("on_train_batch_start", "on_train_batch_end", "on_validation_epoch_end"):
+    setattr(Diary, name, diary_of(name))
+
+
+def without_times(state: Any) -> Any:
+    """Without the counts of zeroed gradients, which `Steps` has none of."""
+    if isinstance(state, dict):
+        return {k: without_times(v) for k, v in state.items() if k != "zero_grad"}
+    return state
+
+
+def step_as_mapping(self: Any, batch: Any, batch_idx: int) -> dict[str, Any]:
+    return {"loss": training_step(self, batch, batch_idx), "batch": batch_idx}
+
+
+def step_that_skips(self: Any, batch: Any, batch_idx: int) -> Any:
+    loss = training_step(self, batch, batch_idx)
+    return None if batch_idx % 2 else loss
+
+
+def step_that_logs(self: Any, batch: Any, batch_idx: int) -> Any:
+    loss = training_step(self, batch, batch_idx)
+    self.log("own", loss, on_step=True, on_epoch=True)
+    return loss
+
+
+training_step = Module.training_step
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("step", [training_step, step_as_mapping, step_that_skips, step_that_logs])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["trainer.accumulate_grad_batches=3"],
+        ["trainer.gradient_clip_val=0.1"],
+        ["trainer.val_check_interval=2", "scheduler=one_cycle"],
+        ["optimizer=lbfgs"],
+        ["trainer.max_steps=6", "trainer.log_every_n_steps=3"],
+    ],
+    ids=" ".join,
+)
+def test_steps_are_those_of_lightning(
+    overrides: list[str], step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if step is step_that_skips and "optimizer=lbfgs" in overrides:
+        pytest.skip("it needs every loss")
+    monkeypatch.setattr(Module, "training_step", step)
+    told = []
+    for usual in (True, False):
+        if not usual:
+            monkeypatch.setattr(lean, "is_usual", lambda _: False)
+        diary = Diary()
+        run = build(
+            compose([*SHORT, "trainer.log_every_n_steps=2", *overrides]), tmp_path / str(usual)
+        )
+        run.trainer.callbacks.append(diary)  # type: ignore[attr-defined]
+        run.trainer.fit(run.module, run.data)
+        loop: Any = run.trainer.fit_loop
+        assert loop.epoch_loop.usual is usual
+        weights = {name: value.tolist() for name, value in run.module.state_dict().items()}
+        rows = (tmp_path / str(usual) / "metrics.csv").read_text()
+        told.append((diary.lines, weights, rows, without_times(loop.state_dict())))
+    for ours, theirs in zip(*told, strict=True):
+        assert ours == theirs
