@@ -4,10 +4,12 @@ Microseconds are those saved of a training step of Lightning 2.6 on a CPU.
 """
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
@@ -89,6 +91,7 @@ class Steps(_TrainingEpochLoop):
         self.tell("on_train_batch_end", outputs, batch, batch_idx)
         if self._results:  # something was logged within the epoch
             trainer._logger_connector.on_batch_end()
+        self._results.batch = self._results.batch_size = None
         self.batch_progress.increment_completed()
         if self._results:
             trainer._logger_connector.update_train_step_metrics()
@@ -97,6 +100,7 @@ class Steps(_TrainingEpochLoop):
         """Forward, backward and, where accumulated gradients are complete, the optimizer."""
         trainer: Any = self.trainer
         module, optimizer = trainer.lightning_module, trainer.optimizers[0]
+        progress = self.automatic_optimization.optim_progress.optimizer
         share = trainer.accumulate_grad_batches
         first, last = batch_idx % share == 0, not self._should_accumulate()
         outputs: dict[str, Any] = {}
@@ -104,6 +108,7 @@ class Steps(_TrainingEpochLoop):
         def closure() -> Tensor | None:
             if first:
                 optimizer.zero_grad()
+                progress.zero_grad.increment_by(1)
             output = called(module, "training_step", batch, batch_idx)
             outputs.update(output if isinstance(output, Mapping) else {"loss": output})
             loss = outputs["loss"]
@@ -117,10 +122,9 @@ class Steps(_TrainingEpochLoop):
             return outputs["loss"]  # type: ignore[no-any-return]
 
         if last:
-            progress = self.automatic_optimization.optim_progress.optimizer.step
-            progress.increment_ready()
+            progress.step.increment_ready()
             optimizer.step(closure)
-            progress.increment_completed()
+            progress.step.increment_completed()
         else:
             closure()
         return outputs if outputs["loss"] is not None else {}
@@ -184,6 +188,9 @@ def drop_empty_hooks(callbacks: Iterable[Callback]) -> None:
 
 
 def lighten(trainer: Trainer) -> None:
-    """Gives a trainer `Steps`."""
+    """Gives a trainer `Steps`, and Adam's none of its searches for a GPU where there is none."""
+    if not torch.cuda.device_count():
+        # Set by Lightning, so that each step looks for the library of the driver (40 us).
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = Steps(trainer, loop.min_steps, loop.max_steps)
