@@ -89,11 +89,12 @@ class Steps(_TrainingEpochLoop):
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
         self.tell("on_train_batch_end", outputs, batch, batch_idx)
-        if self._results:  # something was logged within the epoch
+        logged = any(result.meta.on_step for result in self._results.values())
+        if logged:
             trainer._logger_connector.on_batch_end()
         self._results.batch = self._results.batch_size = None
         self.batch_progress.increment_completed()
-        if self._results:
+        if logged:
             trainer._logger_connector.update_train_step_metrics()
 
     def step(self, batch: Any, batch_idx: int) -> dict[str, Any]:

@@ -231,8 +231,9 @@ class Module(LightningModule):
             batch = int(wrong[0])
             self.give_up(f"the loss became {losses[batch].item()} in batch {batch + 1}")
         # Of divided weights each process looks at its own: asking the others could wait for ever.
-        finite = [own(parameter).isfinite().all() for parameter in self.model.parameters()]
-        if not torch.stack(finite).all():
+        shares = [own(parameter).detach() for parameter in self.model.parameters()]
+        ends = [end.isfinite() for share in shares if share.numel() for end in share.aminmax()]
+        if ends and not torch.stack(ends).all():
             self.give_up("the weights became NaN or infinite by the end")
 
     def give_up(self, what: str) -> NoReturn:

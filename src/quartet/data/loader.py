@@ -140,8 +140,10 @@ class TensorLoader:
             if self.rows is not None:
                 batch = torch.cat([self.rows[query] for query in batch.tolist()])
             batch = batch.to(self.tensors[0].device, non_blocking=True)
-            sliced = (tensor.index_select(0, batch) for tensor in self.tensors)
-            inputs, *others = (part.to(self.device, non_blocking=True) for part in sliced)
+            inputs, *others = [
+                tensor.index_select(0, batch).to(self.device, non_blocking=True)
+                for tensor in self.tensors
+            ]
             if self.augment:
                 rows = batch.to(self.device, non_blocking=True)
                 inputs = self.augment(inputs, rows, self.batch_sampler.epoch)

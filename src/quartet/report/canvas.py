@@ -98,13 +98,13 @@ def text_width(names: Iterable[str], size: float = 9) -> float:
 
 
 def save(
-    made: Mapping[Path, Canvas | Callable[[], Canvas]], boards: Sequence[tuple[str, int]]
+    made: Mapping[Path, Callable[[], Canvas | None]], boards: Sequence[tuple[str, int]]
 ) -> None:
-    """Writes pictures, some of which are drawn now, to their paths and into TensorBoards at a step."""
-    for path, drawn in made.items():
+    """Draws pictures, those that can be, to their paths and into TensorBoards at a step."""
+    for path, draw in made.items():
         with forgiving(path):
-            canvas = drawn if isinstance(drawn, Canvas) else drawn()
-            canvas.save(path)
+            if canvas := draw():
+                canvas.save(path)
     for board, step in boards:
         with forgiving(Path(board)):
             show(board, [path for path in made if path.exists()], step)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from quartet.report.seen import Seen
 if TYPE_CHECKING:
     from quartet.build import Run
 
-Drawn = Callable[[], Canvas | None]
+Draw = Callable[[], Canvas | None]  # of plain arrays, so that another process may call it
 
 
 def of_training(run: "Run", seen: Seen) -> list[Path]:
@@ -31,14 +30,17 @@ def of_training(run: "Run", seen: Seen) -> list[Path]:
         seen: Predictions of its best checkpoint.
     """
     directory = run.directory
-    drawn: dict[str, Drawn] = {"samples": lambda: samples(run)}
     boards = [
         (logger.log_dir, run.trainer.global_step)
         for logger in run.trainer.loggers
         if isinstance(logger, TensorBoardLogger)
     ]
+    drawn: dict[str, Draw | None] = {}
+    with forgiving(directory / "samples.png"):
+        drawn["samples"] = samples(run)
     drawn |= of_predictions(run, seen)
-    return write(drawn, directory, later={"curves": partial(curves, directory)}, boards=boards)
+    drawn["curves"] = partial(curves, directory)
+    return write(drawn, directory, boards=boards)
 
 
 def of_evaluation(run: "Run", seen: Seen, file: Path) -> list[Path]:
@@ -47,10 +49,9 @@ def of_evaluation(run: "Run", seen: Seen, file: Path) -> list[Path]:
 
 
 def write(
-    drawn: dict[str, Drawn],
+    drawn: Mapping[str, Draw | None],
     directory: Path,
     prefix: str = "",
-    later: Mapping[str, Callable[[], Canvas]] = MappingProxyType({}),
     boards: Sequence[tuple[str, int]] = (),
 ) -> list[Path]:
     """Draws each picture that can be drawn; a fault costs the picture, never the run.
@@ -59,42 +60,34 @@ def write(
         drawn: By name.
         directory: Of the files.
         prefix: Of their names.
-        later: More of them, which another process may draw.
         boards: Directories of TensorBoards that show them, too, and the step.
 
     Returns:
-        The files.
+        The files that are there already; within a sweep another process draws them.
     """
-    made: dict[Path, Canvas | Callable[[], Canvas]] = {}
-    for name, draw in drawn.items():
-        path = directory / f"{prefix}{name}.png"
-        with forgiving(path):
-            if canvas := draw():
-                made[path] = canvas
-    made |= {directory / f"{prefix}{name}.png": draw for name, draw in later.items()}
+    made = {directory / f"{prefix}{name}.png": draw for name, draw in drawn.items() if draw}
     do(save, made, boards)
     return [path for path in made if path.exists()]
 
 
-def of_predictions(run: "Run", seen: Seen) -> dict[str, Drawn]:
+def of_predictions(run: "Run", seen: Seen) -> dict[str, Draw | None]:
     """The pictures that suit the task, by name."""
     if seen.part is None:
         return {}
     task, names = run.config["data"]["task"], names_of(run)
     predictions, labels = seen.predictions, seen.labels
-    drawn: dict[str, Drawn] = {}
+    drawn: dict[str, Draw | None] = {}
     if task == "ranking":
         top = (run.config["metrics"].get("ndcg") or {}).get("top_k")
-        return {
-            "predictions": lambda: values.orders(predictions, labels, seen.queries, top),
-        }
+        return {"predictions": partial(values.orders, predictions, labels, seen.queries, top)}
     if task == "regression":
-        drawn["predictions"] = lambda: values.scatter(predictions, labels, names)
+        drawn["predictions"] = partial(values.scatter, predictions, labels, names)
     else:
-        drawn["confusion"] = lambda: confusion(task, seen, names)
-        drawn["predictions"] = lambda: classes.quality(task, predictions, labels, names)
+        drawn["confusion"] = confusion(task, seen, names)
+        drawn["predictions"] = partial(classes.quality, task, predictions, labels, names)
     if images.are_images(run.config["data"]["input_shape"]):
-        drawn["worst"] = lambda: worst(run, seen, names)
+        with forgiving(run.directory / "worst.png"):
+            drawn["worst"] = worst(run, seen, names)
     return drawn
 
 
@@ -110,17 +103,17 @@ def which(seen: Seen) -> str:
     return f"{seen.part} samples" + (f", one in {seen.step} of all" if seen.step > 1 else "")
 
 
-def confusion(task: str, seen: Seen, names: Sequence[str]) -> Canvas:
+def confusion(task: str, seen: Seen, names: Sequence[str]) -> Draw:
     predictions, labels = seen.predictions, seen.labels
     if task == "multilabel":
         title = f"Outcomes of {len(labels):,} {which(seen)}"
-        return classes.outcomes(predictions > 0.5, labels, names, title)
+        return partial(classes.outcomes, predictions > 0.5, labels, names, title)
     title = f"Confusion of {len(labels):,} {which(seen)}"
     predicted = predictions > 0.5 if task == "binary" else predictions.argmax(1)
-    return classes.confusion(predicted, labels, names, title)
+    return partial(classes.confusion, predicted, labels, names, title)
 
 
-def worst(run: "Run", seen: Seen, names: Sequence[str]) -> Canvas | None:
+def worst(run: "Run", seen: Seen, names: Sequence[str]) -> Draw | None:
     """The images that were got most wrong; None if there are none."""
     assert seen.part
     found = images.worst(run.config["data"]["task"], seen.predictions, seen.labels, names)
@@ -131,10 +124,10 @@ def worst(run: "Run", seen: Seen, names: Sequence[str]) -> Canvas | None:
     title = f"Most wrong of the {which(seen)}"
     if run.config["data"]["task"] != "regression":
         title += ", probabilities in brackets"
-    return images.captioned(tiles, [caption for _, caption in found], title)
+    return partial(images.captioned, tiles, [caption for _, caption in found], title)
 
 
-def samples(run: "Run") -> Canvas | None:
+def samples(run: "Run") -> Draw | None:
     """Training images as they are stored: a row for each class, or one of each of many classes."""
     shape, task = run.config["data"]["input_shape"], run.config["data"]["task"]
     if not images.are_images(shape):
@@ -146,7 +139,7 @@ def samples(run: "Run") -> Canvas | None:
     targets = known_targets(dataset)
     if targets is None or task not in ("multiclass", "binary"):
         tiles = images.read(dataset, rows[: 4 * images.ACROSS])
-        return images.captioned(tiles, [""] * len(tiles), "Training samples")
+        return partial(images.captioned, tiles, [""] * len(tiles), "Training samples")
     labels = targets.flatten().long().tolist()
     of_class: list[list[int]] = [[] for _ in names]
     each = 8 if len(names) <= images.CLASSES else 1
@@ -156,8 +149,8 @@ def samples(run: "Run") -> Canvas | None:
     if each > 1:
         tiles = images.read(dataset, [row for some in of_class for row in some])
         parts = np.split(tiles, np.cumsum([len(some) for some in of_class])[:-1])
-        return images.by_class(parts, [short(name) for name in names], "Training samples")
+        return partial(images.by_class, parts, [short(name) for name in names], "Training samples")
     shown = [(some[0], short(name, 14)) for some, name in zip(of_class, names, strict=True) if some]
     shown = shown[: 8 * images.ACROSS]
     tiles = images.read(dataset, [row for row, _ in shown])
-    return images.captioned(tiles, [name for _, name in shown], "Training samples")
+    return partial(images.captioned, tiles, [name for _, name in shown], "Training samples")
