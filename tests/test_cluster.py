@@ -109,35 +109,31 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.usefixtures("_engines")
-def test_what_slurm_may_run_stands_in_its_file_or_on_the_command_line(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("launcher", "setting", "message"),
+    [
+        ("slurm", "cluster: local, setup: [touch canary]", "launcher.setup=['touch canary']"),
+        ("ray", "address: 'ray://evil:1'", "launcher.address=ray://evil:1"),
+    ],
+)
+def test_what_a_cluster_runs_stands_in_its_file_or_on_the_command_line(
+    launcher: str,
+    setting: str,
+    message: str,
+    sweep: Sweep,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/theirs.yaml").write_text(
         "# @package _global_\n"
-        "defaults: [override /hydra/launcher: quartet_slurm]\n"
-        "hydra: {launcher: {cluster: local, setup: [touch canary]}}\n"
+        f"defaults: [override /hydra/launcher: quartet_{launcher}]\n"
+        f"hydra: {{launcher: {{{setting}}}}}\n"
     )
-    theirs = ["-m", "seed=1,2", "launcher=slurm", "hydra.searchpath=[file://conf]"]
+    theirs = ["-m", "seed=1,2", f"launcher={launcher}", "hydra.searchpath=[file://conf]"]
     assert sweep(*theirs, "experiment=theirs") == (2, [])
     told = capsys.readouterr().err
-    assert "launcher.setup=['touch canary']: must stand in conf/launcher/slurm.yaml or on" in told
-
-
-@pytest.mark.usefixtures("_engines")
-def test_an_experiment_cannot_choose_the_cluster(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "conf/experiment").mkdir(parents=True)
-    (tmp_path / "conf/experiment/theirs.yaml").write_text(
-        "# @package _global_\n"
-        "defaults: [override /hydra/launcher: quartet_ray]\n"
-        "hydra: {launcher: {address: 'ray://evil:1'}}\n"
-    )
-    theirs = ["-m", "seed=1,2", "launcher=ray", "hydra.searchpath=[file://conf]"]
-    assert sweep(*theirs, "experiment=theirs") == (2, [])
-    told = capsys.readouterr().err
-    assert "launcher.address=ray://evil:1: must stand in conf/launcher/ray.yaml or on" in told
+    assert f"{message}: must stand in conf/launcher/{launcher}.yaml or on" in told
 
 
 # submitit on this machine

@@ -400,9 +400,9 @@ def test_meter_puts_no_more_aside_than_its_bound_of_values() -> None:
     meter, metric = counting_meter()
     for _ in range(2):
         meter.add(*step(rows=1 << 10, classes=1 << 9))
-    assert (metric.calls, len(meter.aside)) == (0, 2)
-    meter.add(*step(rows=1 << 10, classes=1 << 9))
-    assert (metric.calls, meter.aside) == (1, [])
+    assert (metric.calls, meter.values) == (0, 1 << 20)
+    meter.add(*step(rows=1, classes=1 << 9))
+    assert (metric.calls, meter.values, meter.aside) == (1, 0, [])
 
 
 def test_meter_keeps_no_graph() -> None:
@@ -435,7 +435,7 @@ def test_meter_starts_anew() -> None:
     meter.count()
     meter.add(*step(rows=3, loss=1.0))
     meter.reset()
-    assert (meter.samples, metric.rows, meter.aside) == (0, 0, [])
+    assert (meter.samples, metric.rows, meter.values) == (0, 0, 0)
     meter.add(*step(rows=2, loss=4.0))
     assert meter.sums().tolist() == [8, 2]
     assert meter.compute()["calls"] == 2

@@ -183,9 +183,8 @@ class Continuation(Callback):
         saved = checkpoint["callbacks"]
         for each in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(each, EarlyStopping) and each.state_key in saved:
-                saved[each.state_key]["patience"] = (
-                    each.patience
-                )  # Lightning would keep the old one
+                # Lightning would keep the old one.
+                saved[each.state_key]["patience"] = each.patience
         if len(loaded["random"]) != trainer.world_size:
             raise ValueError(
                 f"the checkpoint is of {len(loaded['random'])} processes and cannot go on with "

@@ -32,14 +32,15 @@ class Meter(nn.Module):
         """Forgets the epoch."""
         self.metrics.reset()
         self.aside: list[tuple[Tensor, ...]] = []
+        self.values = 0
         self.losses: list[Tensor] = []
         self.sizes: list[int] = []
 
     def add(self, loss: Tensor, outputs: Tensor, targets: Tensor, *indexes: Tensor) -> None:
         """Takes in a step: its scalar loss, raw outputs, targets and, for ranking, queries."""
         self.aside.append((loss.detach(), outputs.detach(), targets, *indexes))
-        steps = len(self.aside)
-        if steps == self.max_steps or steps * outputs.numel() > self.max_values:
+        self.values += outputs.numel()
+        if len(self.aside) == self.max_steps or self.values > self.max_values:
             self.count()
 
     def count(self) -> None:
@@ -55,7 +56,7 @@ class Meter(nn.Module):
                 self.task.labels(torch.cat(targets)),
                 **({"indexes": torch.cat(indexes[0])} if indexes else {}),
             )
-        self.aside = []
+        self.aside, self.values = [], 0
 
     def state(self) -> dict[str, Any]:
         """Everything taken in so far, in plain containers."""
@@ -71,6 +72,7 @@ class Meter(nn.Module):
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Goes on from what `state` gave."""
         self.aside = [tuple(part.to(device) for part in step) for step in state["aside"]]
+        self.values = sum(step[1].numel() for step in self.aside)
         self.losses = [losses.to(device) for losses in state["losses"]]
         self.sizes = list(state["sizes"])
         for name, saved in state["metrics"].items():
