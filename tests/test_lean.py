@@ -119,7 +119,18 @@ def step_that_logs(self: Any, batch: Any, batch_idx: int) -> Any:
     return loss
 
 
+def step_that_stops(self: Any, batch: Any, batch_idx: int) -> Any:
+    self.trainer.should_stop |= self.trainer.global_step == 5  # within the second epoch
+    return training_step(self, batch, batch_idx)
+
+
 training_step = Module.training_step
+
+
+STEPS_OF_A_FORK = [
+    *(training_step, step_as_mapping),
+    *(step_that_skips, step_that_logs, step_that_stops),
+]
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
@@ -132,10 +143,11 @@ training_step = Module.training_step
             "trainer.accumulate_grad_batches=3",
             "trainer.gradient_clip_val=0.1",
             "trainer.val_check_interval=2 scheduler=one_cycle",
+            "trainer.check_val_every_n_epoch=2 trainer.limit_train_batches=3 scheduler=plateau",
             "optimizer=lbfgs",
             "trainer.max_steps=6 trainer.log_every_n_steps=3",
         )
-        for step in (training_step, step_as_mapping, step_that_skips, step_that_logs)
+        for step in STEPS_OF_A_FORK
         if (overrides, step) != ("optimizer=lbfgs", step_that_skips)  # which needs every loss
     ],
 )

@@ -70,6 +70,7 @@ class Steps(_TrainingEpochLoop):
         super().on_run_start(data_fetcher)
         drop_empty_hooks(self.trainer.callbacks)
         self.usual = is_usual(self.trainer) and not self.automatic_optimization._skip_backward
+        self.validates_within = validates_within_epochs(self.trainer)
 
     def advance(self, data_fetcher: Any) -> None:
         if self.restarting or not self.usual:
@@ -82,7 +83,9 @@ class Steps(_TrainingEpochLoop):
         if type(batch) is not Placed:
             batch = trainer.strategy.batch_to_device(batch)
         self.batch_progress.increment_ready()
-        trainer._logger_connector.on_batch_start(batch)
+        connector, results = trainer._logger_connector, self._results
+        connector._first_loop_iter = connector._first_loop_iter is None
+        results.batch, results.batch_size, results.dataloader_idx = batch, None, None
         self.tell("on_train_batch_start", batch, batch_idx)
         self.batch_progress.increment_started()
         outputs = self.step(batch, batch_idx)
@@ -91,13 +94,23 @@ class Steps(_TrainingEpochLoop):
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
         self.tell("on_train_batch_end", outputs, batch, batch_idx)
-        logged = any(result.meta.on_step for result in self._results.values())
+        logged = any(result.meta.on_step for result in results.values())
         if logged:
-            trainer._logger_connector.on_batch_end()
-        self._results.batch = self._results.batch_size = None
+            connector.on_batch_end()
+        results.batch = results.batch_size = None
         self.batch_progress.increment_completed()
         if logged:
-            trainer._logger_connector.update_train_step_metrics()
+            connector.update_train_step_metrics()
+
+    def on_advance_end(self, data_fetcher: Any) -> None:
+        ends = self._num_ready_batches_reached() or self.trainer.should_stop
+        if not self.usual or self.validates_within or ends or self.trainer.received_sigterm:
+            super().on_advance_end(data_fetcher)
+            return
+        # Asking whether to validate after each batch takes 25 us.
+        self.update_lr_schedulers("step", update_plateau_schedulers=True)
+        if not self._should_accumulate():
+            self._batches_that_stepped += 1
 
     def step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Forward, backward and, where accumulated gradients are complete, the optimizer."""
@@ -170,6 +183,15 @@ def is_usual(trainer: Any) -> bool:
         and not any(
             overrides(part, base, hook) for part, base, hooks in passed_over for hook in hooks
         )
+    )
+
+
+def validates_within_epochs(trainer: Any) -> bool:
+    """Whether a validation may follow a batch that is not the last of its epoch."""
+    return (
+        trainer.check_val_every_n_epoch is None
+        or trainer._val_check_time_interval is not None
+        or trainer.val_check_batch < trainer.num_training_batches
     )
 
 

@@ -39,7 +39,7 @@ class Meter(nn.Module):
     def add(self, loss: Tensor, outputs: Tensor, targets: Tensor, *indexes: Tensor) -> None:
         """Takes in a step: its scalar loss, raw outputs, targets and, for ranking, queries."""
         self.aside.append((loss.detach(), outputs.detach(), targets, *indexes))
-        self.values += outputs.numel()
+        vars(self)["values"] += outputs.numel()  # nn.Module takes 5 us to set it
         if len(self.aside) == self.max_steps or self.values > self.max_values:
             self.count()
 
