@@ -65,15 +65,14 @@ class Last(ModelCheckpoint):
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # An end by the clock waits for the step, or the gradients of half of it would be lost.
-        if within_a_step(trainer):
-            self.stop_waits |= trainer.should_stop
-            trainer.should_stop = False
+        stops = trainer.should_stop or self.stop_waits
+        ends = stops or 0 < trainer.max_steps <= trainer.global_step
+        if not (ends or self.due(trainer)):
             return
-        trainer.should_stop |= self.stop_waits
-        self.stop_waits = False
-        ends = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
-        if not (self.due(trainer) or ends):
+        # An end by the clock waits for the step, or the gradients of half of it would be lost.
+        waits = within_a_step(trainer)
+        self.stop_waits, trainer.should_stop = stops and waits, stops and not waits
+        if waits:
             return
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             if validation_due(trainer):  # else the end of the epoch follows at once

@@ -200,14 +200,13 @@ def areas_of_few(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     high = torch.arange(outputs, device=scores.device) << 31
     positive = (bits[columns, rows] + high[columns]).sort().values
     bits = torch.from_numpy(np.sort(bits.numpy())) if bits.is_cpu else bits.sort(dim=1).values
-    every = (bits + high[:, None]).flatten()
-    # Of each positive, twice the negatives below it and those of equal score: all less the positives.
-    below = torch.zeros_like(positive)
-    for right in (False, True):
-        below += torch.searchsorted(every, positive, right=right)
-        below -= torch.searchsorted(positive, positive, right=right)
+    every = bits.long().add_(high[:, None]).flatten()
+    # Twice the rank of each positive among all, equal scores in the middle of theirs.
+    ranks = torch.searchsorted(every, positive) + torch.searchsorted(every, positive, right=True)
     column = positive >> 31
     count = column.bincount(minlength=outputs)
-    below -= 2 * (column * samples - (count.cumsum(0) - count)[column])
-    won = torch.zeros_like(count).index_add_(0, column, below)
+    # Twice the sum of the ranks within a column, less that of the positives among themselves (Mann
+    # and Whitney, 1947): the pairs that a positive wins.
+    won = torch.zeros_like(count).index_add_(0, column, ranks)
+    won -= count * (2 * samples * torch.arange(outputs, device=count.device) + count)
     return won.double() / 2 / (count.double() * (samples - count))
