@@ -60,7 +60,7 @@ class Meter(nn.Module):
 
     def state(self) -> dict[str, Any]:
         """Everything taken in so far, in plain containers."""
-        metrics = self.metrics.items(keep_base=True, copy_state=False)
+        metrics = self.metrics.items(keep_base=True, copy_state=False) if self.samples else ()
         return {
             "aside": [list(step) for step in self.aside],
             "losses": list(self.losses),
