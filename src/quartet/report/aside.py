@@ -1,5 +1,6 @@
 """Work that another process does meanwhile: the pictures of a run, while a sweep trains the next."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 helper: ProcessPoolExecutor | None = None
@@ -21,6 +23,8 @@ def aside() -> Iterator[None]:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=begin) as helper:
+        for module in ("classes", "curves"):  # later, that would take the training's time (seconds)
+            helper.submit(import_module, f"quartet.report.{module}")
         try:
             yield
         finally:
@@ -30,6 +34,7 @@ def aside() -> Iterator[None]:
 def begin() -> None:
     """Leaves Ctrl+C to the process that trains, and ends when that does, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit.register(os._exit, 0)  # what is drawn is on disk; to take all modules apart takes long
     parent = multiprocessing.parent_process()
     assert parent
 

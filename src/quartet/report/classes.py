@@ -38,6 +38,25 @@ def counts(predicted: Array, true: Array, classes: int) -> Array:
     return pairs.reshape(classes, classes)
 
 
+def mistakes(
+    task: str, predictions: Array, labels: Array, names: Sequence[str], shown: str
+) -> Canvas:
+    """The confusion matrix, or what became of each of several labels.
+
+    Args:
+        task: multiclass, binary or multilabel.
+        predictions: Probabilities.
+        labels: Classes, or 0 and 1.
+        names: Of the classes or labels.
+        shown: What samples they are, for the title.
+    """
+    if task == "multilabel":
+        title = f"Outcomes of {len(labels):,} {shown}"
+        return outcomes(predictions > 0.5, labels, names, title)
+    predicted = predictions > 0.5 if task == "binary" else predictions.argmax(1)
+    return confusion(predicted, labels, names, f"Confusion of {len(labels):,} {shown}")
+
+
 def confusion(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
     """The confusion matrix: numbers of samples, coloured by the share of their true class."""
     matrix = counts(predicted, true, len(names))

@@ -1,18 +1,20 @@
-"""Pictures of pictures: samples of the data, and those a model got most wrong."""
+"""Pictures of pictures: samples of the data, and those a model got most wrong.
+
+Drawn without torch, which the process that draws for a sweep would take a second to import.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, TensorDataset
 
 from quartet.report.canvas import DPI, STYLE, Canvas, short, text_width
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 Array = NDArray[Any]
 TILE = 0.85  # inches
@@ -24,10 +26,14 @@ def are_images(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
 
 
-def read(dataset: Dataset[Any], rows: Sequence[int]) -> Array:
+def read(dataset: "Dataset[Any]", rows: Sequence[int]) -> Array:
     """Inputs as they are stored, ``(rows, height, width, 3)`` in [0, 1], at most a tile in size."""
+    import torch
+    from torch.nn.functional import interpolate
+    from torch.utils.data import TensorDataset
+
     if isinstance(dataset, TensorDataset):
-        inputs: Tensor = dataset.tensors[0][list(rows)]
+        inputs: torch.Tensor = dataset.tensors[0][list(rows)]
     else:
         inputs = torch.stack([torch.as_tensor(dataset[row][0]) for row in rows])
     pixels = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()

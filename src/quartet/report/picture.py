@@ -83,7 +83,7 @@ def of_predictions(run: "Run", seen: Seen) -> dict[str, Draw | None]:
     if task == "regression":
         drawn["predictions"] = partial(values.scatter, predictions, labels, names)
     else:
-        drawn["confusion"] = partial(confusion, task, predictions, labels, names, which(seen))
+        drawn["confusion"] = partial(classes.mistakes, task, predictions, labels, names, which(seen))
         drawn["predictions"] = partial(classes.quality, task, predictions, labels, names)
     if images.are_images(run.config["data"]["input_shape"]):
         with forgiving(run.directory / "worst.png"):
@@ -101,21 +101,6 @@ def names_of(run: "Run") -> list[str]:
 def which(seen: Seen) -> str:
     """The samples of a picture, for its title."""
     return f"{seen.part} samples" + (f", one in {seen.step} of all" if seen.step > 1 else "")
-
-
-def confusion(
-    task: str,
-    predictions: classes.Array,
-    labels: classes.Array,
-    names: Sequence[str],
-    shown: str,
-) -> Canvas:
-    if task == "multilabel":
-        title = f"Outcomes of {len(labels):,} {shown}"
-        return classes.outcomes(predictions > 0.5, labels, names, title)
-    title = f"Confusion of {len(labels):,} {shown}"
-    predicted = predictions > 0.5 if task == "binary" else predictions.argmax(1)
-    return classes.confusion(predicted, labels, names, title)
 
 
 def worst(run: "Run", seen: Seen, names: Sequence[str]) -> Draw | None:

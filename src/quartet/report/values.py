@@ -5,11 +5,9 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from torchmetrics.functional.retrieval import retrieval_normalized_dcg
 
 from quartet.report.canvas import BLUE, GREY, INK, PALE, RED, STYLE, Canvas, short
 
@@ -76,6 +74,9 @@ def by_query(scores: Array, relevance: Array, queries: Array, top: int | None) -
         queries: ``(documents,)``, ascending.
         top: Documents that count; None for all.
     """
+    import torch
+    from torchmetrics.functional.retrieval import retrieval_normalized_dcg
+
     starts = np.flatnonzero(np.diff(queries, prepend=queries[0] - 1))[1:]
     pairs = zip(np.split(scores, starts), np.split(relevance, starts), strict=True)
     values = [

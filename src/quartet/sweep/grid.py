@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,7 @@ def one_by_one(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> Non
     waiting = list(todo)
     assert sweeper.config
     live = Live(table.current, total=sweeper.config.hydra.sweeper.get("n_trials"))
-    with aside(), live.shown():
+    with aside() if todo else nullcontext(), live.shown():
         while waiting:
             for job in list(waiting):
                 if not jobs.claim(job.directory):
