@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -35,6 +35,10 @@ STARTERS = (
     *("allow", "command", "job", "launch.processes", "record", "resume", "run", "secret", "slurm"),
     *("stop", "sweep.directory", "sweep.grid", "sweep.identity", "sweep.jobs", "sweep.live"),
 )
+
+
+DRAWING = [f"report.{name}" for name in ("canvas", "classes", "curves", "images", "values")]
+HEAVY = ("torch", "lightning", "torchmetrics", "torchvision")
 
 
 def name_of(file: Path) -> str:
@@ -101,13 +105,17 @@ def test_imports_flow_one_way() -> None:
     assert set(order) == set(MODULES)  # a cycle raises CycleError, which names it
 
 
-def test_what_starts_before_the_handlers_of_signals_is_quick_to_import() -> None:
-    heavy = "torch lightning numpy pandas sklearn matplotlib torchmetrics torchvision"
+@pytest.mark.parametrize(
+    ("names", "heavy"),
+    [(STARTERS, (*HEAVY, "numpy", "pandas", "sklearn", "matplotlib")), (DRAWING, HEAVY)],
+    ids=["what starts before the handlers of signals", "what draws in a process of its own"],
+)
+def test_is_quick_to_import(names: Sequence[str], heavy: Sequence[str]) -> None:
     code = f"""
 import importlib, sys
-for name in {STARTERS}:
+for name in {names}:
     importlib.import_module(f"quartet.{{name}}")
-    print(name, sorted(sys.modules.keys() & set("{heavy}".split())))
+    print(name, sorted(sys.modules.keys() & {set(heavy)}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{name} []" for name in STARTERS]
+    assert done.stdout.splitlines() == [f"{name} []" for name in names]

@@ -405,6 +405,17 @@ def test_meter_puts_no_more_aside_than_its_bound_of_values() -> None:
     assert (metric.calls, meter.values, meter.aside) == (1, 0, [])
 
 
+def test_meter_without_samples_saves_no_metrics() -> None:
+    meter, _ = counting_meter()
+    fresh = meter.state()
+    meter.add(*step(rows=2))
+    assert meter.state()["metrics"]
+    meter.compute()
+    meter.reset()
+    assert meter.state() == fresh | {"groups": [["calls"]]}
+    assert fresh["metrics"] == {}
+
+
 def test_meter_keeps_no_graph() -> None:
     meter, _ = counting_meter()
     outputs = torch.zeros(2, 3, requires_grad=True)

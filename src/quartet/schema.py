@@ -12,6 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -55,6 +56,7 @@ def arguments(
     ]
 
 
+@lru_cache  # a build asks 100 times for the same few (15 ms)
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Parameters of `target` that have a name, and whether it takes arguments of any other name."""
     try:
@@ -65,6 +67,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
     return named, any(p.kind is p.VAR_KEYWORD for p in every)
 
 
+@lru_cache
 def hints(target: Callable[..., Any]) -> dict[str, Any]:
     """The annotation of each parameter, Any without one.
 

@@ -83,7 +83,9 @@ def of_predictions(run: "Run", seen: Seen) -> dict[str, Draw | None]:
     if task == "regression":
         drawn["predictions"] = partial(values.scatter, predictions, labels, names)
     else:
-        drawn["confusion"] = partial(classes.mistakes, task, predictions, labels, names, which(seen))
+        drawn["confusion"] = partial(
+            classes.mistakes, task, predictions, labels, names, which(seen)
+        )
         drawn["predictions"] = partial(classes.quality, task, predictions, labels, names)
     if images.are_images(run.config["data"]["input_shape"]):
         with forgiving(run.directory / "worst.png"):
