@@ -21,6 +21,9 @@ def aside() -> Iterator[None]:
     if helper:
         yield
         return
+    # Read when torch is imported: its threads sleep after 2 ms without work, not 16, in which they
+    # would keep a core from the other process.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=begin) as helper:
         for module in ("classes", "curves"):  # later, that would take the training's time (seconds)
