@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 helper: ProcessPoolExecutor | None = None
@@ -26,8 +25,7 @@ def aside() -> Iterator[None]:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=begin) as helper:
-        for module in ("classes", "curves"):  # later, that would take the training's time (seconds)
-            helper.submit(import_module, f"quartet.report.{module}")
+        helper.submit(get_ready)
         try:
             yield
         finally:
@@ -46,6 +44,11 @@ def begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def get_ready() -> None:
+    """Imports what draws while the sweep imports, too: later it would take the training's time."""
+    from quartet.report import classes, curves  # noqa: F401
 
 
 def do(work: Callable[..., Any], *arguments: Any) -> None:
