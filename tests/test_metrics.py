@@ -414,6 +414,11 @@ def test_meter_without_samples_saves_no_metrics() -> None:
     meter.reset()
     assert meter.state() == fresh | {"groups": [["calls"]]}
     assert fresh["metrics"] == {}
+    meter.add(*step(rows=3))
+    meter.count()
+    meter.load(fresh, torch.device("cpu"))
+    meter.add(*step(rows=1))
+    assert (meter.samples, meter.compute()["calls"]) == (1, 1)
 
 
 def test_meter_keeps_no_graph() -> None:

@@ -70,7 +70,8 @@ class Meter(nn.Module):
         }
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Goes on from what `state` gave."""
+        """Goes on from what `state` gave, whatever was taken in before."""
+        self.reset()
         self.aside = [tuple(part.to(device) for part in step) for step in state["aside"]]
         self.values = sum(step[1].numel() for step in self.aside)
         self.losses = [losses.to(device) for losses in state["losses"]]
