@@ -63,7 +63,7 @@ class Steps(_TrainingEpochLoop):
 
     The usual training is written out: one device, full precision, no hook within its steps. It makes
     Lightning's calls in Lightning's order, but for gradients, which are freed before the forward
-    pass and not after it (50 us). Any other training goes through Lightning's own code (100 us more).
+    pass and not after it (50 us). Any other training goes through Lightning's own code (200 us more).
     """
 
     def on_run_start(self, data_fetcher: Any) -> None:
