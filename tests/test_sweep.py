@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from processes import Command
 
 from quartet import record
 from quartet.module import NonFiniteLossError
+from quartet.sweep.identity import ReadOnce
 from quartet.sweep.jobs import Table
 
 ROOT = Path(__file__).parents[1]
@@ -251,6 +254,49 @@ def test_changed_files_are_no_matter_for_a_job_that_has_not_begun(
     (tmp_path / "s/0/result.json").unlink()  # killed before its first checkpoint
     mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
     assert sweep(*command) == (0, [("adam", 1)])
+
+
+def test_files_changed_meanwhile_are_no_matter_for_the_jobs_to_come(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
+    trained: list[float] = []
+
+    def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+        trained.append(cfg.optimizer.lr)
+        mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+        values = record.blank(cfg) | {"status": "finished"}
+        record.write_result(directory, values)
+        return values
+
+    monkeypatch.setattr("quartet.run.train", train)
+    command = ("-m", "--config-dir=mine", "experiment=mine", "hydra.sweep.dir=s")
+    assert sweep(*command, "seed=1,2,3")[0] == 0
+    assert trained == [0.5, 0.5, 0.5]
+    assert sweep(*command, "seed=4")[0] == 0
+    assert trained[3:] == [0.25]
+
+
+def test_jobs_are_composed_alike_whatever_was_composed_before(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
+    changes = (["seed=1"], ["optimizer=sgd", "scheduler=plateau"], ["trainer=smoke", "seed=2"])
+    searched = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"]
+
+    def composed() -> list[str]:
+        load = loader.load_configuration
+        lines = (*changes, searched, *changes)
+        return [
+            OmegaConf.to_yaml(load("train", overrides=line, run_mode=RunMode.RUN)) for line in lines
+        ]
+
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader: Any = GlobalHydra.instance().config_loader()
+        plain = composed()
+        loader.repository = ReadOnce(loader.config_search_path)
+        assert composed() == plain
 
 
 def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(

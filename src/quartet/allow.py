@@ -179,7 +179,7 @@ def guard() -> None:
 
     def load_configuration(*args: Any, **kwargs: Any) -> DictConfig:
         cfg: DictConfig = load(*args, **kwargs)
-        typed = kwargs["overrides"] if "overrides" in kwargs else args[1]
+        typed = kwargs["overrides"] if "overrides" in kwargs else args[2]
         found = [*elsewhere(cfg.hydra, typed), *found_in_hydra(cfg.hydra, "hydra")]
         if found := list(dict.fromkeys(found)):
             print("Refused:", *map(secret.hide, found), sep="\n  ", file=sys.stderr)

@@ -54,8 +54,12 @@ class GridSweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from quartet.sweep.identity import ReadOnce
+
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.task_function = task_function
+        loader: Any = hydra_context.config_loader
+        loader.repository = ReadOnce(loader.config_search_path)
 
     def sweep(self, arguments: list[str]) -> Any:
         from quartet.sweep.grid import sweep

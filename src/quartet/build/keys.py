@@ -40,7 +40,7 @@ def check_keys(cfg: DictConfig) -> list[str]:
     faults = [f"{key} is missing; conf/ sets it, leave it there." for key in absent]
     if faults:
         raise Refusal(faults)
-    text = OmegaConf.to_yaml(cfg, resolve=False)
+    text = str(OmegaConf.to_container(cfg, resolve=False))
     interpolated = re.findall(r"\$\{\.*([A-Za-z_]\w*)", text)
     faults += settings.top_level(cfg, {*TOP_LEVEL, *interpolated})
     others = [name for name in cfg.monitor if name not in HINTS["monitor"]]

@@ -1,10 +1,13 @@
-"""Whether a job of a sweep is still the one that was trained. Without torch."""
+"""Whether a job of a sweep is still the one that was planned, or trained. Without torch."""
 
+import copy
 import hashlib
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hydra._internal.config_repository import ConfigRepository
 from omegaconf import DictConfig, OmegaConf
 
 from quartet.resume import flat
@@ -12,6 +15,25 @@ from quartet.sweep.jobs import Job
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import GridSweeper
+
+
+class ReadOnce(ConfigRepository):
+    """The files of conf/ as the first job found them, for all jobs of a start.
+
+    To read them again for each job would take 50 ms of 130.
+    """
+
+    def initialize_sources(self, config_search_path: Any) -> None:
+        super().initialize_sources(config_search_path)
+        self.files: dict[str, bytes] = {}
+
+    def __deepcopy__(self, memo: Any) -> "ReadOnce":
+        return copy.copy(self)  # Hydra composes with a copy, which may get other sources
+
+    def load_config(self, config_path: str) -> Any:
+        if config_path not in self.files:
+            self.files[config_path] = pickle.dumps(super().load_config(config_path))
+        return pickle.loads(self.files[config_path])  # Hydra changes what it composes
 
 
 def fingerprint(sweeper: "GridSweeper") -> str:
