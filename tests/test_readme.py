@@ -38,7 +38,7 @@ OPTIONS = [path[5:-5].replace("/", "=") for path in PARTS if path.startswith("co
 
 
 @pytest.fixture(autouse=True)
-def _without_pictures_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_pictures_and_reports(monkeypatch: pytest.MonkeyPatch, nobody_aside: None) -> None:
     """A fault in one fails no command, and both have tests of their own."""
     monkeypatch.setattr("quartet.report.picture.of_training", lambda run, seen: [])
     monkeypatch.setattr("quartet.sweep.directory.write_report", lambda directory: None)

@@ -103,7 +103,7 @@ Sweep = Callable[..., tuple[int, list[tuple[str, int]]]]
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_aside: None) -> Iterator[Sweep]:
     """Runs train.py in this process. Gives its status, and the optimizer and seed of what it trained."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     trained: list[tuple[str, int]] = []
