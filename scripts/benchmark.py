@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +73,20 @@ class Bench:
             train, val = made_images(count), made_images(count // 10)
         self.parts, self.count, self.device = Parts(train, val, None), count, device
 
-    def quartet(self, *overrides: str) -> tuple[float, float]:
-        """Seconds of one training epoch with everything on, and of its validation."""
+    def quartet(self, *overrides: str, epochs: int = 1) -> tuple[float, float]:
+        """Seconds of a training epoch with everything on, and of its validation."""
         from quartet.build import build, compose
         from quartet.progress import Timer
 
         accelerator = "gpu" if self.device == "cuda" else "cpu"
         common = ["data=fashion_mnist", "logger=tensorboard", f"trainer.accelerator={accelerator}"]
-        epochs = ["trainer.max_epochs=1"]
         with tempfile.TemporaryDirectory() as folder:
-            run = build(compose([*common, *epochs, *overrides]), folder)
+            run = build(compose([*common, f"trainer.max_epochs={epochs}", *overrides]), folder)
             run.data.parts = self.parts
             timer = Timer()
             run.trainer.callbacks.append(timer)
             run.trainer.fit(run.module, run.data)
-        return timer.epochs[0], timer.validation
+        return statistics.median(timer.epochs), timer.validation
 
     def plain(self, optimizer: Callable[..., torch.optim.Optimizer], *overrides: str) -> float:
         """Seconds of an epoch of the loop a person would write by hand."""
@@ -287,19 +287,16 @@ def planning(rounds: int, count: int) -> Iterator[tuple[str, str, list[float]]]:
     yield f"planning and skipping {count:,} finished jobs, seconds", "< 5", times
 
 
-def scaling(short: bool) -> Iterator[tuple[str, str, list[list[float]]]]:
+def scaling(bench: Bench, short: bool) -> Iterator[tuple[str, str, list[list[float]]]]:
     """What a sample costs as data, classes and model grow: the figures of each size."""
-    sizes = (600, 6_000) if short else (600, 6_000, 60_000)
-    benches = [Bench("made", "", count, "cpu") for count in sizes]
-    yield (
-        f"us a sample, of {listed(sizes)} samples",
-        "flat",
-        [
-            [bench.quartet(*MLP, "optimizer=sgd")[0] / bench.count * 1e6 for _ in range(3)]
-            for bench in benches
-        ],
-    )
-    bench = benches[1]
+    sizes = (600, 6_000) if short else (600, 6_000, 60_000, 600_000)
+    costs = []
+    for size in sizes:
+        made = Bench("made", "", size, "cpu")
+        epochs = max(1, bench.count // size)
+        run = partial(made.quartet, *MLP, "optimizer=sgd", epochs=epochs)
+        costs.append([run()[0] / size * 1e6 for _ in range(3)])
+    yield f"us a sample, of {listed(sizes)} samples", "flat", costs
 
     def to_plain(*overrides: str) -> list[float]:
         ours = (*overrides, "optimizer=sgd")
@@ -311,11 +308,12 @@ def scaling(short: bool) -> Iterator[tuple[str, str, list[list[float]]]]:
         for width in widths
     ]
     yield f"time / plain loop, {listed(widths)} hidden units", "flat", ratios
-    ratios, numbers = [], (2, 10, 100, 1_000)
+    ratios, numbers, parts = [], (2, 10, 100, 1_000), bench.parts
     for classes in numbers:
-        train, val = made_images(bench.count, classes), made_images(600, classes)
-        bench.parts = bench.parts._replace(train=train, val=val)
+        train, val = (made_images(size, classes) for size in (bench.count, bench.count // 10))
+        bench.parts = parts._replace(train=train, val=val)
         ratios.append(to_plain(*MLP, f"data.num_classes={classes}"))
+    bench.parts = parts
     yield f"time / plain loop, {listed(numbers)} classes", "flat", ratios
 
 
@@ -478,7 +476,7 @@ def main() -> None:
         "sweep": lambda: sweep(2 if options.short else 20, options.rounds),
         "saves": lambda: saves(options.rounds),
         "planning": lambda: planning(options.rounds, 20 if options.short else 1_000),
-        "scaling": lambda: scaling(options.short),
+        "scaling": lambda: scaling(bench, options.short),
         "resnet": lambda: resnet(options.count * 5 // 6, options.device, options.short),
         "report": lambda: report(50 if options.short else 1000),
     }

@@ -384,13 +384,18 @@ def step(rows: int, classes: int = 3, loss: float = 0.0) -> tuple[Tensor, Tensor
     return torch.tensor(loss), torch.zeros(rows, classes), torch.zeros(rows, dtype=torch.long)
 
 
-def test_meter_counts_many_steps_at_once() -> None:
+@pytest.mark.parametrize("saves_every", [1_000, 5])
+def test_meter_counts_many_steps_at_once(saves_every: int) -> None:
     meter, metric = counting_meter()
     steps = 2 * Meter.max_steps + 2
     for number in range(1, steps + 1):
         meter.add(*step(rows=2))
         assert metric.calls == number // Meter.max_steps
-        assert len(meter.aside) == number % Meter.max_steps
+        assert meter.steps == number % Meter.max_steps
+        assert len(meter.aside) < Meter.bunch
+        if number % saves_every == 0:  # which must not change what is counted together
+            meter.state()
+            assert meter.aside == []
     assert meter.samples == 2 * steps
     assert meter.compute()["calls"] == 2 * steps
     assert metric.calls == 3
@@ -402,7 +407,7 @@ def test_meter_puts_no_more_aside_than_its_bound_of_values() -> None:
         meter.add(*step(rows=1 << 10, classes=1 << 9))
     assert (metric.calls, meter.values) == (0, 1 << 20)
     meter.add(*step(rows=1, classes=1 << 9))
-    assert (metric.calls, meter.values, meter.aside) == (1, 0, [])
+    assert (metric.calls, meter.values, meter.aside, meter.bunches) == (1, 0, [], [])
 
 
 def test_meter_without_samples_saves_no_metrics() -> None:
