@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,33 +226,45 @@ def run_argument(node: Mapping[str, Any]) -> str | None:
     return next((argument for argument in ("run_id", "id") if argument in taken), None)
 
 
-def write_environment(cfg: DictConfig, run: "Run") -> None:
-    """Writes environment.json, and Hydra's record where Hydra did not (a run from Python).
+@cache
+def surroundings(folder: Path) -> dict[str, Any]:
+    """Code, machine and packages, as they were when this process began to use them.
 
-    A run that goes on adds environment-1.json, and its own record.
+    Args:
+        folder: Of the code.
     """
 
     def git(*arguments: str) -> str | None:
         try:
             # Some repositories have programs of their own called.
             line = ["git", "-c", "core.fsmonitor=false", *arguments]
-            done = subprocess.run(line, capture_output=True, text=True, check=True)
+            done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=folder)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()
 
     changes = git("status", "--porcelain")
-    environment = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    return {
         "git": {
             "commit": git("rev-parse", "HEAD"),
             "dirty": None if changes is None else bool(changes),
         },
-        "device": str(run.trainer.strategy.root_device),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def write_environment(cfg: DictConfig, run: "Run") -> None:
+    """Writes environment.json, and Hydra's record where Hydra did not (a run from Python).
+
+    A run that goes on adds environment-1.json, and its own record.
+    """
+    environment = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "device": str(run.trainer.strategy.root_device),
+        **surroundings(Path.cwd()),
     }
     run.directory.mkdir(parents=True, exist_ok=True)
     write_new(run.directory, "environment.json", environment)
