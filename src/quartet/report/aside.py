@@ -35,9 +35,8 @@ def aside() -> Iterator[None]:
 def begin() -> None:
     """Leaves Ctrl+C to the process that trains, and ends when that does, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    atexit.register(
-        os._exit, 0
-    )  # what is drawn is on disk; taking all modules apart takes a second
+    # What is drawn is on disk; taking all modules apart takes a second.
+    atexit.register(os._exit, 0)
     parent = multiprocessing.parent_process()
     assert parent
 
