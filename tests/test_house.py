@@ -25,7 +25,7 @@ TOP = {
 LINES = 250
 LONG: dict[str, tuple[int, str]] = {
     "data/csv.py": (262, "reading, and refusing what cannot be read"),
-    "checkpoint.py": (265, "what checkpoints hold: saving and going on mirror each other"),
+    "checkpoint.py": (260, "what checkpoints hold: saving and going on mirror each other"),
 }
 # The same for functions.
 FUNCTION_LINES = 40

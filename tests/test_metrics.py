@@ -19,7 +19,7 @@ from torchmetrics.retrieval import RetrievalNormalizedDCG
 from quartet.build import Run, build
 from quartet.data.loader import finish
 from quartet.meter import Meter
-from quartet.metrics import MeanAveragePrecision, MeanReciprocalRank
+from quartet.metrics import AUROC, MeanAveragePrecision, MeanReciprocalRank
 from quartet.run import quieten
 from quartet.task import Multiclass, Ranking, Regression
 
@@ -382,6 +382,16 @@ def counting_meter() -> tuple[Meter, Calls]:
 
 def step(rows: int, classes: int = 3, loss: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor(loss), torch.zeros(rows, classes), torch.zeros(rows, dtype=torch.long)
+
+
+@pytest.mark.parametrize(("task", "shape"), [("binary", (99,)), ("multiclass", (99, 3))])
+def test_auroc_leaves_what_it_counts_in_bins(task: str, shape: tuple[int, ...]) -> None:
+    scores = torch.rand(shape)
+    given = scores.clone()
+    auroc = AUROC(task=task, num_outputs=shape[1] if shape[1:] else 1, exact_values=0, bins=8)
+    auroc.update(given, torch.arange(99) % 2)
+    auroc.compute()
+    assert torch.equal(given, scores)
 
 
 @pytest.mark.parametrize("saves_every", [1_000, 5])

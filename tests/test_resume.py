@@ -44,7 +44,9 @@ ROOT = Path(__file__).parents[1]
 TINY = (
     *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
     *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null"),
+    "callbacks.last.min_seconds=0",
 )
+RARELY = "callbacks.last.min_seconds=1000"
 EACH_STEP = "callbacks.last.every_n_steps=1"
 SHORT = {
     "step": ["scheduler.step_size=1"],
@@ -441,13 +443,21 @@ class SignalAt(CrashAt):
         ("on_train_batch_start", 4),
         ("on_validation_batch_start", 1),
         ("on_train_epoch_end", 1),
+        ("on_train_epoch_end", 2),
         ("on_train_epoch_start", 2),
+        ("on_train_epoch_start", 3),
     ],
 )
+@pytest.mark.parametrize("saves", [[], [RARELY]])
 def test_signal_ends_a_training_where_it_can_go_on_exactly(
-    hook: str, number: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hook: str,
+    number: int,
+    saves: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = [*TINY, *RICH]
+    names = [*TINY, *RICH, *saves]
     monkeypatch.setattr(stop, "asked", 0)
     monkeypatch.setattr(sys.modules[__name__], "CrashAt", SignalAt)
     monkeypatch.setattr(sys.modules[__name__], "Crash", SystemExit)
@@ -455,6 +465,22 @@ def test_signal_ends_a_training_where_it_can_go_on_exactly(
     assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "interrupted"
     stop.asked = 0
     resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+def test_short_epochs_are_passed_over_and_done_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = checkpoint.Last.save
+    monkeypatch.setattr(
+        checkpoint.Last, "save", lambda self, t: (save(self, t), saved.append(t.current_epoch))
+    )
+    names = [*TINY, *RICH, RARELY]
+    crash(names, tmp_path / "run", "on_train_batch_end", 10, monkeypatch)
+    assert saved == [0]
+    resume(tmp_path / "run")
+    assert saved == [0, 1, 2]  # the first of a start and its last
     assert_same(whole, tmp_path / "run")
 
 
@@ -719,10 +745,13 @@ def test_moved_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert_same(uninterrupted(names), tmp_path / "after")
 
 
-@pytest.mark.parametrize("name", ["every_n_steps", "every_minutes"])
-def test_negative_distance_between_checkpoints_is_refused(name: str) -> None:
-    settings = {"every_n_steps": None, "every_minutes": None, name: -1}
-    with pytest.raises(ValueError, match=f"callbacks.last.{name} must be above 0, got -1"):
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("every_n_steps", "above 0"), ("every_minutes", "above 0"), ("min_seconds", "at least 0")],
+)
+def test_negative_distance_between_checkpoints_is_refused(name: str, least: str) -> None:
+    settings = {"every_n_steps": None, "every_minutes": None, "min_seconds": 0, name: -1}
+    with pytest.raises(ValueError, match=f"callbacks.last.{name} must be {least}, got -1"):
         checkpoint.Last(**settings)
 
 

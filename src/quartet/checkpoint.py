@@ -1,11 +1,9 @@
 """The checkpoints of a run, and what lets a training go on from one as if it had never stopped."""
 
-import random
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 from lightning import LightningModule, Trainer
@@ -14,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from quartet.logger import MetricsFile, rewind
+from quartet.randomness import random_states, restore_random_states
 
 
 class Best(ModelCheckpoint):
@@ -30,7 +29,7 @@ class Best(ModelCheckpoint):
 
 
 class Last(ModelCheckpoint):
-    """Keeps the newest checkpoint: of every epoch, and within it as often as asked.
+    """Keeps the newest checkpoint: of epochs, and within them as often as asked.
 
     A training that ends within an epoch, by its steps or time, leaves ``mid_epoch.ckpt`` besides:
     the place from which a longer one goes on.
@@ -38,24 +37,38 @@ class Last(ModelCheckpoint):
     Args:
         every_n_steps: Optimizer steps after which to save within an epoch; None for never.
         every_minutes: The same by the clock, with the end of the step.
+        min_seconds: An epoch is passed over that ends sooner than this after the last save, unless
+            the training ends with it. So much a run that was killed does again.
         kwargs: Of Lightning's ModelCheckpoint.
 
     Raises:
-        ValueError: one of the two is not positive.
+        ValueError: one of the first two is not positive, or the third is negative.
     """
 
     def __init__(
-        self, *, every_n_steps: int | None, every_minutes: float | None, **kwargs: Any
+        self,
+        *,
+        every_n_steps: int | None,
+        every_minutes: float | None,
+        min_seconds: float,
+        **kwargs: Any,
     ) -> None:
         super().__init__(save_top_k=1, enable_version_counter=False, monitor=None, **kwargs)
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and not value > 0:
                 raise ValueError(
-                    f"callbacks.last.{name} must be above 0, got {value}; null saves every epoch."
+                    f"callbacks.last.{name} must be above 0, got {value}; null saves epochs alone."
                 )
+        if not min_seconds >= 0:
+            raise ValueError(
+                f"callbacks.last.min_seconds must be at least 0, got {min_seconds}; 0 saves every epoch."
+            )
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes
+        self.min_seconds = min_seconds
+        self.interrupted = False
         self.saved_at = time.monotonic()
+        self.has_saved = False  # since the start; each saves its first epoch
         self.stop_waits = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -66,7 +79,7 @@ class Last(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         stops = trainer.should_stop or self.stop_waits
-        ends = stops or 0 < trainer.max_steps <= trainer.global_step
+        ends = stops or reached(trainer.max_steps, trainer.global_step)
         if not (ends or self.due(trainer)):
             return
         # An end by the clock waits for the step, or the gradients of half of it would be lost.
@@ -83,29 +96,47 @@ class Last(ModelCheckpoint):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        if (
+            not self.has_saved
+            or self.interrupted
+            or trainer.should_stop
+            or reached(trainer.max_steps, trainer.global_step)
+            or reached(trainer.max_epochs, epochs.processed)
+            or self.due(trainer)
+            or self.rested(trainer, self.min_seconds)
+        ):
             self.save(trainer)
 
     def due(self, trainer: Trainer) -> bool:
         """Whether it is time for a checkpoint within the epoch."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             return True
-        if self.every_minutes is None:
-            return False
-        late: bool = time.monotonic() - self.saved_at >= 60 * self.every_minutes
+        return self.every_minutes is not None and self.rested(trainer, 60 * self.every_minutes)
+
+    def rested(self, trainer: Trainer, seconds: float) -> bool:
+        """Whether the last save was so long ago."""
+        late: bool = time.monotonic() - self.saved_at >= seconds
         return trainer.strategy.broadcast(late)  # clocks of processes differ
 
     def save(self, trainer: Trainer) -> None:
         """Saves, between two optimizer steps."""
         self._save_checkpoint(trainer, self.path(str(self.filename)))
         self.best_model_path = self.path(str(self.filename))
-        self.saved_at = time.monotonic()
+        self.saved_at, self.has_saved = time.monotonic(), True
         longer = Path(self.path("mid_epoch"))
         if trainer.is_global_zero and not ended_within_epoch(trainer):
             longer.unlink(missing_ok=True)  # of a training that went on since
 
     def path(self, name: str) -> str:
         return str(Path(str(self.dirpath)) / f"{name}{self.FILE_EXTENSION}")
+
+
+def reached(limit: int | None, count: int) -> bool:
+    """Whether a limit of a training, of which None and -1 are none, is reached."""
+    return limit is not None and 0 <= limit <= count
 
 
 def here(state: dict[str, Any], directory: Any) -> dict[str, Any]:
@@ -261,39 +292,6 @@ def settle(trainer: Trainer, loops: dict[str, Any]) -> None:
         batches["is_last_batch"] = False
     elif not validates:
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1  # counted after a validation
-
-
-def random_states(trainer: Trainer) -> dict[str, Any]:
-    """States of all global random-number generators that a training may draw from."""
-    version, numbers, gauss = random.getstate()
-    state: Any = np.random.get_state(legacy=False)
-    states = {
-        "python": [version, list(numbers), gauss],
-        "numpy": [
-            torch.from_numpy(state["state"]["key"].astype(np.int64)),
-            *(state["state"]["pos"], state["has_gauss"], state["gauss"]),
-        ],
-        "torch": torch.get_rng_state(),
-    }
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def restore_random_states(trainer: Trainer, states: dict[str, Any]) -> None:
-    """Sets the generators to what `random_states` gave."""
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    key, *others = states["numpy"]
-    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *others))
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and trainer.strategy.root_device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], trainer.strategy.root_device)
-    elif "mps" in states and trainer.strategy.root_device.type == "mps":
-        torch.mps.set_rng_state(states["mps"])
 
 
 def gather(trainer: Trainer, value: Any) -> list[Any]:

@@ -131,6 +131,7 @@ class StopAtBatchEnd(Callback):
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
+        self.ends = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop.listen_again()  # Lightning's own way would end in the middle of a step
@@ -148,8 +149,13 @@ class StopAtBatchEnd(Callback):
             self.save(trainer)
             self.stop.now()
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ends = self.asked(trainer)
+        for last in lasts(trainer):
+            last.interrupted = self.ends
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.asked(trainer):  # the end of the last epoch is saved
+        if self.ends:  # else a signal came after the epoch, whose end may not be saved
             self.stop.now()
 
     def asked(self, trainer: Trainer) -> bool:
@@ -160,6 +166,9 @@ class StopAtBatchEnd(Callback):
         return self.stop.asked != 0
 
     def save(self, trainer: Trainer) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Last):
-                callback.save(trainer)
+        for last in lasts(trainer):
+            last.save(trainer)
+
+
+def lasts(trainer: Trainer) -> list[Last]:
+    return [each for each in trainer.callbacks if isinstance(each, Last)]  # type: ignore[attr-defined]
