@@ -414,6 +414,7 @@ def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
     overrides = [
         *(*SMALL, f"loss._target_={name}.Breaks", "+loss.at=12", f"+loss.value={value}"),
         *("data.batch_size=16", f"data.val_fraction={val_fraction}", "optimizer.lr=0.01"),
+        "callbacks.last.min_seconds=0",
     ]
     if checkpoint_every:
         overrides.append(f"+callbacks.last.every_n_train_steps={checkpoint_every}")

@@ -71,9 +71,9 @@ MACHINERY = {
         *("after", "allow", "averaging", "build", "check", "checkpoint", "command"),
         *("data.check", "data.loader", "data.split", "export", "files", "find", "foreign"),
         *("inputs", "job", "launch", "lean", "logger", "meter", "module", "prediction"),
-        *("progress", "ranges", "rank", "record", "report", "resume", "run", "schema"),
-        *("search", "secret", "sharding", "slurm", "stop", "storage", "sweep", "trained"),
-        *("unfreezing", "weights"),
+        *("progress", "randomness", "ranges", "rank", "record", "report", "resume", "run"),
+        *("schema", "search", "secret", "sharding", "slurm", "stop", "storage", "sweep"),
+        *("trained", "unfreezing", "weights"),
     )
 }
 # Where Hydra makes objects, or has `logging` make them.
