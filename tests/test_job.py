@@ -402,10 +402,13 @@ class Breaks(nn.MSELoss):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("checkpoint_every", [None, 1])
 @pytest.mark.parametrize("val_fraction", [0, 0.1])
+@pytest.mark.parametrize(("min_seconds", "epochs"), [(0, (1, 2)), (1, (0, 1, 2))])
 def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
     value: float,
     val_fraction: float,
     checkpoint_every: int | None,
+    min_seconds: int,
+    epochs: tuple[int, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -414,7 +417,7 @@ def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
     overrides = [
         *(*SMALL, f"loss._target_={name}.Breaks", "+loss.at=12", f"+loss.value={value}"),
         *("data.batch_size=16", f"data.val_fraction={val_fraction}", "optimizer.lr=0.01"),
-        "callbacks.last.min_seconds=0",
+        f"callbacks.last.min_seconds={min_seconds}",
     ]
     if checkpoint_every:
         overrides.append(f"+callbacks.last.every_n_train_steps={checkpoint_every}")
@@ -431,7 +434,7 @@ def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
     for file in ("best", "last"):
         state = torch.load(tmp_path / "checkpoints" / f"{file}.ckpt", weights_only=True)
         assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
-        assert state["epoch"] in (1, 2)
+        assert state["epoch"] in epochs
     with (tmp_path / "metrics.csv").open() as lines:
         assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2"]
 
