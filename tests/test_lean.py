@@ -159,6 +159,7 @@ def test_steps_are_those_of_lightning(
     for usual in (True, False):
         if not usual:
             monkeypatch.setattr(lean, "is_usual", lambda _: False)
+            monkeypatch.setattr(lean, "moved", lean.search)
         diary = Diary(logs=step is not training_step)
         run = build(
             compose([*SHORT, "trainer.log_every_n_steps=2", *overrides.split()]),

@@ -38,7 +38,8 @@ class Last(ModelCheckpoint):
         every_n_steps: Optimizer steps after which to save within an epoch; None for never.
         every_minutes: The same by the clock, with the end of the step.
         min_seconds: An epoch is passed over that ends sooner than this after the last save, unless
-            the training ends with it. So much a run that was killed does again.
+            the training ends with it. So much a run that was killed does again. By default, as in
+            runs of before there was a choice, none is.
         kwargs: Of Lightning's ModelCheckpoint.
 
     Raises:
@@ -50,19 +51,21 @@ class Last(ModelCheckpoint):
         *,
         every_n_steps: int | None,
         every_minutes: float | None,
-        min_seconds: float,
+        min_seconds: float = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(save_top_k=1, enable_version_counter=False, monitor=None, **kwargs)
-        for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
-            if value is not None and not value > 0:
-                raise ValueError(
-                    f"callbacks.last.{name} must be above 0, got {value}; null saves epochs alone."
-                )
+        faults = [
+            f"callbacks.last.{name} must be above 0, got {value}; null saves epochs alone."
+            for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes))
+            if value is not None and not value > 0
+        ]
         if not min_seconds >= 0:
-            raise ValueError(
+            faults.append(
                 f"callbacks.last.min_seconds must be at least 0, got {min_seconds}; 0 saves every epoch."
             )
+        if faults:
+            raise ValueError(" ".join(faults))
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes
         self.min_seconds = min_seconds

@@ -15,6 +15,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
 from torch import Tensor
 
 NOTHING: AbstractContextManager[None] = nullcontext()
@@ -218,8 +219,18 @@ def drop_empty_hooks(callbacks: Iterable[Callback]) -> None:
                 setattr(callback, hook, None)
 
 
+def moved(result: Any, *place: Any, **kwargs: Any) -> Any:
+    """Moves a logged value that lies elsewhere; Lightning searches all its attributes (500 us)."""
+    lies_there = result.is_tensor and place == (result.value.device,) and not kwargs
+    return result if lies_there else search(result, *place, **kwargs)
+
+
+search = _ResultMetric.to
+
+
 def lighten(trainer: Trainer) -> None:
     """Gives a trainer `Steps` and, on a machine without a GPU, spares Adam the search for one."""
+    _ResultMetric.to = moved  # type: ignore[assignment,method-assign]
     if not torch.cuda.device_count():
         # Set by Lightning, so that each step looks for the library of the driver (40 us).
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
