@@ -61,9 +61,8 @@ class Last(ModelCheckpoint):
             if value is not None and not value > 0
         ]
         if not min_seconds >= 0:
-            faults.append(
-                f"callbacks.last.min_seconds must be at least 0, got {min_seconds}; 0 saves every epoch."
-            )
+            least = f"must be at least 0, got {min_seconds}; 0 saves every epoch."
+            faults.append(f"callbacks.last.min_seconds {least}")
         if faults:
             raise ValueError(" ".join(faults))
         self.every_n_steps = every_n_steps

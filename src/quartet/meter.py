@@ -1,10 +1,12 @@
 """Losses and metrics of one part of the data, over an epoch."""
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities.data import _bincount
 
 
 class Meter(nn.Module):
@@ -162,3 +164,18 @@ def state_of(metric: Metric) -> dict[str, Any]:
 def at_least_32_bits(values: Tensor) -> Tensor:
     """Values that 16-bit training gives, in a type that sums and probabilities need."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def counts_of(values: Tensor, minlength: int | None = None) -> Tensor:
+    """How often each of 0, 1, ... ``minlength - 1`` occurs.
+
+    On a GPU ``torch.bincount``, which torchmetrics calls, waits to see the largest value.
+    """
+    if values.is_cpu or minlength is None:
+        return _bincount(values, minlength)
+    ones = torch.ones_like(values, dtype=torch.int64)
+    return ones.new_zeros(minlength).scatter_add_(0, values, ones)
+
+
+for name in ("stat_scores", "confusion_matrix", "precision_recall_curve"):
+    vars(sys.modules[f"torchmetrics.functional.classification.{name}"])["_bincount"] = counts_of

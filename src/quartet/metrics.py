@@ -125,18 +125,19 @@ class AUROC(Metric):
 
     def bin(self) -> None:
         """Counts in bins what was kept."""
-        counts, negatives = self.counts.view(-1), self.counts[:, 0]
-        one = torch.ones((), dtype=self.counts.dtype, device=self.counts.device)
+        # Of each output the bins of negatives, and those of positives behind them.
+        counts = self.counts.view(len(self.counts), -1)
+        one = torch.ones((), dtype=counts.dtype, device=counts.device)
         for scores, target in zip(self.preds, self.target, strict=True):
             # Probabilities of 1e-9 and less, or as near to 1 as floats come, share the outer bins.
             odds = scores.t().contiguous().logit().clamp_(-20.7, 20.7)
             places = odds.mul_(self.bins / 42).add_(self.bins / 2).long()
+            if target.dim() == 2:
+                places += target.t() * self.bins
+            else:
+                places[target, torch.arange(len(target), device=target.device)] += self.bins
             # An output at a time, whose bins stay in the cache; 1,000 of them do not.
-            negatives.scatter_add_(1, places, one.expand(places.shape))
-            rows, columns = positives_of(target)
-            hits = places[columns, rows] + columns * 2 * self.bins
-            counts.scatter_add_(0, hits, -one.expand(len(hits)))
-            counts.scatter_add_(0, hits + self.bins, one.expand(len(hits)))
+            counts.scatter_add_(1, places, one.expand(places.shape))
         self.preds.clear()
         self.target.clear()
         self.kept = 0
@@ -145,9 +146,8 @@ class AUROC(Metric):
         if self.counts.any():
             self.preds, self.target = as_list(self.preds), as_list(self.target)
             self.bin()
-            negatives, positives = self.counts.double().unbind(1)
-            below = negatives.cumsum(1) - negatives / 2
-            areas = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
+            # A few outputs at a time: fresh memory costs more than the sums.
+            areas = torch.cat([areas_of_bins(few) for few in self.counts.split(64)])
         elif len(self.preds):
             areas = areas_of(as_list(self.preds), dim_zero_cat(self.target))
         else:
@@ -157,6 +157,13 @@ class AUROC(Metric):
     def reset(self) -> None:
         super().reset()
         self.kept = 0
+
+
+def areas_of_bins(counts: Tensor) -> Tensor:
+    """The area of each output, given the numbers of its negatives and positives ``(outputs, 2, bins)``."""
+    negatives, positives = counts.double().unbind(1)
+    below = negatives.cumsum(1) - negatives / 2
+    return (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
 
 
 def positives_of(target: Tensor) -> tuple[Tensor, Tensor]:
