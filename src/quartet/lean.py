@@ -229,7 +229,7 @@ search = _ResultMetric.to
 
 
 def lighten(trainer: Trainer) -> None:
-    """Gives a trainer `Steps` and, on a machine without a GPU, spares Adam the search for one."""
+    """Gives a trainer `Steps` and all logging `moved`; without a GPU, Adam does not look for one."""
     _ResultMetric.to = moved  # type: ignore[assignment,method-assign]
     if not torch.cuda.device_count():
         # Set by Lightning, so that each step looks for the library of the driver (40 us).

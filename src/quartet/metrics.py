@@ -135,7 +135,8 @@ class AUROC(Metric):
             if target.dim() == 2:
                 places += target.t() * self.bins
             else:
-                places[target, torch.arange(len(target), device=target.device)] += self.bins
+                rows, columns = positives_of(target)
+                places[columns, rows] += self.bins
             # An output at a time, whose bins stay in the cache; 1,000 of them do not.
             counts.scatter_add_(1, places, one.expand(places.shape))
         self.preds.clear()
