@@ -384,6 +384,17 @@ def step(rows: int, classes: int = 3, loss: float = 0.0) -> tuple[Tensor, Tensor
     return torch.tensor(loss), torch.zeros(rows, classes), torch.zeros(rows, dtype=torch.long)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_auroc_in_bins_takes_classes_of_any_whole_number_type(kind: torch.dtype) -> None:
+    scores, classes = torch.rand(50, 3).softmax(1), torch.arange(50) % 3
+    whole, other = (
+        AUROC(task="multiclass", num_outputs=3, exact_values=0, bins=4096) for _ in range(2)
+    )
+    whole.update(scores, classes)
+    other.update(scores, classes.to(kind))
+    assert torch.equal(whole.counts, other.counts)
+
+
 @pytest.mark.parametrize(("task", "shape"), [("binary", (99,)), ("multiclass", (99, 3))])
 def test_auroc_leaves_what_it_counts_in_bins(task: str, shape: tuple[int, ...]) -> None:
     scores = torch.rand(shape)
