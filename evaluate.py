@@ -3,6 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
+from quartet import ending
 from quartet.allow import guard
 from quartet.command import start_from
 from quartet.sweep import winner
@@ -19,4 +20,4 @@ if __name__ == "__main__":
     guard()
     winner.take()
     start_from(own=("run", "split", "checkpoint"))
-    main()
+    ending.after(main)

@@ -1,14 +1,16 @@
 """Train a model: python train.py optimizer=rmsprop scheduler=step."""
 
+from quartet import usage
 from quartet.stop import stop
 
+usage.answer()
 stop.listen()
 stop.hold()  # until the run begins: Hydra, broken off, would make an error of its own of it
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from quartet import command  # noqa: E402
+from quartet import command, ending  # noqa: E402
 from quartet.allow import guard  # noqa: E402
 from quartet.sweep import directory  # noqa: E402
 
@@ -24,4 +26,4 @@ if __name__ == "__main__":
     guard()
     directory.go_on()
     command.go_on()
-    main()
+    ending.after(main)

@@ -3,6 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
+from quartet import ending
 from quartet.allow import guard
 from quartet.command import start_from
 
@@ -17,4 +18,4 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     guard()
     start_from(own=("run", "format", "checkpoint", "output", "tolerance"))
-    main()
+    ending.after(main)

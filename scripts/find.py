@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from quartet import find
+from quartet import ending, find
 from quartet.build import compose
 from quartet.check import Refusal
 from quartet.prediction import free
@@ -38,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ending.after(main)

@@ -15,8 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
-from quartet import allow, schema
-from quartet.build.groups import ADDED, CONF, DRIVING, FILLED, FIRST, HINTS, TOP_LEVEL
+from quartet import CONF, allow, schema
+from quartet.build.groups import ADDED, DRIVING, FILLED, FIRST, HINTS, TOP_LEVEL
 
 FOLDER = CONF / ".schema"
 # Groups of several parts, each under a name of its own.

@@ -14,11 +14,10 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet import allow, build, foreign, storage
+from quartet import CONF, allow, build, foreign, storage
 from quartet.after import evaluate
 from quartet.build.parts import make
 from quartet.check import Refusal
-from quartet.command import CONF
 from quartet.sweep.directory import with_sweep
 
 ROOT = CONF.parent

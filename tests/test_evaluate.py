@@ -219,15 +219,3 @@ def test_a_sweep_is_evaluated_as_its_winner(
     figures = json.loads((tmp_path / "s/1/result.json").read_text())["metrics"]
     for name, value in written(tmp_path / "s" / "1", "test")["metrics"].items():
         assert value == figures[name]
-
-
-@pytest.mark.parametrize("script", ["evaluate.py", "predict.py", "scripts/export.py"])
-def test_help_is_the_file_that_says_what_each_setting_is(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [str(ROOT / script), "--help"])
-    with pytest.raises(SystemExit, match="0"):
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    told = capsys.readouterr().out
-    assert f"python {script} run=outputs/DATE/TIME" in told.splitlines()[0]
-    assert "checkpoint: best # or last" in told

@@ -16,9 +16,8 @@ from made import idx_files, write
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from quartet import record
+from quartet import CONF, record
 from quartet.build import Run, build, compose
-from quartet.command import CONF
 from quartet.report import picture
 from quartet.run import quieten, train
 

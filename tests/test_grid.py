@@ -19,10 +19,9 @@ from made import labelled_table
 from omegaconf import DictConfig, OmegaConf
 from sklearn import datasets
 
-from quartet import record
+from quartet import CONF, record
 from quartet.build import compose
 from quartet.check import Refusal
-from quartet.command import CONF
 from quartet.report import picture
 from quartet.run import train
 

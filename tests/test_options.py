@@ -14,9 +14,9 @@ import torch
 from made import cifar_files, composed, idx_files, labelled_table, paint, write
 from omegaconf import OmegaConf
 
+from quartet import CONF
 from quartet.build import build, compose
 from quartet.check import Refusal
-from quartet.command import CONF
 from quartet.report import picture
 from quartet.run import quieten, train
 

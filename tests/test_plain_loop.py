@@ -24,9 +24,9 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import LBFGS, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from quartet import CONF
 from quartet.build import Run, build
 from quartet.check import Refusal
-from quartet.command import CONF
 from quartet.loss import FocalLoss, ListNetLoss, RankNetLoss
 from quartet.run import quieten
 

@@ -28,10 +28,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from quartet import checkpoint, command
+from quartet import CONF, checkpoint, command
 from quartet.build import compose
 from quartet.check import Refusal
-from quartet.command import CONF
 from quartet.data import DataModule
 from quartet.data.loader import Batches
 from quartet.data.split import Parts

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from omegaconf import OmegaConf
 
-from quartet.command import CONF
+from quartet import CONF
 
 SCRIPT = runpy.run_path(str(CONF.parent / "scripts/schema.py"))
 SCHEMAS: dict[str, str] = SCRIPT["schemas"]()

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quartet import allow, foreign, rank, secret, slurm
+from quartet import CONF, allow, foreign, rank, secret, slurm, usage
 
 STARTING = "starting"  # the folder of Hydra's record of a run that may go on, until it does
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def start_from(own: Sequence[str]) -> None:
@@ -26,9 +25,7 @@ def start_from(own: Sequence[str]) -> None:
         own: Keys that the command adds to the run's configuration.
     """
     let_hydra_start()
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print((CONF / f"{Path(sys.argv[0]).stem}.yaml").read_text(), end="")
-        raise SystemExit(0)
+    usage.answer()
     if any(argument.startswith("-") for argument in sys.argv[1:]):
         return  # --cfg and the like, or a command line that was rewritten before
     given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)

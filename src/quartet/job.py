@@ -1,5 +1,6 @@
 """A run as a command: exit statuses, and messages instead of tracebacks."""
 
+import atexit
 import errno
 import gc
 import logging
@@ -124,11 +125,19 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
 
 @contextmanager
 def nothing_collected() -> Iterator[None]:
-    """For imports, a tenth of a start: they make half a million objects, and no garbage to look for."""
+    """For imports: they make half a million objects and no garbage, and looking for it takes seconds.
+
+    The collector passes these over from then on, as it would look through them all thrice more.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # or libraries of compiled code tell of leaks
         gc.enable()
 
 
@@ -156,7 +165,8 @@ def expected(error: BaseException) -> BaseException | None:
 
 def evaluation(cfg: DictConfig) -> None:
     """Evaluates ``cfg.run``. Exits with 2 when refused."""
-    from quartet.after import evaluate
+    with nothing_collected():
+        from quartet.after import evaluate
 
     options = take(cfg, "split", "checkpoint")
     with refusals(cfg):
@@ -165,7 +175,8 @@ def evaluation(cfg: DictConfig) -> None:
 
 def prediction(cfg: DictConfig) -> None:
     """Writes predictions of ``cfg.run``. Exits with 2 when refused."""
-    from quartet.after import predict
+    with nothing_collected():
+        from quartet.after import predict
 
     options = take(cfg, "split", "checkpoint", "input", "id", "output")
     with refusals(cfg):
@@ -174,8 +185,9 @@ def prediction(cfg: DictConfig) -> None:
 
 def exporting(cfg: DictConfig) -> None:
     """Exports the model of ``cfg.run``. Exits with 2 when refused, 1 when the export differs."""
-    from quartet.after import export
-    from quartet.export import Different
+    with nothing_collected():
+        from quartet.after import export
+        from quartet.export import Different
 
     options = take(cfg, "format", "checkpoint", "output", "tolerance")
     with refusals(cfg):

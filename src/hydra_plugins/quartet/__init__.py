@@ -137,7 +137,7 @@ def told_here(config: DictConfig, launcher: str, names: Iterable[str]) -> list[s
         launcher: The usual option in conf/launcher/; another one may have been chosen.
         names: Of settings that must be as the option's file or the command line has them.
     """
-    from quartet.command import CONF
+    from quartet import CONF
     from quartet.foreign import key_of
 
     option = config.hydra.runtime.choices.get("launcher") or launcher

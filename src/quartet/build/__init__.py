@@ -14,7 +14,7 @@ from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from quartet import allow, check, optimizer, secret, task
+from quartet import CONF, allow, check, optimizer, secret, task
 from quartet.build.fit import check_fit, check_schedule, check_tasks, settle_monitor
 from quartet.build.groups import (
     DRIVING,
@@ -37,7 +37,7 @@ from quartet.build.parts import (
 )
 from quartet.build.steps import check_batches, count_steps
 from quartet.check import Refusal, collecting, settings, training
-from quartet.command import CONF, newest_record
+from quartet.command import newest_record
 from quartet.data import DataModule
 from quartet.data.check import check as check_parts
 from quartet.module import Module

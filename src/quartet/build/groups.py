@@ -8,8 +8,7 @@ from typing import Any, Literal
 import omegaconf.base
 from omegaconf import DictConfig, OmegaConf
 
-from quartet import allow, optimizer, scheduler, schema
-from quartet.command import CONF
+from quartet import CONF, allow, optimizer, scheduler, schema
 from quartet.data import DataModule
 
 TOP_LEVEL = [
