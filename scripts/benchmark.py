@@ -4,7 +4,8 @@
     python scripts/benchmark.py --device cuda
 
 About 20 minutes on 2 cores; `--short` runs everything once on little data, to see that it works.
-The two sides of a ratio alternate; printed are its median and its range over the rounds.
+The two sides of a ratio alternate, loops every 50 batches, so that what else a machine does slows
+both; printed are the ratio's median and its range over the rounds.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,9 @@ class Bench:
             train, val = made_images(count), made_images(count // 10)
         self.parts, self.count, self.device = Parts(train, val, None), count, device
 
-    def quartet(self, *overrides: str, epochs: int = 1) -> tuple[float, float]:
+    def quartet(
+        self, *overrides: str, epochs: int = 1, callbacks: Sequence[Callback] = ()
+    ) -> tuple[float, float]:
         """Seconds of a training epoch with everything on, and of its validation."""
         from quartet.build import build, compose
         from quartet.progress import Timer
@@ -84,29 +88,37 @@ class Bench:
             run = build(compose([*common, f"trainer.max_epochs={epochs}", *overrides]), folder)
             run.data.parts = self.parts
             timer = Timer()
-            run.trainer.callbacks.append(timer)
+            run.trainer.callbacks += [timer, *callbacks]
             run.trainer.fit(run.module, run.data)
         return statistics.median(timer.epochs), timer.validation
 
-    def plain(self, optimizer: Callable[..., torch.optim.Optimizer], *overrides: str) -> float:
-        """Seconds of an epoch of the loop a person would write by hand."""
+    def against(self, loop: Callable[[], Iterator[None]], *overrides: str) -> float:
+        """How long an epoch takes, of the time of another loop's."""
+        turns = Turns(loop())
+        seconds, _ = self.quartet(*overrides, callbacks=[turns])
+        return (seconds - turns.seconds) / turns.seconds
+
+    def plain(
+        self, optimizer: Callable[..., torch.optim.Optimizer], *overrides: str
+    ) -> Iterator[None]:
+        """The batches of an epoch of the loop a person would write by hand."""
         model = self.model(*overrides)
         images, labels = self.parts.train.tensors
         images, labels = (images.float() / 255).to(self.device), labels.to(self.device)
         size = 128 if "model=cnn" in overrides else 64
         steps = optimizer(model.parameters())
-        start = time.perf_counter()
-        order = torch.randperm(self.count, device=self.device)
-        for batch in order.split(size):
-            steps.zero_grad()
-            F.cross_entropy(model(images[batch]), labels[batch]).backward()
-            steps.step()
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
 
-    def tutorial(self) -> float:
-        """Seconds of an epoch as tutorials have it: ToTensor a sample, DataLoader, SGD."""
+        def loop() -> Iterator[None]:
+            for batch in torch.randperm(self.count, device=self.device).split(size):
+                steps.zero_grad()
+                F.cross_entropy(model(images[batch]), labels[batch]).backward()
+                steps.step()
+                yield
+
+        return loop()
+
+    def tutorial(self) -> Iterator[None]:
+        """The batches of an epoch as tutorials have it: ToTensor a sample, DataLoader, SGD."""
         from torchvision.transforms import ToTensor
 
         images = self.parts.train.tensors[0].squeeze(1).numpy()
@@ -123,12 +135,15 @@ class Bench:
 
         model = self.model(*MLP)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        start = time.perf_counter()
-        for x, y in DataLoader(Images(), batch_size=64, shuffle=True):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x.to(self.device)), y.to(self.device)).backward()
-            optimizer.step()
-        return time.perf_counter() - start
+
+        def loop() -> Iterator[None]:
+            for x, y in DataLoader(Images(), batch_size=64, shuffle=True):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x.to(self.device)), y.to(self.device)).backward()
+                optimizer.step()
+                yield
+
+        return loop()
 
     def model(self, *overrides: str) -> nn.Module:
         from quartet.build import build, compose
@@ -137,10 +152,33 @@ class Bench:
         return run.module.model.to(self.device)
 
 
-def compare(rounds: int, baseline: Callable[[], float], ours: Callable[[], float]) -> list[float]:
-    """Ratios ours / baseline of alternating rounds; one round before is not counted."""
-    baseline(), ours()
-    return [ours() / baseline() for _ in range(rounds)]
+class Turns(Callback):
+    """Has another loop do 50 batches before each 50 of the training, and measures its seconds."""
+
+    def __init__(self, loop: Iterator[None]) -> None:
+        self.loop, self.seconds = loop, 0.0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, module: object, batch: Any, number: int
+    ) -> None:
+        if number % 50 == 0:
+            settle()
+            start = time.perf_counter()
+            for _ in islice(self.loop, 50):
+                pass
+            settle()
+            self.seconds += time.perf_counter() - start
+
+
+def settle() -> None:
+    """Waits until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def warmed(rounds: int, ratio: Callable[[], float]) -> list[float]:
+    """A ratio of each round; one round before is not counted."""
+    return [ratio() for _ in range(rounds + 1)][1:]
 
 
 def sgd(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
@@ -156,10 +194,8 @@ def throughput(bench: Bench, rounds: int) -> Iterator[tuple[str, str, list[float
 
     def speed(optimizer: Callable[..., torch.optim.Optimizer], *overrides: str) -> list[float]:
         model = [o for o in overrides if o.startswith(("model", "data"))]
-        slower = compare(
-            rounds, lambda: bench.plain(optimizer, *model), lambda: bench.quartet(*overrides)[0]
-        )
-        return [1 / ratio for ratio in slower]
+        loop = partial(bench.plain, optimizer, *model)
+        return warmed(rounds, lambda: 1 / bench.against(loop, *overrides))
 
     yield "samples/s, MLP, SGD", ">= 0.90", speed(sgd, *MLP, "optimizer=sgd")
     fused = [*MLP, "optimizer=adam", "optimizer.fused=true"]
@@ -168,14 +204,14 @@ def throughput(bench: Bench, rounds: int) -> Iterator[tuple[str, str, list[float
     yield "samples/s, small cnn, SGD", ">= 0.95", speed(sgd, *CNN, "optimizer=sgd")
     validations = [bench.quartet(*MLP, "optimizer=sgd") for _ in range(rounds)]
     yield "validation / training epoch", "<= 0.06", [v / t for t, v in validations]
-    against = compare(rounds, bench.tutorial, lambda: bench.quartet(*MLP, "optimizer=sgd")[0])
-    yield "samples/s, MLP, SGD, to the tutorial's loop", ">= 2", [1 / r for r in against]
-    extras = compare(
-        rounds,
-        lambda: bench.quartet(*MLP, "optimizer=sgd", *BARE)[0],
-        lambda: bench.quartet(*MLP, "optimizer=sgd")[0],
-    )
-    yield "step with metrics and logging / without", "<= 1.03", extras
+    faster = warmed(rounds, lambda: 1 / bench.against(bench.tutorial, *MLP, "optimizer=sgd"))
+    yield "samples/s, MLP, SGD, to the tutorial's loop", ">= 2", faster
+
+    def extras() -> float:
+        bare = bench.quartet(*MLP, "optimizer=sgd", *BARE)[0]
+        return bench.quartet(*MLP, "optimizer=sgd")[0] / bare
+
+    yield "step with metrics and logging / without", "<= 1.03", warmed(rounds, extras)
 
 
 def memory(bench: Bench) -> Iterator[tuple[str, str, list[float]]]:
@@ -304,8 +340,8 @@ def scaling(bench: Bench, short: bool) -> Iterator[tuple[str, str, list[list[flo
     yield f"us a sample, of {listed(sizes)} samples", "flat", costs
 
     def to_plain(*overrides: str) -> list[float]:
-        ours = (*overrides, "optimizer=sgd")
-        return compare(3, lambda: bench.plain(sgd, *overrides), lambda: bench.quartet(*ours)[0])
+        loop = partial(bench.plain, sgd, *overrides)
+        return warmed(3, lambda: bench.against(loop, *overrides, "optimizer=sgd"))
 
     widths = (64, 512, 2_048)
     ratios = [
@@ -393,8 +429,7 @@ def resnet(count: int, device: str, short: bool) -> Iterator[tuple[str, str, lis
                     loss = F.cross_entropy(model((x.float() / 255 - mean) / std), labels[batch])
                 loss.backward()
                 optimizer.step()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            settle()
             times.append(time.perf_counter() - start)
         return times[1:]
 
@@ -466,7 +501,7 @@ def main() -> None:
         sys.exit("--device cuda: there is no GPU here; without it come the figures of the CPU.")
     bench = Bench(options.data, options.dir, options.count, options.device)
     if options.memory:
-        bench.plain(sgd, *MLP) if options.memory == "plain" else bench.quartet(*MLP)
+        list(bench.plain(sgd, *MLP)) if options.memory == "plain" else bench.quartet(*MLP)
         print(peak_megabytes())
         return
     os.environ.setdefault("TQDM_DISABLE", "0")
