@@ -3,7 +3,7 @@
     python scripts/benchmark.py [--only throughput sweep]
     python scripts/benchmark.py --device cuda
 
-About 20 minutes on 2 cores; `--short` runs everything once on little data, to see that it works.
+20 to 45 minutes on 2 cores; `--short` runs everything once on little data, to see that it works.
 The two sides of a ratio alternate, loops every 50 batches, so that what else a machine does slows
 both; printed are the ratio's median and its range over the rounds.
 """
