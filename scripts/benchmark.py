@@ -251,7 +251,8 @@ def starts(rounds: int) -> Iterator[tuple[str, str, list[Any]]]:
     """Seconds until commands answer, beyond the imports they cannot do without."""
     flags = (["--help"], ["--cfg", "job"])
     times = [[seconds("train.py", *each) for _ in range(rounds)] for each in flags]
-    yield "--help, --cfg job, seconds", "<= 0.5", times
+    hydra = statistics.median(seconds("-c", "import hydra") for _ in range(rounds))
+    yield f"--help, --cfg job, seconds (import hydra: {hydra:.2f})", "<= 0.5", times
     imports = "import torch, torchvision, torchmetrics, lightning, hydra"
     to_first_step = (
         "import os, runpy, quartet.run\n"

@@ -31,14 +31,12 @@ def answer() -> None:
         files = [CONF / f"{each.replace('=', '/', 1)}.yaml" for each in rest]
         if not all(file.is_file() for file in files):
             return
-        print(
-            "\n".join(f"# conf/{file.relative_to(CONF)}\n{words(file)}" for file in files), end=""
-        )
+        told = [f"# {file.relative_to(CONF.parent)}\n{words(file)}" for file in files]
+        print("\n".join(told), end="")
     else:
         print("Groups and their options, as in python train.py optimizer=rmsprop scheduler=step:\n")
-        for group in sorted(
-            {file.parent for file in CONF.glob("[!.]*/**/*.yaml")} - {CONF / "hydra"}
-        ):
+        groups = {file.parent for file in CONF.glob("[!.]*/**/*.yaml")} - {CONF / "hydra"}
+        for group in sorted(groups):
             options = sorted(file.stem for file in group.glob("*.yaml"))
             print(f"{group.relative_to(CONF)}: {', '.join(options)}")
         print(f"\n{words(own)}{MORE}", end="")
