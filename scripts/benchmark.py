@@ -93,7 +93,7 @@ class Bench:
         return statistics.median(timer.epochs), timer.validation
 
     def against(self, loop: Callable[[], Iterator[None]], *overrides: str) -> float:
-        """How long an epoch takes, of the time of another loop's."""
+        """An epoch's time as a multiple of another loop's, which takes turns with it."""
         turns = Turns(loop())
         seconds, _ = self.quartet(*overrides, callbacks=[turns])
         return (seconds - turns.seconds) / turns.seconds
