@@ -10,6 +10,7 @@ both; printed are the ratio's median and its range over the rounds.
 
 import argparse
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -249,10 +250,16 @@ def seconds(*arguments: str) -> float:
 
 def starts(rounds: int) -> Iterator[tuple[str, str, list[Any]]]:
     """Seconds until commands answer, beyond the imports they cannot do without."""
-    flags = (["--help"], ["--cfg", "job"])
-    times = [[seconds("train.py", *each) for _ in range(rounds)] for each in flags]
-    hydra = statistics.median(seconds("-c", "import hydra") for _ in range(rounds))
-    yield f"--help, --cfg job, seconds (import hydra: {hydra:.2f})", "<= 0.5", times
+    empty = "import hydra; hydra.main(version_base='1.3', config_path=None)(lambda cfg: None)()"
+    commands = (
+        *(["train.py", "--help"], ["train.py", "--cfg", "job"]),
+        *(["-c", "import hydra"], ["-c", empty, "--cfg", "job"]),
+    )
+    times = [[seconds(*each) for each in commands] for _ in range(rounds)]
+    shown, job, hydra, floor = map(list, zip(*times, strict=True))
+    alone, least = statistics.median(hydra), statistics.median(floor)
+    name = f"--help, --cfg job, seconds (import hydra {alone:.2f}, --cfg job of an empty program {least:.2f})"
+    yield name, "<= 0.5", [shown, job]
     imports = "import torch, torchvision, torchmetrics, lightning, hydra"
     to_first_step = (
         "import os, runpy, quartet.run\n"
@@ -508,7 +515,9 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "0")
     cuda = options.device == "cuda"
     device = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {device}, {options.rounds} rounds, {date.today()}\n")
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, {device}, {options.rounds} rounds, {date.today()}\n"
+    )
     print("| figure | to reach | median | range |\n|---|---|---|---|")
     groups = {
         "throughput": lambda: throughput(bench, options.rounds),

@@ -347,6 +347,10 @@ HYDRA = {
         "+hydra.job_logging.handlers.a=${hydra.help.a}",
         "+hydra.help.a={class:subprocess.Popen,args:[touch,canary]}",
     ],
+    "handler_node_late": [
+        "+hydra.job_logging.handlers.a=${hydra:help.a}",
+        "+hydra.help.a={class:subprocess.Popen,args:[touch,canary]}",
+    ],
     "queue": ["+hydra.job_logging.handlers.a={class:logging.handlers.QueueHandler}"],
     "socket": ["+hydra.job_logging.handlers.a={class:logging.handlers.SocketHandler}"],
     "file": ["hydra.job_logging.handlers.file.filename=canary"],
