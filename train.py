@@ -1,8 +1,11 @@
 """Train a model: python train.py optimizer=rmsprop scheduler=step."""
 
+import gc
+
 from quartet import usage
 from quartet.stop import stop
 
+gc.disable()  # until Hydra has composed: there is no garbage yet, and the search is a twentieth of it
 usage.answer()
 stop.listen()
 stop.hold()  # until the run begins: Hydra, broken off, would make an error of its own of it

@@ -1,6 +1,7 @@
 """A configuration names parts of a training, and nothing else is ever called."""
 
 import ast
+import gc
 import json
 import re
 import subprocess
@@ -406,6 +407,16 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
     allow.guard()
+
+
+@pytest.mark.usefixtures("guarded")
+def test_garbage_is_collected_from_the_composed_configuration_on() -> None:
+    gc.disable()
+    try:
+        build.compose([])
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", HYDRA)

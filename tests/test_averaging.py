@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from made import composed
 from torch import Tensor, nn
 
 from quartet.after import evaluate
+from quartet.averaging import EMA
 from quartet.build import build
 from quartet.check import Refusal
 from quartet.run import train
@@ -134,6 +136,20 @@ def test_constant_buffers_stay_what_they_are(tmp_path: Path) -> None:
     state: Any = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     for name in ("task.mean", "task.std"):
         assert torch.equal(state["state_dict"][name], state["current_model_state"][name])
+
+
+def test_no_update_waits_for_the_device() -> None:
+    run = build(composed([*TINY, "callbacks=ema"]))
+    (callback,) = (each for each in run.trainer.callbacks if isinstance(each, EMA))
+    callback.setup(run.trainer, run.module, "fit")
+    # As in test_options: without values, looking at one fails, where a GPU would be waited for.
+    run.module.to("meta")
+    callback.on_fit_start(run.trainer, run.module)
+    for step in range(1, 4):
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), run.module, None, None, 0)
+    average = callback._average_model
+    assert average.n_averaged == 3
+    assert all(tensor.is_meta for tensor in average.module.state_dict().values())
 
 
 def test_callbacks_combine() -> None:

@@ -4,6 +4,7 @@ YAML can come from elsewhere: a colleague's run, a downloaded experiment. So a `
 part of a training and nothing else. Imported at every start, so without torch.
 """
 
+import gc
 import inspect
 import re
 import sys
@@ -180,6 +181,7 @@ def guard() -> None:
 
     def load_configuration(*args: Any, **kwargs: Any) -> DictConfig:
         cfg: DictConfig = load(*args, **kwargs)
+        gc.enable()  # which train.py had put off
         typed = kwargs["overrides"] if "overrides" in kwargs else args[2]
         found = [*elsewhere(cfg.hydra, typed), *found_in_hydra(cfg.hydra, "hydra")]
         if found := list(dict.fromkeys(found)):

@@ -1,10 +1,15 @@
 """Averages of the weights along a training, which validation, checkpoints and the test then use."""
 
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -21,6 +26,12 @@ class Average(WeightAveraging):
     def begun(self) -> bool:
         """Whether there is an average yet."""
         return self._average_model is not None and bool(self._average_model.n_averaged)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning copies the model before it moves it to its device, and would fetch all weights
+        # from there at every update. The count stays: a GPU would be waited for to tell it.
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.begun:
@@ -67,7 +78,8 @@ class EMA(Average):
     """
 
     def __init__(self, *, decay: float, every_n_steps: int, start_step: int) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__()
+        self.update = get_ema_multi_avg_fn(decay)
         self.every_n_steps = every_n_steps
         self.start_step = start_step
 
@@ -75,6 +87,29 @@ class EMA(Average):
         if step_idx is None:
             return False
         return step_idx >= self.start_step and (step_idx + 1) % self.every_n_steps == 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        step = trainer.global_step
+        if not self.begun:
+            super().on_train_batch_end(trainer, pl_module, *args, **kwargs)  # copies the weights
+        elif step > self._latest_update_step and self.should_update(step - 1):
+            # torch's own way to update sends the count to the device, which is waited for.
+            average = self._average_model
+            assert average is not None
+            pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for one, other in zip(tensors(average.module), tensors(pl_module), strict=True):
+                pairs[one.dtype].append((one, other))
+            for each in pairs.values():
+                self.update([one for one, _ in each], [other for _, other in each], 0)
+            average.n_averaged += 1
+            self._latest_update_step = step
+
+
+def tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, outside of what gradients are computed of."""
+    return (tensor.detach() for tensor in chain(module.parameters(), module.buffers()))
 
 
 class SWA(Average):
