@@ -16,10 +16,10 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from quartet import schema, secret
+from quartet import composing, schema, secret
 
+composing.hasten()
 OWN = __name__.partition(".")[0]
-yaml.SafeLoader = yaml.CSafeLoader  # OmegaConf's, of the same language: a tenth of composing
 
 # (module, base): classes defined in the module or within it that descend from the base; without a
 # base its functions. A fork allows more here, such as
@@ -70,7 +70,7 @@ LOGGING: list[tuple[str, str | None]] = [
 MACHINERY = {
     f"{OWN}.{name}"
     for name in (
-        *("after", "allow", "averaging", "build", "check", "checkpoint", "command"),
+        *("after", "allow", "averaging", "build", "check", "checkpoint", "command", "composing"),
         *("data.check", "data.loader", "data.split", "ending", "export", "files", "find"),
         *("foreign", "inputs", "job", "launch", "lean", "logger", "meter", "module"),
         *("prediction", "progress", "randomness", "ranges", "rank", "record", "report"),
@@ -181,7 +181,9 @@ def guard() -> None:
 
     def load_configuration(*args: Any, **kwargs: Any) -> DictConfig:
         cfg: DictConfig = load(*args, **kwargs)
-        gc.enable()  # which train.py had put off
+        if not gc.isenabled():  # train.py put it off; what there is by now is no garbage
+            gc.freeze()
+            gc.enable()
         typed = kwargs["overrides"] if "overrides" in kwargs else args[2]
         found = [*elsewhere(cfg.hydra, typed), *found_in_hydra(cfg.hydra, "hydra")]
         if found := list(dict.fromkeys(found)):
