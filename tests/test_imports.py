@@ -17,18 +17,8 @@ PARTS = ("loss", "optimizer", "scheduler", "metrics", "model", "data")
 # Those that speak with Hydra; all others take plain values.
 HYDRA = (
     *("build", "build.fit", "build.groups", "build.keys", "build.parts", "build.steps"),
-    *(
-        "after",
-        "allow",
-        "find",
-        "foreign",
-        "job",
-        "launch.processes",
-        "record",
-        "report.text",
-        "resume",
-        "run",
-    ),
+    *("after", "allow", "composing", "find", "foreign", "job", "launch.processes", "record"),
+    *("report.text", "resume", "run"),
     *("search.space", "secret", "sweep.directory", "sweep.grid", "sweep.identity"),
 )
 STARTERS = (

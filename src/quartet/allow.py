@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quartet import composing, schema, secret
 
-composing.hasten()
 OWN = __name__.partition(".")[0]
 
 # (module, base): classes defined in the module or within it that descend from the base; without a
@@ -178,6 +177,7 @@ def guard() -> None:
     load = ConfigLoaderImpl.load_configuration
     if getattr(load, "guarded", False):
         return
+    composing.hasten()
 
     def load_configuration(*args: Any, **kwargs: Any) -> DictConfig:
         cfg: DictConfig = load(*args, **kwargs)
