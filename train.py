@@ -5,7 +5,7 @@ import gc
 from quartet import usage
 from quartet.stop import stop
 
-gc.disable()  # until Hydra has composed: there is no garbage yet, and the search is a twentieth of it
+gc.disable()  # until Hydra has composed: looking for garbage, which there is none of, takes a twentieth
 usage.answer()
 stop.listen()
 stop.hold()  # until the run begins: Hydra, broken off, would make an error of its own of it
