@@ -121,6 +121,14 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_lock_that_vanishes_is_still_told_as_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "claim", lambda directory: False)  # and no .lock file is there
+    with pytest.raises(jobs.Taken, match="unknown; wait until it ends"), jobs.held(tmp_path):
+        pass
+
+
 COUNT = """
 import sys
 from pathlib import Path

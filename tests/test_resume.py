@@ -759,12 +759,6 @@ def test_all_wrong_distances_between_checkpoints_are_named() -> None:
         checkpoint.Last(every_n_steps=0, every_minutes=-1, min_seconds=-1)
 
 
-def test_run_of_before_min_seconds_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    crash([*TINY, "~callbacks.last.min_seconds"], tmp_path, "on_train_epoch_start", 2, monkeypatch)
-    resume(tmp_path)
-    assert_same(uninterrupted(TINY), tmp_path)
-
-
 # --- Pieces --------------------------------------------------------------------------------------
 
 

@@ -260,7 +260,7 @@ def in_record(text: str) -> list[str]:
     if any(re.match(r"\s*#[#\s]*@", line) for line in text.splitlines()):
         return ["@package: a run's record says no such thing."]
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             return ["*: a run's record repeats nothing by a reference."]
         loaded = OmegaConf.create(text)
     except Exception:  # Hydra says better what is wrong with it

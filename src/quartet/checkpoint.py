@@ -38,8 +38,7 @@ class Last(ModelCheckpoint):
         every_n_steps: Optimizer steps after which to save within an epoch; None for never.
         every_minutes: The same by the clock, with the end of the step.
         min_seconds: An epoch is passed over that ends sooner than this after the last save, unless
-            the training ends with it. So much a run that was killed does again. By default, as in
-            runs of before there was a choice, none is.
+            the training ends with it. A killed run repeats at most this much. 0 saves every epoch.
         kwargs: Of Lightning's ModelCheckpoint.
 
     Raises:
@@ -51,7 +50,7 @@ class Last(ModelCheckpoint):
         *,
         every_n_steps: int | None,
         every_minutes: float | None,
-        min_seconds: float = 0,
+        min_seconds: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(save_top_k=1, enable_version_counter=False, monitor=None, **kwargs)

@@ -18,4 +18,4 @@ def hasten() -> None:
 
     # What references within a list of defaults mean, for lists that hold any alone (a tenth).
     defaults_list._create_interpolation_map = of_references  # type: ignore[assignment]
-    yaml.SafeLoader = yaml.CSafeLoader  # OmegaConf's, of the same language (a tenth)
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # OmegaConf's, of the same language (a tenth)

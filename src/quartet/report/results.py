@@ -181,7 +181,8 @@ def split(override: str) -> tuple[str, str]:
 
 
 def load(path: Path) -> Any:
-    return yaml.load(path.read_text(), yaml.CSafeLoader)
+    # The parser in C is faster; a PyYAML built without libyaml lacks it.
+    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def looked_up(run: Path, keys: Sequence[str]) -> dict[str, str]:

@@ -212,7 +212,8 @@ def held(directory: Path, *, wait: bool = False) -> Iterator[None]:
         return
     while not claim(directory):
         if not wait:
-            with suppress(OSError):
+            who = ""
+            with suppress(OSError):  # the other process may have just ended
                 who = (directory / ".lock").read_text()
             raise Taken(
                 f"another process trains in {directory}: {who or 'unknown'}; wait until it ends."
