@@ -3,21 +3,21 @@
 import hydra
 from omegaconf import DictConfig
 
-from quartet import ending
-from quartet.allow import guard
-from quartet.command import start_from
-from quartet.sweep import winner
+from quartet.cli.arguments import argv_for_run
+from quartet.cli.exit import run_and_exit
+from quartet.config.allow import guard
+from quartet.sweeps import winner
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    from quartet.job import evaluation
+    from quartet.cli.commands import evaluate_command
 
-    evaluation(cfg)
+    evaluate_command(cfg)
 
 
 if __name__ == "__main__":
     guard()
     winner.take()
-    start_from(own=("run", "split", "checkpoint"))
-    ending.after(main)
+    argv_for_run(own=("run", "split", "checkpoint"))
+    run_and_exit(main)

@@ -3,19 +3,19 @@
 import hydra
 from omegaconf import DictConfig
 
-from quartet import ending
-from quartet.allow import guard
-from quartet.command import start_from
+from quartet.cli.arguments import argv_for_run
+from quartet.cli.exit import run_and_exit
+from quartet.config.allow import guard
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(cfg: DictConfig) -> None:
-    from quartet.job import prediction
+    from quartet.cli.commands import predict_command
 
-    prediction(cfg)
+    predict_command(cfg)
 
 
 if __name__ == "__main__":
     guard()
-    start_from(own=("run", "split", "checkpoint", "input", "id", "output"))
-    ending.after(main)
+    argv_for_run(own=("run", "split", "checkpoint", "input", "id", "output"))
+    run_and_exit(main)

@@ -65,8 +65,8 @@ class Bench:
     """
 
     def __init__(self, data: str, folder: str, count: int, device: str) -> None:
-        from quartet.data import Parts
-        from quartet.data.torchvision import fashion_mnist
+        from project.data.vision import fashion_mnist
+        from quartet.data.split import Parts
 
         if data == "fashion_mnist":
             parts = fashion_mnist(dir=folder, val_fraction=0, split_seed=0)
@@ -81,7 +81,7 @@ class Bench:
     ) -> tuple[float, float]:
         """Seconds of a training epoch with everything on, and of its validation."""
         from quartet.build import build, compose
-        from quartet.progress import Timer
+        from quartet.training.callbacks.progress import Timer
 
         accelerator = "gpu" if self.device == "cuda" else "cpu"
         common = ["data=fashion_mnist", "logger=tensorboard", f"trainer.accelerator={accelerator}"]
@@ -266,7 +266,7 @@ def starts(rounds: int) -> Iterator[tuple[str, str, list[Any]]]:
         "begin = quartet.run.begin_logging\n"
         "def begin_a_step(*args):\n"
         "    begin(*args)\n"
-        "    from quartet.module import Module\n"  # which train.py has imported
+        "    from quartet.training.module import Module\n"  # which train.py has imported
         "    Module.training_step = lambda *_: os._exit(0)\n"
         "quartet.run.begin_logging = begin_a_step\n"
         "runpy.run_path('train.py', run_name='__main__')"
@@ -314,7 +314,7 @@ def planning(rounds: int, count: int) -> Iterator[tuple[str, str, list[float]]]:
     """Seconds of starting a sweep again all jobs of which have finished."""
     import shutil
 
-    from quartet.sweep.jobs import Table
+    from quartet.sweeps.jobs import Table
 
     with tempfile.TemporaryDirectory() as folder:
         small = ["data=linear", "model=linear", "metrics=none", "trainer.max_epochs=1"]
@@ -394,8 +394,9 @@ def resnet(count: int, device: str, short: bool) -> Iterator[tuple[str, str, lis
     On a GPU Quartet's steps run with every wait for it being an error.
     """
     from quartet.build import build, compose
-    from quartet.data import Parts, augment
-    from quartet.progress import Timer
+    from quartet.data import augment
+    from quartet.data.split import Parts
+    from quartet.training.callbacks.progress import Timer
 
     epochs = 2 if short else 6
     settings = [
@@ -497,7 +498,7 @@ def main() -> None:
     parser.add_argument("--memory", choices=["plain", "quartet"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    from quartet.run import quieten
+    from quartet.compat.lightning import quieten
 
     quieten()
     if options.short:

@@ -31,8 +31,8 @@ from omegaconf import OmegaConf
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 from tqdm import tqdm
 
-from quartet import CONF
 from quartet.build import build, compose
+from quartet.core.files import CONF
 from quartet.run import train
 
 DATA = {"multiclass": "digits", "binary": "breast_cancer", "regression": "diabetes"}

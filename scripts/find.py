@@ -8,10 +8,11 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from quartet import ending, find
 from quartet.build import compose
-from quartet.check import Refusal
-from quartet.prediction import free
+from quartet.cli.exit import run_and_exit
+from quartet.core.problems import ConfigError
+from quartet.inference import find
+from quartet.inference.predict import free
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
             found: float = find.learning_rate(compose([*others, "scheduler=none"]), into)
         else:
             found = find.batch_size(compose(options.overrides), into)
-    except (Refusal, HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
         print("Refused:", *str(error).splitlines(), sep="\n  ", file=sys.stderr)
         sys.exit(2)
     kept = [each for each in options.overrides if not each.startswith(f"{key}=")]
@@ -38,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    ending.after(main)
+    run_and_exit(main)

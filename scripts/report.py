@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from quartet.report.page import report
+from quartet.reports.page import report
 
 
 def main() -> None:

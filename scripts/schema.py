@@ -15,8 +15,16 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
 
-from quartet import CONF, allow, schema
-from quartet.build.groups import ADDED, DRIVING, FILLED, FIRST, HINTS, TOP_LEVEL
+from quartet.config import allow, signatures
+from quartet.config.groups import (
+    AUTO_FILLED,
+    KEY_TYPES,
+    N_POSITIONAL,
+    POLICY_KEYS,
+    RESERVED_ARGUMENTS,
+    TOP_LEVEL,
+)
+from quartet.core.files import CONF
 
 FOLDER = CONF / ".schema"
 # Groups of several parts, each under a name of its own.
@@ -64,7 +72,9 @@ def versions() -> str:
 def of_part(group: str, options: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """A part: its shared settings, and with a known `_target_` the arguments of that alone."""
     words = comments(CONF / "train.yaml", group)
-    shared = {key: of_value(HINTS.get(group, {}).get(key, Any)) for key in DRIVING.get(group, ())}
+    shared = {
+        key: of_value(KEY_TYPES.get(group, {}).get(key, Any)) for key in POLICY_KEYS.get(group, ())
+    }
     shared |= {
         "defaults": DEFAULTS,
         "_target_": {"type": ["string", "null"], "examples": [*options]},
@@ -84,7 +94,7 @@ def of_many(group: str) -> dict[str, Any]:
     """Parts under names of their own."""
     part = of_part("", named(group)) | {"type": ["object", "null"]}
     known = {"defaults": DEFAULTS} | {
-        key: of_value(HINTS[group][key]) for key in DRIVING.get(group, ())
+        key: of_value(KEY_TYPES[group][key]) for key in POLICY_KEYS.get(group, ())
     }
     return {"type": "object", "properties": known, "additionalProperties": part}
 
@@ -92,9 +102,9 @@ def of_many(group: str) -> dict[str, Any]:
 def of_everything() -> dict[str, Any]:
     """What an experiment, or conf/train.yaml, may set."""
     top = {key: {"type": ["object", "null"]} for key in TOP_LEVEL}
-    top |= {key: of_value(hint) for key, hint in HINTS[""].items()}
+    top |= {key: of_value(hint) for key, hint in KEY_TYPES[""].items()}
     top |= {"directory": {"type": ["string", "null"]}, "resume": {"type": ["string", "null"]}}
-    monitor = {key: of_value(hint) for key, hint in HINTS["monitor"].items()}
+    monitor = {key: of_value(hint) for key, hint in KEY_TYPES["monitor"].items()}
     top["monitor"] = {"type": "object", "properties": monitor, "additionalProperties": False}
     for group in ONE:
         top[group] = {"type": "object", "properties": of_part(group, {})["properties"]}
@@ -117,12 +127,12 @@ def named(group: str) -> dict[str, list[dict[str, Any]]]:
 
 def arguments(group: str, target: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
     """What the `_target_` takes; null where an option has it, which then means something."""
-    hints = schema.hints(allow.locate(target))
+    hints = signatures.hints(allow.locate(target))
     values = {}
-    for name in list(hints)[FIRST.get(group, 0) :]:
-        if name in ADDED.get(group, ()):
+    for name in list(hints)[N_POSITIONAL.get(group, 0) :]:
+        if name in RESERVED_ARGUMENTS.get(group, ()):
             continue
-        null = name in FILLED or any(node.get(name, 0) is None for node in nodes)
+        null = name in AUTO_FILLED or any(node.get(name, 0) is None for node in nodes)
         values[name] = of_value(
             hints[name] | None if null and hints[name] is not Any else hints[name]
         )
@@ -151,7 +161,7 @@ def of_hint(hint: Any) -> dict[str, Any]:
         return {}
     if issubclass(kind, collections.abc.Mapping):
         return {"type": "object", "additionalProperties": of_value(inner[-1]) if inner else {}}
-    if schema.is_sequence(kind):
+    if signatures.is_sequence(kind):
         fixed = kind is tuple and Ellipsis not in inner
         return {"type": "array", "items": of_value(inner[0]) if inner and not fixed else {}}
     return {"type": "object", "required": ["_target_"]}  # the description of an object

@@ -1,4 +1,4 @@
-"""The commands as processes, forked off one that has imported torch, which takes longer than most runs."""
+"""The commands as processes, forked off one that has imported torch already."""
 
 import atexit
 import multiprocessing
@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["quartet.build", "quartet.run", "quartet.find"])
+CONTEXT.set_forkserver_preload(["quartet.build", "quartet.run", "quartet.inference.find"])
 ROOT = Path(__file__).parents[1]
 MARK = "STARTED_BY_TEST"  # in the environment of a command and of all that it starts
 STARTED: list["Command"] = []

@@ -54,7 +54,7 @@ class GridSweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.sweep.identity import ReadOnce
+        from quartet.sweeps.identity import ReadOnce
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.task_function = task_function
@@ -62,7 +62,7 @@ class GridSweeper(BasicSweeper):
         loader.repository = ReadOnce(loader.config_search_path)
 
     def sweep(self, arguments: list[str]) -> Any:
-        from quartet.sweep.grid import sweep
+        from quartet.sweeps.grid import sweep
 
         return sweep(self, arguments)
 
@@ -95,7 +95,7 @@ class SearchSweeper(GridSweeper):
         self.pruner, self.warmup_epochs = pruner, warmup_epochs
 
     def sweep(self, arguments: list[str]) -> Any:
-        from quartet.search.search import search
+        from quartet.sweeps.search import search
 
         return search(self, arguments)
 
@@ -124,7 +124,7 @@ class LocalLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from quartet.launch.processes import launch_processes
+        from quartet.sweeps.local import launch_processes
 
         return launch_processes(self, job_overrides, initial_job_idx)
 
@@ -137,8 +137,8 @@ def told_here(config: DictConfig, launcher: str, names: Iterable[str]) -> list[s
         launcher: The usual option in conf/launcher/; another one may have been chosen.
         names: Of settings that must be as the option's file or the command line has them.
     """
-    from quartet import CONF
-    from quartet.foreign import key_of
+    from quartet.config.foreign import key_of
+    from quartet.core.files import CONF
 
     option = config.hydra.runtime.choices.get("launcher") or launcher
     file = CONF / "launcher" / f"{option}.yaml"
@@ -172,7 +172,7 @@ class RayLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.launch.cluster import ready, unset, whole_or_shared
+        from quartet.sweeps.cluster import ready, unset, whole_or_shared
 
         self.config = config
         faults = told_here(config, "ray", ("address", "env"))
@@ -183,8 +183,8 @@ class RayLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from quartet.launch.cluster import train
-        from quartet.launch.ray import RayEngine
+        from quartet.sweeps.cluster import train
+        from quartet.sweeps.ray import RayEngine
 
         return train(RayEngine(self), self.config, job_overrides, initial_job_idx)
 
@@ -203,7 +203,7 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.launch.cluster import ready, slurm_faults
+        from quartet.sweeps.cluster import ready, slurm_faults
 
         self.config = config
         faults = told_here(config, "slurm", self.settings)
@@ -213,7 +213,7 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from quartet.launch.cluster import train
-        from quartet.launch.slurm import SlurmEngine
+        from quartet.sweeps.cluster import train
+        from quartet.sweeps.slurm import SlurmEngine
 
         return train(SlurmEngine(self), self.config, job_overrides, initial_job_idx)

@@ -1,0 +1,1 @@
+"""Your project: the LightningModule, and the parts that torch and torchmetrics lack."""

@@ -1,0 +1,59 @@
+"""The LightningModule of this project: its steps, its optimizer and its scheduler."""
+
+from typing import Any
+
+from torch import Tensor
+
+import quartet
+
+
+class Module(quartet.Module):
+    """A model with the chosen task, loss, optimizer, scheduler and metrics.
+
+    This is plain Lightning: change a step, add hooks, or override anything else. `quartet.Module`
+    holds the chosen parts as ``model``, ``task`` and ``loss``, logs what `record` is given, and
+    makes the optimizer and the scheduler.
+
+    Logged once an epoch for each of train, val and test: the loss (its mean over the samples) and the
+    metrics, over all samples and all processes; for training, the learning rate it began with.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Raw outputs of the model."""
+        return self.model(inputs)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        inputs, targets, *extras = batch
+        # With data.mixup or data.cutmix the loss takes mixed targets; the metrics compare with the
+        # targets of the larger shares.
+        inputs, mixed_targets, targets = self.mix(inputs, targets, batch_idx)
+        outputs = self(inputs)
+        loss = self.compute_loss(outputs, mixed_targets, *extras)
+        self.record("train", loss, outputs, targets, *extras)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+        return self.evaluate("val", batch)
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+        return self.evaluate("test", batch)
+
+    def evaluate(self, stage: str, batch: list[Tensor]) -> Tensor | None:
+        """Records the loss and the metrics of a batch; returns its raw outputs, which callbacks get."""
+        if not batch:  # one of several processes may have no share of the last batch
+            return None
+        inputs, targets, *extras = batch
+        outputs: Tensor = self(inputs)
+        loss = self.compute_loss(outputs, targets, *extras)
+        self.record(stage, loss, outputs, targets, *extras)
+        return outputs
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Predictions as the task makes them of raw outputs, such as probabilities."""
+        return self.task(self(batch[0]))  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer()
+        # A list of {"scheduler", "interval", "frequency", "monitor"}: ReduceLROnPlateau looks at the
+        # monitored value; a warm-up is a scheduler of its own.
+        return [optimizer], self.make_scheduler(optimizer)

@@ -1,0 +1,1 @@
+"""Compose a configuration, check what it may call, and instantiate its parts."""

@@ -1,0 +1,159 @@
+"""What each group of a configuration holds: its own keys, their types, the arguments of its parts."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import omegaconf.base
+from omegaconf import DictConfig, OmegaConf
+
+from quartet.config import allow, signatures
+from quartet.core.files import CONF
+from quartet.data.datamodule import DataModule
+from quartet.training import parameters, schedule
+
+TOP_LEVEL = [
+    "loss",
+    "metrics",
+    "model",
+    "module",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "logger",
+    "data",
+    "monitor",
+    "seed",
+    "check",
+    "resume",
+    "directory",
+    "hydra",
+]
+# Keys of a group that say how its part is used; all others are arguments of its `_target_`.
+POLICY_KEYS: dict[str, tuple[str, ...]] = {
+    "data": (
+        *("task", "input_shape", "num_classes", "num_outputs", "train_samples", "dir"),
+        *("batch_size", "eval_batch_size", "shuffle", "balance", "drop_last", "num_workers"),
+        *("mean", "std", "folds", "fold"),
+        *("flip", "crop", "mixup", "cutmix"),
+    ),
+    "loss": ("tasks", "search"),
+    "metrics": ("tasks",),
+    "model": ("weights", "strict", "search"),
+    "module": (),
+    "optimizer": ("freeze", "lr_factors", "decay_bias_and_norm", "search"),
+    "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
+    "trainer": ("compile", "channels_last"),
+}
+# The groups but data, in the order of messages.
+PART_GROUPS = (
+    *("model", "loss", "metrics", "optimizer", "scheduler"),
+    *("module", "trainer", "callbacks", "logger"),
+)
+# What fits them, where the parts that take them do not say it more closely.
+KEY_TYPES: dict[str, dict[str, Any]] = {
+    "": {"seed": int, "directory": str, "check": Literal[True, False, "only"]},
+    "monitor": {"metric": str | None, "mode": Literal["min", "max"] | None},
+    "data": signatures.hints(DataModule)
+    | {
+        "task": Literal["multiclass", "binary", "multilabel", "regression", "ranking"],
+        "input_shape": Sequence[int] | None,
+        "num_classes": int | None,
+        "num_outputs": int | None,
+        "train_samples": int | None,
+        "dir": str,
+        "folds": int | None,
+        "fold": int,
+        "mixup": float,
+        "cutmix": float,
+        "batch_size": int | Literal["full"],
+    },
+    "loss": {"tasks": Sequence[str] | None},
+    "metrics": {"tasks": Sequence[str] | None},
+    "model": {"weights": str | None, "strict": bool},
+    "optimizer": signatures.hints(parameters.create)
+    | {"freeze": Sequence[str], "lr_factors": Mapping[str, float] | None},
+    "scheduler": signatures.hints(schedule.create) | {"interval": Literal["step", "epoch"]},
+    "trainer": {"compile": bool, "channels_last": bool},
+}
+# Keys that may be absent.
+OPTIONAL_KEYS = ("tasks", "monitor", "search")
+# Keys of the trainer that are read before there is one.
+TRAINER_KEYS = (
+    *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "num_nodes"),
+    *("strategy", "precision", "profiler"),
+    *("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"),
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"),
+)
+# Arguments that come first when the part is called.
+N_POSITIONAL = {"optimizer": 1, "scheduler": 1}
+# Arguments that are added when the part is called, and where to set them instead.
+RESERVED_ARGUMENTS: dict[str, dict[str, str]] = {
+    "data": dict.fromkeys(POLICY_KEYS["data"], ""),
+    "module": {
+        name: f"the {name} group holds it"
+        for name in ("model", "loss", "metrics", "optimizer", "scheduler")
+    }
+    | {"task": "data.task names it", "mixing": "set data.mixup or data.cutmix"},
+    "trainer": {
+        "callbacks": "the callbacks group holds them",
+        "logger": "the logger group holds them",
+        "default_root_dir": "hydra.run.dir names the run's directory",
+        "enable_checkpointing": "callbacks.best=null and callbacks.last=null switch it off",
+        "enable_model_summary": "check=only counts the parameters",
+        "enable_progress_bar": "callbacks.progress_bar=null switches it off",
+        "fast_dev_run": "trainer=smoke tries two batches of everything",
+        "num_sanity_val_steps": "a trial would move the random numbers",
+        "use_distributed_sampler": "the data divides itself",
+    },
+}
+# Arguments for which null means: fill it in.
+AUTO_FILLED = (
+    *("T_max", "total_iters", "total_steps", "max_lr", "base_lr", "cycle_momentum"),
+    *("monitor", "mode"),
+)
+DEFAULT_OPTION = {
+    **{"data": "digits", "model": "mlp", "loss": "mse", "optimizer": "adam"},
+    **{"module": "default", "trainer": "default"},
+}
+
+
+# A configuration's 16 references are asked for 250 times, and parsed anew each time (25 ms a build).
+omegaconf.base.parse = functools.lru_cache(omegaconf.base.parse)  # type: ignore[attr-defined]
+
+
+def to_container(cfg: DictConfig) -> dict[str, Any]:
+    """Plain containers with interpolations resolved."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def split_node(cfg: DictConfig, group: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A group's arguments of ``_target_``, and its keys that say how the part is used."""
+    values = to_container(cfg[group])
+    driving = {key: values.pop(key) for key in POLICY_KEYS.get(group, ()) if key in values}
+    name = driving.get("weights") if group == "model" else None
+    if isinstance(name, str) and is_own_name(name, values["_target_"]):
+        values["weights"] = name  # torchvision's models have names for theirs
+    return values, driving
+
+
+def argument_names(cfg: DictConfig, group: str) -> list[str]:
+    """Names of what a group takes."""
+    target = cfg[group].get("_target_")
+    taken = list(signatures.hints(allow.locate(target))) if target else []
+    return [*POLICY_KEYS[group], *taken[N_POSITIONAL.get(group, 0) :]]
+
+
+def is_own_name(name: str, target: str) -> bool:
+    """Whether ``model.weights`` is a name that the model itself knows, and no path."""
+    path = "/" in name or name.endswith(".ckpt") or Path(name).exists()
+    return not path and "weights" in signatures.parameters(allow.locate(target))[0]
+
+
+def options_for(group: str, task: str) -> list[str]:
+    """Options of a group that are for `task`, from the listing of conf/."""
+    files = (CONF / group).glob("*.yaml")
+    tasks = {path.stem: OmegaConf.select(OmegaConf.load(path), "tasks") for path in files}
+    return sorted(name for name, suited in tasks.items() if suited and task in suited)

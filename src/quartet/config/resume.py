@@ -1,0 +1,175 @@
+"""What a run may change when it goes on: how long it trains and how it is watched, nothing else."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from quartet.config import foreign
+from quartet.records.run_directory import is_filled, read_result, records
+
+if TYPE_CHECKING:
+    from quartet.build import Run
+
+LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+CHANGEABLE = (
+    *("resume", "check", "directory", *LENGTH, "callbacks", "logger"),
+    *("data.num_workers", "data.eval_batch_size", "data.dir"),
+    *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
+)
+# Callbacks that change what is trained, or which of its checkpoints there are.
+TRAINING = (
+    *("callbacks.ema", "callbacks.swa", "callbacks.unfreeze", "callbacks.best"),
+    *("callbacks.last.dirpath", "callbacks.last.filename"),
+)
+# That may name ranges for a search.
+GROUPS = ("loss", "model", "optimizer", "scheduler")
+HORIZONS = ("T_max", "total_iters", "total_steps")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: The file; None for the beginning, if the run was cut off before its first one.
+        epoch: That it is of, from 0.
+        extended: Whether the training goes on beyond the end that it had.
+    """
+
+    checkpoint: Path | None
+    epoch: int
+    extended: bool
+
+
+def place_of(cfg: DictConfig) -> Place | None:
+    """Where ``resume=DIR`` goes on; None if there is nothing left to do.
+
+    Raises:
+        quartet.core.problems.ConfigError: there is no such run, it has finished without a checkpoint, all of
+            them are damaged, or `cfg` would train something else.
+    """
+    from quartet.checkpoints.storage import CheckpointError, load, newest_good
+    from quartet.core.problems import ConfigError
+
+    directory = Path(cfg.resume)
+    begun = records(directory)
+    if not begun:
+        raise ConfigError([f"resume={directory} holds no run: {directory}/.hydra is missing."])
+    faults = foreign.links(directory) + foreign.faults(cfg, directory)
+    if faults := faults or changes(flat(begun[0]), flat(cfg), str(directory)):
+        raise ConfigError(faults)
+    finished = read_result(directory).get("status") == "finished"
+    if not finished and not any(directory.glob("checkpoints/*.ckpt")):
+        return Place(None, 0, extended=False)
+    try:
+        path = newest_good(directory / "checkpoints")
+        saved = load(path)
+    except FileNotFoundError:  # none but within a step, whose gradients no checkpoint holds
+        return Place(None, 0, extended=False)
+    except CheckpointError as error:
+        raise ConfigError([f"resume={directory}: {error} Start it anew."]) from None
+    # By the checkpoint and not by the records: a start that was killed at once left one, too.
+    extended = saved.get("continuation", {}).get("end") != end(cfg)
+    if finished and not extended:
+        return None
+    longer = directory / "checkpoints" / "mid_epoch.ckpt"
+    if extended and longer.exists():
+        try:
+            return Place(longer, load(longer)["epoch"], extended)
+        except CheckpointError as error:
+            raise ConfigError(
+                [
+                    f"resume={directory}: {error} The run ended within an epoch, and only this one "
+                    "could go on as if it had not; start a run of its own without resume."
+                ]
+            ) from None
+    return Place(path, saved["epoch"], extended)
+
+
+def end(cfg: DictConfig) -> str:
+    """What decides when a training ends: its length, and callbacks that may stop it."""
+    callbacks: Any = OmegaConf.to_container(cfg.callbacks, resolve=False)
+    stopping = {k: v for k, v in callbacks.items() if k not in ("best", "last", "progress_bar")}
+    length = {key: OmegaConf.select(cfg, key) for key in LENGTH}
+    return json.dumps({**length, "callbacks": stopping}, sort_keys=True, default=str)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -> list[str]:
+    """What would make the run another one: a line for each key, and the way out."""
+
+    def within(key: str, names: tuple[str, ...]) -> bool:
+        return any(key == name or key.startswith(f"{name}.") for name in names)
+
+    faults = [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+        and (within(key, TRAINING) or not within(key, CHANGEABLE))
+    ]
+    if faults:
+        faults.append(
+            f"resume={directory} goes on with the same training, which this would change; leave "
+            "it out, or start a run of its own without resume. What may change is "
+            f"{', '.join(CHANGEABLE[3:])}."
+        )
+    return faults
+
+
+def check_length(run: "Run", cfg: DictConfig, reached: int) -> list[str]:
+    """Whether a training that has reached an epoch can have its new length."""
+    length = cfg.trainer.max_epochs
+    if length not in (None, -1) and length < reached:
+        return [
+            f"trainer.max_epochs={length} lies before epoch {reached + 1}, which the run has "
+            "reached; leave it out, or set a larger number."
+        ]
+    before = OmegaConf.load(records(Path(cfg.resume))[0]).trainer
+    unset = [
+        f"scheduler.{key}"
+        for key in HORIZONS
+        if key in cfg.scheduler and cfg.scheduler[key] is None
+    ]
+    unset += ["callbacks.swa.start"] if cfg.callbacks.get("swa") else []
+    epochs, steps = before.max_epochs, before.max_steps
+    planned = math.inf if epochs in (None, -1) else epochs * run.steps_per_epoch
+    planned = planned if steps == -1 else min(planned, steps)
+    if unset and planned != run.total_steps:
+        return [
+            f"{unset[0]} was taken from the length of the training, {planned:g} steps, and what "
+            f"follows from it would be another for {run.total_steps:g}; leave the length as it was, "
+            "or start a run of its own without resume."
+        ]
+    return []
+
+
+def flat(source: Path | DictConfig) -> dict[str, Any]:
+    """Dotted keys and resolved values of a configuration, less where a search may look."""
+    cfg: Any = (OmegaConf.load(source) if isinstance(source, Path) else source).copy()
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    values: dict[str, Any] = {}
+
+    def collect(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                if key == "search" and prefix in GROUPS:
+                    continue
+                collect(f"{prefix}.{key}" if prefix else str(key), value)
+        else:
+            values[prefix] = node
+
+    collect("", OmegaConf.to_container(cfg, resolve=True))
+    return values
+
+
+def choices(directory: Path) -> dict[str, Any]:
+    """The options of the groups with which a run was started."""
+    record = directory / ".hydra" / "hydra.yaml"
+    if is_filled(record):
+        return dict(OmegaConf.load(record).hydra.runtime.choices)
+    return dict(read_result(directory).get("choices", {}))

@@ -1,0 +1,235 @@
+"""What the signature of a `_target_` says of its arguments: their names, and what values fit.
+
+The typed constructor is the schema, so that nothing about an argument is written down twice.
+"""
+
+import collections.abc
+import importlib
+import inspect
+import pkgutil
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any, Literal, Union, get_args, get_origin
+
+from quartet.core.messages import close_to, either, nearest, show
+
+
+def arguments(
+    key: str,
+    target: Callable[..., Any],
+    given: Iterable[str],
+    *,
+    first: int = 0,
+    added: Mapping[str, str] | None = None,
+    partial: bool = False,
+) -> list[str]:
+    """Misspelt and missing arguments of `target`, a sentence each.
+
+    Args:
+        key: Where it stands in the configuration.
+        target: What is called.
+        given: Names of the arguments in the configuration.
+        first: How many come first when it is called.
+        added: Names of those added when it is called, and where to set them instead.
+        partial: Whether more are added when it is called, nobody knows which.
+    """
+    given, added = list(given), added or {}
+    named, takes_all = parameters(target)
+    free = [name for name in list(named)[first:] if name not in added]
+    title = getattr(target, "__name__", str(target))
+    faults = [
+        f"{key}.{name}: cannot be set here; {added[name]}."
+        if added.get(name)
+        else f"{key}.{name}: {title} has no such argument; {nearest(name, free)}"
+        for name in given
+        if name not in free and not takes_all
+    ]
+    return faults + [
+        f"{key}.{name} is missing: {title} needs it."
+        for name in free
+        if named[name].default is inspect.Parameter.empty and name not in given and not partial
+    ]
+
+
+@lru_cache  # a build asks 100 times for the same few (15 ms)
+def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Parameters of `target` that have a name, and whether it takes arguments of any other name."""
+    try:
+        every = inspect.signature(target).parameters.values()
+    except (ValueError, TypeError):  # some built-ins have no signature
+        return {}, True
+    named = {p.name: p for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named, any(p.kind is p.VAR_KEYWORD for p in every)
+
+
+@lru_cache
+def hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The annotation of each parameter, Any without one.
+
+    Of a class with ``**kwargs``, those of its base classes too, to which it may pass them on.
+    """
+    named, takes_all = parameters(target)
+    found: dict[str, Any] = {}
+    if takes_all and inspect.isclass(target):
+        for base in reversed(inspect.getmro(target)[1:]):
+            inherited = parameters(vars(base).get("__init__", object))[0]
+            found |= {name: resolve(p, base.__module__) for name, p in inherited.items()}
+    found |= {name: resolve(p, target.__module__) for name, p in named.items()}
+    found.pop("self", None)
+    return found
+
+
+def resolve(parameter: inspect.Parameter, module: str) -> Any:
+    hint = parameter.annotation
+    if hint is parameter.empty:
+        return Any
+    if isinstance(hint, str):
+        # torch imports some names of its annotations for type checkers only.
+        names = {**vars(typing), **vars(collections.abc), **vars(sys.modules[module])}
+        try:
+            hint = eval(hint, names)
+        except Exception:
+            return Any
+    return hint | None if parameter.default is None else hint
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value from YAML can be meant by an annotation. In doubt, it can."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(value, Mapping) and "_target_" in value:  # becomes any object
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return any(value == one and type(value) is type(one) for one in inner)
+    kind = origin or hint
+    if kind in (None, types.NoneType):
+        return value is None
+    if not isinstance(kind, type) or kind in (Any, object) or getattr(kind, "_is_protocol", False):
+        return True
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str, bytes):
+        return isinstance(value, kind)
+    if issubclass(kind, PurePath):
+        return isinstance(value, str)
+    if issubclass(kind, Mapping):
+        return isinstance(value, Mapping) and all(
+            fits(v, inner[-1]) for v in value.values() if inner
+        )
+    if issubclass(kind, collections.abc.Iterable) and kind.__module__ in (
+        "builtins",
+        Iterable.__module__,
+    ):
+        return isinstance(value, list) and elements_fit(value, kind, inner)
+    return isinstance(value, kind) or inspect.isabstract(kind)
+
+
+def is_sequence(kind: type) -> bool:
+    plain = kind.__module__ in ("builtins", "collections.abc")
+    return plain and issubclass(kind, collections.abc.Iterable)
+
+
+def elements_fit(values: Sequence[Any], kind: type, inner: Sequence[Any]) -> bool:
+    if kind is tuple and inner and Ellipsis not in inner:
+        pairs = zip(values, inner, strict=False)
+        return len(values) == len(inner) and all(fits(value, one) for value, one in pairs)
+    return not inner or all(fits(value, inner[0]) for value in values)
+
+
+ONE = {
+    float: ["a number"],
+    int: ["a whole number"],
+    bool: ["true", "false"],
+    str: ["text"],
+    types.NoneType: ["null"],
+}
+MANY = {float: "numbers", int: "whole numbers", bool: "true and false", str: "text"}
+
+
+def describe(hint: Any) -> list[str]:
+    """What fits an annotation, in words: the alternatives."""
+    origin, inner = get_origin(hint), get_args(hint)
+    kind = origin or hint
+    if origin in (Union, types.UnionType):
+        words = [word for one in inner for word in describe(one)]
+        if "a number" in words and "a whole number" in words:
+            words.remove("a whole number")
+        return list(dict.fromkeys(words))
+    if origin is Literal:
+        return [show(one) for one in inner]
+    if kind in ONE:
+        return ONE[kind]
+    if not isinstance(kind, type):
+        return [str(hint)]
+    if issubclass(kind, PurePath):
+        return ["text"]
+    if issubclass(kind, Mapping):
+        return [f"a mapping of names to {many(inner[-1:])}"]
+    if is_sequence(kind):
+        number = f"{len(inner)} " if kind is tuple and inner and Ellipsis not in inner else ""
+        return [f"a list of {number}{many(inner[:1])}"]
+    return []  # no YAML makes one
+
+
+def many(inner: Sequence[Any]) -> str:
+    kinds = [kind for hint in inner for kind in (hint, *get_args(hint))]
+    return next((word for kind, word in MANY.items() if kind in kinds), "values")
+
+
+def mismatch(name: str, value: Any, hint: Any) -> str:
+    """The sentence about a value that does not fit an annotation."""
+    words = describe(hint)
+    if isinstance(value, str) and (close := close_to(value, words)):
+        return f"{name}={value}: did you mean {close}?"
+    way_out = f", such as {show([value])}" if fits([value], hint) else ""
+    if isinstance(value, int | float) and "text" in words:
+        way_out = f"; quotes make it text: '{name}=\"{value}\"'"
+    return f"{name}={show(value)}: must be {either(words) or 'left out'}{way_out}."
+
+
+def choice(name: str, value: str, words: Sequence[str]) -> str:
+    """The sentence about a word that is none of those there are."""
+    close = close_to(value, words)
+    way_out = f"did you mean {close}?" if close else f"must be {either(words) or 'left out'}."
+    return f"{name}={show(value)}: {way_out}"
+
+
+def locate(path: str) -> Callable[..., Any]:
+    """What a `_target_` names.
+
+    Raises:
+        ValueError: there is nothing of this name, or its module cannot be imported.
+    """
+    found: Any = None
+    names = path.split(".")
+    for count in range(1, len(names) + 1):
+        prefix, owner = ".".join(names[:count]), found
+        if count > 1 and hasattr(owner, names[count - 1]):
+            found = getattr(owner, names[count - 1])
+            continue
+        try:
+            found = importlib.import_module(prefix)
+        except Exception as error:
+            if not isinstance(error, ModuleNotFoundError) or not prefix.startswith(str(error.name)):
+                raise ValueError(
+                    f"{prefix} cannot be imported: {type(error).__name__}: {error}."
+                ) from error
+            if owner is None:
+                raise ValueError(f"there is no package {prefix}; is it installed?") from error
+            folders = getattr(owner, "__path__", ())
+            inner = [*dir(owner), *(module.name for module in pkgutil.iter_modules(folders))]
+            public = [name for name in inner if not name.startswith("_")]
+            raise ValueError(
+                f"{'.'.join(names[: count - 1])} has no {names[count - 1]}; "
+                f"{nearest(names[count - 1], public)}"
+            ) from error
+    if not callable(found):
+        raise ValueError(f"{path} is a {type(found).__name__}, and must be a class or a function.")
+    return found  # type: ignore[no-any-return]

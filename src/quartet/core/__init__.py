@@ -1,0 +1,1 @@
+"""What every room uses: problems, messages, durable files, signals, process ranks, redaction."""

@@ -1,0 +1,1 @@
+"""Evaluate, predict with, and export a finished run; search a learning rate."""

@@ -1,0 +1,1 @@
+"""Parts that the engine ships: AUROC, torchvision classifiers, FSDP."""

@@ -1,0 +1,1 @@
+"""The run directory: result.json, metrics.csv, environment.json, loggers."""

@@ -1,0 +1,70 @@
+"""A run directory: its saved configurations, its result, and whether it holds a run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+STARTING = "starting"  # the folder of Hydra's record of a run that may go on, until it does
+
+
+def records(directory: str | Path) -> list[Path]:
+    """The configurations of a run: that of its start, then those of each time it went on."""
+    folder = Path(directory) / ".hydra"
+    later = [path / "config.yaml" for _, path in sorted(numbered(folder))]
+    # A process killed while it began leaves an empty one.
+    found = [path for path in (folder / "config.yaml", *later) if is_filled(path)]
+    return found if found[:1] == [folder / "config.yaml"] else []
+
+
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """The records of a run's later starts, ``resume-1`` and so on, with their numbers."""
+    found = ((re.fullmatch(r"resume-(\d+)", path.name), path) for path in folder.glob("resume-*"))
+    return [(int(match[1]), path) for match, path in found if match]
+
+
+def is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def newest_record(directory: str | Path) -> Path:
+    """The folder with the newest configuration of a run.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    told = records(directory)
+    if not told:
+        raise FileNotFoundError(f"resume={directory} holds no run: there is no .hydra/config.yaml.")
+    return told[-1].parent
+
+
+def commit_record(record: Path) -> None:
+    """Counts Hydra's record of a start as one of its run, now that it is known to go on."""
+    if record.name.startswith(STARTING):
+        last = max((number for number, _ in numbered(record.parent)), default=0)
+        record.rename(record.with_name(f"resume-{last + 1}"))
+
+
+def discard_record(record: Path) -> None:
+    """Removes Hydra's record of a start that came to nothing."""
+    if record.name.startswith(STARTING):
+        shutil.rmtree(record, ignore_errors=True)
+
+
+def read_result(directory: str | Path) -> dict[str, Any]:
+    """A run's result.json; empty if it has none, or something has damaged it."""
+    try:
+        content = json.loads((Path(directory) / "result.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and "status" in content else {}
+
+
+RUN = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # what no other may write over
+
+
+def holds_run(directory: Path) -> bool:
+    """Whether anything of a run lies in a directory."""
+    return any((directory / name).exists() for name in RUN)

@@ -1,0 +1,140 @@
+"""What the pictures of a run have in common: their style, their panels, how they are saved."""
+
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from quartet.core import files
+
+log = logging.getLogger(__name__)
+
+DPI = 120
+INK, GREY, PALE = "#262626", "#767676", "#c9c9c9"
+# Okabe and Ito's colours, told apart by the colour-blind too; their yellow is too light for lines.
+BLUE, RED = "#0072b2", "#d55e00"
+SERIES = (BLUE, RED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else matplotlib measures every label to find a place
+    "axes.labelsize": 9,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.borderpad": 0.2,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "text.parse_math": False,  # a class may be called $5
+}
+
+
+class Canvas:
+    """A figure whose panels have places in inches; a layout found by matplotlib takes twice as long.
+
+    Args:
+        width: In inches.
+        height: In inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        with mpl.rc_context(STYLE):
+            self.figure = Figure(figsize=(width, height), dpi=DPI)
+
+    def panel(self, left: float, bottom: float, width: float, height: float) -> Axes:
+        """Axes whose frame lies there, in inches from the lower left corner."""
+        with mpl.rc_context(STYLE):
+            return self.figure.add_axes(
+                (
+                    left / self.width,
+                    bottom / self.height,
+                    width / self.width,
+                    height / self.height,
+                )
+            )
+
+    def save(self, path: Path) -> Path:
+        drawn = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(drawn, dpi=DPI, format="png")
+        files.write_atomic(path, drawn.getvalue())
+        return path
+
+
+def row(count: int, width: float = 3.2, height: float = 2.9) -> tuple[Canvas, list[Axes]]:
+    """A canvas with so many panels side by side, their frames of a size in inches."""
+    step = width + 0.75
+    canvas = Canvas(count * step + 0.1, height + 0.9)
+    return canvas, [canvas.panel(0.65 + i * step, 0.55, width, height) for i in range(count)]
+
+
+def short(name: object, length: int = 18) -> str:
+    text = " ".join(str(name).split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def text_width(names: Iterable[str], size: float = 9) -> float:
+    """About how many inches the longest of the names takes."""
+    return max((len(name) for name in names), default=0) * size * 0.6 / 72
+
+
+def save(
+    made: Mapping[Path, Callable[[], Canvas | None]], boards: Sequence[tuple[str, int]]
+) -> None:
+    """Draws pictures, those that can be, to their paths and into TensorBoards at a step."""
+    for path, draw in made.items():
+        with forgiving(path):
+            if canvas := draw():
+                canvas.save(path)
+    for board, step in boards:
+        with forgiving(Path(board)):
+            show(board, [path for path in made if path.exists()], step)
+
+
+@contextmanager
+def forgiving(path: Path) -> Iterator[None]:
+    """Says of a fault that it left out `path`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a font without some letter of a class's name
+        try:
+            yield
+        except Exception as error:
+            log.warning(f"{path.name} is left out: {type(error).__name__}: {error}")
+
+
+def show(board: str, paths: Sequence[Path], step: int) -> None:
+    """Adds pictures to a TensorBoard as the files hold them, in an event file of their own."""
+    from PIL import Image
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(board, filename_suffix=".pictures")
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        shown = Summary.Image(
+            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=path.stem, image=shown)])
+        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+    writer.close()

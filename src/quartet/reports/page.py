@@ -1,0 +1,271 @@
+"""The report of a sweep: results.csv and report.html, made from the files of its runs."""
+
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from quartet.core import redaction
+from quartet.reports import figure
+from quartet.reports.importance import importances
+from quartet.reports.results import Results, cautions, gather, history, rank, read
+
+GROUPS = 8  # of learning curves in one picture
+SETTINGS = 20  # with their intervals in one picture
+PAIRS = 6  # heat maps
+MARK = "<!-- made from the files of the runs; made anew, it is replaced -->"
+
+
+def report(directories: Sequence[str | Path], into: str | Path | None = None) -> Path:
+    """Writes results.csv and report.html over runs, and prints the best and how to get it again.
+
+    Args:
+        directories: Sweeps or runs, finished or under way.
+        into: The folder of the two files. By default the directory, or what several have in common.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        FileNotFoundError: a directory is missing, or holds no run.
+        FileExistsError: the folder holds a results.csv or report.html that is not a report's.
+    """
+    results = read(directories)
+    if into is None:
+        into = os.path.commonpath([Path(each).resolve() for each in directories])
+    table, page = Path(into) / "results.csv", Path(into) / "report.html"
+    for path, start in ((table, "job,status,reason,"), (page, MARK)):
+        if path.exists() and not path.read_text(errors="replace")[:200].startswith(start):
+            raise FileExistsError(
+                f"{path} is not a report's, and was not touched; move it, or name another folder "
+                "with --into."
+            )
+    title = Path(directories[0]).resolve() if len(directories) == 1 else Path(into).resolve()
+    write(table, results.jobs.to_csv(index=False))
+    write(page, render(results, str(title)))
+    print(redaction.redact(summary(results)))
+    for path in (table, page):
+        print(os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else path)
+    return page
+
+
+def write(path: Path, text: str) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def commands(job: "pd.Series[Any]") -> tuple[str, str]:
+    """What trains a job again, and what scores its checkpoint."""
+    return job["command"], f"python evaluate.py {shlex.quote('run=' + job['directory'])}"
+
+
+def summary(results: Results, most: int = 5) -> str:
+    """The head of each ranking and the commands of its winner, for the terminal."""
+    lines = []
+    for metric, mode, jobs in results.by_monitor():
+        ranking = rank(results, metric)
+        if not ranking["mean"].notna().any():
+            continue
+        head = pd.DataFrame(
+            {
+                "setting": [
+                    setting(row, results.knobs) for _, row in ranking.head(most).iterrows()
+                ],
+                metric: [plus_minus(row) for _, row in ranking.head(most).iterrows()],
+                "folds" if "data.fold" in jobs else "seeds": [
+                    seeds(row) for _, row in ranking.head(most).iterrows()
+                ],
+            },
+            index=pd.RangeIndex(1, min(most, len(ranking)) + 1),
+        )
+        order = "higher" if mode == "max" else "lower"
+        lines += ["", f"The best of {len(ranking)} by {metric}, {order} is better:"]
+        lines += [f"Caution: {caution}" for caution in cautions(jobs, metric)]
+        lines += [head.to_string(), "", "The winner again, and its score:"]
+        lines += [f"  {line}" for line in commands(results.jobs.loc[ranking["winner"].iloc[0]])]
+    return "\n".join(lines or ["No job has finished with a value to rank by."])
+
+
+def setting(row: "pd.Series[Any]", knobs: Sequence[str], length: int = 60) -> str:
+    """The values of the knobs in words; a search leaves out those that an option does not have."""
+    told = ", ".join(f"{k}={figure.label(row[k])}" for k in knobs if pd.notna(row[k]))
+    told = told or "the only setting"
+    return told if len(told) <= length else f"{told[: length - 1]}…"
+
+
+def short(row: "pd.Series[Any]", knobs: Sequence[str], named: bool) -> str:
+    """The values alone, or those of single arguments with the last word of their names."""
+    given = {knob: figure.label(row[knob]) for knob in knobs if pd.notna(row[knob])}
+    return ", ".join(
+        f"{knob.rpartition('.')[2]}={value}" if named and "." in knob else value
+        for knob, value in given.items()
+    )
+
+
+def plus_minus(row: "pd.Series[Any]") -> str:
+    return f"{row['mean']:.4g}" + (f" ± {row['sd']:.2g}" if row["sd"] == row["sd"] else "")
+
+
+def seeds(row: "pd.Series[Any]") -> str:
+    return f"{row['n']:.0f}" if row["n"] == row["of"] else f"{row['n']:.0f} of {row['of']:.0f}"
+
+
+def render(results: Results, title: str) -> str:
+    """The page over these runs."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["cell"] = cell
+    jobs = results.jobs
+    parts = [part(results, metric, mode, jobs) for metric, mode, jobs in results.by_monitor()]
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text())
+    return template.render(
+        mark=MARK,
+        title=title,
+        time=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        statuses=jobs["status"].value_counts().to_dict(),
+        parts=parts,
+        knobs=results.knobs,
+        numeric=[k for k in results.knobs if pd.api.types.is_numeric_dtype(jobs[k])],
+        constants=[
+            f"{key}={figure.label(jobs[key].iloc[0], 60)}"
+            for key in results.overrides
+            if key not in results.knobs and jobs[key].nunique(dropna=False) == 1
+        ],
+        silent=int((jobs["monitor"].isna() & (jobs["status"] == "finished")).sum()),
+        jobs=jobs.to_dict("records"),
+        tests=results.scores,
+        runs="folds" if "data.fold" in jobs else "seeds",
+        failures=failures(jobs),
+    )
+
+
+def failures(jobs: pd.DataFrame) -> list[dict[str, Any]]:
+    """What went wrong, and in which jobs; the most frequent first."""
+    bad = jobs[~jobs["status"].isin(["finished"])].fillna({"reason": ""})
+    groups = bad.groupby(["status", "reason"], sort=False)
+    found = [
+        {"status": status, "reason": reason, "jobs": [str(job) for job in group["job"]]}
+        for (status, reason), group in groups
+    ]
+    return sorted(found, key=lambda each: -len(each["jobs"]))
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.4g}"
+    return str(value)
+
+
+def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[str, Any]:
+    """What the page tells of the jobs that monitor one metric."""
+    done = jobs[(jobs["status"] == "finished") & np.isfinite(jobs["best"].astype(float))]
+    told: dict[str, Any] = {"metric": metric, "mode": mode, "ranking": [], "winner": None}
+    told |= {"cautions": cautions(jobs, metric), "finished": len(done)}
+    if done.empty:
+        return told
+    ranking = rank(results, metric)
+    winner = jobs.loc[ranking["winner"].iloc[0]]
+    knobs = [knob for knob in results.knobs if done[knob].nunique(dropna=False) > 1]
+    named = bool(ranking[knobs].isna().any(axis=None))  # else the legend says which
+    names = [
+        f"{place}. " + (short(row, knobs, named) or "the only one")
+        for place, (_, row) in enumerate(ranking.iterrows(), start=1)
+    ]
+    ranked = ranking.assign(name=names, seeds=[seeds(row) for _, row in ranking.iterrows()])
+    comparable = ranked[np.isfinite(ranked["mean"])].head(SETTINGS)
+    told |= {
+        "ranking": ranked.to_dict("records"),
+        "legend": "" if named else ", ".join(knobs),
+        "name": setting(ranking.iloc[0], results.knobs, 400),
+        "plus_minus": plus_minus(ranking.iloc[0]),
+        "winner": winner.to_dict(),
+        "train": commands(winner)[0],
+        "evaluate": commands(winner)[1],
+        "intervals": figure.intervals(comparable, metric) if len(comparable) > 1 else None,
+        "curves": learning_curves(ranking, names, metric),
+        "effects": effects(done, knobs, metric),
+        "pairs": pairs(done, knobs, metric, mode),
+        "search": search(done, knobs, metric, mode),
+    }
+    return told
+
+
+def learning_curves(ranking: pd.DataFrame, names: Sequence[str], metric: str) -> list[str]:
+    """A picture of the monitored metric, and one of its counterpart in training where logged."""
+    drawn = []
+    for column in dict.fromkeys([metric, metric.replace("val/", "train/", 1)]):
+        groups = {}
+        for runs, name in list(zip(ranking["runs"], names, strict=True))[:GROUPS]:
+            table = pd.DataFrame({run: history(run, column) for run in runs})
+            if table.notna().any(axis=None):
+                groups[name] = table.sort_index()
+        if groups:
+            drawn.append(figure.curves(groups, column))
+    return drawn
+
+
+def effects(jobs: pd.DataFrame, knobs: Sequence[str], metric: str) -> list[str]:
+    """A picture for each knob; of many options the most used are drawn."""
+    drawn = []
+    for knob in knobs:
+        with_it = jobs.dropna(subset=knob)  # a search gives some options settings of their own
+        if with_it[knob].nunique() < 2:
+            continue
+        means = gather(with_it, [knob])
+        if not figure.is_scattered(means.index):
+            means = means.loc[means["n"].nlargest(figure.MANY).index]
+            means = means.sort_index(key=figure.natural)
+        drawn.append(figure.effect(with_it, knob, means, metric))
+    return drawn
+
+
+def pairs(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> dict[str, Any]:
+    """Heat maps of pairs of knobs with few values each."""
+    few = [knob for knob in knobs if jobs[knob].nunique() <= figure.MANY]
+    drawn: list[str] = []
+    count = 0
+    for down, across in combinations(few, 2):
+        with_both = jobs.dropna(subset=[down, across])
+        if min(with_both[down].nunique(), with_both[across].nunique()) < 2:
+            continue
+        count += 1
+        if len(drawn) < PAIRS:
+            table = gather(with_both, [down, across])["mean"].unstack()
+            table = table.sort_index(key=figure.natural).sort_index(axis=1, key=figure.natural)
+            drawn.append(figure.heat(table, metric, lower_is_better=mode != "max"))
+    return {"drawn": drawn, "all": count}
+
+
+def search(
+    jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str
+) -> dict[str, Any] | None:
+    """History and importance, where many numbers or few combinations show that it was a search."""
+    values = [jobs[knob].unique() for knob in knobs]
+    settings = len(jobs.drop_duplicates(list(knobs))) if knobs else 1
+    sparse = 2 * settings < math.prod(map(len, values))
+    if len(jobs) < 10 or not (sparse or any(figure.is_scattered(pd.Index(v)) for v in values)):
+        return None
+    importance, explained = importances(jobs, knobs)
+    return {
+        "history": figure.progress(list(jobs["best"]), metric, mode),
+        "importance": figure.bars(importance) if explained > 0 else None,
+        "explained": explained,
+    }

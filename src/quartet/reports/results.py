@@ -1,0 +1,298 @@
+"""Many runs as one table: read from their directories, seeds gathered, knobs compared.
+
+Needs nothing but the files that runs leave, so it works while a sweep goes on and long after.
+"""
+
+import csv
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.special import stdtrit
+
+from quartet.sweeps.jobs import Job, Table
+
+# Columns of results.csv beside the overrides and the metrics.
+FIRST = ["job", "status", "reason"]
+LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
+FULL = ["command", "directory"]
+# Overrides that say how a sweep is run, not what a job is.
+MACHINERY = ("launcher", "sweep", "hydra")
+
+
+# Overrides whose values are repetitions of one setting.
+GATHERED = ("seed", "data.fold")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Runs and what they differ in.
+
+    Attributes:
+        jobs: A row a run: `FIRST`, a column for each override, `LAST`, a column for each metric of
+            the best epoch and of the test, `FULL`.
+        overrides: The columns that are overrides.
+        knobs: Those of them with more than one value, the seed and the fold apart.
+    """
+
+    jobs: pd.DataFrame
+    overrides: list[str]
+    knobs: list[str]
+
+    @property
+    def scores(self) -> list[str]:
+        """The metrics that tell how good a setting is: those of the test, and of held-out folds."""
+        parts = ("test/", "val/") if "data.fold" in self.jobs else ("test/",)
+        return [metric for metric in self.metrics if metric.startswith(parts)]
+
+    @property
+    def metrics(self) -> list[str]:
+        known = {*FIRST, *self.overrides, *LAST, *FULL}
+        return [str(column) for column in self.jobs if column not in known]
+
+    def by_monitor(self) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Metric, mode and jobs of those that can be ranked together; most jobs first.
+
+        A metric of None stands for jobs that monitor nothing.
+        """
+        metrics = self.jobs["monitor"]
+        if metrics.nunique() == 1:  # then a job without a result can only have the same
+            unfinished = self.jobs["status"] == "unfinished"
+            metrics = metrics.mask(unfinished, metrics.dropna().iloc[0])
+        for metric in metrics.dropna().value_counts(sort=True).index:
+            jobs = self.jobs[metrics == metric]
+            modes = jobs["mode"].dropna()  # a job that failed early does not know it
+            yield metric, str(modes.iloc[0]) if len(modes) else "min", jobs
+
+
+def find(directories: Sequence[str | Path]) -> list[Path]:
+    """The runs below the directories, in the order of their numbers: 9 before 10.
+
+    Jobs of a sweep that were tried again are left out.
+
+    Raises:
+        FileNotFoundError: a directory is missing, or holds no run.
+    """
+    found: dict[Path, None] = {}
+    for directory in map(Path, directories):
+        runs = []
+        for folder, inner, _ in os.walk(directory.resolve()):
+            if ".hydra" in inner:
+                runs.append(Path(folder))
+                inner.clear()
+            inner[:] = [name for name in inner if not name.startswith(".")]
+        if not runs:
+            what = "holds no run" if directory.is_dir() else "is no directory"
+            raise FileNotFoundError(
+                f"{directory} {what}; name a sweep, such as multirun/DATE/TIME, or runs, such as "
+                "outputs/DATE/TIME."
+            )
+        again = {job.directory for sweep in {run.parent for run in runs} for job in retried(sweep)}
+        runs = [run for run in runs if run not in again or run == directory.resolve()]
+        runs.sort(key=lambda run: [(len(part), part) for part in run.parts])
+        found |= dict.fromkeys(runs)
+    return list(found)
+
+
+def retried(sweep: Path) -> list[Job]:
+    """The jobs of a sweep in whose place others were started."""
+    return [job for job in Table(sweep).jobs.values() if job.retried_as is not None]
+
+
+def read(directories: Sequence[str | Path]) -> Results:
+    """Reads the runs in the directories, finished or not.
+
+    A value that only some runs were given is looked up in the configuration of the others.
+
+    Raises:
+        FileNotFoundError: a directory is missing, or holds no run.
+    """
+    runs = find(directories)
+    base = Path(os.path.commonpath([run.parent for run in runs]))
+    rows, all_given = [], []
+    for run in runs:
+        row, given = one(run)
+        rows.append({"job": str(run.relative_to(base)), **row})
+        all_given.append(given)
+    keys = list(dict.fromkeys(key for given in all_given for key in given))
+    for row, given, run in zip(rows, all_given, runs, strict=True):
+        row["given"] = given | looked_up(run, [key for key in keys if key not in given])
+    # A fork may have a setting called epochs.
+    own = {*FIRST, *LAST, *FULL}
+    names = {key: f"override {key}" if key in own else key for key in keys}
+    table = pd.DataFrame([row.pop("given") for row in rows], columns=keys).rename(columns=names)
+    table = table.apply(numbers).rename_axis(columns=None)
+    overrides = [str(key) for key in table]
+    knobs = [k for k in overrides if k not in GATHERED and table[k].nunique(dropna=False) > 1]
+    facts = pd.DataFrame(rows)
+    metrics = [c for c in facts if c not in own]
+    jobs = pd.concat([facts[FIRST], table, facts[LAST], facts[metrics], facts[FULL]], axis=1)
+    return Results(jobs, overrides, knobs)
+
+
+def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A run's row, and its overrides."""
+    task = overrides_of(run)
+    given = dict(split(each) for each in task)
+    result: dict[str, Any] = {}
+    if (run / "result.json").exists():
+        result = json.loads((run / "result.json").read_text())
+    monitor, seconds = result.get("monitor") or {}, result.get("seconds") or {}
+    error = result.get("error") or {}
+    row = {
+        "status": result.get("status") or "unfinished",
+        "reason": f"{error['type']}: {error['message']}" if error else None,
+        "monitor": monitor.get("metric"),
+        "mode": monitor.get("mode"),
+        "best": monitor.get("best"),
+        "epoch": monitor.get("epoch"),
+        "epochs": epochs(run),
+        "fit_seconds": seconds.get("fit"),
+        "seconds": seconds.get("total"),
+        **{key: value for key, value in result.get("metrics", {}).items() if "/" in key},
+        "command": shlex.join(["python", "train.py", *task]),
+        "directory": nearest(run),
+    }
+    if "seed" not in given and result:
+        given["seed"] = str(result.get("seed"))
+    return row, given
+
+
+def overrides_of(run: Path) -> list[str]:
+    """What the run was given on its command line, less what concerns the sweep alone."""
+    told: list[str] = []
+    if (path := run / ".hydra" / "overrides.yaml").exists():
+        told = load(path) or []
+    elif (path := run / ".hydra" / "hydra.yaml").exists():  # a run from Python
+        told = load(path)["hydra"].get("overrides", {}).get("task", [])
+    return [each for each in told if split(each)[0].split(".")[0] not in MACHINERY]
+
+
+def split(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value
+
+
+def load(path: Path) -> Any:
+    # The parser in C is faster; a PyYAML built without libyaml lacks it.
+    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def looked_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Values of keys that were not given, from what Hydra recorded of the run."""
+    if not keys or not (run / ".hydra" / "config.yaml").exists():
+        return {}
+    config, found = load(run / ".hydra" / "config.yaml"), {}
+    choices: Mapping[str, Any] = {}
+    if (run / ".hydra" / "hydra.yaml").exists():
+        choices = load(run / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["choices"]
+    for key in keys:
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        value = choices.get(key, value)
+        if value is not None and not isinstance(value, dict):
+            found[key] = str(value)
+    return found
+
+
+def epochs(run: Path) -> int:
+    """How far metrics.csv has come; its last line may be half written."""
+    path = run / "metrics.csv"
+    lines = path.read_text().split("\n")[1:-1] if path.exists() else []
+    return int(lines[-1].partition(",")[0]) if lines else 0
+
+
+def nearest(run: Path) -> str:
+    """The path that the commands take, from the project's folder where this is it."""
+    run, here = run.resolve(), Path.cwd()
+    at_home = (here / "evaluate.py").is_file() and run.is_relative_to(here)
+    return str(run.relative_to(here) if at_home else run)
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    """The column as numbers, if all of it is."""
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column
+
+
+def history(run: str | Path, metric: str) -> dict[int, float]:
+    """A metric by epoch, from metrics.csv."""
+    found = {}
+    path = Path(run) / "metrics.csv"
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get(metric):  # empty in rows of other things; None in half a line
+                    found[int(row["epoch"])] = float(row[metric])
+    return found
+
+
+def gather(jobs: pd.DataFrame, by: Sequence[str], value: str = "best") -> pd.DataFrame:
+    """Mean, sd (of a sample), 95 % interval (Student's t) and n of each setting, over its seeds and folds.
+
+    Only finished jobs count; `of` tells how many there are in all.
+
+    Returns:
+        A row a setting, with columns mean, sd, low, high, n, of; an interval needs two values.
+    """
+    done = jobs[jobs["status"] == "finished"]
+    keys: Any = list(by) if by else (lambda _: 0)
+    groups = done.groupby(keys, dropna=False, sort=True)[value].agg(["mean", "std", "count"])
+    groups = groups.set_axis(["mean", "sd", "n"], axis=1)
+    half = stdtrit((groups["n"] - 1).clip(lower=1), 0.975) * groups["sd"] / np.sqrt(groups["n"])
+    groups = groups.assign(low=groups["mean"] - half, high=groups["mean"] + half)
+    groups["of"] = jobs.groupby(keys, dropna=False).size()
+    return groups[["mean", "sd", "low", "high", "n", "of"]]
+
+
+def rank(results: Results, metric: str) -> pd.DataFrame:
+    """Settings, the best mean first, each with its seeds and folds gathered.
+
+    Returns:
+        The knobs as columns, then those of `gather`, the means of the scores and of the
+        seconds, `runs`: the directories, and `winner`: the index of the best job. Settings without
+        a value come last.
+    """
+    _, mode, jobs = next(each for each in results.by_monitor() if each[0] == metric)
+    knobs = results.knobs
+    table = gather(jobs, knobs)
+    done = jobs[jobs["status"] == "finished"]
+    keys: Any = knobs or (lambda _: 0)
+    groups = done.groupby(keys, dropna=False, sort=True)
+    for column in [*results.scores, "seconds"]:
+        table[column] = groups[column].mean()
+    table["runs"] = groups["directory"].agg(list)
+    ordered = done.dropna(subset="best").sort_values("best", ascending=mode != "max", kind="stable")
+    winners = ordered.reset_index(names="winner").groupby(keys, dropna=False, sort=True)["winner"]
+    table["winner"] = winners.first()
+    table = table.sort_values("mean", ascending=mode != "max", kind="stable", na_position="last")
+    return table.reset_index(drop=not knobs)
+
+
+def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
+    """Why values of the metric may not be comparable over these jobs."""
+    varied = [str(key) for key in jobs if jobs[key].map(str).nunique() > 1]
+    loss = [key for key in varied if key == "loss" or key.startswith("loss.")]
+    data = [key for key in varied if key in ("data", "data/task", "data.path")]
+    told = []
+    if loss and metric.endswith("/loss"):
+        told.append(
+            f"{' and '.join(loss)} differs between these jobs, so {metric} does not mean the same "
+            "in all of them; compare a metric that does, such as monitor.metric=val/accuracy."
+        )
+    if data:
+        told.append(
+            f"{' and '.join(data)} differs between these jobs: {metric} on one data set says little "
+            "about another; compare within each."
+        )
+    return told

@@ -1,1 +1,0 @@
-"""Sweeps that choose what to try next."""

@@ -1,1 +1,0 @@
-"""Many runs: which jobs a sweep has, and what came of them."""

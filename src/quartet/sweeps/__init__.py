@@ -1,0 +1,1 @@
+"""Sweeps: the job table, locks, the grid, Optuna, and launchers."""

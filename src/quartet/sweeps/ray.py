@@ -1,0 +1,84 @@
+"""Jobs of a sweep on a Ray cluster."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from quartet.core.problems import abort
+from quartet.core.signals import shutdown
+from quartet.sweeps import local
+from quartet.sweeps.cluster import Work
+from quartet.sweeps.jobs import Job
+
+if TYPE_CHECKING:
+    from hydra_plugins.quartet import RayLauncher
+
+
+class RayEngine:
+    """Each job is a Ray task, which Ray never tries again by itself.
+
+    Args:
+        launcher: With the settings of conf/launcher/ray.yaml.
+    """
+
+    def __init__(self, launcher: "RayLauncher") -> None:
+        self.program = local.program(launcher.config)
+        self.further = {name: os.environ[name] for name in launcher.env}
+        try:
+            ray.init(
+                address=launcher.address or "local",
+                include_dashboard=False if launcher.address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            abort(f"launcher.address={launcher.address}: no Ray cluster there: {error}")
+        shutdown.reinstall()  # Ray has taken SIGTERM over
+        cpus, gpus = launcher.num_cpus, launcher.num_gpus
+        if gpus is None:
+            gpus = float(bool(ray.cluster_resources().get("GPU")))
+        self.options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
+        if not any(fits(node, cpus, gpus) for node in ray.nodes()):
+            message = f"No node has {cpus:g} CPUs and {gpus:g} GPUs for a job"
+            if launcher.address is None:
+                ray.shutdown()
+                abort(f"{message}; set launcher.num_cpus and launcher.num_gpus lower.")
+            logging.getLogger(__name__).warning(f"{message}; waiting for one.")
+
+    def known(self, todo: Sequence[Job]) -> dict[int, Any]:
+        return {}  # a sweep's tasks end with it
+
+    def submit(self, todo: Sequence[Job]) -> list[Any]:
+        task = ray.remote(trained).options(**self.options)
+        return [task.remote(Work(self.program, job, self.further)) for job in todo]
+
+    def ended(self, handle: Any) -> int | str | None:
+        ready, _ = ray.wait([handle], timeout=0)
+        if not ready:
+            return None
+        try:
+            return int(ray.get(handle))
+        except ray.exceptions.TaskCancelledError:
+            return "interrupted"
+        except ray.exceptions.RayError as error:  # the node or Ray's own process there has ended
+            return f"lost by Ray: {type(error).__name__}"
+
+    def leave(self, handles: Sequence[Any]) -> bool:
+        for handle in handles:
+            ray.cancel(handle)
+        return True
+
+    def close(self) -> None:
+        ray.shutdown()
+
+
+def trained(work: Work) -> int:
+    return work()
+
+
+def fits(node: dict[str, Any], cpus: float, gpus: float) -> bool:
+    has = node["Resources"]
+    return bool(node["Alive"]) and has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus

@@ -1,0 +1,1 @@
+"""Callbacks: averaging, unfreezing, progress, interruption, collected predictions."""

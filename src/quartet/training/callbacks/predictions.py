@@ -1,0 +1,101 @@
+"""Predictions kept while a part of the data is scored."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quartet.checkpoints.callbacks import all_gather_object
+from quartet.training.metric_buffer import at_least_32_bits
+
+Array = NDArray[Any]
+
+
+class PredictionCollector(Callback):
+    """Keeps the predictions of a test or a validation, so that pictures need no second pass.
+
+    Memory is bounded: of a part with more than `max_values` predictions, each n-th sample (or
+    query) is kept. Several processes put theirs together.
+
+    Attributes:
+        part: test or val; None before there is anything.
+        step: 1 if all samples were kept, n if each n-th.
+        predictions: As the task makes them of raw outputs, ``(samples, ...)``.
+        labels: As the task makes them of targets.
+        queries: Of each sample, for ranking; else empty.
+        rows: Number of each sample in its part. Meaningless for ranking.
+    """
+
+    max_values = 1 << 24  # 64 MB
+
+    def __init__(self) -> None:
+        self.part: str | None = None
+        self.step = 0
+        self.kept: list[tuple[Array, ...]] = []
+        self.predictions = self.labels = self.queries = self.rows = np.empty(0)
+
+    def take(
+        self, part: str, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
+    ) -> None:
+        if outputs is None:  # one of several processes may go without a share of the last batch
+            return
+        _, targets, *indexes = batch
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not self.step:
+            whole = len(getattr(data.parts, part)) * outputs[0].numel()
+            self.step = math.ceil(whole / self.max_values)
+        start = i * data.eval_batch_size * trainer.world_size
+        share = torch.arange(len(targets), device=targets.device)
+        rows = start + trainer.global_rank + share * trainer.world_size
+        chosen = (indexes[0] if indexes else rows) % self.step == 0
+        task: Any = module.task
+        values: list[Tensor] = [
+            task(at_least_32_bits(outputs[chosen].detach())),
+            task.labels(targets[chosen]),
+            indexes[0][chosen] if indexes else rows[:0],
+            rows[chosen],
+        ]
+        self.kept.append(tuple(each.cpu().numpy() for each in values))
+
+    def collect(self, part: str, trainer: Trainer) -> None:
+        kept = [each for share in all_gather_object(trainer, self.kept) for each in share]
+        self.kept = []
+        if not kept:
+            return
+        self.part, columns = part, [np.concatenate(each) for each in zip(*kept, strict=True)]
+        order = np.argsort(columns[2] if len(columns[2]) else columns[3], kind="stable")
+        self.predictions, self.labels = columns[0][order], columns[1][order]
+        self.queries = columns[2][order] if len(columns[2]) else columns[2]
+        self.rows = columns[3][order]
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.take("test", trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.take("val", trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.collect("test", trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.collect("val", trainer)

@@ -1,0 +1,258 @@
+"""The base LightningModule: metrics without waiting, schedules, checks of finiteness, exact resume."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MetricCollection
+
+from quartet.checkpoints.callbacks import all_gather_object
+from quartet.training.metric_buffer import MetricBuffer
+
+
+class Schedule(Protocol):
+    """Learning-rate schedulers in Lightning's form, and when the one after warm-up is due."""
+
+    @property
+    def configs(self) -> list[dict[str, Any]]:
+        """Lightning's dictionaries."""
+
+    @property
+    def warmup(self) -> Any:
+        """The scheduler that warms up, or None."""
+
+    def due(self, global_step: int) -> bool:
+        """Whether the main scheduler steps after optimizer step `global_step` (the first is 1)."""
+
+
+class NonFiniteLossError(Exception):
+    """The loss or the weights became NaN or infinite."""
+
+
+class Module(LightningModule):
+    """A model with its task, loss, optimizer, scheduler and metrics.
+
+    Logged once an epoch for each part of the data: the loss (its mean over the samples) and the
+    metrics, over all samples and all processes; for training, the learning rate it began with.
+
+    Args:
+        model: Maps inputs to raw outputs.
+        task: Maps raw outputs to predictions, and by ``labels`` targets to what metrics compare.
+        loss: ``(outputs, targets) -> scalar``; given ``indexes`` too if its forward names them.
+        metrics: Of predictions and labels; copied for train, val and test.
+        optimizer: Makes the optimizer of a model.
+        scheduler: Makes the schedule of an optimizer, given `total_steps`, `steps_per_epoch` and
+            `validate_every` (epochs).
+        mixing: Mixes the samples of training batches and their targets, for the loss. The metrics
+            of the training then compare with the target of the larger share. None mixes nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        task: nn.Module,
+        loss: nn.Module,
+        metrics: MetricCollection,
+        optimizer: Callable[[nn.Module], Optimizer],
+        scheduler: Callable[..., Schedule],
+        mixing: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.loss = loss
+        self.train_meter = MetricBuffer(task, metrics.clone(prefix="train/"))
+        self.val_meter = MetricBuffer(task, metrics.clone(prefix="val/"))
+        self.test_meter = MetricBuffer(task, metrics.clone(prefix="test/"))
+        self.create_optimizer = optimizer
+        self.create_schedule = scheduler
+        self.mixing = mixing
+        self.last_batch = -1
+        self.loaded: dict[str, Any] = {}
+        self.plateau_is_due = False
+        self.loss_takes_indexes = "indexes" in inspect.signature(loss.forward).parameters
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Set in each step, the first in Lightning's own ones 44 times; nn.Module takes longer for it.
+        if name in ("_current_fx_name", "last_batch"):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(self.loss, "fit"):
+            self.loss.fit(data.targets())  # type: ignore[operator]
+        if data.parts.target_scale is not None:
+            for buffer, value in zip(self.task.buffers(), data.parts.target_scale, strict=True):
+                buffer.copy_(value)
+
+    def make_optimizer(self) -> Optimizer:
+        """The chosen optimizer of the model's trainable parameters."""
+        return self.create_optimizer(self.model)
+
+    def make_scheduler(self, optimizer: Optimizer) -> list[dict[str, Any]]:
+        """The chosen scheduler and its warm-up in Lightning's form, the plateau's monitor included.
+
+        Each dictionary holds ``scheduler``, ``interval`` (``step`` or ``epoch``), ``frequency`` and,
+        for the main scheduler, ``monitor``. The list is empty for a constant learning rate.
+        """
+        self.trainer.fit_loop.setup_data()  # counts the batches, or they would be infinite here
+        total_steps = self.trainer.estimated_stepping_batches
+        steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        self.schedule = self.create_schedule(
+            optimizer,
+            total_steps=total_steps,
+            steps_per_epoch=math.ceil(steps_per_epoch),
+            validate_every=self.trainer.check_val_every_n_epoch or 1,
+        )
+        return self.schedule.configs
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if isinstance(scheduler, ReduceLROnPlateau) and not self.plateau_is_due:
+            return
+        if scheduler is self.schedule.warmup or self.schedule.due(self.trainer.global_step):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val is None:
+            return
+        # In the model's order: in that of the optimizer's groups the norm would round otherwise.
+        groups = optimizer.param_groups
+        optimizer.param_groups = [{"params": list(self.model.parameters())}]
+        try:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        finally:
+            optimizer.param_groups = groups
+
+    def mix(self, inputs: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixed inputs, mixed targets for the loss, and the targets of the larger shares.
+
+        Without mixup and cutmix these are the inputs and, twice, the targets.
+        """
+        if self.mixing is None:
+            return inputs, targets, targets
+        place = {"epoch": self.trainer.current_epoch, "batch": batch_idx}
+        return self.mixing(inputs, targets, **place, rank=self.global_rank)
+
+    def compute_loss(self, outputs: Tensor, targets: Tensor, *extras: Tensor) -> Tensor:
+        """The loss of a batch; a loss whose ``forward`` names ``indexes`` gets the extras too."""
+        return self.loss(outputs, targets, *(extras if self.loss_takes_indexes else ()))  # type: ignore[no-any-return]
+
+    def record(
+        self, stage: str, loss: Tensor, outputs: Tensor, targets: Tensor, *extras: Tensor
+    ) -> None:
+        """Counts a batch in the epoch's mean loss and metrics, without waiting for the device.
+
+        Args:
+            stage: train, val or test.
+            loss: Scalar, the mean over the batch.
+            outputs: Raw outputs of the model.
+            targets: As the data gives them.
+            extras: What a batch holds besides, such as the query of each row.
+        """
+        if stage == "train":
+            # LBFGS evaluates a batch several times; the first is the one that counts.
+            batch = self.trainer.fit_loop.batch_idx
+            if batch == self.last_batch:
+                return
+            self.last_batch = batch
+        meters = {"train": self.train_meter, "val": self.val_meter, "test": self.test_meter}
+        meters[stage].add(loss, outputs, targets, *extras)
+
+    def on_train_epoch_start(self) -> None:
+        self.last_batch = -1
+        self.lr: float = self.trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_validation_start(self) -> None:
+        self.refuse_non_finite()  # before a checkpoint is written after validation
+
+    def on_train_epoch_end(self) -> None:
+        self.refuse_non_finite()
+        self.log("lr", self.lr)
+        self.log_epoch("train", self.train_meter)
+        # Lightning would do so after the epoch's checkpoint, which would then lack it.
+        loop = self.trainer.fit_loop.epoch_loop
+        if loop._num_ready_batches_reached():
+            self.plateau_is_due = True
+            loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+            self.plateau_is_due = False
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_epoch("val", self.val_meter)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_epoch("test", self.test_meter)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.refuse_non_finite()  # what is kept can be used
+        checkpoint["epoch_under_way"] = {
+            "meters": all_gather_object(self.trainer, self.train_meter.state()),
+            "validation_groups": self.val_meter.groups,
+            "last_batch": self.last_batch,
+            "lr": getattr(self, "lr", None),
+        }
+        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            checkpoint["data"] = self.trainer.datamodule.told()  # type: ignore[attr-defined]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            self.loaded = checkpoint.get("epoch_under_way", {})
+
+    def on_fit_start(self) -> None:
+        if self.loaded:
+            self.train_meter.load(self.loaded["meters"][self.global_rank], self.device)
+            self.val_meter.groups = self.loaded["validation_groups"]
+            self.last_batch, self.lr = self.loaded["last_batch"], self.loaded["lr"]
+            self.loaded = {}
+
+    def log_epoch(self, part: str, meter: MetricBuffer) -> None:
+        total, samples = self.trainer.strategy.reduce(meter.sums(), reduce_op="sum")
+        loss = total / samples
+        if part == "val" and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
+            self.give_up(f"the validation loss became {loss.item()} at the end")
+        self.log_dict({f"{part}/loss": loss, **meter.compute()})
+        meter.reset()
+
+    def refuse_non_finite(self) -> None:
+        """Ends a training whose loss or weights are NaN or infinite.
+
+        Waits for the device, so it is for the end of an epoch and for checkpoints.
+        """
+        losses = self.train_meter.step_losses()
+        wrong = (~losses.isfinite()).nonzero()
+        if len(wrong):
+            batch = int(wrong[0])
+            self.give_up(f"the loss became {losses[batch].item()} in batch {batch + 1}")
+        # Of divided weights each process looks at its own: asking the others could wait for ever.
+        shares = [local_shard(parameter).detach() for parameter in self.model.parameters()]
+        ends = [end.isfinite() for share in shares if share.numel() for end in share.aminmax()]
+        if ends and not torch.stack(ends).all():
+            self.give_up("the weights became NaN or infinite by the end")
+
+    def give_up(self, what: str) -> NoReturn:
+        raise NonFiniteLossError(
+            f"{what} of epoch {self.trainer.current_epoch + 1}, at learning rate {self.lr:g}; try "
+            "a smaller optimizer.lr, or trainer.gradient_clip_val=1."
+        )
+
+
+def local_shard(parameter: Tensor) -> Tensor:
+    """The part of a parameter that this process holds; all of it if it is not divided."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

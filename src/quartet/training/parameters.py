@@ -1,0 +1,167 @@
+"""Which parameters are trained, with which learning rate and weight decay."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,  # batch and instance normalisation of every dimension
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Excludes the parameters with matching names from training, and returns their names.
+
+    The running statistics of a frozen batch normalisation still follow the data.
+
+    Args:
+        model: Its matching parameters get ``requires_grad = False``.
+        patterns: Shell patterns of ``model.named_parameters()``, such as ``layers.0.*``; none freeze
+            nothing.
+
+    Raises:
+        ValueError: a pattern matches no parameter, or nothing is left to train.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(
+            f"freeze must be a list of patterns, got {patterns!r}; write [{patterns}]."
+        )
+    parameters = dict(model.named_parameters())
+    matches = {pattern: matching("freeze", pattern, parameters) for pattern in patterns}
+    frozen = [name for name in parameters if any(name in names for names in matches.values())]
+    if frozen and not any(
+        parameter.requires_grad for name, parameter in parameters.items() if name not in frozen
+    ):
+        raise ValueError(
+            f"freeze must leave a parameter to train, got {list(patterns)}, which match all of "
+            f"{_shortened(parameters, 30)}; drop a pattern."
+        )
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    return frozen
+
+
+def create(
+    factory: Callable[..., Optimizer],
+    model: nn.Module,
+    *,
+    lr_factors: Mapping[str, float],
+    decay_bias_and_norm: bool,
+) -> Optimizer:
+    """The optimizer of the model's trainable parameters.
+
+    The optimizer gets one plain list of parameters, in the model's order, unless some of them need a
+    learning rate or weight decay of their own.
+
+    Args:
+        factory: An optimizer class with its hyperparameters bound (``functools.partial``).
+        model: Its parameters that require gradients are trained.
+        lr_factors: Shell pattern of parameter names -> factor of the learning rate, above 0. The last
+            matching pattern counts, names without a match keep the learning rate.
+        decay_bias_and_norm: False: no weight decay on parameters of at most one dimension and on those
+            of normalisation layers.
+
+    Raises:
+        ValueError: a pattern matches no trainable parameter, a factor is not positive, or the optimizer
+            takes no parameter groups (LBFGS) or no ``lr`` and there are factors.
+    """
+    parameters = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    factors = _factors(lr_factors, parameters)
+    undecayed: set[str] = set()
+    if not decay_bias_and_norm and _bound(factory, "weight_decay"):
+        undecayed = _biases_and_norms(model, parameters)
+    if not lr_factors and not undecayed:
+        return factory(list(parameters.values()))
+
+    optimizer_class = getattr(factory, "func", factory)
+    if isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.LBFGS):
+        raise ValueError(
+            f"lr_factors must be empty for LBFGS, got {dict(lr_factors)}; it takes one group of "
+            "parameters. Freeze some of them instead, or choose another optimizer."
+        )
+    lr = _bound(factory, "lr")
+    if lr_factors and lr is None:
+        raise ValueError(
+            f"lr_factors must be empty for an optimizer without lr, got {dict(lr_factors)}; "
+            "choose another optimizer."
+        )
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in parameters.items():
+        group = groups.setdefault((factors[name], name in undecayed), {"params": []})
+        group["params"].append(parameter)
+        if factors[name] != 1:
+            group["lr"] = lr * factors[name]
+        if name in undecayed:
+            group["weight_decay"] = 0.0
+    return factory(list(groups.values()))
+
+
+def _factors(
+    lr_factors: Mapping[str, float], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, float]:
+    """The factor of each parameter's learning rate."""
+    factors = dict.fromkeys(parameters, 1.0)
+    for pattern, factor in lr_factors.items():
+        if not factor > 0:
+            raise ValueError(
+                f"lr_factors[{pattern!r}] must be above 0, got {factor}; to train nothing of it, put "
+                "the pattern into freeze."
+            )
+        factors |= dict.fromkeys(matching("lr_factors", pattern, parameters), factor)
+    return factors
+
+
+def _biases_and_norms(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    # By identity and not by name: a parameter that two modules share has one name.
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    return {name for name, p in parameters.items() if p.ndim <= 1 or id(p) in norms}
+
+
+def _bound(factory: Callable[..., Optimizer], argument: str) -> Any:
+    """The value that an argument of the factory will have: the one bound, else the class's own default."""
+    parameter = inspect.signature(factory).parameters.get(argument)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def matching(argument: str, pattern: str, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """The names that a pattern matches.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = [name for name in parameters if fnmatchcase(name, pattern)]
+    if not names:
+        modules = dict.fromkeys(
+            ".".join(name.split(".")[:depth]) + ".*"
+            for name in parameters
+            for depth in range(1, name.count(".") + 1)
+        )
+        close = difflib.get_close_matches(pattern, [*parameters, *modules], n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"{argument}: {pattern!r} matches no trainable parameter.{hint} They are "
+            f"{_shortened(parameters, 4 if close else 30)}."
+        )
+    return names
+
+
+def _shortened(names: Iterable[str], most: int) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,1 @@
+"""Problems of a configuration and its data, found before the first batch."""

@@ -1,0 +1,878 @@
+"""Every fault of a configuration or of its data, and the words with which it is refused."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from made import composed, labelled_table
+from omegaconf import OmegaConf, open_dict
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from quartet.build import build
+from quartet.config import allow, signatures
+from quartet.config.groups import POLICY_KEYS
+from quartet.core.messages import nearest, show
+from quartet.core.problems import ConfigError
+from quartet.data.split import Parts
+from quartet.validation.dry_run import outputs
+from quartet.validation.settings import device, optimizer_settings
+from quartet.validation.values import in_words, inside
+
+HERE = Path(__file__).stem
+
+
+@pytest.fixture(autouse=True)
+def _parts_of_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        allow, "FAMILIES", [*allow.FAMILIES, (HERE, None), (HERE, "builtins.object")]
+    )
+
+
+# What a fork may bring
+
+
+class Inner(nn.Module):
+    def __init__(self, *, input_shape: list[int], num_outputs: int, width: int = 4) -> None:
+        super().__init__()
+        self.layer = nn.Linear(input_shape[0], num_outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs)
+
+
+class PassesOn(Inner):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class WrongSize(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(7, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs)
+
+
+class Raises(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        {}["width"]
+
+
+class Untrainable(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs[:, :3]
+
+
+class Convolution(nn.Module):
+    """Has no matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 10, 8)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs).flatten(1)
+
+
+class LooksAtValues(Inner):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs) * (1 if inputs.sum().item() > 0 else 2)
+
+
+class HoldsPlainTensor(Inner):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = torch.ones(13)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs * self.scale)
+
+
+class Untyped(Inner):
+    def __init__(self, size, part, normal: Callable[..., nn.Module], **kwargs) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(**kwargs)
+        self.part, self.normal = part, normal(size)
+
+
+class FlatTargets(nn.Module):
+    """Squeezes the outputs alone, so that torch broadcasts."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.mse_loss(outputs.squeeze(1), targets)
+
+
+class EachSample(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return ((outputs - targets) ** 2).mean(dim=1)
+
+
+class Indifferent(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (0 * outputs).sum()
+
+
+class Pairs(Dataset[Any]):
+    def __init__(self, inputs: Tensor, targets: list[Any]) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        return self.inputs[index], self.targets[index]
+
+
+FORK = f"data=wine ~model.hidden ~model.activation ~model.dropout ~model.norm model._target_={HERE}"
+ALONE = "~model.input_shape ~model.num_outputs"
+
+REFUSED = [
+    # Names
+    ("+model.hiden=[3]", r"^model.hiden: MLP has no such argument; did you mean hidden\?$"),
+    ("+optimizer.wieght_decay=1", r"^optimizer.wieght_decay: Adam has .*did you mean weight_decay"),
+    ("+trainer.max_epoch=3", r"^trainer.max_epoch: Trainer has .*did you mean max_epochs\?$"),
+    ("+loss.smoothing=0.1", r"CrossEntropyLoss has no .*did you mean label_smoothing\?$"),
+    ("+data.val_frac=0.1", r"^data.val_frac: digits has no .*did you mean val_fraction\?$"),
+    ("+data.bacth_size=3", r"^data.bacth_size: digits has no such argument; there are val_frac"),
+    ("+metrics.f1.avrage=macro", r"^metrics.f1.avrage: .*did you mean average\?$"),
+    ("+callbacks.best.montor=x", r"^callbacks.best.montor: .*did you mean monitor\?$"),
+    ("+scheduler.gamma=3", r"^scheduler.gamma: scheduler=none does not read it\.$"),
+    ("scheduler=step +scheduler.gama=3", r"^scheduler.gama: StepLR has no .*did you mean gamma"),
+    (f"{FORK}.PassesOn +model.widht=3", r"^model.widht: nothing takes this .*did you mean width"),
+    (f"{FORK}.PassesOn ~model.num_outputs", r"model: TypeError: .*missing .* 'num_outputs'"),
+    ("~model.hidden", r"^model.hidden is missing: MLP needs it\.$"),
+    ("~optimizer.betas optimizer=muon", r"^optimizer.betas is missing: Muon needs it\.$"),
+    ("~optimizer", r"^optimizer._target_ is missing; .*optimizer=adam\.$"),
+    ("~model", r"^model._target_ is missing; .*model=mlp\.$"),
+    ("~trainer.max_epochs", r"^trainer.max_epochs is missing"),
+    ("~scheduler.frequency", r"^scheduler.frequency is missing"),
+    ("+callbacks.foo.patience=3", r"^callbacks.foo: has no _target_, .*; null leaves it out\.$"),
+    ("+trainer.logger=true", r"^trainer.logger: cannot be set here; the logger group holds them"),
+    ("+trainer.fast_dev_run=true", r"fast_dev_run: cannot be set here; trainer=smoke tries"),
+    ("+lr=0.1", r"^lr: nothing reads this key; there are callbacks, .* and \d more\.$"),
+    ("+optimiser.lr=0.1", r"^optimiser: nothing reads this key; did you mean optimizer\?$"),
+    ("+monitor.metrics=x", r"^monitor.metrics: nothing reads this key; it has metric and mode\.$"),
+    (
+        "model._target_=project.model.mlp.MPL",
+        r"^model._target_=project.model.mlp.MPL: project.model.mlp has no MPL; did you mean MLP\?$",
+    ),
+    ("optimizer._target_=torch.optm.Adam", r": torch has no optm; did you mean optim\?$"),
+    ("loss._target_=torch.nn", r"^loss._target_=torch.nn: torch.nn is a module, and must be"),
+    ("model.hidden=${foo}", r"^model.hidden=\$\{foo\}: Interpolation key 'foo' not found; name a"),
+    ("optimizer.lr=${data.rate}", r"^optimizer.lr=\$\{data.rate\}: Interpolation key 'data.rate'"),
+    ("model.hidden=???", r"^model.hidden=\?\?\?: must be set\.$"),
+    ("seed=???", r"^seed=\?\?\?: must be set\.$"),
+    ("data.val_fraction=???", r"^data.val_fraction=\?\?\?: must be set\.$"),
+    # Kinds
+    ("seed=abc", r"^seed=abc: must be a whole number from 0 to 4294967295\.$"),
+    ("data.val_fraction=abc", r"^data.val_fraction=abc: must be a number\.$"),
+    ("data.batch_size=abc", r"^data.batch_size=abc: must be a whole number or full\.$"),
+    ("data.shuffle=abc", r"^data.shuffle=abc: must be true or false\.$"),
+    ("data.mean=[a] data.std=[1]", r"^data.mean=\[a\]: must be a list of numbers or null\.$"),
+    ("data.num_classes=abc", r"^data.num_classes=abc: must be a whole number or null\.$"),
+    ("data.input_shape=abc", r"^data.input_shape=abc: must be a list of whole numbers or null\.$"),
+    ("data.dir=2024", r"^data.dir=2024: must be text; quotes make it text: 'data.dir=\"2024\"'\.$"),
+    ("data.keep=[1]", r"^data.keep=\[1\]: must be a mapping of names to numbers or null\.$"),
+    ("model.hidden=abc", r"^model.hidden=abc: must be a list of whole numbers\.$"),
+    ("model.hidden=3", r"^model.hidden=3: must be a list of whole numbers, such as \[3\]\.$"),
+    ("model.hidden=[1.5]", r"^model.hidden=\[1.5\]: must be a list of whole numbers\.$"),
+    ("model.dropout=abc", r"^model.dropout=abc: must be a number\.$"),
+    ("+width=abc model.hidden=[${width}]", r"^model.hidden=\[abc\]: must be a list of whole"),
+    ("optimizer.lr=abc", r"^optimizer.lr=abc: must be a number\.$"),
+    ("optimizer.lr=null", r"^optimizer.lr=null: must be a number\.$"),
+    ("optimizer.lr=true", r"^optimizer.lr=true: must be a number\.$"),
+    ("optimizer.betas=0.9", r"^optimizer.betas=0.9: must be a list of 2 numbers\.$"),
+    ("optimizer.betas=[0.9]", r"^optimizer.betas=\[0.9\]: must be a list of 2 numbers\.$"),
+    ("optimizer.freeze=layers", r"freeze=layers: must be a list of text, such as \[layers\]\.$"),
+    ("optimizer.lr_factors=3", r"^optimizer.lr_factors=3: must be a mapping of names to numbers"),
+    ("scheduler=step scheduler.gamma=abc", r"^scheduler.gamma=abc: must be a number\.$"),
+    ("scheduler=step scheduler.step_size=1.5", r"^scheduler.step_size=1.5: must be a whole number"),
+    ("scheduler=step scheduler.step_size=null", r"^scheduler.step_size=null: must be a whole"),
+    (
+        "scheduler=multistep scheduler.milestones=3",
+        r"milestones=3: must be a list of whole numbers",
+    ),
+    ("scheduler=cyclic scheduler.mode=foo", r"mode=foo: must be triangular, triangular2 or exp_r"),
+    ("scheduler.warmup_epochs=abc", r"^scheduler.warmup_epochs=abc: must be a number\.$"),
+    ("scheduler.interval=stpe", r"^scheduler.interval=stpe: did you mean step\?$"),
+    ("loss.ignore_index=abc", r"^loss.ignore_index=abc: must be a whole number\.$"),
+    ("loss=weighted_cross_entropy loss.weight=foo", r"must be a list of numbers or balanced\.$"),
+    ("metrics.f1.average=foo", r"average=foo: must be micro, macro, weighted, none or null\.$"),
+    ("trainer.max_epochs=abc", r"^trainer.max_epochs=abc: must be a whole number or null\.$"),
+    ("trainer.gradient_clip_val=abc", r"^trainer.gradient_clip_val=abc: must be a number or null"),
+    ("trainer.compile=abc", r"^trainer.compile=abc: must be true or false\.$"),
+    ("trainer.deterministic=abc", r"deterministic=abc: must be true, false, warn or null\.$"),
+    (
+        "trainer.devices=abc",
+        r"devices=abc: must be a number of devices from 1, a list of their indices",
+    ),
+    ("trainer.precision=bf16-mixd", r"^trainer.precision=bf16-mixd: did you mean bf16-mixed\?$"),
+    ("trainer.precision=half", r"^trainer.precision=half: must be 32-true, .* or one of 2 more\.$"),
+    ("trainer.accelerator=foo", r"accelerator=foo: must be auto, cpu, gpu, cuda, mps or tpu\.$"),
+    ("trainer.strategy=dpp", r"^trainer.strategy=dpp: did you mean ddp\?$"),
+    ("trainer.profiler=foo", r"^trainer.profiler=foo: must be simple, advanced or pytorch\.$"),
+    ("trainer.gradient_clip_algorithm=foo", r"clip_algorithm=foo: must be norm or value\.$"),
+    ("optimizer=muon optimizer.adjust_lr_fn=foo", r"adjust_lr_fn=foo: must be match_rms_adamw, or"),
+    ("optimizer=lbfgs optimizer.line_search_fn=foo", r"line_search_fn=foo: must be strong_wolfe"),
+    ("monitor.metric=3", r"^monitor.metric=3: must be text or null; quotes make it text"),
+    ("monitor.mode=foo", r"^monitor.mode=foo: must be min, max or null\.$"),
+    ("check=foo", r"^check=foo: must be true, false or only\.$"),
+    # Ranges
+    ("seed=-1", r"^seed=-1: must be a whole number from 0 to 4294967295\.$"),
+    ("data.batch_size=0", r"^data.batch_size=0: must be at least 1; full is the whole training se"),
+    (
+        "data.val_fraction=2",
+        r"^data.val_fraction=2: must be at least 0 and below 1; 0 trains witho",
+    ),
+    ("data.val_fraction=0.9", r"^data.val_fraction \+ test_fraction must be below 1, got 0.9 \+ 0"),
+    ("data.val_fraction=0.0001", r"^data.val_fraction=0.0001 of 1797 rows is an empty part"),
+    ("data.split_seed=-1", r"^data.split_seed=-1: must be from 0 to 4294967295\.$"),
+    ("data.num_workers=-1", r"^data.num_workers=-1: must be at least 0; 0 reads in this process"),
+    ("data.mean=[0] data.std=[0]", r"^data.std=\[0\]: each must be above 0\.$"),
+    ("data.keep={0:3}", r"^data.keep must be above 0 and at most 1 for each class, got 3"),
+    ("model.dropout=2", r"^model.dropout must be in \[0, 1\), got 2; 0 is no dropout\.$"),
+    ("model.hidden=[0]", r"^model.hidden must hold widths of at least 1, got \[0\]"),
+    ("model.activation=rleu", r"^model.activation must be one of elu, .*got rleu\.$"),
+    ("model=cnn model.channels=[1,2,3,4]", r"^model.channels=\[1, 2, 3, 4\] halves images of 8x8"),
+    ("optimizer.lr=-1", r"^optimizer.lr=-1: must be at least 0\.$"),
+    ("optimizer.lr=nan", r"^optimizer.lr=nan: must be at least 0\.$"),
+    ("optimizer.lr=inf", r"^optimizer.lr=inf: must be finite and at least 0\.$"),
+    ("optimizer.betas=[0.9,1.5]", r"^optimizer.betas=\[0.9, 1.5\]: each must be at least 0 and be"),
+    ("optimizer=sgd optimizer.momentum=-1", r"momentum=-1: must be at least 0 and below 1\.$"),
+    ("optimizer=sgd optimizer.momentum=1.5", r"momentum=1.5: must be at least 0 and below 1\.$"),
+    ("optimizer.weight_decay=-1", r"^optimizer.weight_decay=-1: must be at least 0\.$"),
+    ("optimizer=rmsprop optimizer.alpha=1.5", r"^optimizer.alpha=1.5: must be from 0 to 1\.$"),
+    ("optimizer=adadelta optimizer.rho=2", r"^optimizer.rho=2: must be from 0 to 1\.$"),
+    ("optimizer=muon optimizer.ns_steps=1000", r"ns_steps=1000: must be at least 1 and below 100"),
+    ("optimizer=lbfgs optimizer.max_iter=0", r"^optimizer.max_iter=0: must be at least 1\.$"),
+    ("scheduler=step scheduler.gamma=-1", r"^scheduler.gamma=-1: must be above 0; 1 changes noth"),
+    ("scheduler=step scheduler.step_size=0", r"^scheduler.step_size=0: must be at least 1\.$"),
+    ("scheduler=cosine scheduler.eta_min=-1", r"^scheduler.eta_min=-1: must be at least 0\.$"),
+    ("scheduler=linear scheduler.end_factor=-1", r"^scheduler.end_factor=-1: must be from 0 to 1"),
+    ("scheduler=linear scheduler.start_factor=2", r"start_factor=2: must be above 0 and at most 1"),
+    ("scheduler=polynomial scheduler.power=-1", r"^scheduler.power=-1: must be above 0\.$"),
+    ("scheduler=plateau scheduler.factor=2", r"^scheduler.factor=2: must be above 0 and below 1"),
+    ("scheduler=plateau scheduler.patience=-1", r"^scheduler.patience=-1: must be at least 0\.$"),
+    ("scheduler=one_cycle scheduler.pct_start=3", r"^scheduler.pct_start=3: must be from 0 to 1"),
+    ("scheduler=one_cycle scheduler.div_factor=-1", r"div_factor=-1: must be above 0\.$"),
+    ("scheduler.frequency=0", r"^scheduler.frequency=0: must be at least 1; 1 is every step or ep"),
+    ("scheduler.warmup_steps=-1", r"^scheduler.warmup_steps=-1: must be at least 0; 0 is no warm"),
+    ("loss.label_smoothing=2", r"^loss.label_smoothing=2: must be from 0 to 1; 0 is plain cross-"),
+    ("loss.label_smoothing=-1", r"^loss.label_smoothing=-1: must be from 0 to 1"),
+    ("loss=focal loss.gamma=-1", r"^loss.gamma must be at least 0, got -1; 0 gives cross-entropy"),
+    ("loss=focal loss.alpha=0.3", r"^loss.alpha must be a list of one weight for each of the 10"),
+    ("data=diabetes loss=huber loss.delta=-1", r"^loss.delta=-1: must be above 0\.$"),
+    ("data=diabetes loss=smooth_l1 loss.beta=-1", r"^loss.beta=-1: must be at least 0; 0 is the a"),
+    ("data=ranking loss.sigma=0", r"^loss.sigma must be above 0, got 0; 1 is the plain logistic"),
+    ("trainer.max_epochs=0", r"^trainer.max_epochs=0: must be at least 1\.$"),
+    ("trainer.max_epochs=-1", r"^trainer.max_epochs=-1: the training would never end; set a num"),
+    ("trainer.max_steps=0", r"^trainer.max_steps=0: must be at least 1\.$"),
+    ("trainer.max_time=foo", r"^trainer: `Timer\(duration='foo'\)` is not a valid duration"),
+    ("trainer.accumulate_grad_batches=0", r"accumulate_grad_batches=0: must be at least 1; 1 is"),
+    ("trainer.gradient_clip_val=-1", r"gradient_clip_val=-1: must be above 0; null does not clip"),
+    ("trainer.check_val_every_n_epoch=0", r"n_epoch=0: must be a whole number of at least 1; data"),
+    ("trainer.val_check_interval=2.5", r"interval=2.5: must be a number of batches, or a share"),
+    ("trainer.limit_train_batches=-1", r"batches=-1: must be a number of batches, or a share"),
+    ("trainer.num_nodes=0", r"^trainer.num_nodes=0: must be at least 1\.$"),
+    (
+        "callbacks=early_stopping callbacks.early_stopping.patience=-1",
+        r"^callbacks.early_stopping.patience=-1: must be at least 0\.$",
+    ),
+    # Contradictions
+    ("optimizer=sgd optimizer.nesterov=true", r"nesterov=true needs momentum and no dampening"),
+    ("optimizer=rprop optimizer.etas=[2,3]", r"etas=\[2, 3\]: the first must lie between 0 and 1"),
+    ("optimizer=lbfgs trainer.accumulate_grad_batches=2", r"=2: LBFGS evaluates one batch several"),
+    ("optimizer.freeze=['layers.*']", r"^optimizer.freeze must leave a parameter to train"),
+    ("optimizer.freeze=[layer]", r"^optimizer.freeze: 'layer' matches no trainable parameter"),
+    ("optimizer.lr_factors={layers.9.*:2}", r"^optimizer.lr_factors: 'layers.9.\*' matches no"),
+    ("trainer.channels_last=true", r"^trainer.channels_last=true: the model has no convolutions"),
+    ("data.std=null", r"^data.mean=\[0.305\] comes with data.std; give both or none\.$"),
+    ("data.num_outputs=3", r"^data.num_outputs=3 must be 10 in this multiclass task; leave it out"),
+    ("data.drop_last=true data.batch_size=5000", r"^data.drop_last=true leaves no batch, .* 1258"),
+    ("data.input_shape=[64]", r"^data.input_shape=\[64\]: the train inputs have shape \[1, 8, 8\]"),
+    ("data.num_classes=3", r"^data: 882 train targets lie outside 0..2, such as 3; set data.num_"),
+    (
+        "scheduler.warmup_steps=100000",
+        r"A warm-up of 100000 optimizer steps leaves nothing of a tr",
+    ),
+    ("scheduler.warmup_epochs=30", r"A warm-up of 1200 optimizer steps leaves nothing of a train"),
+    (
+        "scheduler.warmup_steps=1 scheduler.warmup_epochs=1",
+        r"both set the warm-up; set one of them",
+    ),
+    ("scheduler=cosine scheduler.T_max=5", r"^scheduler.T_max=5 ends before the training, .*30 ti"),
+    ("scheduler=cosine scheduler.eta_min=1", r"eta_min=1 is above optimizer.lr=0"),
+    ("scheduler=one_cycle scheduler.total_steps=5", r"total_steps=5 is shorter than the training"),
+    (
+        "scheduler=cyclic scheduler.base_lr=1 scheduler.max_lr=0.1",
+        r"base_lr=1 is above scheduler.max_lr=0.1; exchange them\.$",
+    ),
+    ("scheduler=plateau scheduler.interval=step", r"interval=step does not suit ReduceLROnPlateau"),
+    # What is monitored
+    ("monitor.metric=accuracy", r"will not be logged while training; did you mean val/accuracy\?$"),
+    ("monitor.metric=test/accuracy", r"will not be logged while .*; did you mean val/accuracy\?$"),
+    ("metrics=none monitor.metric=val/accuracy", r"will not be logged while"),
+    ("monitor.mode=max", r"^monitor.mode=max contradicts val/loss, which is better when lower; l"),
+    (
+        "monitor.metric=val/f1 monitor.mode=min",
+        r"mode=min contradicts val/f1, .*better when higher",
+    ),
+    (
+        "scheduler=plateau trainer.limit_val_batches=0",
+        r"^scheduler looks at val/loss, and there is",
+    ),
+    ("scheduler=plateau scheduler.monitor=null", r"scheduler needs a value to look at; set it"),
+    ("scheduler=plateau scheduler.monitor=val/f", r"scheduler.monitor=val/f will not .*val/f1\?$"),
+    ("scheduler=plateau scheduler.mode=max", r"^scheduler.mode=max contradicts val/loss"),
+    ("callbacks=early_stopping data.val_fraction=0", r"^callbacks.early_stopping looks at val/los"),
+    (
+        "callbacks=early_stopping callbacks.early_stopping.mode=max",
+        r"mode=max contradicts val/loss",
+    ),
+    ("callbacks=early_stopping callbacks.early_stopping.mode=foo", r"mode=foo: must be min or max"),
+    # Parts that do not fit the task
+    (
+        "loss=bce",
+        r"use loss=cross_entropy, focal, label_smoothing, nll or weighted_cross_entropy\.$",
+    ),
+    ("data=breast_cancer loss=cross_entropy", r"the data's is binary; use loss=bce or focal\.$"),
+    (
+        "data=diabetes loss=listnet",
+        r"^loss=listnet is for ranking tasks, .*regression; use loss=hu",
+    ),
+    (
+        "metrics=regression",
+        r"^metrics=regression is for .*multiclass; use metrics=classification\.$",
+    ),
+    ("data=diabetes metrics=classification", r"the data's is regression; use metrics=regression"),
+    ("data.task=regression", r"targets are torch.int64 of shape \[1258\]; a regression task takes"),
+    (
+        "data.task=foo",
+        r"^data.task=foo: must be multiclass, binary, multilabel, regression or rank",
+    ),
+    (
+        "metrics.f1.num_classes=3",
+        r"^metrics.f1: .*must suit this multiclass task with num_outputs=",
+    ),
+    ("+metrics.mae._target_=torchmetrics.MeanAbsoluteError", r"^metrics.mae: .*same shape, .*suit"),
+    ("+metrics.f2={_target_:torchmetrics.F1Score,task:binary}", r"^metrics.f2: .*must suit this"),
+    (
+        "metrics.f1.average=none",
+        r"^metrics.f1: gives \[10\], and must give a scalar; set an average",
+    ),
+    (
+        "model.num_outputs=3",
+        r"^model: gives \[2, 3\] for a batch of 2, and the task needs \[2, 10\]",
+    ),
+    (
+        f"{FORK}.WrongSize {ALONE}",
+        r"^model: .*\(2x13 and 7x3\) \(test_check.py, line \d+\); it must",
+    ),
+    (f"{FORK}.Raises {ALONE}", r"^model: KeyError: 'width' \(test_check.py, line \d+\)$"),
+    (f"{FORK}.Untrainable {ALONE}", r"^model: has no parameter that requires a gradient"),
+    (
+        "data=linear loss={TARGET}.FlatTargets",
+        r"^loss: Using a target size .* so torch would broadcast; give",
+    ),
+    (
+        "data=linear loss={TARGET}.EachSample",
+        r"^loss: gives \[3\], and must give a scalar, the mean",
+    ),
+    ("data=linear loss={TARGET}.Indifferent", r"^loss: does not depend on outputs \[3, 1\]"),
+    (
+        "data=linear loss={TARGET}.EachSampel",
+        r"test_check has no EachSampel; did you mean EachSamp",
+    ),
+    (
+        f"{FORK}.Convolution {ALONE} data=digits optimizer=muon",
+        r"^optimizer: params must hold a ma",
+    ),
+    # The machine
+    ("trainer.precision=16-mixed trainer=cpu", r"precision=16-mixed: the processor has no 16-bit"),
+    ("trainer=cpu trainer.devices=[0,1]", r"processors have no indices; give .*trainer.devices=2"),
+    (
+        "trainer.accelerator=mps",
+        r"accelerator=mps: this machine is no Mac with a GPU; use trainer=",
+    ),
+    ("trainer=cpu trainer.strategy=fsdp", r"^trainer: The strategy `fsdp` requires a GPU"),
+]
+
+
+def overrides(text: str) -> list[str]:
+    """Splits at spaces; ``loss={TARGET}.X`` stands for a loss of this file without arguments."""
+    words = []
+    for word in text.split():
+        if word.startswith("loss={TARGET}"):
+            word = f"loss._target_={HERE}.{word.rpartition('.')[2]}"
+            words.append("~loss.tasks")
+        words.append(word)
+    return words
+
+
+def faults(*words: str) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        build(composed(words))
+    return refused.value.faults
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED, ids=[text for text, _ in REFUSED])
+def test_fault_is_refused_with_the_way_out(text: str, words: str) -> None:
+    found = faults(*overrides(text))
+    assert any(re.search(words, fault) for fault in found), found
+    assert len(found) <= 3  # one fault is not told many times over
+    for fault in found:
+        assert len(fault) < 260
+        assert fault.endswith((".", "?", ")"))
+        assert not re.search(r"[a-z]{2}\. [a-z]", fault)  # a sentence starts in upper case
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["gpu", "cuda"])
+def test_gpu_is_refused_where_there_is_none(name: str) -> None:
+    assert faults(f"trainer.accelerator={name}") == [
+        f"trainer.accelerator={name}: this machine has no GPU that torch can use; use trainer=cpu."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "devices", "refused"),
+    [(1, "2", True), (2, "2", False), (2, "[0,2]", True), (2, "[0,1]", False), (2, "-1", False)],
+)
+def test_more_gpus_than_there_are_are_refused(
+    count: int, devices: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    trainer = OmegaConf.to_container(OmegaConf.from_dotlist([f"devices={devices}"]))
+    found = device({"accelerator": "gpu", "precision": "32-true", **trainer}, wrong=())  # type: ignore[dict-item]
+    assert bool(found) == refused
+    assert not refused or "this machine has" in found[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+a=${b}", "+b=${a}"],
+        ["+a.x=${b}", "+b.x=${a}"],
+        ["+model.x=${loss}", "+loss.x=${model}"],
+        ["+model.x.y=${model}"],
+        ["+model.x=${model.x}"],
+        ["+loss.a._target_=torch.nn.ReLU", "+loss.a.b=${model}", "+model.c=${loss.a}"],
+    ],
+    ids=" ".join,
+)
+def test_values_that_lead_to_themselves_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"holds itself; give a value|Recursive|parent node detected"
+    ):
+        build(composed(overrides))
+
+
+def test_half_precision_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    settings = {"accelerator": "auto", "devices": 1, "precision": "bf16-mixed"}
+    assert "this GPU has no bfloat16; use 16-mixed" in device(settings, wrong=())[0]
+    assert device(settings | {"precision": "16-mixed"}, wrong=()) == []
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        ({"_target_": "torch.optim.LBFGS"}, "LBFGS cannot scale gradients; use bf16-mixed"),
+        ({"_target_": "torch.optim.Adam", "fused": True}, "set optimizer.fused=null"),
+    ],
+)
+def test_optimizer_that_half_precision_would_stop_is_refused(
+    optimizer: dict[str, Any], words: str
+) -> None:
+    trainer = {"precision": "16-mixed", "gradient_clip_val": 1, "accumulate_grad_batches": 1}
+    found = optimizer_settings(optimizer, trainer, wrong=())
+    assert len(found) == 1
+    assert words in found[0]
+    assert not optimizer_settings(optimizer, trainer | {"precision": "bf16-mixed"}, wrong=())
+
+
+def test_all_faults_come_in_one_message() -> None:
+    found = faults(
+        *("data.batch_size=0", "model.dropout=2", "loss.label_smoothing=2", "optimizer.lr=-1"),
+        *("scheduler=step", "scheduler.gamma=abc", "trainer.max_epochs=0", "+foo=1", "seed=x"),
+        *("monitor.metric=val/acc", "+callbacks.best.montor=1", "metrics.f1.average=big"),
+        "+optimizer.beta=1",
+    )
+    keys = sorted(fault.replace(":", "=").partition("=")[0].split(" ")[0] for fault in found)
+    assert keys == sorted(
+        [
+            *("data.batch_size", "model.dropout", "loss.label_smoothing", "optimizer.lr"),
+            *("scheduler.gamma", "trainer.max_epochs", "foo", "seed", "metrics.f1.average"),
+            "optimizer.beta",
+        ]
+    )
+
+
+def test_faults_of_built_parts_and_of_the_data_come_together_too() -> None:
+    found = "\n".join(
+        faults(
+            *("data=wine", "data.input_shape=[12]", "monitor.metric=val/acc", "model.dropout=-1"),
+            *("loss=focal", "loss.gamma=-1", "optimizer.freeze=[x]", "trainer.precision=16-mixed"),
+            *("trainer=cpu", "+metrics.mae._target_=torchmetrics.MeanAbsoluteError"),
+        )
+    )
+    for words in (
+        "data.input_shape=[12]: the train inputs have shape [13]",
+        "did you mean val/accuracy?",
+        "model.dropout must be in",
+        "loss.gamma must be at least 0",
+        "trainer.precision=16-mixed",
+        "metrics.mae: ",
+    ):
+        assert words in found
+
+
+def test_faults_are_found_though_the_data_cannot_be_read() -> None:
+    assert faults("data=csv", "optimizer.lr=-1", "trainer.precision=half", "model.dropout=a") == [
+        "data.path is not set; data.path=table.csv names the table.",
+        "model.dropout=a: must be a number.",
+        "optimizer.lr=-1: must be at least 0.",
+        "trainer.precision=half: must be 32-true, 16-mixed, bf16-mixed, 16-true, bf16-true, "
+        "64-true, 32, 16, bf16, 64 or one of 2 more.",
+    ]
+
+
+def test_nothing_is_downloaded_or_written(tmp_path: Path) -> None:
+    faults("data=fashion_mnist", f"data.dir={tmp_path}/data", "optimizer.lr=-1")
+    build(composed(["data=fashion_mnist", f"data.dir={tmp_path}/data"]), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+# Data
+
+
+def cut(task: str, seed: int = 0) -> dict[str, list[Tensor]]:
+    """Flawless tensors of twelve training, six validation and six test samples."""
+    random = torch.Generator().manual_seed(seed)
+    parts = {}
+    for part, count in (("train", 12), ("val", 6), ("test", 6)):
+        targets = {
+            "multiclass": torch.arange(count) % 3,
+            "binary": (torch.arange(count) % 2).float().view(-1, 1),
+            "multilabel": torch.stack([torch.arange(count) % 2, torch.arange(count) % 3 > 0], 1),
+            "regression": torch.randn(count, 1, generator=random),
+            "ranking": (torch.arange(count) % 3).float().view(-1, 1),
+        }[task]
+        targets = targets if task == "multiclass" else targets.float()
+        parts[part] = [torch.randn(count, 2, generator=random), targets]
+        if task == "ranking":
+            parts[part].append(torch.arange(count) // 3)
+    return parts
+
+
+def put(part: str, index: int, where: tuple[Any, ...], value: float) -> Callable[..., None]:
+    def change(parts: dict[str, list[Tensor]]) -> None:
+        parts[part][index][where] = value
+
+    return change
+
+
+def swap(part: str, index: int, new: Callable[[Tensor], Tensor]) -> Callable[..., None]:
+    def change(parts: dict[str, list[Tensor]]) -> None:
+        parts[part][index] = new(parts[part][index])
+
+    return change
+
+
+def shorten(part: str, count: int) -> Callable[..., None]:
+    def change(parts: dict[str, list[Tensor]]) -> None:
+        parts[part] = [tensor[:count] for tensor in parts[part]]
+
+    return change
+
+
+FLAWS: dict[str, tuple[str, Callable[..., None], str]] = {
+    "label too large": (
+        "multiclass",
+        put("train", 1, (0,), 3),
+        r"^data: 1 train targets lie outside 0..2, such as 3; set data.num_classes, or correct",
+    ),
+    "label below 0": ("multiclass", put("val", 1, (0,), -1), r"1 val targets lie outside 0..2"),
+    "nan": (
+        "multiclass",
+        put("train", 0, (slice(0, 2), 1), float("nan")),
+        r"^data: 2 train inputs are NaN or infinite, in column height; correct or remove these",
+    ),
+    "inf": ("regression", put("test", 0, (3, 0), float("inf")), r"1 test inputs are .*column age;"),
+    "nan target": (
+        "regression",
+        put("val", 1, (2, 0), float("nan")),
+        r"^data: 1 val targets are NaN or infinite, in column 0; correct",
+    ),
+    "missing class": (
+        "multiclass",
+        swap("train", 1, lambda targets: targets.clamp(max=1)),
+        r"^data: no training sample of class c; choose another data.split_seed, add samples",
+    ),
+    "one class": (
+        "multiclass",
+        swap("val", 1, torch.zeros_like),
+        r"^data: the val part holds one class only; for it there is no AUROC; choose another",
+    ),
+    "one value": (
+        "binary",
+        swap("test", 1, torch.ones_like),
+        r"^data: in the test part the target has one value only; for it there is no AUROC",
+    ),
+    "constant label": (
+        "multilabel",
+        put("train", 1, (slice(None), 1), 1),
+        r"^data: in the train part label b has one value only",
+    ),
+    "neither 0 nor 1": (
+        "binary",
+        put("train", 1, (3, 0), 2),
+        r"^data: 1 train targets of a binary task are neither 0 nor 1, such as 2; correct them",
+    ),
+    "empty": (
+        "regression",
+        shorten("val", 0),
+        r"^data: the val part is empty; change data.val_fraction",
+    ),
+    "one sample": ("regression", shorten("test", 1), r"holds one sample, for which there is no R2"),
+    "one document": (
+        "ranking",
+        shorten("train", 10),
+        r"^data: 1 of the 4 queries of the train part have one document, which has no order; leave",
+    ),
+    "flat targets": (
+        "regression",
+        swap("train", 1, lambda targets: targets.squeeze(1)),
+        r"targets are torch.float32 of shape \[12\]; a regression task takes .*shape \[12, 1\]\.$",
+    ),
+    "float classes": (
+        "multiclass",
+        swap("train", 1, Tensor.float),
+        r"targets are torch.float32 of shape \[12\]; a multiclass task takes torch.int64",
+    ),
+    "doubles": ("regression", swap("train", 1, Tensor.double), r"targets are torch.float64 of"),
+    "other shape": (
+        "regression",
+        swap("train", 0, lambda inputs: inputs[:, :1]),
+        r"^data.input_shape=\[2\]: the train inputs have shape \[1\]; null reads it off the data",
+    ),
+}
+
+
+def source(task: str, flaw: str | None, pairs: bool) -> Parts:
+    parts = cut(task)
+    if flaw:
+        FLAWS[flaw][1](parts)
+    make: Callable[..., Any] = TensorDataset
+    if pairs:
+        make = lambda inputs, targets: Pairs(inputs, list(targets))  # noqa: E731
+    sets = {part: make(*tensors) for part, tensors in parts.items()}
+    names = {"multiclass": ("a", "b", "c"), "multilabel": ("a", "b")}.get(task)
+    return Parts(**sets, class_names=names, feature_names=("age", "height"))
+
+
+def built(task: str, flaw: str | None, *words: str, pairs: bool = False) -> Any:
+    like = {"multiclass": "wine", "binary": "breast_cancer", "regression": "diabetes"}
+    brings = ["data=csv", "data/task=multilabel"] if task == "multilabel" else []
+    cfg = composed([*(brings or [f"data={like.get(task, task)}"]), *words])
+    outputs = {"multiclass": 3, "multilabel": 2}.get(task, 1)
+    with open_dict(cfg):
+        for key in list(cfg.data):
+            if key not in POLICY_KEYS["data"]:
+                cfg.data.pop(key)
+        cfg.data.update({"_target_": f"{HERE}.source", "flaw": flaw, "pairs": pairs})
+        classes = {"multiclass": 3, "binary": 2, "multilabel": 2}.get(task)
+        cfg.data.update({"input_shape": [2], "num_outputs": outputs, "num_classes": classes})
+    return build(cfg)
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_flaw_of_the_data_is_refused(flaw: str) -> None:
+    task, _, words = FLAWS[flaw]
+    with pytest.raises(ConfigError, match=words) as refused:
+        built(task, flaw)
+    assert len(refused.value.faults) == 1
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel", "regression", "ranking"])
+def test_flawless_data_passes(task: str) -> None:
+    built(task, None)
+
+
+@pytest.mark.parametrize("flaw", ["one class", "one value", "one sample"])
+def test_part_that_cannot_be_scored_passes_without_metrics(flaw: str) -> None:
+    built(FLAWS[flaw][0], flaw, "metrics=none")
+
+
+@pytest.mark.parametrize(
+    "flaw", ["label too large", "missing class", "flat targets", "doubles", "other shape"]
+)
+def test_data_read_sample_by_sample_is_looked_at_too(flaw: str) -> None:
+    task, _, words = FLAWS[flaw]
+    words = words.replace("12", "1").replace(r"\[1\]; a", r"\[1\]; a")
+    with pytest.raises(ConfigError) as refused:
+        built(task, flaw, pairs=True)
+    assert re.search(words, refused.value.faults[0])
+
+
+def test_data_read_sample_by_sample_passes() -> None:
+    built("multiclass", None, pairs=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("a", [None], r"column 'a' has 1 missing values; data.missing=mean fills in the mean"),
+        ("a", [float("inf")], r"column 'a' holds infinite values; correct them"),
+        ("red", [None], r"target column 'red' has 1 missing or infinite values"),
+        ("red", [7], r"target column 'red' has 3 classes, binary needs exactly 2"),
+    ],
+)
+def test_flaw_of_a_table_names_the_column(
+    column: str, values: list[Any], words: str, tmp_path: Path
+) -> None:
+    labelled_table(tmp_path / "table.csv")
+    table = pd.read_csv(tmp_path / "table.csv")
+    table[column] = table[column].astype(float)
+    table.loc[0, column] = values[0]
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(ConfigError, match=words):
+        build(
+            composed(
+                [
+                    *("data=csv", "data/task=binary", f"data.path={tmp_path}/table.csv"),
+                    *("data.target=red", "data.drop=[round]"),
+                ]
+            )
+        )
+
+
+# What must pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{FORK}.PassesOn +model.width=8",
+        f"{FORK}.LooksAtValues",
+        f"{FORK}.HoldsPlainTensor",
+        "+width=64 model.hidden=[${width}]",
+        "model.hidden=[]",
+        "data.batch_size=full data.drop_last=true",
+        "data.val_fraction=0",
+        "data.val_fraction=0 callbacks=early_stopping monitor.metric=train/loss",
+        "data.val_fraction=0 data.test_fraction=0",
+        "monitor.metric=null",
+        "monitor.metric=val/accuracy monitor.mode=max scheduler=plateau callbacks=early_stopping",
+        "scheduler=cosine scheduler.T_max=500",
+        "scheduler=one_cycle optimizer=sgd",
+        "trainer.max_epochs=-1 trainer.max_time=00:00:01:00",
+        "trainer.max_epochs=null trainer.max_steps=10",
+        "trainer.limit_val_batches=0 metrics=none",
+        "optimizer=adafactor optimizer.eps=[null,0.1]",
+        "optimizer.lr=0",
+        "optimizer.freeze=['layers.0.*'] optimizer.lr_factors={layers.2.*:0.1}",
+        "loss=weighted_cross_entropy loss.weight=[1,1,1,1,1,1,1,1,1,2]",
+        "~loss.tasks",
+        "callbacks.best=null callbacks.last=null",
+        "logger=tensorboard",
+    ],
+)
+def test_unusual_choice_passes(text: str) -> None:
+    build(composed(text.split()))
+
+
+def test_nested_parts_of_a_fork_are_looked_into() -> None:
+    cfg = composed(f"{FORK}.Untyped".split())
+    with open_dict(cfg):
+        cfg.model.update(
+            {
+                "size": 5,
+                "part": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3},
+                "normal": {"_target_": "torch.nn.BatchNorm1d", "_partial_": True, "eps": 0.1},
+            }
+        )
+    build(cfg)
+    with open_dict(cfg):
+        cfg.model.part.in_feature = cfg.model.part.pop("in_features")
+        cfg.model.normal.epps = cfg.model.normal.pop("eps")
+    with pytest.raises(ConfigError) as refused:
+        build(cfg)
+    assert refused.value.faults == [
+        "model.part.in_feature: Linear has no such argument; did you mean in_features?",
+        "model.part.in_features is missing: Linear needs it.",
+        "model.normal.epps: BatchNorm1d has no such argument; did you mean eps?",
+    ]
+
+
+def test_looking_at_a_model_leaves_it_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert outputs(model, [3], 2) == []
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+# The words
+
+
+@pytest.mark.parametrize(
+    ("interval", "within", "beyond", "words"),
+    [
+        ("[0, 1)", [0, 0.5], [-1, 1, float("nan")], "at least 0 and below 1"),
+        ("(0, 1]", [0.1, 1], [0, 2], "above 0 and at most 1"),
+        ("[0, 1]", [0, 1], [-0.1, 1.1], "from 0 to 1"),
+        ("(0, inf) null is none", [0.1, 1e30], [0, float("inf")], "above 0; null is none"),
+        ("[-1, inf)", [-1], [-2], "at least -1"),
+    ],
+)
+def test_ranges(interval: str, within: list[float], beyond: list[float], words: str) -> None:
+    assert inside(within, interval)
+    assert not any(inside(value, interval) for value in beyond)
+    assert in_words(interval) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fit"),
+    [
+        (3, float, True),
+        (True, float, False),
+        (True, int, False),
+        (1.0, int, False),
+        ("a", list[str], False),
+        (["a"], list[str], True),
+        ([1, 2.5], tuple[float, float], True),
+        ([1], tuple[float, float], False),
+        ([1, 2, 3], tuple[int, ...], True),
+        ({"a": 1}, dict[str, int], True),
+        ({"a": "b"}, dict[str, int], False),
+        (None, int | None, True),
+        (None, int, False),
+        ("x", int | Tensor, False),
+        ({"_target_": "torch.ones"}, Tensor, True),
+        ("x", Callable[[], int], True),
+        ("x", Path, True),
+        (3, Any, True),
+    ],
+)
+def test_values_that_fit_annotations(value: Any, hint: Any, fit: bool) -> None:
+    assert signatures.fits(value, hint) == fit
+
+
+def test_long_lists_are_cut_and_close_names_stand_alone() -> None:
+    names = [f"name{index}" for index in range(30)]
+    assert nearest("x", names).endswith("name9 and 20 more.")
+    assert nearest("naem3", ["name3", "other"]) == "did you mean name3?"
+    assert nearest("x", ["one"]) == "there is one only."
+    assert nearest("x", []) == "there is nothing to set."
+    assert show([0.1] * 40).endswith("...")

@@ -1,0 +1,873 @@
+"""Every source of data: what it reads, how it is divided, what it refuses."""
+
+import gzip
+import hashlib
+import inspect
+import math
+import pickle
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from made import cifar_files, idx_files, paint, write
+from omegaconf import OmegaConf
+from torchvision import datasets
+
+from quartet.data.split import Parts, Rows, assemble, split, standardize, thin
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+SHARED = OmegaConf.load(CONF / "train.yaml").data  # what every data set has, popped by build
+BRINGS = {
+    "multiclass": ("cross_entropy", "classification"),
+    "binary": ("bce", "classification"),
+    "multilabel": ("bce", "classification"),
+    "regression": ("mse", "regression"),
+    "ranking": ("ranknet", "ranking"),
+}
+
+Config = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """Composes overrides on a small train.yaml of the real data files and stubs for all else."""
+    conf = tmp_path_factory.mktemp("conf")
+    shutil.copytree(CONF / "data", conf / "data")
+    for group, names in (
+        ("loss", ["cross_entropy", "bce", "mse", "ranknet", "huber"]),
+        ("metrics", ["classification", "regression", "ranking"]),
+    ):
+        (conf / group).mkdir()
+        for name in names:
+            (conf / group / f"{name}.yaml").write_text(f"name: {name}\n")
+    (conf / "experiment").mkdir()
+    (conf / "experiment" / "heavy.yaml").write_text(
+        "# @package _global_\ndefaults:\n"
+        "  - override /data: diabetes\n  - override /loss: huber\n  - _self_\n"
+    )
+    (conf / "experiment" / "plain.yaml").write_text(
+        "# @package _global_\ndefaults: [override /data: diabetes, _self_]\n"
+        "data: {standardize_targets: false}\n"
+    )
+    (conf / "train.yaml").write_text(
+        "defaults:\n  - _self_\n  - loss: cross_entropy\n  - metrics: classification\n"
+        "  - data: digits\n  - optional experiment: null\n" + OmegaConf.to_yaml({"data": SHARED})
+    )
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+
+        def composed(*overrides: str) -> dict[str, Any]:
+            container = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+            assert isinstance(container, dict)
+            return {str(key): value for key, value in container.items()}
+
+        yield composed
+
+
+def source_of(data: dict[str, Any]) -> Callable[..., Parts]:
+    module, _, name = data["_target_"].rpartition(".")
+    function: Callable[..., Parts] = getattr(import_module(module), name)
+    return function
+
+
+def build(data: dict[str, Any]) -> Parts:
+    source = source_of(data)
+    names = inspect.signature(source).parameters.keys() - {"fold"}
+    return source(**{name: data[name] for name in names})
+
+
+def tensors(part: Any) -> tuple[torch.Tensor, ...]:
+    result: tuple[torch.Tensor, ...] = part.tensors
+    return result
+
+
+# Splitting
+
+
+def test_split_is_disjoint_covers_all_rows_and_has_the_sizes_asked_for() -> None:
+    rows = split(50, val_fraction=0.1, test_fraction=0.2, split_seed=0)
+    assert [len(part) for part in rows] == [35, 5, 10]
+    assert sorted(np.concatenate(rows)) == list(range(50))
+    assert all((np.diff(part) > 0).all() for part in rows)
+
+
+def test_split_depends_on_its_seed_alone() -> None:
+    def parts(seed: int) -> list[list[int]]:
+        rows = split(50, val_fraction=0.1, test_fraction=0.2, split_seed=seed)
+        return [part.tolist() for part in rows]
+
+    np.random.seed(1)
+    first = parts(0)
+    np.random.seed(2)
+    assert parts(0) == first
+    assert parts(1) != first
+
+
+def test_stratified_split_keeps_the_shares_of_the_classes() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    rows = split(100, val_fraction=0.1, test_fraction=0.2, split_seed=3, stratify=labels)
+    assert [np.bincount(labels[part]).tolist() for part in rows] == [
+        [42, 21, 7],
+        [6, 3, 1],
+        [12, 6, 2],
+    ]
+
+
+def test_grouped_split_keeps_groups_whole() -> None:
+    groups = np.repeat(np.arange(20), np.arange(1, 21))
+    rows = split(len(groups), val_fraction=0.1, test_fraction=0.2, split_seed=0, groups=groups)
+    owned = [set(groups[part]) for part in rows]
+    assert [len(part) for part in owned] == [14, 2, 4]
+    assert set.union(*owned) == set(range(20))
+    assert sum(map(len, rows)) == len(groups)
+
+
+@pytest.mark.parametrize("kind", ["plain", "stratify", "groups"])
+def test_validation_part_never_changes_the_test_part(kind: str) -> None:
+    labels = np.arange(60) % 5
+    by: dict[str, Any] = {} if kind == "plain" else {kind: labels}
+    one, other = (
+        split(60, val_fraction=fraction, test_fraction=0.2, split_seed=0, **by)
+        for fraction in (0, 0.4)
+    )
+    assert one.test.tolist() == other.test.tolist()
+    assert not set(other.val) & set(other.test)
+    assert len(one.val) == 0
+
+
+def test_fraction_of_zero_is_an_absent_part() -> None:
+    rows = split(10, val_fraction=0, test_fraction=0, split_seed=0)
+    parts = assemble(rows, torch.arange(10.0), torch.arange(10))
+    assert parts.val is None
+    assert parts.test is None
+    assert len(tensors(parts.train)[0]) == 10
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, math.nan])
+def test_fraction_out_of_range_is_refused(fraction: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"val_fraction must be .* below 1, got {fraction}; 0 means"
+    ):
+        split(10, val_fraction=fraction, test_fraction=0.2, split_seed=0)
+    with pytest.raises(ValueError, match="test_fraction must be"):
+        split(10, val_fraction=0.2, test_fraction=fraction, split_seed=0)
+
+
+def test_fractions_that_leave_nothing_to_train_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be below 1, got 0.5 \+ 0.5; what is left"):
+        split(10, val_fraction=0.5, test_fraction=0.5, split_seed=0)
+    with pytest.raises(ValueError, match="of 2 rows leave no training part; lower them"):
+        split(2, val_fraction=0.4, test_fraction=0.59, split_seed=0)
+
+
+def test_empty_part_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"val_fraction=0.01 of 20 rows .* raise it to .* 0.05"):
+        split(20, val_fraction=0.01, test_fraction=0, split_seed=0)
+    with pytest.raises(ValueError, match=r"test_fraction=0.1 of 3 groups is an empty part"):
+        split(6, val_fraction=0, test_fraction=0.1, split_seed=0, groups=np.arange(6) // 2)
+
+
+def test_class_too_small_to_stratify_is_refused_by_name() -> None:
+    labels = np.array(["cat"] * 30 + ["dog"])
+    with pytest.raises(ValueError, match=r"class 'dog' has only 1 row .* test_fraction=0.2"):
+        split(31, val_fraction=0, test_fraction=0.2, split_seed=0, stratify=labels)
+    with pytest.raises(ValueError, match="into 28 and 2, fewer than the 3 classes"):
+        split(30, val_fraction=0.07, test_fraction=0, split_seed=0, stratify=np.arange(30) % 3)
+
+
+def test_thinning_keeps_the_fraction_of_each_named_class() -> None:
+    labels = np.repeat([0, 1, 2], 20)
+    rows = np.arange(5, 60)
+    left = thin(rows, labels, keep={0: 0.2, 2: 0.001}, split_seed=0)
+    assert np.bincount(labels[left]).tolist() == [3, 20, 1]
+    assert set(left) <= set(rows)
+    assert left.tolist() == thin(rows, labels, keep={0: 0.2, 2: 0.001}, split_seed=0).tolist()
+    assert thin(rows, labels, keep=None, split_seed=0).tolist() == rows.tolist()
+
+
+def test_thinning_an_unknown_class_or_by_an_impossible_fraction_is_refused() -> None:
+    labels = np.array([0, 0, 1])
+    with pytest.raises(ValueError, match=r"keep names class 7, .* the classes are 0, 1"):
+        thin(np.arange(3), labels, keep={7: 0.5}, split_seed=0)
+    with pytest.raises(ValueError, match=r"keep must be above 0 .* got 0 for class 1"):
+        thin(np.arange(3), labels, keep={1: 0}, split_seed=0)
+
+
+def test_standardisation_knows_the_training_rows_alone() -> None:
+    values = np.array([[1.0, 5.0], [3.0, 5.0], [100.0, 7.0]])
+    scaled, (mean, std) = standardize(values, np.array([0, 1]))
+    assert scaled.tolist() == [[-1.0, 0.0], [1.0, 0.0], [98.0, 2.0]]
+    assert (mean.tolist(), std.tolist()) == ([2.0, 5.0], [1.0, 1.0])
+    assert {t.dtype for t in (scaled, mean, std)} == {torch.float32}
+
+
+def test_assembled_parts_hold_their_rows_of_every_tensor() -> None:
+    rows = Rows(np.array([0, 3]), np.array([1]), np.array([2]))
+    parts = assemble(rows, torch.tensor([10, 11, 12, 13]), torch.tensor([0, 1, 2, 3]))
+    assert [tensors(part)[0].tolist() for part in parts[:3]] == [[10, 13], [11], [12]]
+    assert tensors(parts.train)[1].tolist() == [0, 3]
+
+
+# Configuration
+
+
+def test_every_promised_data_set_is_there() -> None:
+    promised = "digits breast_cancer wine diabetes fashion_mnist mnist cifar10 image_folder csv"
+    assert {*promised.split(), "linear", "ranking"} <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_data_brings_its_loss_and_metrics(config: Config, option: str) -> None:
+    whole = config(f"data={option}")
+    brought = (whole["loss"]["name"], whole["metrics"]["name"])
+    assert brought == BRINGS[whole["data"]["task"]]
+    assert config("loss=huber", f"data={option}")["loss"]["name"] == "huber"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_data_file_holds_exactly_the_arguments_of_its_function(config: Config, option: str) -> None:
+    data = config(f"data={option}")["data"]
+    parameters = inspect.signature(source_of(data)).parameters
+    assert set(parameters) <= set(data)
+    assert set(data) - set(parameters) <= {*SHARED, "task", "_target_"}
+    for parameter in parameters.values():
+        assert parameter.kind is parameter.KEYWORD_ONLY
+        assert parameter.default is (None if parameter.name == "fold" else parameter.empty)
+
+
+@pytest.mark.parametrize(
+    "path",
+    # The README's example is a line.
+    [path for path in sorted((CONF / "data").rglob("*.yaml")) if "\n{" not in path.read_text()],
+    ids=lambda p: p.stem,
+)
+def test_data_file_opens_with_what_it_is(path: Path) -> None:
+    lines = path.read_text().removeprefix("# @package data\n").splitlines()
+    assert lines[1].startswith("# ")  # below the line for editors
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel", "regression"])
+def test_task_of_a_csv_table_brings_its_loss_and_metrics(config: Config, task: str) -> None:
+    arguments = ["data=csv", f"data/task={task}", "data.path=a.csv", "data.target=y"]
+    whole = config(*arguments)
+    assert whole["data"]["task"] == task
+    assert (whole["loss"]["name"], whole["metrics"]["name"]) == BRINGS[task]
+    assert whole["data"]["target"] == "y"
+    assert config(*arguments, "loss=huber")["loss"]["name"] == "huber"
+
+
+def test_experiment_wins_over_data_and_the_command_line_over_both(config: Config) -> None:
+    plain = config("experiment=plain")
+    assert (plain["loss"]["name"], plain["data"]["standardize_targets"]) == ("mse", False)
+    assert config("experiment=heavy")["loss"]["name"] == "huber"
+    assert config("experiment=heavy", "loss=mse")["loss"]["name"] == "mse"
+
+
+def test_facts_of_a_shape_follow_the_settings_they_depend_on(config: Config) -> None:
+    assert config("data=linear", "data.features=4")["data"]["input_shape"] == [4]
+    assert config("data=image_folder", "data.image_size=9")["data"]["input_shape"] == [3, 9, 9]
+    assert config("data=wine")["data"]["num_outputs"] == 3
+
+
+def test_misspelt_key_is_refused_by_hydra(config: Config) -> None:
+    with pytest.raises(ConfigCompositionException, match="val_fractoin"):
+        config("data.val_fractoin=0.2")
+
+
+@pytest.mark.parametrize("option", ["digits", "breast_cancer", "wine", "diabetes", "linear"])
+def test_facts_in_the_file_are_those_of_the_data(config: Config, option: str) -> None:
+    data = config(f"data={option}")["data"]
+    parts = build(data)
+    sizes = []
+    for part in parts[:3]:
+        inputs, targets = tensors(part)
+        sizes.append(len(inputs))
+        assert list(inputs.shape[1:]) == data["input_shape"]
+        assert inputs.dtype == torch.float32
+        if data["task"] == "multiclass":
+            assert (targets.ndim, targets.dtype) == (1, torch.int64)
+            assert targets.unique().tolist() == list(range(data["num_classes"]))
+        else:
+            assert targets.shape == (len(inputs), data["num_outputs"])
+            assert targets.dtype == torch.float32
+    assert sizes[1:] == [round(0.1 * sum(sizes)), round(0.2 * sum(sizes))]
+    if data["num_classes"]:
+        assert parts.class_names is not None
+        assert len(parts.class_names) == data["num_classes"]
+    if parts.feature_names:
+        assert [len(parts.feature_names)] == data["input_shape"]
+
+
+# scikit-learn's sets
+
+
+def test_digits_are_images_between_zero_and_one(config: Config) -> None:
+    inputs, _ = tensors(build(config("data=digits")["data"]).train)
+    assert (inputs.min().item(), inputs.max().item()) == (0.0, 1.0)
+
+
+def test_keep_thins_the_training_part_of_digits_alone(config: Config) -> None:
+    whole = build(config("data=digits")["data"])
+    thinned = build(config("data=digits", "data.keep={0:0.1,5:0.5}")["data"])
+    counts = tensors(whole.train)[1].bincount()
+    expected = counts.clone()
+    expected[0], expected[5] = round(0.1 * int(counts[0])), round(0.5 * int(counts[5]))
+    assert tensors(thinned.train)[1].bincount().tolist() == expected.tolist()
+    for before, after in ((whole.val, thinned.val), (whole.test, thinned.test)):
+        assert torch.equal(tensors(before)[0], tensors(after)[0])
+
+
+def test_tables_are_standardised_by_the_training_part(config: Config) -> None:
+    for option in ("breast_cancer", "wine", "diabetes"):
+        parts = build(config(f"data={option}")["data"])
+        train, test = tensors(parts.train)[0], tensors(parts.test)[0]
+        assert train.mean(dim=0).abs().max() < 1e-5
+        assert (train.std(dim=0, correction=0) - 1).abs().max() < 1e-5
+        assert test.mean(dim=0).abs().max() > 0.01
+
+
+def test_diabetes_targets_come_back_by_their_scale(config: Config) -> None:
+    scaled = build(config("data=diabetes")["data"])
+    plain = build(config("data=diabetes", "data.standardize_targets=false")["data"])
+    assert plain.target_scale is None
+    assert scaled.target_scale is not None
+    mean, std = scaled.target_scale
+    assert mean.shape == std.shape == (1,)
+    for one, other in zip(scaled[:3], plain[:3], strict=True):
+        torch.testing.assert_close(tensors(one)[1] * std + mean, tensors(other)[1])
+
+
+def test_breast_cancer_target_one_is_benign(config: Config) -> None:
+    parts = build(config("data=breast_cancer")["data"])
+    assert parts.class_names == ("malignant", "benign")
+    assert tensors(parts.train)[1].mean() == pytest.approx(357 / 569, abs=0.01)
+
+
+# Random numbers
+
+
+def test_linear_is_noise_of_its_seed(config: Config) -> None:
+    one, same, other = (
+        tensors(build(config("data=linear", f"data.seed={seed}", "data.rows=2000")["data"]).train)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one[0], same[0])
+    assert not torch.equal(one[0], other[0])
+    correlation = (one[0] * one[1]).mean(dim=0)
+    assert correlation.abs().max() < 0.1
+
+
+def test_linear_refuses_counts_below_one(config: Config) -> None:
+    with pytest.raises(ValueError, match="outputs must be at least 1, got 0"):
+        build(config("data=linear", "data.outputs=0")["data"])
+
+
+# Ranking
+
+
+def test_made_up_queries_are_whole_contiguous_and_in_one_part_only(config: Config) -> None:
+    parts = build(config("data=ranking", "data.queries=30", "data.documents=7")["data"])
+    seen: set[int] = set()
+    for part, queries in zip(parts[:3], (21, 3, 6), strict=True):
+        inputs, targets, indexes = tensors(part)
+        assert inputs.shape == (queries * 7, 20)
+        assert (inputs.dtype, targets.dtype, indexes.dtype) == (
+            torch.float32,
+            torch.float32,
+            torch.int64,
+        )
+        assert targets.shape == (queries * 7, 1)
+        names, counts = indexes.unique_consecutive(return_counts=True)
+        assert counts.tolist() == [7] * queries
+        assert not seen & set(names.tolist())
+        seen |= set(names.tolist())
+    assert seen == set(range(30))
+
+
+def test_made_up_relevance_is_graded_and_a_linear_fit_beats_random_order(config: Config) -> None:
+    parts = build(config("data=ranking")["data"])
+    inputs, targets, _ = tensors(parts.train)
+    assert targets.unique().tolist() == [0, 1, 2, 3, 4]
+    assert (targets == 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    weights = torch.linalg.lstsq(inputs, targets - targets.mean()).solution
+    inputs, targets, _ = tensors(parts.test)
+    scores = (inputs @ weights).view(-1, 20)
+    best = targets.view(-1, 20).gather(1, scores.argmax(dim=1, keepdim=True))
+    assert best.mean() > 2.5
+    assert targets.mean() < 1.2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("queries", 0, "queries must be at least 1, got 0"),
+        ("documents", 1, "documents must be at least 2, got 1"),
+        ("features", 0, "features must be at least 1, got 0"),
+        ("noise", -1, "noise must be at least 0, got -1"),
+    ],
+)
+def test_impossible_queries_are_refused(config: Config, key: str, value: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build(config("data=ranking", f"data.{key}={value}")["data"])
+
+
+def ranked(config: Config, path: Path, *overrides: str) -> Parts:
+    return build(config("data=ranking", f"data.path='{path}'", *overrides)["data"])
+
+
+def test_ranking_file_is_split_by_query_and_scattered_queries_are_gathered(
+    config: Config, tmp_path: Path
+) -> None:
+    file = tmp_path / "letor.txt"
+    lines = [f"{row % 3} qid:{row % 10} 1:{row} 3:{row % 7} #doc{row}" for row in range(40)]
+    file.write_text("\n".join(lines))
+    parts = ranked(config, file)
+    seen = []
+    for part, queries in zip(parts[:3], (7, 1, 2), strict=True):
+        inputs, _, indexes = tensors(part)
+        names, counts = indexes.unique_consecutive(return_counts=True)
+        assert counts.tolist() == [4] * queries
+        assert inputs.shape == (4 * queries, 3)
+        seen += names.tolist()
+    assert sorted(seen) == list(range(10))
+    inputs, targets, indexes = tensors(parts.train)
+    assert inputs[:, 0].mean().abs() < 1e-6
+    assert inputs[:, 1].abs().max() == 0  # feature 2 is never given: constant zero
+    first = int(indexes[0])
+    assert targets[:4, 0].tolist() == [row % 3 for row in range(40) if row % 10 == first]
+
+
+def test_ranking_folder_keeps_its_own_parts(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("2 qid:1 1:0 2:1\n0 qid:1 1:2\n1 qid:4 1:4\n")
+    (tmp_path / "vali.txt").write_text("1 qid:1 1:10\n")
+    (tmp_path / "test.txt").write_text("0 qid:9 1:2\n3 qid:9 1:2 5:1\n")
+    parts = ranked(config, tmp_path)
+    inputs, targets, indexes = tensors(parts.train)
+    assert inputs.shape == (3, 5)
+    assert inputs[:, 0].tolist() == pytest.approx([-math.sqrt(1.5), 0, math.sqrt(1.5)])
+    assert targets.squeeze(1).tolist() == [2, 0, 1]
+    assert indexes[0] == indexes[1] != indexes[2]
+    every = [set(tensors(part)[2].tolist()) for part in parts[:3]]
+    assert sum(map(len, every)) == len(set.union(*every)) == 4
+    assert tensors(parts.val)[0][0, 0] == pytest.approx(8 / np.std([0, 2, 4]))
+    (tmp_path / "vali.txt").unlink()
+    parts = ranked(config, tmp_path)
+    assert parts.val is None
+    assert tensors(parts.test)[1].squeeze(1).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has no rows"),
+        ("1 1:2\n0 1:1\n", "has a qid in 0 of 2 rows"),
+        ("1 qid:1 1:2\n0 1:1\n", "has a qid in 1 of 2 rows"),
+        ("-1 qid:1 1:2\n", "has relevance -1; relevance is at least 0"),
+        ("a,b\n1,2\n", "cannot be read: .*its lines read 'relevance qid:7"),
+    ],
+)
+def test_ranking_file_of_another_format_is_refused(
+    config: Config, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "letor.txt").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        ranked(config, tmp_path / "letor.txt")
+
+
+def test_ranking_path_that_leads_nowhere_is_refused(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"path {tmp_path}/none does not exist; data.path takes"):
+        ranked(config, tmp_path / "none")
+    with pytest.raises(ValueError, match=r"has no train.txt; a folder holds train.txt, vali.txt"):
+        ranked(config, tmp_path)
+
+
+# torchvision's sets
+
+
+@pytest.mark.parametrize(
+    ("option", "folder", "name"),
+    [("mnist", "MNIST", "0 - zero"), ("fashion_mnist", "FashionMNIST", "T-shirt/top")],
+)
+def test_grey_images_are_read_from_disk(
+    config: Config, tmp_path: Path, option: str, folder: str, name: str
+) -> None:
+    files = idx_files(100, seed=0)
+    write(tmp_path / folder / "raw", files)
+    data = config(f"data={option}", f"data.dir='{tmp_path}'")["data"]
+    parts = build(data)
+    for part, count in zip(parts[:3], (90, 10, 10), strict=True):
+        inputs, targets = tensors(part)
+        assert list(inputs.shape) == [count, *data["input_shape"]]
+        assert (inputs.dtype, targets.dtype) == (torch.uint8, torch.int64)
+        assert set(targets.bincount(minlength=10).tolist()) == {count // 10}
+    raw = np.frombuffer(files["t10k-images-idx3-ubyte"][16:], np.uint8).reshape(10, 1, 28, 28)
+    assert np.array_equal(tensors(parts.test)[0].numpy(), raw)
+    assert parts.class_names is not None
+    assert parts.class_names[0] == name
+    whole = build(config(f"data={option}", f"data.dir='{tmp_path}'", "data.val_fraction=0")["data"])
+    assert whole.val is None
+    assert len(tensors(whole.train)[0]) == 100
+
+
+def test_cifar10_is_read_from_disk_channels_first(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, files = cifar_files(tmp_path, monkeypatch)
+    parts = build(config("data=cifar10", f"data.dir='{tmp_path}'")["data"])
+    assert [tuple(tensors(part)[0].shape) for part in parts[:3]] == [
+        (90, 3, 32, 32),
+        (10, 3, 32, 32),
+        (20, 3, 32, 32),
+    ]
+    expected = pickle.loads(files["test_batch"])["data"].reshape(-1, 3, 32, 32)
+    inputs, targets = tensors(parts.test)
+    assert np.array_equal(inputs.numpy(), expected)
+    assert (inputs.dtype, targets.dtype) == (torch.uint8, torch.int64)
+    assert parts.class_names == tuple(names)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the parent's name)
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that MNIST is downloaded from."""
+    folder = tmp_path / "mirror"
+    packed = {
+        f"{name}.gz": gzip.compress(content, mtime=0)
+        for name, content in idx_files(100, seed=1).items()
+    }
+    write(folder, packed)
+    resources = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [url])
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield folder
+        server.shutdown()
+        thread.join()
+
+
+def test_download_leaves_the_data_and_nothing_else(
+    config: Config, tmp_path: Path, mirror: Path
+) -> None:
+    home = tmp_path / "new" / "data"
+    data = config("data=mnist", f"data.dir='{home}'")["data"]
+    first = build(data)
+    assert [path.name for path in home.iterdir()] == ["MNIST"]
+    assert {path.name for path in (home / "MNIST/raw").iterdir()} == set(idx_files(10, seed=0))
+    shutil.rmtree(mirror)
+    assert torch.equal(tensors(first.train)[0], tensors(build(data).train)[0])
+
+
+def test_download_completes_a_broken_folder(config: Config, tmp_path: Path, mirror: Path) -> None:
+    files = idx_files(100, seed=1)
+    files["t10k-images-idx3-ubyte"] = files["t10k-images-idx3-ubyte"][:1000]
+    write(tmp_path / "data/MNIST/raw", files)
+    parts = build(config("data=mnist", f"data.dir='{tmp_path}/data'")["data"])
+    assert len(tensors(parts.test)[0]) == 10
+
+
+@pytest.mark.parametrize("option", ["mnist", "fashion_mnist", "cifar10"])
+def test_download_without_network_is_refused_and_leaves_nothing(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    nowhere = "http://127.0.0.1:9/"
+    for source in (datasets.MNIST, datasets.FashionMNIST):
+        monkeypatch.setattr(source, "mirrors", [nowhere])
+    monkeypatch.setattr(datasets.CIFAR10, "url", f"{nowhere}cifar-10-python.tar.gz")
+    (tmp_path / "data").mkdir()
+    for home in (tmp_path / "data", tmp_path / "new" / "data"):
+        with pytest.raises(ValueError, match="downloading it from") as caught:
+            build(config(f"data={option}", f"data.dir='{home}'")["data"])
+        message = str(caught.value)
+        assert re.search(rf"not whole\) in {home}.* from {nowhere}.* failed: .*refused", message)
+        assert re.search(rf"\nPut its files into {home}/.*, or set data.dir to", message)
+        assert len(message.splitlines()) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_download_that_fails_half_way_leaves_nothing(
+    config: Config, tmp_path: Path, mirror: Path
+) -> None:
+    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>no such page</html>")
+    with pytest.raises(ValueError, match="failed: File not found or corrupted"):
+        build(config("data=mnist", f"data.dir='{tmp_path}/data'")["data"])
+    assert not (tmp_path / "data").exists()
+
+
+# Folders of pictures
+
+
+def pictures(config: Config, path: Path, *overrides: str) -> Parts:
+    arguments = [f"data.path='{path}'", "data.image_size=8", *overrides]
+    return build(config("data=image_folder", *arguments)["data"])
+
+
+def contents(part: Any) -> list[tuple[int, int]]:
+    return [(round(float(image[0, 0, 0]) * 255), target) for image, target in iter(part)]
+
+
+def test_folder_of_class_folders_is_split_by_class(config: Config, tmp_path: Path) -> None:
+    paint(tmp_path, cat=20, dog=10)
+    parts = pictures(config, tmp_path)
+    image, target = parts.train[0]
+    assert (image.shape, image.dtype, target) == ((3, 8, 8), torch.float32, 0)
+    assert parts.class_names == ("cat", "dog")
+    every = [contents(part) for part in parts[:3]]
+    assert [np.bincount([t for _, t in part]).tolist() for part in every] == [
+        [14, 7],
+        [2, 1],
+        [4, 2],
+    ]
+    painted = [(n, 0) for n in range(20)] + [(100 + n, 1) for n in range(10)]
+    assert sorted(chain(*every)) == painted
+    assert parts.train.targets == [target for _, target in every[0]]  # type: ignore[attr-defined]
+
+
+def test_parts_with_a_folder_of_their_own_are_taken_whole(config: Config, tmp_path: Path) -> None:
+    paint(tmp_path / "train", cat=10, dog=10)
+    paint(tmp_path / "test", cat=3, dog=2)
+    parts = pictures(config, tmp_path)
+    assert [len(contents(part)) for part in parts[:3]] == [18, 2, 5]
+    paint(tmp_path / "val", cat=1, dog=1)
+    parts = pictures(config, tmp_path)
+    assert [len(contents(part)) for part in parts[:3]] == [20, 2, 5]
+
+
+def test_picture_folder_that_does_not_fit_is_refused(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path is not set; data.path=FOLDER"):
+        build(config("data=image_folder")["data"])
+    with pytest.raises(ValueError, match=f"path {tmp_path}/none is not a folder"):
+        pictures(config, tmp_path / "none")
+    with pytest.raises(ValueError, match="is not a folder of class folders with pictures"):
+        pictures(config, tmp_path)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"with pictures: Found no valid file .* cat"):
+        pictures(config, tmp_path)
+    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+        pictures(config, tmp_path, "data.image_size=0")
+
+
+def test_classes_that_differ_between_parts_are_refused(config: Config, tmp_path: Path) -> None:
+    paint(tmp_path / "train", cat=5, dog=5)
+    paint(tmp_path / "test", cat=1, cow=1)
+    with pytest.raises(ValueError, match=r"only in test \['cow'\], only in train \['dog'\]"):
+        pictures(config, tmp_path)
+
+
+# Tables
+
+
+def table(config: Config, path: Path, target: str, task: str, *overrides: str) -> Parts:
+    arguments = [f"data/task={task}", f"data.path='{path}'", f"data.target={target}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return build(config("data=csv", *arguments, *overrides)["data"])
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """60 rows: a number, two categories (one rare value, gaps), a class, an answer, three labels."""
+    row = np.arange(60)
+    frame = pd.DataFrame(
+        {
+            "weight": row * 0.5,
+            "fur": np.where(row % 2, "long", "short"),
+            "home": np.where(row % 3 == 0, None, np.where(row == 7, "zoo", "flat")),
+            "wild": row % 4 == 0,
+            "kind": np.array(["dog", "cat", "ant"])[row % 3],
+            "loud": np.where(row % 2, "yes", "no"),
+            "age": row * 2 + 1,
+            "height": row * -1.5,
+            "swims": row % 2,
+            "flies": row % 5 == 0,
+        }
+    )
+    frame.to_csv(tmp_path / "pets.csv", index=False)
+    return tmp_path / "pets.csv"
+
+
+FEATURES = "data.features=[weight,fur,home,wild]"
+
+
+def test_table_of_numbers_and_categories_becomes_columns(config: Config, pets: Path) -> None:
+    parts = table(config, pets, "kind", "multiclass", FEATURES)
+    names = ("weight", "wild", "fur_long", "fur_short", "home_flat", "home_zoo", "home_nan")
+    known = parts.feature_names
+    assert known is not None
+    assert set(names) - set(known) <= {"home_zoo"}
+    assert parts.class_names == ("ant", "cat", "dog")
+    assert parts.target_scale is None
+    inputs, targets = tensors(parts.train)
+    assert inputs.shape == (42, len(known))
+    assert (inputs.dtype, targets.dtype) == (torch.float32, torch.int64)
+    assert inputs[:, :2].mean(dim=0).abs().max() < 1e-6
+    assert (inputs[:, :2].std(dim=0, correction=0) - 1).abs().max() < 1e-5
+    assert (inputs[:, 2:4].sum(dim=1) == 1).all()
+    # A dog stands in every third row, the rows without a home.
+    assert torch.equal(inputs[:, known.index("home_nan")] == 1, targets == 2)
+    assert [targets.bincount().tolist() for _, targets in map(tensors, parts[:3])] == [
+        [14, 14, 14],
+        [2, 2, 2],
+        [4, 4, 4],
+    ]
+
+
+def test_table_is_encoded_by_the_training_part_alone(config: Config, tmp_path: Path) -> None:
+    count = 20
+    rows = split(count, val_fraction=0.1, test_fraction=0.2, split_seed=0)
+    size = np.zeros(count)
+    size[rows.train[::2]], size[rows.test] = 2.0, 9.0
+    colour = np.full(count, "red", dtype=object)
+    colour[rows.train[0]], colour[rows.test] = "blue", "green"
+    frame = pd.DataFrame({"size": size, "colour": colour, "y": np.arange(count) * 1.0})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    parts = table(config, tmp_path / "t.csv", "y", "regression")
+    assert parts.feature_names == ("size", "colour_blue", "colour_red")
+    assert tensors(parts.train)[0][:2].tolist() == [[1, 1, 0], [-1, 0, 1]]
+    assert tensors(parts.test)[0].tolist() == [[8, 0, 0]] * 4
+    mean, std = parts.target_scale or (torch.zeros(1), torch.zeros(1))
+    assert mean.item() == pytest.approx(rows.train.mean())
+    assert std.item() == pytest.approx(rows.train.std())
+    back = tensors(parts.test)[1] * std + mean
+    assert back.squeeze(1).tolist() == pytest.approx(rows.test.tolist(), abs=1e-4)
+
+
+def test_binary_target_is_a_column_of_zeros_and_ones(config: Config, pets: Path) -> None:
+    parts = table(config, pets, "loud", "binary", "data.features=[fur]")
+    inputs, targets = tensors(parts.train)
+    assert parts.class_names == ("no", "yes")
+    assert (targets.shape, targets.dtype) == ((42, 1), torch.float32)
+    assert torch.equal(targets[:, 0], inputs[:, 0])  # fur_long exactly where loud
+
+
+def test_multilabel_targets_are_columns_of_zeros_and_ones(config: Config, pets: Path) -> None:
+    parts = table(config, pets, "[swims,flies]", "multilabel", FEATURES)
+    targets = tensors(parts.train)[1]
+    assert parts.class_names == ("swims", "flies")
+    assert (targets.shape, targets.dtype) == ((42, 2), torch.float32)
+    assert set(targets.unique().tolist()) == {0.0, 1.0}
+
+
+def test_regression_may_have_several_targets_and_plain_ones(config: Config, pets: Path) -> None:
+    parts = table(config, pets, "[age,height]", "regression", FEATURES)
+    assert tensors(parts.train)[1].shape == (42, 2)
+    assert parts.target_scale is not None
+    assert parts.target_scale[0].shape == (2,)
+    assert parts.class_names is None
+    plain = table(config, pets, "age", "regression", FEATURES, "data.standardize_targets=false")
+    assert plain.target_scale is None
+    assert sum(part[1].sum().item() for part in map(tensors, plain[:3])) == 60 * 60
+
+
+def test_all_other_columns_are_inputs_unless_dropped(config: Config, pets: Path) -> None:
+    parts = table(config, pets, "kind", "multiclass", "data.drop=[fur,home,loud]")
+    assert parts.feature_names == ("weight", "wild", "age", "height", "swims", "flies")
+
+
+def test_missing_numbers_are_refused_or_filled_with_the_training_mean(
+    config: Config, tmp_path: Path
+) -> None:
+    rows = split(20, val_fraction=0.1, test_fraction=0.2, split_seed=0)
+    x = np.full(20, 100.0)
+    x[rows.train] = np.arange(14)
+    x[rows.train[3]] = x[rows.test[0]] = np.nan
+    pd.DataFrame({"x": x, "y": np.arange(20)}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match=r"column 'x' has 2 missing values; data.missing=mean"):
+        table(config, tmp_path / "t.csv", "y", "regression")
+    parts = table(config, tmp_path / "t.csv", "y", "regression", "data.missing=mean")
+    assert tensors(parts.train)[0][3] == tensors(parts.test)[0][0] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="missing must be error or mean, got 'drop'"):
+        table(config, tmp_path / "t.csv", "y", "regression", "data.missing=drop")
+
+
+def test_other_separators_are_read(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a;y\n" + "".join(f"{n};{n}\n" for n in range(10)))
+    parts = table(config, tmp_path / "t.csv", "y", "regression", "data.separator=';'")
+    assert parts.feature_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "override", "words"),
+    [
+        ("kinds", "multiclass", "", "target 'kinds' is not a column; did you mean 'kind'"),
+        ("zzz", "multiclass", "", "target 'zzz' is not a column; The columns are weight, fur"),
+        ("null", "multiclass", "", "target is not set; data.target=COLUMN, one of weight, fur"),
+        ("kind", "multiclass", "data.drop=[fru]", "drop 'fru' is not .* did you mean 'fur'"),
+        ("kind", "multiclass", "data.features=[kind]", "target 'kind' stands in features"),
+        ("kind", "multiclass", "data.features=[]", "features leaves no input column"),
+        ("[kind,loud]", "multiclass", "", "must be one column for multiclass, got 2: kind, loud"),
+        ("kind", "binary", "", "column 'kind' has 3 classes, binary needs exactly 2"),
+        ("kind", "regression", "", r"column 'kind' is not numeric \(its first value is 'dog'\)"),
+        ("height", "multiclass", "", "60 different numbers in 60 rows.*data/task=regression"),
+        ("age", "multilabel", "", "'age' holds values other than 0 and 1"),
+        ("home", "multiclass", "", "target column 'home' has 20 missing or infinite"),
+        ("kind", "multiclass", "data.task=ranking", "task must be one of multiclass, binary"),
+        (
+            "kind",
+            "multiclass",
+            "data.max_categories=1",
+            r"column 'fur' is text with 2 .* max_categories=1; data.drop=\[fur\]",
+        ),
+    ],
+)
+def test_table_that_does_not_fit_is_refused(
+    config: Config, pets: Path, target: str, task: str, override: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        table(config, pets, target, task, *filter(None, [override]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read as a csv table: No columns"),
+        ("a,y\n", "has no rows; it needs a line of column names"),
+        ("a,y\n1,2\n1,2,3,4\n", "cannot be read as a csv table: .*line 3"),
+        ("a,y\n1,2\ninf,3\n", "column 'a' holds infinite values"),
+        ("a,y\n1,2\n3,inf\n", "target column 'y' has 1 missing or infinite values"),
+    ],
+)
+def test_unreadable_table_is_refused(config: Config, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    overrides = ("data.val_fraction=0", "data.test_fraction=0")
+    with pytest.raises(ValueError, match=words):
+        table(config, tmp_path / "t.csv", "y", "regression", *overrides)
+
+
+def test_single_class_is_refused(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n1,cat\n2,cat\n")
+    with pytest.raises(ValueError, match="holds 'cat' only; multiclass needs at least 2"):
+        table(config, tmp_path / "t.csv", "y", "multiclass")
+
+
+def test_table_that_is_not_there_is_refused_with_the_place_looked_at(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"path a.csv is not a file: looked for {tmp_path}/a.csv"):
+        table(config, Path("a.csv"), "y", "regression")
+    with pytest.raises(ValueError, match=r"path is not set; data.path=table.csv"):
+        build(config("data=csv")["data"])

@@ -1,0 +1,221 @@
+"""Runs scored again, from the command line and from Python."""
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from made_runs import made_run
+
+from quartet.build import compose
+from quartet.inference.evaluate import evaluate
+from quartet.reports import picture
+from quartet.run import train
+from quartet.sweeps import jobs, winner
+
+ROOT = Path(__file__).parents[2]
+Command = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
+    monkeypatch.setattr(picture, "of_evaluation", lambda run, seen, file: [])
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs evaluate.py in this process and returns its exit status."""
+
+    def run(*arguments: str) -> int:
+        GlobalHydra.instance().clear()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "evaluate.py"), *arguments])
+        try:
+            runpy.run_path(str(ROOT / "evaluate.py"), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
+
+
+def table(path: Path, seed: int, columns: str = "abc") -> None:
+    random = np.random.default_rng(seed)
+    numbers = random.standard_normal((150, len(columns)))
+    frame = pd.DataFrame(numbers, columns=list(columns))
+    frame["kind"] = np.where(numbers[:, 0] + numbers[:, 1] > 0, "up", "down")
+    frame.to_csv(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, no_pictures: None) -> Path:
+    """A run on a table of the user's own."""
+    folder = tmp_path_factory.mktemp("trained")
+    table(folder / "table.csv", 0)
+    cfg = compose(
+        ["data=csv", f"data.path={folder}/table.csv", "data.target=kind", "trainer.max_epochs=3"]
+    )
+    train(cfg, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """The same, to write into."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def written(run: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((run / f"evaluation-{name}.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "data=digits model=cnn",
+        "data=breast_cancer optimizer=lbfgs trainer.max_epochs=2",
+        "data=diabetes",
+        "data=ranking",
+        "data=wine trainer.precision=bf16-mixed monitor.metric=val/f1",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*bf16.*:UserWarning")
+def test_figures_are_those_of_the_training_to_the_last_digit(
+    overrides: str, tmp_path: Path
+) -> None:
+    cfg = compose(["trainer.max_epochs=3", "trainer.accelerator=cpu", *overrides.split()])
+    figures = train(cfg, tmp_path)["metrics"]
+    for split in ("test", "val"):
+        again = evaluate(cfg, tmp_path, split=split)
+        told = {name: value for name, value in figures.items() if name.startswith(f"{split}/")}
+        assert told
+        assert again == told == written(tmp_path, split)["metrics"]
+
+
+def test_last_and_a_path_are_scored_too(run: Path, command: Command) -> None:
+    # Of validation, the figures of the last epoch are on record.
+    rows = pd.read_csv(run / "metrics.csv")
+    last = {name: rows[name].iloc[-1] for name in rows if name.startswith("val/")}
+    assert command(f"run={run}", "split=val", "checkpoint=last") == 0
+    assert written(run, "val")["metrics"] == last
+    assert command(f"run={run}", "split=val", f"checkpoint={run}/checkpoints/last.ckpt") == 0
+    assert written(run, "val-1") == written(run, "val")
+
+
+def test_other_data_of_the_same_kind(run: Path, command: Command, tmp_path: Path) -> None:
+    table(tmp_path / "other.csv", 1)
+    assert command(f"run={run}", f"data.path={tmp_path}/other.csv") == 0
+    assert command(f"run={run}", "data=csv", f"data.path={tmp_path}/other.csv") == 0
+    assert command(f"run={run}", "trainer=cpu") == 0
+    own = json.loads((run / "result.json").read_text())["metrics"]
+    assert written(run, "test")["metrics"] == written(run, "test-1")["metrics"]
+    assert written(run, "test")["metrics"]["test/loss"] != own["test/loss"]
+    assert written(run, "test-2")["metrics"]["test/loss"] == own["test/loss"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            "data=digits",
+            "was trained with data=csv, and stays what it is; leave it out. Other data",
+        ),
+        ("model=linear", "model=linear: the run in "),
+        ("data.path=wide.csv", "checkpoint=best is of another model, or of other data: size mism"),
+        ("split=train", "split=train: must be one of test, val."),
+        ("checkpoint=first", "checkpoint=first: first is missing; name best, last or a file."),
+        ("data.target=kin", "data.target 'kin' is not a column; did you mean 'kind'?"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    overrides: str,
+    message: str,
+    run: Path,
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table(tmp_path / "wide.csv", 1, "abcd")
+    before = sorted(run.rglob("*"))
+    assert command(f"run={run}", *overrides.split()) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+# The winner of a sweep
+
+
+def swept(folder: Path, *values: float | None, **kwargs: Any) -> Path:
+    """A sweep of two optimizers, two seeds each."""
+    settings = [("sgd", 0), ("sgd", 1), ("adam", 0), ("adam", 1)]
+    overrides = [[f"optimizer={name}", f"seed={seed}"] for name, seed in settings]
+    told = {str(n): {"overrides": each, "conf": ""} for n, each in enumerate(overrides)}
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps({"command": [], "jobs": told}))
+    for number, value in enumerate(values):
+        status = "failed" if value is None else "finished"
+        made_run(folder / str(number), overrides[number], value, status=status, **kwargs)
+    return folder
+
+
+def test_the_best_job_of_the_best_setting_wins(tmp_path: Path) -> None:
+    # Of adam's mean 0.3 and sgd's 0.4, though the best single job is sgd's.
+    sweep = swept(tmp_path / "s", 0.1, 0.7, 0.35, 0.25)
+    found, told = winner.find(sweep)
+    assert found == sweep / "3"
+    assert told == f"The winner of {sweep} by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
+    sweep = swept(tmp_path / "t", 0.1, 0.7, 0.35, None, metric="val/f1", mode="max")
+    assert winner.find(sweep)[0] == sweep / "1"
+
+
+def test_a_sweep_without_a_winner_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for sweep in (swept(tmp_path / "s", None, None), swept(tmp_path / "t", 0.1, metric=None)):
+        with pytest.raises(SystemExit, match="2"):
+            winner.find(sweep)
+        assert "is a sweep without a finished job" in capsys.readouterr().err
+
+
+def test_a_sweep_that_is_not_what_it_says_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = swept(tmp_path / "s", 0.5)
+    (sweep / "0" / "result.json").write_text('{"metrics": []}')
+    with pytest.raises(SystemExit, match="2"):
+        winner.find(sweep)
+    assert "is a sweep that cannot be ranked: " in capsys.readouterr().err
+    # A directory that the table does not know, and whose name Hydra would read as settings.
+    sweep = swept(tmp_path / "t", 0.5)
+    made_run(sweep / "0', hydra.mode='MULTIRUN", [], 0.1)
+    with pytest.raises(SystemExit, match="2"):
+        winner.find(sweep)
+    assert "is none of its jobs" in capsys.readouterr().err
+    (sweep / "sweep.json").write_text("[]")
+    with pytest.raises(SystemExit, match="2"):
+        winner.find(sweep)
+    assert "is no table of a sweep's jobs" in capsys.readouterr().err
+
+
+def test_a_sweep_is_evaluated_as_its_winner(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, rate in enumerate(("1e-6", "0.01")):
+        overrides = [f"optimizer.lr={rate}", "trainer.max_epochs=2", "data=wine"]
+        train(compose(overrides), tmp_path / "s" / str(number))
+    table = jobs.Table(tmp_path / "s")
+    table.jobs = {n: jobs.Job(tmp_path / "s" / str(n), [], "") for n in range(2)}
+    table.write()
+    assert command("run=s", "split=test") == 0
+    assert "The winner of s by val/loss (min) is job 1, " in capsys.readouterr().out
+    figures = json.loads((tmp_path / "s/1/result.json").read_text())["metrics"]
+    for name, value in written(tmp_path / "s" / "1", "test")["metrics"].items():
+        assert value == figures[name]

@@ -1,0 +1,164 @@
+"""Every experiment of conf/experiment: it trains, and its header says how to run it."""
+
+import math
+import re
+import runpy
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from made import idx_files, write
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from quartet.build import Run, build, compose
+from quartet.compat.lightning import quieten
+from quartet.core.files import CONF
+from quartet.records import result as record
+from quartet.reports import picture
+from quartet.run import train
+
+ROOT = CONF.parent
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+SWEEPS = {
+    name: dict(params)
+    for name in EXPERIMENTS
+    if (
+        params := OmegaConf.select(
+            OmegaConf.load(CONF / f"experiment/{name}.yaml"), "hydra.sweeper.params"
+        )
+    )
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    quieten()
+    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Commands take over Ctrl+C; give it back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> str:
+    """The override that names a folder with 100 made-up images in place of Fashion-MNIST."""
+    write(tmp_path / "data/FashionMNIST/raw", idx_files(100, seed=0))
+    return f"data.dir='{tmp_path}/data'"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_is_built_without_its_data(name: str, tmp_path: Path) -> None:
+    run = build(compose([f"experiment={name}", f"data.dir='{tmp_path}/nothing'"]))
+    assert run.total_steps >= 100
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_trains(name: str, tmp_path: Path, data_dir: str) -> None:
+    two_steps = ["trainer.max_steps=2", "trainer.limit_train_batches=2"]
+    result = train(compose([f"experiment={name}", data_dir, *two_steps]), tmp_path / "run")
+    assert result["status"] == "finished"
+    assert math.isfinite(result["metrics"]["train/loss"])
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_header_says_how_to_run_it(name: str) -> None:
+    header = (CONF / f"experiment/{name}.yaml").read_text().partition("\ndefaults:")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    command = re.search(r"^# +python train\.py (.*)$", header, re.MULTILINE)
+    assert command
+    assert f"experiment={name}" in command[1].split()
+    assert ("-m" in command[1].split()) == (name in SWEEPS)
+
+
+# Sweeps
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_is_the_one_that_the_file_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_aside: None
+) -> None:
+    jobs = []
+
+    def note(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+        jobs.append(cfg)
+        result = record.empty_result() | {"status": "finished"}
+        record.write_result(directory, result)
+        return result
+
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr("quartet.run.train", note)
+    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
+    monkeypatch.chdir(tmp_path)
+    # The seed on the command line wins over the file's.
+    arguments = ["-m", f"experiment={name}", "seed=7"]
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    assert {job.seed for job in jobs} == {7}
+    (key,) = SWEEPS[name].keys() - {"seed"}
+    values = SWEEPS[name][key].split(",")
+    if values == ["glob(*)"]:
+        values = [path.stem for path in (CONF / key).glob("*.yaml")]
+    swept = [
+        str(OmegaConf.select(job, key if "." in key else f"hydra.runtime.choices.{key}"))
+        for job in jobs
+    ]
+    assert sorted(swept) == sorted(values)
+
+
+# What they promise
+
+
+def linear_layers(run: Run) -> list[tuple[int, int]]:
+    layers = [layer for layer in run.module.model.modules() if isinstance(layer, nn.Linear)]
+    return [(layer.in_features, layer.out_features) for layer in layers]
+
+
+def test_linear_regression_is_the_10_20_1_network_on_the_full_batch(tmp_path: Path) -> None:
+    run = build(compose(["experiment=linear_regression"]))
+    assert linear_layers(run) == [(10, 20), (20, 1)]
+    assert (run.steps_per_epoch, run.total_steps) == (1, 100)
+    short, whole = (
+        train(
+            compose(["experiment=linear_regression", f"trainer.max_epochs={epochs}"]),
+            tmp_path / f"{epochs}",
+        )
+        for epochs in (1, 100)
+    )
+    assert whole["metrics"]["train/loss"] < 0.9 * short["metrics"]["train/loss"]
+
+
+def test_fashion_mnist_mlp_takes_all_images_in_their_order(tmp_path: Path, data_dir: str) -> None:
+    run = build(compose(["experiment=fashion_mnist_mlp", data_dir]))
+    assert linear_layers(run) == [(784, 512), (512, 512), (512, 10)]
+    assert (run.steps_per_epoch, run.total_steps) == (938, 9380)
+    parts = run.data.load()
+    assert parts.val is None
+    batches = list(run.data.train_dataloader())
+    assert [len(targets) for _, targets in batches] == [64, 36]
+    raw = (tmp_path / "data/FashionMNIST/raw/train-images-idx3-ubyte").read_bytes()[16:]
+    images = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(100, 1, 28, 28)
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), images / 255)
+
+
+def test_imbalanced_focal_thins_the_training_part_alone() -> None:
+    parts = build(compose(["experiment=imbalanced_focal"])).data.load()
+    train_counts, test_counts = (
+        torch.bincount(part.tensors[1]) for part in (parts.train, parts.test)
+    )
+    assert train_counts[[1, 3, 8]].max() < 0.06 * train_counts[[0, 2, 4, 5, 6, 7, 9]].min()
+    assert test_counts.min() >= 34

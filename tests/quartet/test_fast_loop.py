@@ -1,0 +1,176 @@
+"""All of Lightning's hooks stay alive, whatever is spared."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+
+from quartet.build import build, compose
+from quartet.compat.lightning import quieten
+from quartet.data.datamodule import DataModule
+from quartet.training import fast_loop
+from quartet.training.fast_loop import BATCH_HOOKS, OF_DATA, OF_MODULE
+from quartet.training.module import Module
+
+SHORT = ["data=wine", "trainer.max_epochs=2", "data.batch_size=32", "logger=none"]
+STEPS, VALIDATIONS, TESTS = 2 * 4, 2 * 1, 1  # 124, 18 and 36 samples; validated at once
+EXPECTED = {
+    **dict.fromkeys(BATCH_HOOKS, STEPS),
+    **dict.fromkeys(("on_validation_batch_start", "on_validation_batch_end"), VALIDATIONS),
+    **dict.fromkeys(("on_test_batch_start", "on_test_batch_end"), TESTS),
+}
+EXPECTED = {name: count for name, count in EXPECTED.items() if "predict" not in name}
+
+
+def play(directory: Path, callbacks: list[Callback]) -> None:
+    quieten()
+    run = build(compose(SHORT), directory)
+    run.trainer.callbacks += callbacks  # type: ignore[attr-defined]
+    run.trainer.fit(run.module, run.data)
+    run.trainer.test(run.module, run.data, verbose=False)
+
+
+@pytest.mark.parametrize("hook", EXPECTED)
+def test_hook_of_a_callback_added_later_is_called_every_time(hook: str, tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+    overriding = type("Overriding", (Callback,), {hook: lambda *_, **__: seen.update(["class"])})
+    given = LambdaCallback(**{hook: lambda *_, **__: seen.update(["given"])})
+    play(tmp_path, [overriding(), given])
+    assert seen == {"class": EXPECTED[hook], "given": EXPECTED[hook]}
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden")
+@pytest.mark.parametrize("hook", [*OF_MODULE, *OF_DATA])
+def test_hook_of_the_module_is_called_every_time(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[str] = Counter()
+    own = getattr(Module, hook)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        seen.update([hook])
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(Module, hook, counted)
+    play(tmp_path, [])
+    assert seen == {hook: STEPS + (VALIDATIONS + TESTS if hook in OF_DATA else 0)}
+
+
+@pytest.mark.parametrize("hook", OF_DATA)
+def test_hook_of_the_data_is_called_every_time(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[str] = Counter()
+    own = getattr(LightningDataModule, hook)
+
+    def counted(self: Any, batch: Any, *args: Any) -> Any:
+        seen.update([hook])
+        return own(self, batch, *args)
+
+    monkeypatch.setattr(DataModule, hook, counted, raising=False)
+    play(tmp_path, [])
+    assert seen == {hook: STEPS + VALIDATIONS + TESTS}
+
+
+class Diary(Callback):
+    """Writes down hooks outside the steps, and what a callback can see there."""
+
+    def __init__(self, *, logs: bool) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+        self.logs = logs
+
+
+def diary_of(hook: str) -> Any:
+    def written(self: Diary, trainer: Trainer, module: Any, *args: Any) -> None:
+        within = {} if hook == "on_train_batch_start" else trainer.callback_metrics
+        told = [
+            {key: float(value) for key, value in arg.items()} if isinstance(arg, dict) else arg
+            for arg in args
+            if isinstance(arg, dict | int)
+        ]
+        figures = {name: float(value) for name, value in within.items()}
+        self.lines.append((hook, trainer.global_step, *told, figures))
+        if self.logs and hook.startswith("on_train_batch"):
+            self.log(f"seen/{hook}", float(trainer.global_step), on_step=True, on_epoch=True)
+
+    return written
+
+
+for part in ("train", "train_epoch", "train_batch", "validation_epoch"):
+    for hook in (f"on_{part}_start", f"on_{part}_end"):
+        setattr(Diary, hook, diary_of(hook))
+
+
+def step_as_mapping(self: Any, batch: Any, batch_idx: int) -> dict[str, Any]:
+    return {"loss": training_step(self, batch, batch_idx), "batch": batch_idx}
+
+
+def step_that_skips(self: Any, batch: Any, batch_idx: int) -> Any:
+    loss = training_step(self, batch, batch_idx)
+    return None if batch_idx % 2 else loss
+
+
+def step_that_logs(self: Any, batch: Any, batch_idx: int) -> Any:
+    loss = training_step(self, batch, batch_idx)
+    self.log("own", loss, on_step=True, on_epoch=True)
+    return loss
+
+
+def step_that_stops(self: Any, batch: Any, batch_idx: int) -> Any:
+    self.trainer.should_stop |= (self.trainer.current_epoch, batch_idx) == (1, 1)
+    return training_step(self, batch, batch_idx)
+
+
+training_step = Module.training_step
+
+
+STEPS_OF_A_FORK = [
+    *(training_step, step_as_mapping),
+    *(step_that_skips, step_that_logs, step_that_stops),
+]
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize(
+    ("overrides", "step"),
+    [
+        (overrides, step)
+        for overrides in (
+            "",
+            "trainer.accumulate_grad_batches=3",
+            "trainer.gradient_clip_val=0.1",
+            "trainer.val_check_interval=2 scheduler=one_cycle",
+            "trainer.check_val_every_n_epoch=2 trainer.limit_train_batches=3 scheduler=plateau",
+            "optimizer=lbfgs",
+            "trainer.max_steps=6 trainer.log_every_n_steps=3",
+        )
+        for step in STEPS_OF_A_FORK
+        if (overrides, step) != ("optimizer=lbfgs", step_that_skips)  # which needs every loss
+    ],
+)
+def test_steps_are_those_of_lightning(
+    overrides: str, step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Module, "training_step", step)
+    told = []
+    for usual in (True, False):
+        if not usual:
+            monkeypatch.setattr(fast_loop, "is_usual", lambda _: False)
+            monkeypatch.setattr(fast_loop, "moved", fast_loop.search)
+        diary = Diary(logs=step is not training_step)
+        run = build(
+            compose([*SHORT, "trainer.log_every_n_steps=2", *overrides.split()]),
+            tmp_path / str(usual),
+        )
+        run.trainer.callbacks.append(diary)  # type: ignore[attr-defined]
+        run.trainer.fit(run.module, run.data)
+        loop: Any = run.trainer.fit_loop
+        assert loop.epoch_loop.usual is usual
+        weights = {name: value.tolist() for name, value in run.module.state_dict().items()}
+        rows = (tmp_path / str(usual) / "metrics.csv").read_text()
+        told.append((diary.lines, weights, rows, loop.state_dict()))
+    for ours, theirs in zip(*told, strict=True):
+        assert ours == theirs

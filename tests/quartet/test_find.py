@@ -1,0 +1,157 @@
+"""Searches before a training: sane answers, and nothing left but a picture."""
+
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from made import composed
+from torch import Tensor
+
+from project.model.mlp import MLP
+from quartet.build import build
+from quartet.core.problems import ConfigError
+from quartet.inference import find
+
+SCRIPT = str(Path(__file__).parents[2] / "scripts/find.py")
+CPU = ["trainer=cpu", "metrics=none"]
+
+
+def search(
+    what: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> tuple[int | str | None, list[str]]:
+    """Exit status of the script, and the overrides of the command that it ends with."""
+    printed: list[str] = []
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["find.py", what, *overrides])
+    monkeypatch.setattr(
+        "builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words)))
+    )
+    try:
+        runpy.run_path(SCRIPT, run_name="__main__")
+    except SystemExit as end:
+        return end.code, printed
+    python, program, *command = shlex.split(printed[-1])
+    assert (python, program) == ("python", "train.py")
+    return 0, command
+
+
+def loss_after(overrides: list[str], rate: float) -> float:
+    """The training loss of an epoch's last batches, at a rate."""
+    run = build(composed([*overrides, f"optimizer.lr={rate}", "trainer.max_epochs=1"]))
+    losses: list[float] = []
+    step = run.module.training_step
+
+    def spy(batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = step(batch, batch_idx)
+        losses.append(float(loss.detach()))
+        return loss
+
+    run.module.training_step = spy  # type: ignore[method-assign]
+    run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
+    try:
+        run.trainer.fit(run.module, run.data)
+    except find.NonFiniteLossError:
+        return float("inf")
+    return sum(losses[-10:]) / 10
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_rate_that_is_found_beats_those_far_from_it(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*CPU, f"optimizer={optimizer}", "scheduler=one_cycle"]
+    status, command = search("lr", options, monkeypatch, tmp_path)
+    assert status == 0
+    *kept, found = command
+    assert kept == options
+    rate = float(found.removeprefix("optimizer.lr="))
+    assert 1e-4 < rate < 3
+    plain = [each for each in options if not each.startswith("scheduler")]
+    best, below, above = (loss_after(plain, rate * factor) for factor in (1, 0.01, 100))
+    assert best < 0.8 * min(below, above)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written == [tmp_path / "outputs/find-lr.png"]
+
+
+def test_rate_falls_where_the_loss_falls_fastest() -> None:
+    rates = [10.0**power for power in range(-6, 1)]
+    assert find.steepest(rates, [3, 3, 2.9, 2, 1.8, 2.5, 9]) == 1e-3
+    assert find.steepest(rates, [3, 3, 3, 3, 3, 3, 3]) is None
+    assert find.steepest(rates, []) is None
+
+
+def test_trend_of_equal_losses_is_the_loss() -> None:
+    assert find.smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert find.smoothed([1.0, 2.0])[1] == pytest.approx((0.9 * 1 + 2) / 1.9)
+
+
+def test_groups_keep_their_share_of_the_rate(tmp_path: Path) -> None:
+    cfg = composed([*CPU, "optimizer.lr_factors={layers.0.*: 0.1}"])
+    seen: list[list[float]] = []
+
+    class Spy(find.Rates):
+        def on_train_batch_end(self, trainer, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+            seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    find.fit(find.prepare(cfg, 2), Spy([0.5, 1.0], cfg.optimizer.lr))
+    assert [pytest.approx(sorted(each)) for each in seen] == [[0.05, 0.5], [0.1, 1.0]]
+
+
+def test_size_doubles_until_memory_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward = MLP.forward
+
+    def bounded(self: MLP, inputs: Tensor) -> Tensor:
+        if len(inputs) > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, inputs)
+
+    monkeypatch.setattr(MLP, "forward", bounded)
+    found = find.batch_size(composed([*CPU, "data.batch_size=16"]), tmp_path / "sizes.png")
+    assert found in (16, 32, 64)
+    told = capsys.readouterr().out.split("\n")
+    assert [int(line.split()[0]) for line in told[:4]] == [16, 32, 64, 128]
+    assert "does not fit" in told[3]
+    assert list(tmp_path.iterdir()) == [tmp_path / "sizes.png"]
+
+
+def test_size_is_the_smallest_of_those_that_are_fast() -> None:
+    speeds, stopped = find.double(lambda size: min(size, 10) * 1.0, 2, 40)
+    assert (speeds, stopped) == ({2: 2.0, 4: 4.0, 8: 8.0, 16: 10.0, 32: 10.0}, None)
+
+
+@pytest.mark.parametrize(
+    ("what", "overrides", "words"),
+    [
+        ("lr", ["optimizer=lbfgs"], "LBFGS finds the length of its steps itself"),
+        ("lr", ["optimizer=rprop"], "Rprop finds the length of its steps itself"),
+        ("lr", ["loss=mse"], "loss=mse is for regression"),
+        ("lr", ["optimizer=adma"], "adma"),
+        ("lr", ["trainer=ddp", "trainer.accelerator=cpu"], "a search has one process"),
+        ("batch_size", ["data.batch_size=full"], "is the whole set already"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    what: str,
+    overrides: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status, printed = search(what, overrides, monkeypatch, tmp_path)
+    assert status == 2
+    assert words in " ".join(printed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rate_of_a_model_that_cannot_learn_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = MLP.forward
+    monkeypatch.setattr(MLP, "forward", lambda self, inputs: 0 * forward(self, inputs))
+    with pytest.raises(ConfigError, match=r"no rate from 1e-06 to .* lowered the loss"):
+        find.learning_rate(composed(CPU), tmp_path / "rates.png", steps=20)

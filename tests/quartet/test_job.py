@@ -1,0 +1,477 @@
+"""The command line: exit statuses, directories, signals, sweeps; each in a process of its own."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Action, ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import Command
+from torch import Tensor, nn
+
+from quartet.build import compose
+from quartet.cli import arguments as command
+from quartet.config import allow
+from quartet.run import train
+from quartet.sweeps.directory import make_unique_directory
+from quartet.training.module import NonFiniteLossError
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
+SMOKE = [*SMALL, "trainer.max_epochs=1"]
+ENDLESS = [*SMALL, "trainer.max_epochs=1000000"]
+
+# What a fork may bring: Hydra finds modules of this package by itself.
+FORK = '''
+import os
+import time
+from torch import nn
+from quartet import allow
+
+allow.FAMILIES.append((__name__, "torch.nn.Module"))
+
+
+class Slow(nn.MSELoss):
+    """Takes a minute a batch."""
+
+    def forward(self, outputs, targets):
+        if len(outputs) > 10:  # not the trial before
+            open("under_way", "w").close()
+            time.sleep(60)
+        return super().forward(outputs, targets)
+
+
+class Login(nn.MSELoss):
+    """Keeps a key, as a client of a service does; its own is in the environment."""
+
+    def __init__(self, key=None, fails=False):
+        super().__init__()
+        self.key, self.fails = key or os.environ["MY_TOKEN"], fails
+
+    def forward(self, outputs, targets):
+        if self.fails and len(outputs) > 10:
+            raise PermissionError(f"{self.key} is not accepted")
+        return super().forward(outputs, targets)
+'''
+
+
+def fork(directory: Path) -> None:
+    (directory / "hydra_plugins").mkdir()
+    (directory / "hydra_plugins" / "forks.py").write_text(FORK)
+
+
+def start(directory: Path, *arguments: str) -> Command:
+    path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return Command(directory, *arguments, environment={"PYTHONPATH": os.pathsep.join(path)})
+
+
+def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """The same, from the start of Python."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *arguments],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
+    """Exit status, stdout, stderr."""
+    process = start(directory, *arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def wait_for(pattern: str, directory: Path, process: "Command | subprocess.Popen[str]") -> None:
+    for _ in range(6000):
+        if list(directory.glob(pattern)):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"no {pattern}: {process.communicate()}")
+
+
+def result(directory: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return values
+
+
+def test_refusal_exits_with_2_and_leaves_nothing(tmp_path: Path) -> None:
+    process = anew(tmp_path, "optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (2, "")
+    assert err == (
+        "Refused, before the first batch:\n"
+        "  model.hiden: MLP has no such argument; did you mean hidden?\n"
+        "  optimizer.lr=-1: must be at least 0.\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_checking_only_says_what_would_run_and_leaves_nothing(tmp_path: Path) -> None:
+    status, out, _ = run(tmp_path, "check=only", "data=wine", "scheduler=cosine")
+    assert status == 0
+    assert not list(tmp_path.iterdir())
+    for words in (
+        r"^Nothing is wrong with it. It would run:",
+        r"^data +wine$",
+        r"^parameters +2,179 trained, 0 frozen$",
+        r"^samples +124 train, 18 val, 36 test$",
+        r"^steps +4 an epoch, 120 in all$",
+        r"^lr +0.002 at the start, 0.001 in the middle, .* at the end$",
+        r"^monitor +val/loss \(min\)$",
+    ):
+        assert re.search(words, out, re.MULTILINE), words
+
+
+def test_two_runs_get_two_directories_and_a_run_is_never_written_over(tmp_path: Path) -> None:
+    pair = [start(tmp_path, *SMOKE), start(tmp_path, *SMOKE)]
+    outputs = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    directories = sorted(path.parent for path in tmp_path.glob("outputs/*/*/result.json"))
+    assert len(directories) == 2
+    for directory in directories:
+        assert result(directory)["status"] == "finished"
+        with (directory / "metrics.csv").open() as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]
+
+    before = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
+    status, _, err = run(tmp_path, *SMOKE, f"hydra.run.dir='{directories[0]}'")
+    assert status == 2
+    assert "already holds a run, and nothing in it was touched; name another directory" in err
+    after = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_directories_made_at_once_are_all_new(tmp_path: Path) -> None:
+    made: list[Path] = []
+    threads = [
+        threading.Thread(
+            target=lambda: made.append(make_unique_directory(tmp_path / "day" / "12-00-00"))
+        )
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    numbers = ["", *(f"-{number}" for number in range(1, 8))]
+    assert sorted(path.name for path in made) == sorted(f"12-00-00{number}" for number in numbers)
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_the_training_after_the_batch(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    process = start(tmp_path, *ENDLESS)
+    wait_for("outputs/*/*/metrics.csv", tmp_path, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=300)
+    directory = next(tmp_path.glob("outputs/*/*"))
+    assert process.returncode == status
+    assert re.search(rf"^Interrupted; .*{directory.name}", err, re.MULTILINE)
+    assert "Traceback" not in err
+    values = result(directory)
+    assert (values["status"], values["error"]["type"]) == ("interrupted", "SystemExit")
+    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_second_signal_ends_at_once(tmp_path: Path) -> None:
+    fork(tmp_path)
+    process = start(tmp_path, *SMALL, "loss._target_=hydra_plugins.forks.Slow")
+    wait_for("under_way", tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None  # it waits for the batch
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 30
+    assert result(next(tmp_path.glob("outputs/*/*")))["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_signal_while_torch_is_imported_ends_before_anything_begins(
+    twice: bool, tmp_path: Path
+) -> None:
+    process = anew(tmp_path, *ENDLESS)
+    wait_for("outputs/*/*/train.log", tmp_path, process)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGTERM)
+    if twice:
+        time.sleep(0.1)
+        # The same again: of two that wait, Python takes the smaller number first.
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert twice or not list(tmp_path.glob("outputs/*/*/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_at_any_moment_ends_with_its_status(number: signal.Signals, tmp_path: Path) -> None:
+    """From the first import to the middle of the training: 20 moments."""
+    for step in range(20):
+        process = anew(tmp_path, *ENDLESS, f"hydra.run.dir=run-{step}")
+        time.sleep(0.5 + 0.22 * step)  # before, Python itself starts
+        process.send_signal(number)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 128 + number, (step, err)
+        assert "Traceback" not in err, (step, err)
+        directory = tmp_path / f"run-{step}"
+        if (directory / "result.json").exists():
+            assert result(directory)["status"] == "interrupted"
+            assert err.splitlines()[-1].endswith(f"train.py resume={directory}"), (step, err)
+
+
+# Slurm
+
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> scontrol.txt
+[ ! -e refused ] || { echo "Job is not requeueable" >&2; exit 1; }
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which commands run as a job of Slurm's, whose scontrol writes to a file."""
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    return tmp_path
+
+
+def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int | None, str]:
+    """Exit status and stderr of a run that gets SIGUSR1 once it has logged an epoch."""
+    process = start(folder, *arguments)
+    wait_for("outputs/*/*/metrics.csv", folder, process)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+@pytest.mark.slow
+def test_job_that_slurm_requeues_goes_on_with_its_run(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, err = stopped_by_slurm(slurm, *ENDLESS)
+    (directory,) = slurm.glob("outputs/*/*/")
+    assert (status, result(directory)["status"]) == (138, "interrupted"), err
+    assert "Requeued job 123, which will go on with it." in err
+    assert err.splitlines()[-1].endswith(f"train.py resume={directory}"), err
+    assert (slurm / "scontrol.txt").read_text() == "requeue 123\n"
+    before = (directory / "metrics.csv").read_text()
+
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    process = start(slurm, *ENDLESS)
+    wait_for(f"{directory.relative_to(slurm)}/environment-1.json", slurm, process)
+    time.sleep(1)
+    process.terminate()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 143, err
+    assert list(slurm.glob("outputs/*/*/")) == [directory]
+    after = (directory / "metrics.csv").read_text()
+    assert after.startswith(before)
+    assert len(after) > len(before)
+
+    other = run(slurm, *SMOKE)  # another line of the same job is another run
+    assert other[0] == 0
+    assert len(list(slurm.glob("outputs/*/*/"))) == 2
+
+
+def test_job_that_slurm_does_not_requeue_says_so(slurm: Path) -> None:
+    (slurm / "refused").touch()
+    status, err = stopped_by_slurm(slurm, *ENDLESS)
+    assert status == 138
+    assert "scontrol requeue 123 failed: Job is not requeueable" in err
+    assert "train.py resume=" in err.splitlines()[-1]
+
+
+def test_refused_start_leaves_what_was_there(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "server.log").write_text("mine")
+    for argument in ("optimizer.lr=-1", "check=only"):
+        status, _, err = run(tmp_path, *SMOKE, argument, "hydra.run.dir=mine")
+        assert status == (2 if argument == "optimizer.lr=-1" else 0), err
+        assert [path.name for path in mine.iterdir()] == ["server.log"]
+    (mine / "train.log").write_text("mine, too")
+    status, _, err = run(tmp_path, *SMOKE, "optimizer.lr=-1", "hydra.run.dir=mine")
+    assert (status, "already holds a run" in err) == (2, True)
+    assert (mine / "train.log").read_text() == "mine, too"
+
+
+# Secrets
+
+
+LOGIN = ["loss._target_=hydra_plugins.forks.Login", "+loss.key=${oc.env:MINE}"]
+SECRET = 'p4ssw0rd-"é"-of-the\n cluster//' + "and more of it, " * 8
+
+
+def spoils(place: Path, output: str) -> list[str]:
+    """Where a secret stands, in any spelling that a file may give it."""
+    spellings = [SECRET.partition("-")[0], "and more of it"]
+    found = [
+        str(path)
+        for path in place.rglob("*")
+        if path.is_file() and any(word.encode() in path.read_bytes() for word in spellings)
+    ]
+    return found + [output for word in spellings if word in output]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "told"),
+    [
+        ([*LOGIN, "+logger.tensorboard.comment=${oc.env:MINE}"], 0, ""),
+        ([*LOGIN, "+loss.fails=true"], 1, "${oc.env:MINE} is not accepted"),
+        ([*LOGIN[:1], "+loss.fails=true"], 1, "${oc.env:MY_TOKEN} is not accepted"),
+        (["+model.key=${oc.env:MINE}", "optimizer.lr=${oc.env:MINE}"], 2, "lr=${oc.env:MINE}: m"),
+        (["model.weights=${oc.env:MINE}"], 2, "weights=${oc.env:MINE}: there is no such"),
+        (["-m", "optimizer.lr=${oc.env:MINE}"], 1, "optimizer.lr=${oc.env:MINE}: must be"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_secrets_of_the_environment_are_written_nowhere(
+    overrides: list[str],
+    status: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fork(tmp_path)
+    monkeypatch.setenv("MY_TOKEN" if "${oc.env:MY_TOKEN}" in told else "MINE", SECRET)
+    ended, out, err = run(tmp_path, *overrides, *SMOKE, "logger=tensorboard", "+callbacks.a=null")
+    assert ended == status, err
+    assert told in out + err
+    assert not spoils(tmp_path, out + err)
+    if "+loss.fails=true" in overrides:  # inside the training
+        assert f"PermissionError: {told}" in err
+        assert "forks.py" in err  # where
+        values = result(next(tmp_path.glob("outputs/*/*")))
+        assert values["status"] == "failed"
+        assert values["error"] == {"type": "PermissionError", "message": told}
+
+
+# Failures
+
+
+def test_diverging_run_exits_with_1_and_says_where(tmp_path: Path) -> None:
+    status, _, err = run(
+        tmp_path, *SMALL, "optimizer.lr=1e30", "trainer.max_epochs=5", "hydra.run.dir=run"
+    )
+    assert status == 1
+    message = r"the (validation )?loss became (nan|inf) .* of epoch 1, at learning rate 1e\+30; try"
+    assert re.search(rf"^Failed: {message} a smaller optimizer.lr", err, re.MULTILINE)
+    assert "Traceback" not in err
+    values = result(tmp_path / "run")
+    assert (values["status"], values["error"]["type"]) == ("failed", "NonFiniteLossError")
+    assert re.search(message, values["error"]["message"])
+
+
+class Breaks(nn.MSELoss):
+    """Is multiplied by `value` in the training step `at`, counted from 1."""
+
+    def __init__(self, *, at: int, value: float) -> None:
+        super().__init__()
+        self.at, self.value, self.count = at, value, 0
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = super().forward(outputs, targets)
+        if torch.is_grad_enabled():
+            self.count += 1
+        return loss * self.value if self.count == self.at and torch.is_grad_enabled() else loss
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("checkpoint_every", [None, 1])
+@pytest.mark.parametrize("val_fraction", [0, 0.1])
+@pytest.mark.parametrize(("min_seconds", "epochs"), [(0, (1, 2)), (1, (0, 1, 2))])
+def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
+    value: float,
+    val_fraction: float,
+    checkpoint_every: int | None,
+    min_seconds: int,
+    epochs: tuple[int, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = Path(__file__).stem
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, (name, "torch.nn.Module")])
+    overrides = [
+        *(*SMALL, f"loss._target_={name}.Breaks", "+loss.at=12", f"+loss.value={value}"),
+        *("data.batch_size=16", f"data.val_fraction={val_fraction}", "optimizer.lr=0.01"),
+        f"callbacks.last.min_seconds={min_seconds}",
+    ]
+    if checkpoint_every:
+        overrides.append(f"+callbacks.last.every_n_train_steps={checkpoint_every}")
+        overrides.append("callbacks.last.save_on_train_epoch_end=false")
+    # 5 batches an epoch, so step 12 is the second of the third epoch.
+    with pytest.raises(NonFiniteLossError) as stopped:
+        train(compose(overrides), tmp_path)
+    assert str(stopped.value) == (
+        f"the loss became {value} in batch 2 of epoch 3, at learning rate 0.01; try a smaller "
+        "optimizer.lr, or trainer.gradient_clip_val=1."
+    )
+    values = result(tmp_path)
+    assert (values["status"], values["error"]["message"]) == ("failed", str(stopped.value))
+    for file in ("best", "last"):
+        state = torch.load(tmp_path / "checkpoints" / f"{file}.ckpt", weights_only=True)
+        assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+        assert state["epoch"] in epochs
+    with (tmp_path / "metrics.csv").open() as lines:
+        assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2"]
+
+
+def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> None:
+    overrides = ["data.val_fraction=0", "data.batch_size=full", "optimizer.lr=1e38"]
+    overrides += ["optimizer.weight_decay=10", "trainer.max_epochs=3"]
+    with pytest.raises(NonFiniteLossError, match=r"(weights|loss) became"):
+        train(compose([*SMALL, *overrides]), tmp_path)
+    for path in (tmp_path / "checkpoints").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+# Imports
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_help_does_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", ROOT / "train.py", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "optimizer" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert ("hydra" in imported) is (arguments != ["--help"])
+    assert not imported & {"torch", "lightning", "numpy", "pandas", "sklearn", "matplotlib"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_flag_whose_help_is_no_text_yet_is_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(self: ArgumentParser, action: Action) -> None:  # as Python 3.14 has it
+        raise ValueError("badly formed help string")
+
+    monkeypatch.setattr(ArgumentParser, "_check_help", check, raising=False)
+    command.let_hydra_start()
+    see = ArgumentParser._check_help  # type: ignore[attr-defined]
+    assert see(ArgumentParser(), Namespace(help=object())) is None

@@ -1,0 +1,277 @@
+"""Numbers, locks and the table of a sweep's jobs; the line that tells how far it is."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quartet.records import locks
+from quartet.records import result as record
+from quartet.sweeps import directory, jobs
+from quartet.sweeps import local as processes
+from quartet.sweeps.jobs import Job, Table
+from quartet.sweeps.live import Live
+
+
+def finish(job: Job, status: str = "finished", best: float | None = None, **monitor: Any) -> None:
+    result = record.empty_result() | {"status": status}
+    result["monitor"] |= {"best": best, **monitor}
+    record.write_result(job.directory, result)
+
+
+# The table
+
+
+def test_table_keeps_numbers_and_what_it_was_told(tmp_path: Path) -> None:
+    table = Table(tmp_path)
+    with table.changing():
+        first = table.add(["seed=0", "optimizer=sgd"], "c")
+        table.add(["seed=1"], "c")
+        table.command = ["seed=0,1"]
+    again = Table(tmp_path)
+    assert again.jobs == table.jobs
+    assert again.command == ["seed=0,1"]
+    assert again.jobs[0].key == Job(tmp_path / "9", ["optimizer=sgd", "seed=0"], "d").key
+    assert [job.number for job in again.current] == [0, 1]
+    assert first.directory == tmp_path / "0"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json"]
+
+
+def test_new_number_is_one_that_no_directory_has(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()  # of a sweep before there was a table
+    table = Table(tmp_path)
+    assert table.add([], "").number == 8
+    (tmp_path / "9").mkdir()
+    assert table.add([], "").number == 10
+
+
+def test_job_tried_again_counts_once(tmp_path: Path) -> None:
+    table = Table(tmp_path)
+    table.add(["seed=0"], "").retried_as = 1
+    table.add(["seed=0"], "")
+    table.write()
+    assert [job.number for job in Table(tmp_path).current] == [1]
+    assert [job.number for job in jobs.jobs_of(tmp_path)] == [1]
+
+
+def test_sweep_without_a_table_has_the_jobs_of_its_directories(tmp_path: Path) -> None:
+    for name in ("10", "9", "pictures"):
+        (tmp_path / name).mkdir()
+    assert [job.number for job in jobs.jobs_of(tmp_path)] == [9, 10]
+
+
+def test_damaged_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(ValueError, match=r"sweep\.json is no table .* name another directory"):
+        Table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "open_"),
+    [("finished", False), ("failed", False), ("refused", False), ("interrupted", True)],
+)
+def test_only_what_did_not_come_to_an_end_is_open(status: str, open_: bool, tmp_path: Path) -> None:
+    job = Job(tmp_path / "0", [], "")
+    assert job.open
+    finish(job, status)
+    assert job.open == open_
+
+
+def test_job_goes_on_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path) -> None:
+    job = Job(tmp_path / "0", [], "")
+    assert job.go_on() == []
+    (job.directory / ".hydra").mkdir(parents=True)
+    (job.directory / ".hydra/config.yaml").write_text("seed: 0")
+    assert job.go_on() == []  # it was killed before it saved anything, and starts anew
+    (job.directory / "checkpoints").mkdir()
+    (job.directory / "checkpoints" / "last.ckpt").touch()
+    place = f"resume='{job.directory}'"
+    assert job.go_on() == [place, "hydra.output_subdir=.hydra/starting"]
+
+
+# Locks
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from quartet.sweep import jobs
+assert jobs.claim(Path(sys.argv[1]))
+print("has it", flush=True)
+time.sleep(60)
+"""
+
+
+def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == "has it\n"
+        assert not locks.try_lock(tmp_path)
+        taken = rf"another process trains in .*: process {process.pid} on .*; wait until it ends"
+        with pytest.raises(locks.DirectoryLocked, match=taken), locks.lock(tmp_path):
+            pass
+        process.send_signal(signal.SIGKILL)
+    assert locks.try_lock(tmp_path)
+    assert locks.try_lock(tmp_path)  # it is ours
+    locks.unlock(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_that_vanishes_is_still_told_as_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "claim", lambda directory: False)  # and no .lock file is there
+    with (
+        pytest.raises(locks.DirectoryLocked, match="unknown; wait until it ends"),
+        locks.lock(tmp_path),
+    ):
+        pass
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from quartet.sweep import jobs
+folder = Path(sys.argv[1])
+for _ in range(30):
+    with jobs.held(folder, wait=True):
+        value = int((folder / "count").read_text())
+        (folder / "count").write_text(str(value + 1))
+"""
+
+
+def test_processes_that_wait_for_a_lock_never_hold_it_together(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    command = [sys.executable, "-c", COUNT, str(tmp_path)]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "90"
+
+
+def test_further_processes_of_a_run_go_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert locks.try_lock(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command line
+
+
+def test_settings_of_a_sweep_need_no_plus() -> None:
+    given = ["-m", "seed=0,1", "sweep.retry=failed", "launcher=local", "launcher.n_jobs=4"]
+    assert directory.with_sweep(given) == [
+        *("-m", "seed=0,1", "hydra.sweeper.retry=failed", "launcher=local"),
+        "hydra.launcher.n_jobs=4",
+    ]
+
+
+def test_resuming_a_sweep_takes_what_it_was_started_with(tmp_path: Path) -> None:
+    table = Table(tmp_path)
+    table.add(["seed=0"], "")
+    table.command = ["seed=0,1", "launcher=local", "hydra.launcher.n_jobs=2", "--config-dir=/x"]
+    table.write()
+    again = directory.with_sweep([f"sweep.resume={tmp_path}", "launcher.n_jobs=4"])
+    assert again == [
+        *("-m", f"hydra.sweeper.resume={tmp_path}", "hydra.launcher.n_jobs=4"),
+        *("seed=0,1", "launcher=local", f"hydra.sweep.dir='{tmp_path}'"),
+    ]
+    alone = directory.with_sweep([f"sweep.resume={tmp_path}", "launcher=basic"])
+    assert not [each for each in alone if "n_jobs" in each]  # another launcher, other settings
+
+
+def test_resuming_what_is_no_sweep_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        directory.with_sweep([f"sweep.resume={tmp_path}"])
+    assert "holds no sweep: " in capsys.readouterr().err
+
+
+# Processes
+
+
+def test_cores_and_gpus_are_divided_among_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+
+    def gpus(slots: int, each: int, *names: str) -> list[str]:
+        made = processes.environments(slots, each, names, given={})
+        return [environment["CUDA_VISIBLE_DEVICES"] for environment in made]
+
+    assert gpus(2, 1, "0", "1") == ["0", "1"]
+    assert gpus(2, 2, "0", "1", "2", "3") == ["0,1", "2,3"]
+    assert gpus(3, 1, "4", "7") == ["4", "7", "4"]  # shared
+    assert gpus(1, 4, "0", "1") == ["0,1"]
+    assert processes.environments(3, 1, [], given={}) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert processes.environments(16, 1, [], given={})[0] == {"OMP_NUM_THREADS": "1"}
+    assert processes.environments(1, 1, [], given={}) == [{}]  # torch divides them itself
+    assert processes.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
+
+
+def test_process_that_goes_on_takes_everything_from_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        processes.subprocess, "Popen", lambda command, **kwargs: started.append(command)
+    )
+    monkeypatch.setattr(processes, "visible_gpus", list)
+    started_here = processes.Processes(
+        processes.Program(["train.py"], ["--config-dir", "x"]), slots=2, gpus_per_job=1
+    )
+    jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
+    (jobs_[1].directory / "checkpoints").mkdir(parents=True)
+    (jobs_[1].directory / "checkpoints" / "last.ckpt").touch()
+    for job in jobs_:
+        started_here.start(job)
+    for _, _, output in started_here.running.values():
+        output.close()
+    numbers = [[f"hydra.job.num={number}", f"hydra.job.id={number}"] for number in range(2)]
+    assert started == [
+        [
+            *("train.py", "--config-dir", "x", "seed=1"),
+            *(f"hydra.run.dir='{tmp_path / '0'}'", *numbers[0]),
+        ],
+        ["train.py", f"resume='{tmp_path / '1'}'", *numbers[1]],
+    ]
+
+
+@pytest.mark.parametrize(("n_jobs", "gpus"), [(0, 1), (1, 0)])
+def test_no_slots_are_refused(n_jobs: int, gpus: int) -> None:
+    with pytest.raises(ValueError, match=r"launcher\.\w+ must be at least 1, got 0"):
+        processes.Processes(processes.Program([], []), slots=n_jobs, gpus_per_job=gpus)
+
+
+# The line
+
+
+def test_line_tells_how_far_the_sweep_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Table(tmp_path)
+    made = [table.add(["data=wine", f"seed={seed}"], "") for seed in range(5)]
+    finish(made[0], best=0.5, metric="val/accuracy", mode="max")
+    with Live(table.current).shown() as live:
+        assert str(live) == "sweep: 1 of 5 done, best val/accuracy 0.5 (job 0)"
+        live.start(made[1])
+        assert str(live) == "sweep: 1 of 5 done, 1 running, best val/accuracy 0.5 (job 0)"
+        finish(made[1], best=0.75, metric="val/accuracy", mode="max")
+        live.end(made[1])
+        assert str(live).startswith("sweep: 2 of 5 done, best val/accuracy 0.75 (job 1), ")
+        assert str(live).endswith(" left")
+        finish(made[2], "failed")
+        live.end(made[2])
+        assert str(live).startswith("sweep: 2 of 5 done, 1 failed, best val/accuracy 0.75")
+        live.end(made[3], "killed by signal 9")
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in told] == [
+        "job 1 (seed=1) finished",
+        "job 2 (seed=2) failed",
+        "job 3 (seed=3) killed by signal 9",
+    ]

@@ -1,0 +1,347 @@
+"""Every model of conf/model: shapes, sizes, what it refuses."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import hydra
+import pytest
+import torch
+import torchvision
+from omegaconf import OmegaConf
+from torch import nn
+from torch.nn import functional
+
+from project.model.cnn import CNN
+from project.model.linear import Linear
+from project.model.mlp import MLP
+from quartet.parts.torchvision import classifier
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def keywords_of(
+    option: str, /, *, input_shape: list[int], num_outputs: int, **overrides: Any
+) -> dict[str, Any]:
+    facts = {"input_shape": input_shape, "num_outputs": num_outputs}
+    node = OmegaConf.merge(OmegaConf.load(CONF / f"{option}.yaml"), overrides)
+    config = OmegaConf.create({"data": facts, "model": node})
+    keywords: dict[str, Any] = OmegaConf.to_container(config, resolve=True)["model"]
+    keywords.pop("search", None)
+    return keywords
+
+
+def torchvision_model(**overrides: Any) -> nn.Module:
+    settings = {"input_shape": [3, 32, 32], "num_outputs": 10} | overrides
+    keywords = keywords_of("torchvision", **settings)
+    del keywords["_target_"]
+    return classifier(**keywords)
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("input_shape", [[1, 8, 8], [3, 32, 32]])
+@pytest.mark.parametrize("num_outputs", [1, 10])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_maps_images_to_raw_outputs(
+    name: str, num_outputs: int, input_shape: list[int]
+) -> None:
+    keywords = keywords_of(name, input_shape=input_shape, num_outputs=num_outputs)
+    model = hydra.utils.instantiate(keywords, _convert_="all")
+    outputs = model(torch.randn(4, *input_shape))
+    assert outputs.shape == (4, num_outputs)
+    outputs.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_rows_of_features_are_inputs_too(name: str) -> None:
+    keywords = keywords_of(name, input_shape=[30], num_outputs=1)
+    model = hydra.utils.instantiate(keywords, _convert_="all")
+    assert model(torch.randn(4, 30)).shape == (4, 1)
+
+
+def test_linear_is_the_affine_map_of_the_flattened_input() -> None:
+    model = Linear(input_shape=[2, 3], num_outputs=4)
+    inputs = torch.randn(5, 2, 3)
+    expected = inputs.reshape(5, 6) @ model.layer.weight.T + model.layer.bias
+    assert torch.allclose(model(inputs), expected, atol=1e-6)
+
+
+def mlp(**overrides: Any) -> MLP:
+    settings: dict[str, Any] = {
+        "hidden": [5, 7],
+        "activation": "relu",
+        "dropout": 0,
+        "norm": "none",
+    }
+    return MLP(input_shape=[2, 3], num_outputs=4, **(settings | overrides))
+
+
+def test_mlp_equals_the_formula() -> None:
+    model = mlp(hidden=[5], activation="tanh")
+    inputs = torch.randn(8, 2, 3)
+    first, last = model.layers[0], model.layers[2]
+    hidden = torch.tanh(inputs.reshape(8, 6) @ first.weight.T + first.bias)
+    assert torch.allclose(model(inputs), hidden @ last.weight.T + last.bias, atol=1e-6)
+
+
+def test_mlp_names_its_layers_in_order() -> None:
+    assert [name for name, _ in mlp().named_parameters()] == [
+        "layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias",
+        "layers.4.weight", "layers.4.bias",
+    ]  # fmt: skip
+
+
+def test_mlp_without_hidden_layers_is_linear() -> None:
+    torch.manual_seed(0)
+    model = mlp(hidden=[])
+    torch.manual_seed(0)
+    assert torch.equal(model.layers[0].weight, Linear(input_shape=[6], num_outputs=4).layer.weight)
+    assert len(model.layers) == 1
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm)])
+def test_mlp_norm_stands_before_the_activation(norm: str, kind: type[nn.Module]) -> None:
+    kinds = [type(layer) for layer in mlp(hidden=[5], norm=norm, dropout=0.5).layers]
+    assert kinds == [nn.Linear, kind, nn.ReLU, nn.Dropout, nn.Linear]
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("elu", functional.elu),
+        ("gelu", functional.gelu),
+        ("leaky_relu", functional.leaky_relu),
+        ("mish", functional.mish),
+        ("relu", functional.relu),
+        ("selu", functional.selu),
+        ("sigmoid", torch.sigmoid),
+        ("silu", functional.silu),
+        ("softplus", functional.softplus),
+        ("tanh", torch.tanh),
+    ],
+)
+def test_mlp_activation_is_torchs_function_of_that_name(activation: str, function: Any) -> None:
+    values = torch.linspace(-3, 3, 13)
+    assert torch.equal(mlp(activation=activation).layers[1](values), function(values))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"activation": "rely"}, r"activation must be one of elu, gelu, .*tanh, got rely"),
+        ({"norm": "group"}, r"norm must be one of none, batch, layer, got group"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0; 0 is no dropout"),
+        (
+            {"hidden": [8, 0]},
+            r"hidden must hold widths of at least 1, got \[8, 0\]; \[\] is a linear",
+        ),
+    ],
+)
+def test_mlp_refuses(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mlp(**overrides)
+
+
+def cnn(**overrides: Any) -> CNN:
+    settings: dict[str, Any] = {"input_shape": [1, 8, 8], "channels": [16, 32], "dropout": 0.0}
+    return CNN(num_outputs=10, **(settings | overrides))
+
+
+def test_cnn_has_the_weights_of_its_drawing() -> None:
+    convolutions = (16 * 1 * 9 + 16) + (32 * 16 * 9 + 32)
+    assert num_parameters(cnn()) == convolutions + (10 * 32 * 2 * 2 + 10)
+
+
+def test_cnn_takes_odd_and_oblong_images() -> None:
+    assert cnn(input_shape=[3, 9, 14])(torch.randn(2, 3, 9, 14)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"input_shape": [64]}, r"input_shape must be \(channels, .*got \(64,\); model=mlp takes"),
+        ({"input_shape": [1, 8, 3]}, r"channels=\[16, 32\] halves images of 8x3 .* fewer blocks"),
+        ({"channels": [0]}, r"channels must hold numbers of at least 1, got \[0\]"),
+        ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1; 0 is no dropout"),
+    ],
+)
+def test_cnn_refuses(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cnn(**overrides)
+
+
+def test_torchvision_is_torchvisions_own_model_from_the_same_seed() -> None:
+    torch.manual_seed(0)
+    ours = torchvision_model(stem="imagenet").state_dict()
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(num_classes=10).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_one_channel_sees_what_three_equal_channels_would() -> None:
+    torch.manual_seed(0)
+    grey = torchvision_model(input_shape=[1, 32, 32]).eval()
+    torch.manual_seed(0)
+    colour = torchvision_model(input_shape=[3, 32, 32]).eval()
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.allclose(grey(images), colour(images.expand(2, 3, 32, 32)), atol=1e-5)
+
+
+def test_further_channels_repeat_the_weights_and_keep_the_size() -> None:
+    torch.manual_seed(0)
+    six = torchvision_model(input_shape=[6, 32, 32]).eval()
+    torch.manual_seed(0)
+    three = torchvision_model(input_shape=[3, 32, 32]).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(six(images.repeat(1, 2, 1, 1)), three(images), atol=1e-5)
+    assert torchvision_model(input_shape=[2, 32, 32])(torch.randn(2, 2, 32, 32)).shape == (2, 10)
+
+
+def test_image_size_resizes_before_the_model_and_keeps_its_names() -> None:
+    model = torchvision_model(input_shape=[1, 28, 28], image_size=64).eval()
+    images = torch.randn(2, 1, 28, 28)
+    resized = functional.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
+    assert torch.equal(model(images), model.forward(resized))
+    assert model.state_dict().keys() == torchvision.models.resnet18().state_dict().keys()
+
+
+def test_small_stem_keeps_the_resolution() -> None:
+    model = torchvision_model(input_shape=[1, 8, 8], stem="small")
+    assert model.conv1.weight.shape == (64, 1, 3, 3)
+    assert model.maxpool(model.conv1(torch.randn(2, 1, 8, 8))).shape == (2, 64, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kernel"),
+    [
+        ({}, 3),
+        ({"name": "resnext50_32x4d"}, 3),
+        ({"image_size": 64}, 7),
+        ({"input_shape": [3, 32, 64]}, 7),
+        ({"weights": "DEFAULT"}, 7),
+        ({"stem": "imagenet"}, 7),
+        ({"stem": "small", "image_size": 64}, 3),
+    ],
+)
+def test_stem_is_small_where_images_are(
+    overrides: dict[str, Any], kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: source)
+    assert torchvision_model(**overrides).conv1.kernel_size == (kernel, kernel)
+
+
+def test_squeezenet_can_go_below_zero() -> None:
+    torch.manual_seed(0)
+    model = torchvision_model(name="squeezenet1_1").eval()
+    assert model(torch.randn(8, 3, 32, 32)).min() < 0
+
+
+# One or two of each shape of head, of stem or of constructor; the slow test has them all.
+SMALLEST = {
+    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "googlenet": 32,
+    "inception_v3": 75, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v3_small": 32,
+    "shufflenet_v2_x0_5": 32, "squeezenet1_0": 32, "swin_t": 32, "vgg11": 32, "vit_b_32": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", [None, "DEFAULT"])
+@pytest.mark.parametrize(("name", "image_size"), SMALLEST.items())
+def test_families_take_small_grey_images(
+    name: str, image_size: int, weights: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_on_meta(name, weights, 224 if weights else image_size, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", [None, "DEFAULT"])
+@pytest.mark.parametrize(
+    "name",
+    # torchvision's RegNets compute their widths with tensors, which the meta device cannot.
+    torchvision.models.list_models(torchvision.models, exclude="regnet*"),
+)
+def test_every_model_of_torchvision_takes_small_grey_images(
+    name: str, weights: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_on_meta(name, weights, 518 if weights and name == "vit_h_14" else 224, monkeypatch)
+
+
+def check_on_meta(
+    name: str, weights: str | None, image_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shapes only: no memory for weights, none loaded."""
+    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: {})
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+    settings: dict[str, Any] = {"name": name, "weights": weights, "image_size": image_size}
+    with torch.device("meta"):
+        model = torchvision_model(input_shape=[1, 28, 28], num_outputs=7, **settings)
+        assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+    assert model.training
+
+
+def test_regnet_takes_small_grey_images() -> None:
+    model = torchvision_model(name="regnet_y_400mf", input_shape=[1, 28, 28], num_outputs=7)
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
+def test_pretrained_weights_are_kept_but_for_the_head(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: source)
+    ours = torchvision_model(weights=weights, input_shape=[1, 32, 32]).state_dict()
+    assert ours["fc.weight"].shape == (10, 512)
+    assert torch.equal(ours["conv1.weight"], source["conv1.weight"].sum(1, keepdim=True))
+    changed = {name for name in source if not torch.equal(ours[name], source[name])}
+    assert changed == {"conv1.weight", "fc.weight", "fc.bias"}
+
+
+def test_pretrained_head_is_kept_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: source)
+    ours = torchvision_model(weights="DEFAULT", num_outputs=1000).state_dict()
+    assert all(torch.equal(ours[name], source[name]) for name in source)
+
+
+def test_weights_that_do_not_arrive_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", fail)
+    message = (
+        r"(?s)model.weights=IMAGENET1K_V1 .* https://.*no route.*\n.*checkpoints.*weights=null"
+    )
+    with pytest.raises(ValueError, match=message) as refusal:
+        torchvision_model(weights="DEFAULT")
+    assert str(refusal.value).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"name": "resnet81"}, r"model.name=resnet81 is unknown; did you mean .*resnet18"),
+        ({"name": "zzz"}, r"model.name=zzz is unknown; there are alexnet, .*wide_resnet50_2"),
+        ({"weights": "IMAGENET"}, r"weights=IMAGENET is unknown; did you mean IMAGENET1K_V1"),
+        ({"stem": "tiny"}, r"model.stem=tiny is unknown; there are auto, imagenet, small"),
+        (
+            {"stem": "small", "name": "mnasnet0_5"},
+            r"stem=small is for ResNets, not mnasnet0_5.*stem=imagenet",
+        ),
+        ({"image_size": 0}, r"image_size must be at least 1, got 0; null does not resize"),
+        ({"input_shape": [64]}, r"input_shape must be .*got \(64,\); model=mlp takes any shape"),
+        ({"name": "alexnet"}, r"(?s)alexnet cannot take images of 32x32: .*\n.*image_size=224"),
+        ({"name": "vit_b_16", "image_size": 30}, r"vit_b_16 cannot take images of 30x30: .*patch"),
+        ({"name": "vit_b_16", "input_shape": [3, 16, 32]}, r"cannot take images of 16x32: .*width"),
+        ({"name": "maxvit_t"}, r"maxvit_t cannot take images of 32x32: .*not divisible"),
+    ],
+)
+def test_torchvision_refuses(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        torchvision_model(**overrides)

@@ -1,0 +1,403 @@
+"""Every option of conf/optimizer against torch's own; what is frozen, slowed and decayed; Muon."""
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, Rprop
+
+from project.optimizer import Muon
+from quartet.training.parameters import create, freeze
+
+CONF = Path(__file__).parents[2] / "conf" / "optimizer"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+MUON: dict[str, Any] = {
+    "lr": 0.01,
+    "weight_decay": 0.1,
+    "momentum": 0.9,
+    "nesterov": True,
+    "ns_steps": 5,
+    "adjust_lr_fn": "match_rms_adamw",
+    "betas": [0.8, 0.99],
+    "eps": 1e-7,
+}
+
+# What a person would write; arguments that are left out have torch's defaults.
+BY_HAND: dict[str, Callable[[Any], Optimizer]] = {
+    "sgd": lambda p: SGD(p, lr=0.1),
+    "momentum": lambda p: SGD(p, lr=0.02, momentum=0.9),
+    "nesterov": lambda p: SGD(p, lr=0.02, momentum=0.9, nesterov=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.03),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.002),
+    "adam": lambda p: Adam(p, lr=0.002),
+    "adamw": lambda p: AdamW(p, lr=0.002),
+    "amsgrad": lambda p: Adam(p, lr=0.002, amsgrad=True),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.002),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.003),
+    "adamax": lambda p: torch.optim.Adamax(p, lr=0.005),
+    "adadelta": lambda p: torch.optim.Adadelta(p, lr=1.0),
+    "asgd": lambda p: torch.optim.ASGD(p, lr=0.1),
+    "rprop": lambda p: Rprop(p, lr=0.001, etas=(0.9, 1.1), step_sizes=(1e-4, 3e-3)),
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.02),
+    "lbfgs": lambda p: LBFGS(p, max_iter=4, history_size=3, line_search_fn="strong_wolfe"),
+}
+
+
+def from_yaml(name: str) -> functools.partial[Optimizer]:
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
+    node.pop("search", None)
+    partial = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+    return functools.partial(partial.func, *partial.args, **partial.keywords)
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: int) -> list[float]:
+    """Trains on random numbers; returns the loss before each step."""
+    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+    targets = inputs.argmax(1).clamp(max=2)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    return [optimizer.step(closure).item() for _ in range(steps)]
+
+
+def assert_equal_models(first: nn.Module, second: nn.Module) -> None:
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def settings(model: nn.Module, optimizer: Optimizer) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of each parameter that is trained."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_lowers_the_loss(name: str) -> None:
+    model = small_model()
+    optimizer = create(from_yaml(name), model, lr_factors={}, decay_bias_and_norm=True)
+    losses = train(model, optimizer, 30)
+    assert losses[-1] < 0.99 * losses[0]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_every_option_steps_as_torch_by_hand(name: str) -> None:
+    model, by_hand = small_model(), small_model()
+    train(model, create(from_yaml(name), model, lr_factors={}, decay_bias_and_norm=True), 3)
+    train(by_hand, BY_HAND[name](by_hand.parameters()), 3)
+    assert_equal_models(model, by_hand)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_default_learning_rate_suits_a_small_network(name: str, seed: int) -> None:
+    digits = load_digits()
+    inputs = torch.tensor(digits.images / 16, dtype=torch.float32).flatten(1)
+    targets = torch.tensor(digits.target)
+    train_rows, test_rows = torch.randperm(
+        len(inputs), generator=torch.Generator().manual_seed(0)
+    ).split([1257, 540])
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    optimizer = create(from_yaml(name), model, lr_factors={}, decay_bias_and_norm=True)
+
+    def closure(rows: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs[rows]), targets[rows])
+        loss.backward()
+        return loss
+
+    for _ in range(30):
+        for rows in train_rows[torch.randperm(1257)].split(32):
+            optimizer.step(functools.partial(closure, rows))
+    right = model(inputs[test_rows]).argmax(1) == targets[test_rows]
+    assert right.float().mean() > 0.95
+
+
+def test_parameters_without_policy_are_one_list_in_the_models_order() -> None:
+    for factory, decay in ((functools.partial(AdamW), True), (functools.partial(Adam), False)):
+        model = small_model()
+        optimizer = create(factory, model, lr_factors={}, decay_bias_and_norm=decay)
+        (group,) = optimizer.param_groups
+        pairs = zip(group["params"], model.parameters(), strict=True)
+        assert all(one is other for one, other in pairs)
+
+
+def test_biases_and_norms_are_not_decayed_when_asked() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm((2, 2)), nn.Flatten(), nn.Linear(16, 2))
+    # AdamW's weight decay of 0.01 is its own default here, and not given.
+    factory = functools.partial(AdamW, lr=0.1)
+    optimizer = create(factory, model, lr_factors={}, decay_bias_and_norm=False)
+    assert settings(model, optimizer) == {
+        "0.weight": (0.1, 0.01),
+        "3.weight": (0.1, 0.01),
+        "0.bias": (0.1, 0.0),
+        "1.weight": (0.1, 0.0),
+        "1.bias": (0.1, 0.0),
+        "3.bias": (0.1, 0.0),
+    }
+
+
+def test_last_matching_pattern_sets_the_learning_rate() -> None:
+    model = small_model()
+    factory = functools.partial(SGD, lr=0.1, weight_decay=0.2)
+    optimizer = create(
+        factory, model, lr_factors={"[01].*": 0.5, "*.bias": 2}, decay_bias_and_norm=False
+    )
+    assert settings(model, optimizer) == {
+        "0.weight": (0.05, 0.2),
+        "0.bias": (0.2, 0.0),
+        "1.weight": (0.05, 0.0),
+        "1.bias": (0.2, 0.0),
+        "3.weight": (0.1, 0.2),
+        "3.bias": (0.2, 0.0),
+    }
+
+
+def test_learning_rate_factors_step_as_groups_by_hand() -> None:
+    model, by_hand = small_model(), small_model()
+    factory = functools.partial(Adam, lr=0.01)
+    optimizer = create(factory, model, lr_factors={"3.*": 10}, decay_bias_and_norm=True)
+    groups = [{"params": list(by_hand[:3].parameters())}, {"params": by_hand[3].parameters()}]
+    groups[1]["lr"] = 0.1
+    train(model, optimizer, 3)
+    train(by_hand, Adam(groups, lr=0.01), 3)
+    assert_equal_models(model, by_hand)
+
+
+def test_frozen_parameters_stay_and_are_not_given_to_the_optimizer() -> None:
+    model, before = small_model(), small_model()
+    assert freeze(model, ["0.*", "1.bias"]) == ["0.weight", "0.bias", "1.bias"]
+    optimizer = create(
+        functools.partial(SGD, lr=0.1), model, lr_factors={}, decay_bias_and_norm=True
+    )
+    assert list(settings(model, optimizer)) == ["1.weight", "3.weight", "3.bias"]
+    train(model, optimizer, 2)
+    for (name, parameter), start in zip(model.named_parameters(), before.parameters(), strict=True):
+        assert torch.equal(parameter, start) == (name in ("0.weight", "0.bias", "1.bias"))
+
+
+def test_no_pattern_freezes_nothing() -> None:
+    model = small_model()
+    assert freeze(model, []) == []
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["0.wieght"], "'0.wieght' matches no trainable .* Did you mean '0.weight'?.* 0.bias,"),
+        (["nothing like it"], "matches no trainable parameter. They are 0.weight, 0.bias, 1.w"),
+        (["0.*", "*"], "must leave a parameter to train, got .*'0.*', '.*'.*; drop a pattern"),
+        ("0.*", r"freeze must be a list of patterns, got '0.\*'; write \[0.\*\]"),
+    ],
+)
+def test_unsuitable_patterns_to_freeze_are_refused(patterns: Any, message: str) -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match=message):
+        freeze(model, patterns)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_module_named_without_its_parameters_is_explained() -> None:
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    with pytest.raises(ValueError, match=r"Did you mean 'body.\*'\?"):
+        freeze(model, ["body"])
+
+
+def test_long_lists_of_names_are_shortened() -> None:
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(20)))
+    with pytest.raises(ValueError, match=r"14\.bias and 10 more"):
+        freeze(model, ["nothing like it"])
+
+
+@pytest.mark.parametrize(
+    ("factory", "lr_factors", "message"),
+    [
+        (SGD, {"2.*": 0.1}, "lr_factors: '2.*' matches no trainable parameter"),
+        (SGD, {"0.*": 0.1}, "lr_factors: '0.*' matches no trainable .* They are 1.weight, 1.bias"),
+        (SGD, {"3.*": 0}, r"lr_factors\['3.\*'\] must be above 0, got 0; .* into freeze"),
+        (LBFGS, {"3.*": 0.1}, "lr_factors must be empty for LBFGS, .* choose another optimizer"),
+        (lambda p: SGD(p), {"3.*": 0.1}, "must be empty for an optimizer without lr, got"),
+    ],
+)
+def test_unsuitable_learning_rate_factors_are_refused(
+    factory: Callable[..., Optimizer], lr_factors: dict[str, float], message: str
+) -> None:
+    model = small_model()
+    freeze(model, ["0.*"])
+    with pytest.raises(ValueError, match=message):
+        create(functools.partial(factory), model, lr_factors=lr_factors, decay_bias_and_norm=True)
+
+
+@pytest.mark.parametrize("optimizer_class", [LBFGS, Rprop])
+def test_optimizers_without_weight_decay_ignore_its_policy(
+    optimizer_class: type[Optimizer],
+) -> None:
+    factory = functools.partial(optimizer_class)
+    optimizer = create(factory, small_model(), lr_factors={}, decay_bias_and_norm=False)
+    assert len(optimizer.param_groups) == 1
+
+
+class MuonByHand:
+    """The two optimizers of torch, side by side."""
+
+    def __init__(self, model: nn.Module) -> None:
+        matrices = [p for p in model.parameters() if p.ndim == 2]
+        others = [p for p in model.parameters() if p.ndim != 2]
+        self.muon = torch.optim.Muon(
+            matrices, lr=0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adamw = AdamW(others, lr=0.01, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-7)
+
+    def zero_grad(self) -> None:
+        self.muon.zero_grad()
+        self.adamw.zero_grad()
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        loss = closure()
+        self.muon.step()
+        self.adamw.step()
+        return loss
+
+
+def test_muon_steps_as_torchs_muon_and_adamw_by_hand() -> None:
+    model, by_hand = small_model(), small_model()
+    losses = train(model, Muon(model.parameters(), **MUON), 5)
+    assert losses == train(by_hand, MuonByHand(by_hand), 5)
+    assert_equal_models(model, by_hand)
+
+
+def test_muon_steps_without_a_closure() -> None:
+    model, with_closure = small_model(), small_model()
+    optimizer = Muon(model.parameters(), **MUON)
+    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+    F.cross_entropy(model(inputs), inputs.argmax(1).clamp(max=2)).backward()
+    assert optimizer.step() is None
+    train(with_closure, Muon(with_closure.parameters(), **MUON), 1)
+    assert_equal_models(model, with_closure)
+
+
+def test_muon_obeys_a_scheduler() -> None:
+    model, by_hand = small_model(), small_model()
+    optimizer, hand_stepped = Muon(model.parameters(), **MUON), MuonByHand(by_hand)
+    schedules = [
+        torch.optim.lr_scheduler.StepLR(part, step_size=1, gamma=0.5)
+        for part in (optimizer, hand_stepped.muon, hand_stepped.adamw)
+    ]
+    for _ in range(4):
+        train(model, optimizer, 1)
+        train(by_hand, hand_stepped, 1)
+        for schedule in schedules:
+            schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01 / 16] * 2
+    assert_equal_models(model, by_hand)
+
+
+def test_muon_continues_from_its_state_bit_by_bit(tmp_path: Path) -> None:
+    model, by_hand = small_model(), small_model()
+    optimizer = Muon(model.parameters(), **MUON)
+    train(model, optimizer, 3)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    resumed = Muon(model.parameters(), **MUON | {"lr": 1.0})
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    train(model, resumed, 3)
+    train(by_hand, MuonByHand(by_hand), 6)
+    assert_equal_models(model, by_hand)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))]
+)
+def test_muon_continues_as_a_copy(duplicate: Callable[[Any], Any]) -> None:
+    model = small_model()
+    optimizer = Muon(model.parameters(), **MUON)
+    train(model, optimizer, 2)
+    model_copy, optimizer_copy = duplicate((model, optimizer))
+    train(model, optimizer, 2)
+    train(model_copy, optimizer_copy, 2)
+    assert_equal_models(model, model_copy)
+
+
+def test_muon_keeps_the_settings_of_groups() -> None:
+    model = small_model()
+    optimizer = create(
+        functools.partial(Muon, **MUON), model, lr_factors={"0.*": 0.1}, decay_bias_and_norm=False
+    )
+    assert settings(model, optimizer) == {
+        "0.weight": (pytest.approx(0.001), 0.1),
+        "0.bias": (pytest.approx(0.001), 0.0),
+        "1.weight": (0.01, 0.0),
+        "1.bias": (0.01, 0.0),
+        "3.weight": (0.01, 0.1),
+        "3.bias": (0.01, 0.0),
+    }
+    algorithms = {p: g["algorithm"] for g in optimizer.param_groups for p in g["params"]}
+    for parameter in model.parameters():
+        assert algorithms[parameter] == ("muon" if parameter.ndim == 2 else "adamw")
+    before = [parameter.clone() for parameter in model.parameters()]
+    train(model, optimizer, 1)
+    for start, parameter in zip(before, model.parameters(), strict=True):
+        assert not torch.equal(start, parameter)
+
+
+def test_muon_takes_further_parameters_later() -> None:
+    model = small_model()
+    optimizer = Muon(model[3].parameters(), **MUON)
+    optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.5})
+    optimizer.add_param_group({"params": model[1].weight})
+    assert [(g["algorithm"], g["lr"]) for g in optimizer.param_groups] == [
+        ("muon", 0.01),
+        ("adamw", 0.01),
+        ("muon", 0.5),
+        ("adamw", 0.5),
+        ("adamw", 0.01),
+    ]
+
+
+def test_muon_works_without_biases() -> None:
+    model = nn.Linear(4, 3, bias=False)
+    losses = train(model, Muon(model.parameters(), **MUON), 10)
+    assert losses[-1] < losses[0]
+
+
+def test_muon_without_a_matrix_is_refused() -> None:
+    model = nn.Conv2d(1, 2, 3)
+    with pytest.raises(ValueError, match=r"hold a matrix .* \[\(2, 1, 3, 3\), \(2,\)\]; .* adamw"):
+        Muon(model.parameters(), **MUON)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "message"),
+    [
+        ("lr", -1.0, "Learning rate"),
+        ("adjust_lr_fn", "none", "not supported"),
+        ("betas", [2.0, 0.9], "beta"),
+    ],
+)
+def test_muon_leaves_ranges_to_torch(keyword: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Muon(small_model().parameters(), **MUON | {keyword: value})

@@ -1,0 +1,387 @@
+"""Every option of every group, found from the listing of conf/: a new YAML is tested by existing."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made import cifar_files, composed, idx_files, labelled_table, paint, write
+from omegaconf import OmegaConf
+
+from quartet.build import build, compose
+from quartet.compat.lightning import quieten
+from quartet.core.files import CONF
+from quartet.core.problems import ConfigError
+from quartet.reports import picture
+from quartet.run import train
+
+GROUPS = ("loss", "metrics", "model", "module", "optimizer", "scheduler")
+GROUPS += ("trainer", "callbacks", "logger", "data")
+OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
+YAMLS = sorted(CONF.rglob("*.yaml"))
+DATA_OF = {
+    "multiclass": ["data=digits"],
+    "binary": ["data=breast_cancer"],
+    "multilabel": ["data=csv", "data/task=multilabel", "data.target=[red,round]"],
+    "regression": ["data=diabetes"],
+    "ranking": ["data=ranking", "data.queries=80"],
+}
+# Batches large enough to hold every class: AUROC warns without.
+TWO_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.batch_size=45"]
+EXTRAS = ("mlflow", "wandb")
+LONG = ("compile",)  # tests/test_trainer.py has a test that shows more
+NEEDS = {  # what an option cannot do without
+    "callbacks": {"unfreeze": ["callbacks.unfreeze.epochs={2: ['layers.0.*']}"]},
+    "data": {
+        "csv": ["data/task=multilabel", "data.target=[red,round]", "data.path='{tmp}/table.csv'"],
+        "image_folder": ["data.path='{tmp}/pictures'", "data.image_size=8"],
+    },
+    "model": {"torchvision": ["model.name=shufflenet_v2_x0_5"]},  # a small one
+    "trainer": {
+        **{one: ["trainer.accelerator=cpu", "trainer.devices=1"] for one in ("ddp", "fsdp")},
+        "overfit": ["trainer.max_epochs=2"],
+    },
+    "logger": {
+        "mlflow": ["logger.mlflow.tracking_uri='sqlite:///{tmp}/mlflow.db'"],
+        "wandb": ["logger.wandb.offline=true"],
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quieten()
+    # Drawing takes longer than the training here, and has tests of its own.
+    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
+
+
+def tasks_of(group: str, option: str) -> list[str]:
+    """The tasks that an option of loss or metrics is for; one for a group that suits all."""
+    tasks = OmegaConf.select(OmegaConf.load(CONF / group / f"{option}.yaml"), "tasks")
+    return [str(task) for task in tasks] if tasks else ["multiclass"]
+
+
+def cases() -> Iterator[Any]:
+    for group, options in OPTIONS.items():
+        for option in options:
+            for task in filter(DATA_OF.get, tasks_of(group, option)):
+                data = [] if group == "data" else DATA_OF[task]
+                overrides = [*data, f"{group}={option}", *NEEDS.get(group, {}).get(option, [])]
+                if group == "metrics" and (option, task) == ("regression", "ranking"):
+                    overrides.append("loss=mse")
+                # These libraries warn of what they do themselves.
+                marks = [pytest.mark.filterwarnings("ignore")] if option in EXTRAS else []
+                marks += [pytest.mark.slow] if option in LONG else []
+                yield pytest.param(option, overrides, id=f"{group}-{option}-{task}", marks=marks)
+
+
+def make_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small stand-ins for all data that lies on disk."""
+    write(folder / "MNIST" / "raw", idx_files(100, seed=0))
+    write(folder / "FashionMNIST" / "raw", idx_files(100, seed=1))
+    cifar_files(folder, monkeypatch)
+    paint(folder / "pictures", cat=40, dog=40)
+    labelled_table(folder / "table.csv")
+
+
+@pytest.mark.parametrize(("option", "overrides"), list(cases()))
+def test_every_option_trains(
+    option: str, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if option in ("gpu", "fp16") and not torch.cuda.is_available():
+        pytest.skip("no GPU: test_gpu_is_refused_where_there_is_none")
+    if option == "mps" and not torch.backends.mps.is_available():
+        pytest.skip("no Mac: test_gpu_is_refused_where_there_is_none")
+    if option in EXTRAS:
+        pytest.importorskip(option)
+    make_files(tmp_path, monkeypatch)
+    overrides = [text.replace("{tmp}", str(tmp_path)) for text in overrides]
+    if "data=csv" in overrides and not any("data.path" in text for text in overrides):
+        overrides.append(f"data.path='{tmp_path}/table.csv'")
+    cfg = composed([*TWO_STEPS, f"data.dir='{tmp_path}'", *overrides])
+    directory = tmp_path / "run"
+    result = train(cfg, directory)
+    assert json.loads((directory / "result.json").read_text()) == result
+    assert (result["status"], result["error"]) == ("finished", None)
+    assert all(math.isfinite(value) for value in result["metrics"].values())
+    assert math.isfinite(result["metrics"]["test/loss"])
+    for name in (
+        "environment.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    ):
+        assert (directory / name).exists()
+        if name.endswith(".ckpt"):
+            assert torch.load(directory / name, weights_only=True)["global_step"] == 2
+
+
+# These look at values, as do losses and metrics of ranking, which depend on the documents of a query.
+WAITING = ("adafactor", "asgd", "lbfgs")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(case.values[1], id=case.id)
+        for case in cases()
+        if case.id.startswith(("loss", "metrics", "model", "optimizer"))
+        and case.values[0] not in WAITING
+        and not case.id.endswith("-ranking")
+    ],
+)
+def test_no_step_waits_for_the_device(overrides: list[str], tmp_path: Path) -> None:
+    if "data=csv" in overrides:
+        labelled_table(tmp_path / "table.csv")
+        overrides = [*overrides, f"data.path='{tmp_path}/table.csv'"]
+    run = build(composed([*TWO_STEPS, *overrides]))
+    module, meter = run.module, run.module.train_meter
+    meter.max_steps = 2
+    for metric in meter.metrics.values():
+        metric.exact_values = 0  # of AUROC, which then counts in bins
+    run.data.setup("fit")
+    if hasattr(module.loss, "fit"):
+        module.loss.fit(run.data.targets())
+    inputs, targets = (tensor[:45] for tensor in run.data.parts.train.tensors)
+    batch = [inputs.float(), targets]
+    for step in range(2):  # the first count finds out which metrics share their states
+        module.training_step(batch, step)
+    # A tensor of the meta device has no values: looking at one fails, where a GPU would be waited for.
+    module.to("meta")
+    optimizer = module.create_optimizer(module.model)
+    batch = [tensor.to("meta") for tensor in batch]
+    for step in range(2, 6):
+        optimizer.zero_grad()
+        module.training_step(batch, step).backward()
+        optimizer.step()
+    assert meter.samples == 6 * len(inputs)
+    assert all(loss.is_meta for loss in meter.losses[1:])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_is_refused_where_there_is_none() -> None:
+    for option in ("gpu", "fp16"):
+        with pytest.raises(ConfigError, match=r"accelerator=gpu: .*no GPU .*; use trainer=cpu"):
+            build(composed([f"trainer={option}"]))
+    with pytest.raises(ConfigError, match=r"accelerator=mps: .*no Mac .*; use trainer=cpu"):
+        build(composed(["trainer=mps"]))
+
+
+# The files
+
+
+def opening(path: Path) -> str:
+    header = r"\A(# yaml-language-server: \S+\n)?(# @package \S+\n)?"
+    return re.sub(header, "", path.read_text()).partition("\n")[0]
+
+
+@pytest.mark.parametrize(
+    "path",
+    # The README's examples, and a fork's, may be a line.
+    [path for path in YAMLS if not opening(path).startswith(("{", "# conf/"))],
+    ids=lambda path: str(path.relative_to(CONF))[:-5],
+)
+def test_every_file_opens_with_what_it_is(path: Path) -> None:
+    assert opening(path).startswith("# ")
+    assert len(opening(path).split()) >= 3
+
+
+# What choosing data brings along
+
+
+@pytest.mark.parametrize(
+    ("overrides", "loss", "metrics"),
+    [
+        ([], "cross_entropy", "classification"),
+        (["data=breast_cancer"], "bce", "classification"),
+        (["data=diabetes"], "mse", "regression"),
+        (["data=ranking"], "ranknet", "ranking"),
+        (["data=csv", "data/task=multilabel"], "bce", "classification"),
+        (["data=csv", "data/task=regression"], "mse", "regression"),
+        (["data=diabetes", "loss=huber"], "huber", "regression"),
+        (["loss=huber", "data=diabetes"], "huber", "regression"),
+        (["data=diabetes", "metrics=none"], "mse", "none"),
+        (["data=ranking", "loss=mse", "metrics=regression"], "mse", "regression"),
+    ],
+)
+def test_data_brings_its_loss_and_metrics_and_an_explicit_choice_wins(
+    overrides: list[str], loss: str, metrics: str
+) -> None:
+    choices = compose(overrides).hydra.runtime.choices
+    assert (choices.loss, choices.metrics) == (loss, metrics)
+
+
+# Batches and seeds
+
+
+@pytest.mark.parametrize(("size", "steps"), [(1, 398), (128, 4), ("full", 1)])
+def test_batch_size_gives_the_steps_of_an_epoch(size: int | str, steps: int) -> None:
+    run = build(composed(["data=breast_cancer", f"data.batch_size={size}", "trainer.max_epochs=2"]))
+    assert (run.steps_per_epoch, run.total_steps) == (steps, 2 * steps)
+    run.trainer.fit(run.module, run.data)
+    assert run.trainer.global_step == 2 * steps
+
+
+def weights(run: Any) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in run.module.model.parameters()])
+
+
+def test_builds_of_one_seed_hold_equal_weights_and_of_two_do_not() -> None:
+    zero, again, one = (build(composed([f"seed={seed}"])) for seed in (0, 0, 1))
+    assert torch.equal(weights(zero), weights(again))
+    assert not torch.equal(weights(zero), weights(one))
+
+
+def trained(directory: Path, *overrides: str) -> tuple[bytes, dict[str, Any]]:
+    """metrics.csv and the model's weights in both checkpoints."""
+    train(composed([*overrides]), directory)
+    states = {
+        f"{name}.{key}": value
+        for name in ("best", "last")
+        for key, value in torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)[
+            "state_dict"
+        ].items()
+    }
+    return (directory / "metrics.csv").read_bytes(), states
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_seed_decides_the_run_to_the_last_bit(tmp_path: Path) -> None:
+    overrides = ["trainer.max_epochs=3", "model.dropout=0.1", "data=breast_cancer"]
+    first, again = (trained(tmp_path / name, *overrides) for name in ("first", "again"))
+    assert first[0] == again[0]
+    assert equal(first[1], again[1])
+    rows = list(csv.DictReader(io.StringIO(first[0].decode())))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    other = trained(tmp_path / "other", *overrides, "seed=1")
+    assert other[0] != first[0]
+    assert not equal(other[1], first[1])
+
+
+def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+    paint(tmp_path / "pictures", cat=20, dog=20)
+    overrides = ["data=image_folder", f"data.path='{tmp_path}/pictures'", "data.image_size=8"]
+    overrides += ["trainer.max_epochs=2", "data.batch_size=8"]
+    none, two = (
+        trained(tmp_path / f"workers{count}", *overrides, f"data.num_workers={count}")
+        for count in (0, 2)
+    )
+    assert none[0] == two[0]
+    assert equal(none[1], two[1])
+
+
+def test_pictures_read_from_files_are_standardised_too(tmp_path: Path) -> None:
+    paint(tmp_path / "pictures", cat=20, dog=20)
+    overrides = ["data=image_folder", f"data.path='{tmp_path}/pictures'", "data.image_size=8"]
+    plain, scaled = (
+        build(composed([*overrides, "data.shuffle=false", *more])).data
+        for more in ([], ["data.mean=[0.1,0.2,0.3]", "data.std=[0.5,0.5,0.25]"])
+    )
+    (before, _), (after, _) = (next(iter(data.train_dataloader())) for data in (plain, scaled))
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.5, 0.25])
+    torch.testing.assert_close(after, (before - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+
+
+# Trainings of another length
+
+
+def test_training_that_ends_before_its_first_validation_tests_its_last_weights(
+    tmp_path: Path,
+) -> None:
+    for number, overrides in enumerate(
+        (["trainer.max_steps=2"], ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"])
+    ):
+        result = train(composed(overrides), tmp_path / str(number))
+        assert result["monitor"] | {"epoch": 1} == {
+            "metric": None,
+            "mode": "min",
+            "best": None,
+            "epoch": 1,
+        }
+        assert "test/accuracy" in result["metrics"]
+        assert not any(name.startswith("val/") for name in result["metrics"])
+    with pytest.raises(
+        ConfigError, match=r"looks at val/loss, .* train until the first validation"
+    ):
+        build(composed(["trainer.max_steps=2", "scheduler=plateau"]))
+
+
+def test_training_limited_by_steps_alone_counts_its_epochs(tmp_path: Path) -> None:
+    overrides = ["data=linear", "data.batch_size=16", "trainer.max_epochs=-1"]
+    run = build(composed([*overrides, "trainer.max_steps=12", "scheduler=one_cycle"]), tmp_path)
+    run.trainer.fit(run.module, run.data)
+    assert (run.trainer.global_step, run.trainer.current_epoch) == (12, 3)
+    assert run.module.schedule.ticks == 12
+
+
+def test_overfitted_batches_stay_the_same() -> None:
+    run = build(composed(["trainer.overfit_batches=1", "trainer.max_epochs=2"]))
+    seen: list[torch.Tensor] = []
+    step = run.module.training_step
+
+    def spy(batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        seen.append(batch[0])
+        return step(batch, batch_idx)
+
+    run.module.training_step = spy  # type: ignore[method-assign]
+    run.trainer.fit(run.module, run.data)
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+
+
+def test_runs_begun_in_the_same_second_have_a_directory_each() -> None:
+    directories = set()
+    for _ in range(3):
+        run = build(composed(["data=linear"]))
+        run.directory.mkdir(parents=True)
+        directories.add(run.directory)
+    assert len(directories) == 3
+
+
+def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> None:
+    overrides = ["callbacks.best=null", "callbacks.last=null", "trainer.max_epochs=1"]
+    result = train(composed(overrides), tmp_path)
+    assert result["checkpoints"] == {"best": None, "last": None}
+    assert "test/accuracy" in result["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("seed=-1", r"seed=-1: must be a whole number from 0 to 4294967295"),
+        ("seed=4294967296", r"seed=4294967296: must be a whole number from 0"),
+        ("optimizer.lr=null", r"optimizer.lr=null: must be a number"),
+        ("trainer.limit_train_batches=0", r"leaves none of the 40 train batches"),
+        ("trainer.limit_train_batches=0.01", r"a share of them is at least 0.025"),
+        ("trainer.limit_val_batches=0.5", r"limit_val_batches=0.5: leaves none of the 1 val"),
+        ("trainer.limit_val_batches=many", r"limit_val_batches=many: must be a number of batches"),
+        ("trainer.val_check_interval=100", r"val_check_interval=100: an epoch has 40 batches only"),
+        ("data.batch_size=1 model.norm=batch", r"batch_size=1: leaves a batch of one sample"),
+        ("data.batch_size=3 data=wine model.norm=batch", r"batch_size=3: leaves a batch of one"),
+        (
+            "data=linear data.rows=10 data.val_fraction=0.1",
+            r"the val part holds one sample, for which there is no R2",
+        ),
+        ("data=wine data.mean=[0.5] data.std=[0.5]", r"need a number for each channel of images"),
+        ("data.mean=[0.5,0.5] data.std=[1,1]", r"the inputs have shape \[1, 8, 8\]"),
+        ("data.mean=[0.5] data.std=[0]", r"data.std=\[0\]: each must be above 0"),
+    ],
+)
+def test_settings_that_leave_nothing_to_compute_are_refused(overrides: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(composed(overrides.split()))
+
+
+def test_last_batch_of_one_sample_is_fine_where_it_is_left_out_or_never_reached() -> None:
+    base = ["data=wine", "data.batch_size=3", "model.norm=batch"]
+    for more in (["data.drop_last=true"], ["trainer.limit_train_batches=2"], ["model.norm=layer"]):
+        build(composed([*base, *more]))

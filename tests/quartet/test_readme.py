@@ -1,0 +1,162 @@
+"""Every command and every example of the README, as it stands there."""
+
+import ast
+import json
+import re
+import runpy
+import shlex
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from quartet.build import build, compose
+from quartet.config import allow
+from quartet.core.problems import ConfigError
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+COMMANDS += re.findall(r"`(python train\.py (?!resume|-m)[^`]*)`", README)
+# Files that a block holds, each after a line with its path.
+PARTS: dict[str, str] = {}
+for block in blocks("python") + blocks("yaml"):
+    _, *pieces = re.split(r"^# ((?:src|conf)/\S+)\n", block, flags=re.MULTILINE)
+    PARTS |= dict(zip(pieces[::2], pieces[1::2], strict=True))
+OPTIONS = [path[5:-5].replace("/", "=") for path in PARTS if path.startswith("conf/")]
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures_and_reports(monkeypatch: pytest.MonkeyPatch, nobody_aside: None) -> None:
+    """A fault in one fails no command, and both have tests of their own."""
+    monkeypatch.setattr("quartet.reports.picture.of_training", lambda run, seen: [])
+    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Commands take over Ctrl+C; give it back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a command line, run in this process."""
+    _, script, *arguments = shlex.split(command)
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Path:
+    """A folder with the tables that the commands name, and a finished run."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    size, kind = random.normal(100, 20, 60), random.choice(["flat", "house"], 60)
+    rows = [f"{s:.1f},{k},{3 * s:.0f}" for s, k in zip(size, kind, strict=True)]
+    Path("houses.csv").write_text("\n".join(["size,kind,price", *rows]))
+    species = np.repeat(["setosa", "virginica"], 30)
+    rows = [f"{s:.1f},{k}" for s, k in zip(size, species, strict=True)]
+    Path("flowers.csv").write_text("\n".join(["petal,species", *rows]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_ends_well(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "export.py" in command:
+        pytest.importorskip("onnxscript")
+    if "DATE/TIME" in command:
+        assert (
+            run("python train.py trainer=smoke hydra.run.dir=outputs/DATE/TIME", monkeypatch) == 0
+        )
+    if "resume=" in command:
+        command = command.replace("max_epochs=5", "max_epochs=2")
+        assert run(command, monkeypatch) == 0
+        return
+    if set(OPTIONS) & set(command.split()):
+        add_parts(folder, monkeypatch)
+        command = command.replace("train.py", "train.py --config-dir conf")
+    words = set(command.split())
+    if command.startswith("python train.py") and not {"--help", "trainer=smoke"} & words:
+        command += " trainer.max_epochs=1" if "-m" in words else " trainer.max_epochs=3"
+    if "-m experiment" in command:  # two of its 51 jobs
+        command += " optimizer=sgd,adam seed=0"
+    alone = command.startswith("python train.py") and not {"-m", "--help", "check=only"} & words
+    if alone:
+        command += " hydra.run.dir=run"
+    assert run(command, monkeypatch) == 0, capsys.readouterr().err
+    if alone:
+        assert json.loads((folder / "run/result.json").read_text())["status"] == "finished"
+        assert (folder / "run/checkpoints/best.ckpt").exists()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_example_of_a_part_is_trained_by_a_command(option: str) -> None:
+    assert any(option in command.split() for command in COMMANDS)
+
+
+def test_python_example_runs(folder: Path) -> None:
+    (example,) = (block for block in blocks("python") if "import build, compose" in block)
+    scope: dict[str, object] = {}
+    exec(example, scope)
+    assert scope["result"]["status"] == "finished"
+
+
+def add_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the examples what they are in a fork: files of conf/ and modules of the package."""
+    for path, content in PARTS.items():
+        if path.startswith("conf/"):
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content)
+        else:
+            name = path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+            module = types.ModuleType(name)
+            exec(content, module.__dict__)
+            monkeypatch.setitem(sys.modules, name, module)
+            parent, child = name.rsplit(".", 1)
+            __import__(parent)
+            monkeypatch.setattr(sys.modules[parent], child, module, raising=False)
+    line = re.search(r"`FAMILIES` of `src/\w+/allow.py`: `(.*?),`", README)
+    assert line
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, ast.literal_eval(line[1])])
+
+
+REFUSALS = re.findall(r"^    \$ python train.py (.*)\n((?:    (?!\$).+\n)+)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSALS)
+def test_refusal_reads_as_quoted(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        build(compose(shlex.split(overrides)))
+    assert refusal.value.faults == [line.strip() for line in message.splitlines()]
+
+
+def test_every_quoted_refusal_is_tried() -> None:
+    assert len(REFUSALS) == README.count("    $ python train.py")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) < 300

@@ -1,0 +1,239 @@
+"""Runs as a table: what is read, how seeds are gathered, how settings are ranked."""
+
+import io
+import math
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import made_run, made_search
+from scipy import stats
+
+from quartet.reports.importance import importances
+from quartet.reports.results import cautions, find, gather, history, rank, read
+from quartet.sweeps.jobs import Table
+
+
+def sweep(folder: Path, values: dict[str, list[float]], **more: object) -> Path:
+    """A run for each value of each optimizer, the seeds counted from 0."""
+    number = 0
+    for name, bests in values.items():
+        for seed, best in enumerate(bests):
+            made_run(folder / str(number), [f"optimizer={name}", f"seed={seed}"], best, **more)  # type: ignore[arg-type]
+            number += 1
+    return folder
+
+
+def test_seeds_are_gathered_to_mean_deviation_and_students_interval(tmp_path: Path) -> None:
+    values = [0.31, 0.35, 0.42, 0.29]
+    results = read([sweep(tmp_path, {"sgd": values, "adam": [0.9]})])
+    assert results.knobs == ["optimizer"]
+    table = gather(results.jobs, results.knobs)
+    row = table.loc["sgd"]
+    assert row["mean"] == pytest.approx((0.31 + 0.35 + 0.42 + 0.29) / 4)
+    assert row["sd"] == pytest.approx(np.std(values, ddof=1))
+    interval = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (row["low"], row["high"]) == pytest.approx(interval)
+    assert (row["n"], row["of"]) == (4, 4)
+    alone = table.loc["adam"]
+    assert alone["n"] == 1
+    assert alone[["sd", "low", "high"]].isna().all()
+
+
+@pytest.mark.parametrize(("mode", "order"), [("min", ["b", "a", "c"]), ("max", ["c", "a", "b"])])
+def test_ranking_is_by_the_mean_in_the_direction_of_the_monitor(
+    tmp_path: Path, mode: str, order: list[str]
+) -> None:
+    values = {"a": [0.5, 0.7], "b": [0.1, 0.9], "c": [0.8, 0.9]}
+    results = read([sweep(tmp_path, values, mode=mode, metric="val/score", accuracy=0.25)])
+    table = rank(results, "val/score")
+    assert list(table["optimizer"]) == order
+    assert list(table["test/accuracy"]) == [0.25] * 3
+    best = {"min": "2", "max": "5"}[mode]  # the better seed of the best setting
+    assert results.jobs.loc[table["winner"].iloc[0], "job"] == best
+
+
+def test_a_nan_is_never_the_winner(tmp_path: Path) -> None:
+    values = {"a": [math.nan, math.nan], "b": [0.9, math.nan]}
+    table = rank(read([sweep(tmp_path, values)]), "val/loss")
+    assert list(table["optimizer"]) == ["b", "a"]
+    assert table["mean"].iloc[0] == 0.9
+    assert list(table["n"]) == [1, 0]
+    assert math.isnan(table["winner"].iloc[1])
+
+
+def test_jobs_that_did_not_finish_are_listed_and_not_ranked(tmp_path: Path) -> None:
+    error = {"type": "Refusal", "message": "lr must be positive, got -1."}
+    made_run(tmp_path / "0", ["optimizer=sgd", "seed=0"], 0.5)
+    made_run(tmp_path / "1", ["optimizer=sgd", "seed=1"], status="failed", error=error)
+    made_run(tmp_path / "2", ["optimizer=adam", "seed=0"], status="refused", error=error, epochs=0)
+    made_run(tmp_path / "3", ["optimizer=adam", "seed=1"], status=None, epochs=2)
+    with (tmp_path / "3" / "metrics.csv").open("a") as file:
+        file.write("3,11")  # half a line: it is being written
+    results = read([tmp_path])
+    assert list(results.jobs["status"]) == ["finished", "failed", "refused", "unfinished"]
+    assert list(results.jobs["epochs"]) == [3, 3, 0, 2]
+    assert results.jobs["reason"].iloc[1] == "Refusal: lr must be positive, got -1."
+    made_run(tmp_path / "4", ["optimizer=sgd", "seed=2"], status=None)
+    table = rank(read([tmp_path]), "val/loss")
+    assert list(table["optimizer"]) == ["sgd"]
+    assert (table["n"].iloc[0], table["of"].iloc[0]) == (1, 3)
+
+
+def test_one_job_is_a_ranking_of_one(tmp_path: Path) -> None:
+    made_run(tmp_path / "run", ["optimizer=sgd"], 0.5)
+    results = read([tmp_path / "run"])
+    assert results.knobs == []
+    table = rank(results, "val/loss")
+    assert table["mean"].tolist() == [0.5]
+    assert list(results.jobs["seed"]) == [0]
+
+
+def test_the_effect_of_a_knob_is_over_all_values_of_the_others(tmp_path: Path) -> None:
+    for number in range(8):
+        a, b, seed = number // 4, number // 2 % 2, number % 2
+        made_run(tmp_path / str(number), [f"a={a}", f"b={b}", f"seed={seed}"], 10.0 * a + b + seed)
+    results = read([tmp_path])
+    alone = gather(results.jobs, ["a"])
+    assert list(alone["mean"]) == [1.0, 11.0]
+    assert alone["sd"].iloc[0] == pytest.approx(np.std([0, 1, 1, 2], ddof=1))
+    both = gather(results.jobs, ["a", "b"])["mean"].unstack()
+    assert both.to_numpy().tolist() == [[0.5, 1.5], [10.5, 11.5]]
+
+
+def test_jobs_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 9, 1):
+        made_run(tmp_path / str(number))
+    assert [run.name for run in find([tmp_path])] == ["1", "9", "10"]
+
+
+def test_a_run_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_run(tmp_path / "sweep" / "0")
+    monkeypatch.chdir(tmp_path)
+    assert len(find([tmp_path / "sweep", "sweep/0"])) == 1
+
+
+def test_a_directory_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run; name a sweep"):
+        read([tmp_path])
+    with pytest.raises(FileNotFoundError, match=r"nowhere is no directory; name a sweep"):
+        read([tmp_path / "nowhere"])
+
+
+def test_commands_leave_out_how_the_sweep_was_run_and_are_quoted(tmp_path: Path) -> None:
+    given = [
+        "optimizer=sgd",
+        "launcher=local",
+        "sweep=tpe",
+        "+sweep.trials=9",
+        "model.hidden=[1,2]",
+    ]
+    made_run(tmp_path / "0", given)
+    command = read([tmp_path]).jobs["command"].iloc[0]
+    assert command == "python train.py optimizer=sgd 'model.hidden=[1,2]'"
+    assert shlex.split(command)[2:] == ["optimizer=sgd", "model.hidden=[1,2]"]
+
+
+def test_a_value_that_was_not_given_is_looked_up(tmp_path: Path) -> None:
+    made_run(tmp_path / "a", ["optimizer.lr=0.5"])
+    plain = made_run(tmp_path / "b", ["optimizer=sgd"])
+    for run, name in ((tmp_path / "a", "adam"), (plain, "sgd")):
+        (run / ".hydra" / "config.yaml").write_text("optimizer:\n  lr: 0.25\n")
+        (run / ".hydra" / "hydra.yaml").write_text(
+            f"hydra:\n  runtime:\n    choices:\n      optimizer: {name}\n"
+        )
+    results = read([tmp_path / "a", tmp_path / "b"])
+    assert list(results.jobs["optimizer.lr"]) == [0.5, 0.25]
+    assert list(results.jobs["optimizer"]) == ["adam", "sgd"]
+    assert sorted(results.knobs) == ["optimizer", "optimizer.lr"]
+
+
+def test_a_knob_that_some_jobs_do_not_have_keeps_their_rows(tmp_path: Path) -> None:
+    made_run(tmp_path / "0", ["optimizer=sgd", "optimizer.momentum=0.9"], 0.3)
+    made_run(tmp_path / "1", ["optimizer=adam"], 0.2)
+    table = rank(read([tmp_path]), "val/loss")
+    assert list(table["mean"]) == [0.2, 0.3]
+    assert table["winner"].tolist() == [1, 0]
+
+
+def test_an_override_named_like_a_column_keeps_its_own(tmp_path: Path) -> None:
+    for number in range(2):
+        made_run(tmp_path / str(number), [f"epochs={number}"])
+    results = read([tmp_path])
+    assert results.knobs == ["override epochs"]
+    assert list(results.jobs["epochs"]) == [3, 3]
+
+
+def test_different_monitors_are_kept_apart(tmp_path: Path) -> None:
+    made_run(tmp_path / "0", ["monitor.metric=val/loss"], 0.1)
+    made_run(tmp_path / "1", ["monitor.metric=val/f1"], 0.9, metric="val/f1", mode="max")
+    made_run(tmp_path / "2", ["monitor.metric=null"], None, metric=None)
+    parts = {metric: (mode, len(jobs)) for metric, mode, jobs in read([tmp_path]).by_monitor()}
+    assert parts == {"val/loss": ("min", 1), "val/f1": ("max", 1)}
+
+
+@pytest.mark.parametrize(
+    ("knob", "metric", "said"),
+    [
+        ("loss", "val/loss", "loss differs between these jobs, so val/loss does not mean the same"),
+        ("loss.gamma", "val/loss", "loss.gamma differs"),
+        ("data", "val/f1", "data differs between these jobs: val/f1 on one data set"),
+        ("loss", "val/f1", ""),
+        ("data.batch_size", "val/loss", ""),
+    ],
+)
+def test_what_cannot_be_compared_is_said(tmp_path: Path, knob: str, metric: str, said: str) -> None:
+    for number in range(2):
+        made_run(tmp_path / str(number), [f"{knob}={number}"], metric=metric)
+    told = cautions(read([tmp_path]).jobs, metric)
+    assert len(told) == (1 if said else 0)
+    assert all(said in each for each in told)
+
+
+def test_history_is_a_value_an_epoch_whatever_shares_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,step,train/loss,val/loss\n1,4,3.5,\n1,9,,2.5\n2,14,3.0,\n2,19,,2.0\n3,2"
+    )
+    assert history(tmp_path, "val/loss") == {1: 2.5, 2: 2.0}
+    assert history(tmp_path, "train/loss") == {1: 3.5, 2: 3.0}
+    assert history(tmp_path / "nowhere", "val/loss") == {}
+
+
+def test_importance_finds_the_knob_that_matters(tmp_path: Path) -> None:
+    results = read([made_search(tmp_path, 60)])
+    importance, explained = importances(results.jobs, results.knobs)
+    assert importance.index[0] == "optimizer.lr"
+    assert importance["optimizer.lr"] > 5 * importance["x"]
+    assert explained > 0.5
+
+
+def test_runs_are_told_from_the_folder_that_has_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_run(tmp_path / "sweep" / "0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evaluate.py").touch()
+    assert list(read(["sweep"]).jobs["directory"]) == [str(Path("sweep", "0"))]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert list(read([tmp_path / "sweep"]).jobs["directory"]) == [str(tmp_path / "sweep" / "0")]
+
+
+def test_the_table_is_a_data_frame_of_plain_columns(tmp_path: Path) -> None:
+    results = read([sweep(tmp_path, {"a": [0.5], "b": [0.25]}, accuracy=0.75)])
+    table = pd.read_csv(io.StringIO(results.jobs.to_csv(index=False)))
+    assert list(table["best"]) == [0.5, 0.25]
+    assert list(table["test/accuracy"]) == [0.75, 0.75]
+    assert list(table["optimizer"]) == ["a", "b"]
+
+
+def test_jobs_that_were_tried_again_are_left_out(tmp_path: Path) -> None:
+    table = Table(tmp_path)
+    for _ in range(3):
+        (table.add([], "").directory / ".hydra").mkdir(parents=True)
+    table.jobs[1].retried_as = 2
+    table.write()
+    assert [run.name for run in find([tmp_path])] == ["0", "2"]
+    assert [run.name for run in find([tmp_path / "1"])] == ["1"]  # unless it is named

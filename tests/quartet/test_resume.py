@@ -1,0 +1,1030 @@
+"""A training that was interrupted and goes on ends as if nothing had happened, bit for bit."""
+
+import json
+import math
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, Timer
+from made import composed, paint
+from processes import Command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from quartet.build import compose
+from quartet.checkpoints import callbacks
+from quartet.cli import arguments as command
+from quartet.core.files import CONF
+from quartet.core.problems import ConfigError
+from quartet.core.signals import ShutdownHandler, shutdown
+from quartet.data.datamodule import DataModule
+from quartet.data.loader import Batches
+from quartet.data.split import Parts
+from quartet.reports import picture
+from quartet.run import train
+
+ROOT = Path(__file__).parents[2]
+# 70 training rows: batches of 20, 20, 20 and 10.
+TINY = (
+    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
+    *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null"),
+    "callbacks.last.min_seconds=0",
+)
+RARELY = "callbacks.last.min_seconds=1000"
+EACH_STEP = "callbacks.last.every_n_steps=1"
+SHORT = {
+    "step": ["scheduler.step_size=1"],
+    "multistep": ["scheduler.milestones=[1,2]"],
+    "cosine_restarts": ["scheduler.T_0=2"],
+    "cyclic": ["scheduler.step_size_up=3"],
+    "plateau": ["scheduler.patience=0", "scheduler.threshold=0.5"],
+}
+
+
+class Crash(Exception):
+    """Ends a training at a place of the test's choice."""
+
+
+class CrashAt(Callback):
+    """Raises when `hook` is called for the `number`-th time."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        self.left = number
+
+        def count(*args: Any, **kwargs: Any) -> None:
+            self.left -= 1
+            if not self.left:
+                raise Crash
+
+        setattr(self, hook, count)
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def crash(
+    overrides: Sequence[str], directory: Path, hook: str, number: int, mp: pytest.MonkeyPatch
+) -> None:
+    """Trains until the training fails where it is told to."""
+    import quartet.build
+
+    original = quartet.build.build
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        run = original(*args, **kwargs)
+        run.trainer.callbacks.append(CrashAt(hook, number))
+        return run
+
+    with mp.context() as patch:
+        patch.setattr(quartet.build, "build", build)
+        with pytest.raises(Crash):
+            train(composed(overrides), directory)
+
+
+def resume(directory: Path, *overrides: str) -> dict[str, Any]:
+    return train(compose([f"resume={directory}", *overrides]))
+
+
+def differences(one: Any, other: Any, key: str = "") -> list[str]:
+    """Keys under which two nests of containers and tensors are not the same."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+        return [] if same else [key]
+    if type(one) is not type(other):
+        return [f"{key}: {type(one)} and {type(other)}"]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{key}: {one.keys() ^ other.keys()}"]
+        return [d for name in one for d in differences(one[name], other[name], f"{key}.{name}")]
+    if isinstance(one, list | tuple):
+        if len(one) != len(other):
+            return [f"{key}: lengths"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, pair in pairs for d in differences(*pair, f"{key}.{i}")]
+    return [] if one == other or one != one else [f"{key}: {one!r} and {other!r}"]
+
+
+def load(path: Path, directory: Path) -> Any:
+    def placeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {placeless(k): placeless(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [placeless(item) for item in value]
+        return value.replace(str(directory), "DIR") if isinstance(value, str) else value
+
+    saved = placeless(torch.load(path, weights_only=True))
+    # A count of calls, which Lightning keeps for itself and does not read.
+    del saved["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
+    return saved
+
+
+def assert_same(whole: Path, resumed: Path) -> None:
+    """Weights, optimizer, scheduler, random numbers, scores and learning curves are the same."""
+    assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    for name in ("last", "best"):
+        one, other = (load(d / f"checkpoints/{name}.ckpt", d) for d in (whole, resumed))
+        assert not differences(one, other, name)
+    results = [json.loads((d / "result.json").read_text()) for d in (whole, resumed)]
+    for result in results:
+        assert result["status"] == "finished"
+        for key in ("seconds", "samples_per_second"):
+            del result[key]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])  # they take a second
+
+
+WHOLE: dict[tuple[str, ...], Path] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folder_of_wholes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    WHOLE.clear()
+    WHOLE[()] = tmp_path_factory.mktemp("whole")
+
+
+def uninterrupted(names: Sequence[str]) -> Path:
+    """Where a training of these options at one go lies, for several tests, which only read it."""
+    if tuple(names) not in WHOLE:
+        directory = WHOLE[()] / str(len(WHOLE))
+        train(composed(names), directory)
+        WHOLE[tuple(names)] = directory
+    return WHOLE[tuple(names)]
+
+
+Place = tuple[str, int]
+# Of 3 epochs of 4 batches; the second is counted from the first.
+TWICE: tuple[Place, ...] = (("on_train_batch_end", 3), ("on_train_epoch_start", 2))
+
+
+def check(
+    overrides: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    places: Sequence[Place] = TWICE,
+) -> None:
+    """Trains at one go, then with crashes and resumes, and compares."""
+    names = [*TINY, EACH_STEP, *overrides]
+    whole, run = uninterrupted(names), tmp_path / "run"
+    for number, place in enumerate(places):
+        again = [f"resume={run}"] if number else names
+        crash(again, run, *place, monkeypatch)
+    resume(run)
+    assert_same(whole, run)
+
+
+# Of 3 epochs of 4 batches, each with a validation of one batch.
+PLACES = [
+    ("on_train_batch_end", 2),
+    ("on_train_batch_end", 4),  # the last batch of an epoch
+    ("on_train_batch_end", 5),
+    ("on_train_batch_start", 12),
+    ("on_validation_start", 1),
+    ("on_validation_batch_end", 2),
+    ("on_validation_end", 3),
+    ("on_train_epoch_end", 2),  # before its checkpoint
+    ("on_train_epoch_start", 2),  # after the epoch was logged
+    ("on_train_end", 1),
+    ("on_test_start", 1),
+]
+RICH = (
+    *("optimizer=adam", "scheduler=plateau", *SHORT["plateau"], "scheduler.warmup_steps=3"),
+    *("trainer.accumulate_grad_batches=2", "metrics=regression"),
+)
+
+
+@pytest.fixture
+def whole() -> Path:
+    return uninterrupted([*TINY, EACH_STEP, *RICH])
+
+
+@pytest.mark.parametrize(("hook", "number"), PLACES)
+def test_training_goes_on_exactly_from_every_place(
+    hook: str, number: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash([*TINY, EACH_STEP, *RICH], tmp_path / "run", hook, number, monkeypatch)
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+SETTINGS: dict[str, list[str]] = {
+    "classification": [
+        *("data=digits", "trainer.limit_train_batches=8", "metrics.auroc.exact_values=600")
+    ],
+    "flip and crop": [
+        *("data=digits", "trainer.limit_train_batches=8", "data.flip=true", "data.crop=1")
+    ],
+    "accumulation with an incomplete last window": ["trainer.accumulate_grad_batches=3"],
+    "a limit of steps": ["trainer.max_steps=10"],
+    "validation twice an epoch": [
+        *("trainer.val_check_interval=0.5", "scheduler=plateau", *SHORT["plateau"])
+    ],
+    "validation every second epoch": [
+        *("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4", "scheduler=plateau"),
+        *SHORT["plateau"],
+    ],
+    "a limit of steps, validation every second epoch": [
+        *("trainer.check_val_every_n_epoch=2", "trainer.max_steps=14", "trainer.max_epochs=9"),
+    ],
+    "no validation": ["data.val_fraction=0", "monitor.metric=train/loss"],
+    "batch normalisation": ["model.norm=batch"],
+    "not shuffled": ["data.shuffle=false"],
+    "warm-up and a cosine by steps": [
+        *("scheduler=cosine", "scheduler.interval=step", "scheduler.warmup_epochs=1.5")
+    ],
+    "one cycle, accumulated": ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2"],
+    "ranking": ["data=ranking", "data.queries=60", "data.documents=6", "data.batch_size=12"],
+    "mixup and cutmix": [
+        *("data=digits", "trainer.limit_train_batches=8", "data.mixup=0.2", "data.cutmix=1.0")
+    ],
+    "gradual unfreezing": [
+        *("callbacks=unfreeze", "callbacks.unfreeze.epochs={2: [layers.0.weight]}"),
+        *("scheduler=cosine", "optimizer.lr_factors={layers.0.*: 0.5}"),
+    ],
+    "balanced classes": [
+        *("data=wine", "data.balance=true", "data.keep={0: 0.2}", "metrics=none"),
+    ],
+    "moving average": ["callbacks=ema", "model.norm=batch"],
+    "moving average that begins late": ["callbacks=ema", "callbacks.ema.start_step=5"],
+    "stochastic weight averaging": ["callbacks=swa", "callbacks.swa.start=0.3"],
+    "frozen layer, own learning rates": [
+        *("optimizer.freeze=['layers.0.*']", "optimizer.lr_factors={layers.3.*: 0.1}")
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_go_on_exactly(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(SETTINGS[setting], tmp_path, monkeypatch)
+
+
+def test_early_stopping_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [
+        *("callbacks=early_stopping", "callbacks.early_stopping.patience=1"),
+        *("callbacks.early_stopping.min_delta=9", "trainer.max_epochs=9"),
+    ]
+    places = [("on_train_batch_end", 6), ("on_train_end", 1), ("on_test_start", 1)]
+    check(names, tmp_path, monkeypatch, places)
+
+
+# Those that move the momentum too, with optimizers that have one; then each of the others.
+MOMENTUM = {"momentum": "one_cycle", "nesterov": "cyclic"}
+LEFT = [
+    [name for name in options("optimizer") if name not in MOMENTUM],
+    [name for name in options("scheduler") if name not in MOMENTUM.values()],
+]
+PAIRS = [*MOMENTUM.items(), *islice(zip(*map(cycle, LEFT), strict=False), max(map(len, LEFT)))]
+
+
+@pytest.mark.parametrize(("optimizer", "scheduler"), PAIRS)
+def test_optimizers_and_schedulers_go_on_exactly(
+    optimizer: str, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"optimizer={optimizer}", f"scheduler={scheduler}", *SHORT.get(scheduler, [])]
+    check(names, tmp_path, monkeypatch)
+
+
+def test_training_crashed_three_times_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [("on_train_batch_end", 3), ("on_validation_end", 2), ("on_train_batch_end", 1)]
+    check(RICH, tmp_path, monkeypatch, places)
+    records = sorted(path.name for path in (tmp_path / "run" / ".hydra").glob("resume-*"))
+    assert records == ["resume-1", "resume-2", "resume-3"]
+
+
+def test_comparison_fails_where_the_random_numbers_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "restore_random_states", lambda *args: None)
+    with pytest.raises(AssertionError):
+        check([], tmp_path, monkeypatch, [("on_train_batch_end", 3)])
+
+
+class Noisy(Dataset[tuple[Tensor, Tensor]]):
+    """Samples read one by one, with noise drawn as each is read."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.inputs, self.targets = tensors
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(self.inputs.shape[1]) + random.random()
+        return self.inputs[row] + noise, self.targets[row]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_drawn_at_random_by_processes_go_on_exactly(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = DataModule.load
+
+    def load(self: DataModule) -> Parts:
+        parts = read(self)
+        if isinstance(parts.train, TensorDataset):
+            self.parts = parts._replace(train=Noisy(parts.train.tensors))
+        return self.parts
+
+    monkeypatch.setattr(DataModule, "load", load)
+    # The seed is that of all, said again, so that no other test has these options.
+    check([f"data.num_workers={workers}", "seed=0"], tmp_path, monkeypatch)
+
+
+def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: steps and values by tag, without the epoch, which comes repeatedly."""
+    shown = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
+    shown.Reload()
+    tags = [tag for tag in shown.Tags()["scalars"] if tag != "epoch"]
+    return {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize("place", [("on_train_batch_end", 5), ("on_train_epoch_start", 2)])
+def test_tensorboard_shows_each_step_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, EACH_STEP, "logger=tensorboard"]
+    whole = uninterrupted(names)
+    crash(names, tmp_path / "run", *place, monkeypatch)
+    time.sleep(1.1)  # files of events are ordered by the second
+    resume(tmp_path / "run")
+    assert scalars(tmp_path / "run") == scalars(whole)
+    assert len(scalars(tmp_path / "run")["train/loss"]) == 3
+
+
+def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    names = [*TINY, EACH_STEP, "logger=mlflow", f"logger.mlflow.tracking_uri={store}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own
+        crash(names, tmp_path / "run", "on_train_batch_end", 6, monkeypatch)
+        resume(tmp_path / "run")
+        client = mlflow.MlflowClient(store)
+        (logged,) = client.search_runs([client.get_experiment_by_name("quartet").experiment_id])
+        history = client.get_metric_history(logged.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == [3, 7, 11]
+    assert logged.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_wandb_goes_on_with_the_same_run(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    names = [*TINY, "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1"]
+    finish(*names, f"hydra.run.dir={tmp_path / 'run'}")
+    told = (tmp_path / "run/loggers.json").read_text()
+    finish(f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert (tmp_path / "run/loggers.json").read_text() == told
+    name = json.loads(told)["wandb"]["id"]
+    sessions = list((tmp_path / "run/wandb").glob("offline-run-*"))
+    assert len(sessions) == 2
+    assert all(path.name.endswith(name) for path in sessions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_flipped_and_cropped_go_on_exactly(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint(tmp_path / "pictures", dark=20, light=20)
+    names = [
+        *("data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8"),
+        *("data.batch_size=8", "data.flip=true", "data.crop=2", f"data.num_workers={workers}"),
+    ]
+    check(names, tmp_path, monkeypatch, [("on_train_batch_end", 6)])
+
+
+# --- Signals -------------------------------------------------------------------------------------
+
+
+class SignalAt(CrashAt):
+    """Asks for an end, as a signal does, when `hook` is called for the `number`-th time."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        super().__init__(hook, number)
+        count = getattr(self, hook)
+
+        def ask(*args: Any, **kwargs: Any) -> None:
+            try:
+                count()
+            except Crash:
+                shutdown.handle(signal.SIGTERM, None)
+
+        setattr(self, hook, ask)
+
+
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        ("on_train_batch_start", 2),
+        ("on_train_batch_start", 3),  # in the middle of an accumulation
+        ("on_train_batch_start", 4),
+        ("on_validation_batch_start", 1),
+        ("on_train_epoch_end", 1),
+        ("on_train_epoch_end", 2),
+        ("on_train_epoch_start", 2),
+        ("on_train_epoch_start", 3),
+    ],
+)
+@pytest.mark.parametrize("saves", [[], [RARELY]])
+def test_signal_ends_a_training_where_it_can_go_on_exactly(
+    hook: str,
+    number: int,
+    saves: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [*TINY, *RICH, *saves]
+    monkeypatch.setattr(shutdown, "asked", 0)
+    monkeypatch.setattr(sys.modules[__name__], "CrashAt", SignalAt)
+    monkeypatch.setattr(sys.modules[__name__], "Crash", SystemExit)
+    crash(names, tmp_path / "run", hook, number, monkeypatch)
+    assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "interrupted"
+    shutdown.exit_code = 0
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+def test_short_epochs_are_passed_over_and_done_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = callbacks.LastCheckpoint.save
+    monkeypatch.setattr(
+        callbacks.LastCheckpoint,
+        "save",
+        lambda self, t: (save(self, t), saved.append(t.current_epoch)),
+    )
+    names = [*TINY, *RICH, RARELY]
+    crash(names, tmp_path / "run", "on_train_batch_end", 10, monkeypatch)
+    assert saved == [0]
+    resume(tmp_path / "run")
+    assert saved == [0, 1, 2]  # the first of a start and its last
+    assert_same(whole, tmp_path / "run")
+
+
+# --- What may change -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("short", "longer"),
+    [
+        (["trainer.max_epochs=2"], ["trainer.max_epochs=3"]),
+        (["trainer.max_steps=6"], ["trainer.max_steps=-1"]),  # within an epoch
+        (["trainer.max_steps=8"], ["trainer.max_steps=-1"]),
+    ],
+)
+def test_finished_run_trains_for_longer_as_if_it_had_been_meant_to(
+    short: list[str], longer: list[str], tmp_path: Path
+) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1", "monitor.metric=val/loss"]
+    train(composed(names), tmp_path / "whole")
+    train(composed([*names, *short]), tmp_path / "run")
+    resume(tmp_path / "run", *longer)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints/mid_epoch.ckpt").exists()
+
+
+def test_extension_killed_at_its_start_is_one_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1"]
+    train(composed(names), tmp_path / "whole")
+    train(composed([*names, "trainer.max_steps=6"]), tmp_path / "run")
+    again = [f"resume={tmp_path / 'run'}", "trainer.max_steps=-1"]
+    crash(again, tmp_path / "run", "on_train_start", 1, monkeypatch)
+    resume(tmp_path / "run")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("batches", [2, 5, 8])  # in a window, in one of the second epoch, at an end
+def test_training_ended_by_the_clock_goes_on_as_if_it_had_not(
+    batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=3"]
+    train(composed(names), tmp_path / "whole")
+
+    def check_time(self: Timer, trainer: Trainer) -> None:
+        trainer.should_stop |= trainer.fit_loop.total_batch_idx + 1 >= batches
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Timer, "_check_time_remaining", check_time)
+        train(composed([*names, "trainer.max_time=00:01:00:00"]), tmp_path / "run")
+    epoch, batch = divmod(batches, 4)
+    reached = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert reached == 2 * epoch + math.ceil(batch / 3)  # windows of 3 and 1 batches
+    resume(tmp_path / "run", "trainer.max_time=null")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_extension_from_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1", "trainer.max_steps=6"]
+    train(composed(names), tmp_path / "run")
+    path = tmp_path / "run/checkpoints/mid_epoch.ckpt"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        ConfigError, match=r"mid_epoch.ckpt .* is cut short.* ended within an epoch"
+    ):
+        resume(tmp_path / "run", "trainer.max_steps=-1")
+
+
+def test_checkpoint_within_a_step_is_none_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A validation after the third batch, and two batches a step: best.ckpt holds half a step.
+    names = [*TINY, *RICH, "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3"]
+    train(composed(names), tmp_path / "whole")
+    crash(names, tmp_path / "run", "on_train_batch_start", 4, monkeypatch)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["best.ckpt"]
+    resume(tmp_path / "run")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, *RICH]
+    whole = train(compose(names), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(picture, "of_training", Mock(side_effect=SystemExit(130)))
+        with pytest.raises(SystemExit):
+            train(compose(names), tmp_path / "run")
+    assert command.result_of(tmp_path / "run")["status"] == "interrupted"
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 1 + 3  # all epochs
+    again = resume(tmp_path / "run")
+    assert again["metrics"] == whole["metrics"]
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_patience_may_grow(tmp_path: Path) -> None:
+    # Nothing ever gets better.
+    names = [*TINY, "callbacks=early_stopping", "optimizer.lr=0", "trainer.max_epochs=6"]
+    patience = "callbacks.early_stopping.patience"
+    for name, value in (("run", 1), ("whole", 3)):
+        train(composed([*names, f"{patience}={value}"]), tmp_path / name)
+    rows = [
+        len((tmp_path / name / "metrics.csv").read_text().splitlines()) for name in ("run", "whole")
+    ]
+    assert rows[0] < rows[1]
+    resume(tmp_path / "run", f"{patience}=3")
+    assert (tmp_path / "run/metrics.csv").read_text() == (
+        tmp_path / "whole/metrics.csv"
+    ).read_text()
+
+
+def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
+    before = command.records(done)
+    start = done / ".hydra" / f"{command.STARTING}-1"
+    start.mkdir()
+    (start / "config.yaml").write_text("seed: 7\n")
+    assert command.records(done) == before
+    command.accept(start)
+    assert command.records(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
+    command.forget(done / f".hydra/resume-{len(before)}")
+    assert len(command.records(done)) == len(before) + 1
+    shutil.rmtree(done / f".hydra/resume-{len(before)}")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_damaged_result_is_none(content: str, tmp_path: Path) -> None:
+    result = train(composed([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
+    (tmp_path / "run/result.json").write_text(content)
+    again = resume(tmp_path / "run")
+    assert again["metrics"] == result["metrics"]
+    assert again["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "it's", "'", "a'", "\\", "a\\'b\\", '"', "a b=c,{d}[e]", "ü:#%"]
+)
+def test_any_directory_can_be_named(name: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"a={command.quoted(name)}"])
+    assert override.value() == name
+    assert command.unquoted(shlex.split(shlex.quote(name))[0]) == name
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "metrics.csv", ".hydra", "result.json"])
+def test_what_is_left_of_a_run_is_not_written_over(left: str, tmp_path: Path) -> None:
+    (tmp_path / left).mkdir()
+    with pytest.raises(ConfigError, match="already holds a run, and nothing in it was touched"):
+        train(composed(TINY), tmp_path)
+
+
+def test_new_run_does_not_write_where_one_is(done: Path) -> None:
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="already holds a run, and nothing in it was touched"):
+        train(composed(TINY), done)
+    assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
+
+
+def test_record_that_directs_hydra_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("hydra: {searchpath: ['pkg://evil']}\n")
+    with pytest.raises(ConfigError, match="hydra: a run's record holds no such key"):
+        compose([f"resume={tmp_path}"])
+
+
+def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(composed([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
+    before = (tmp_path / "run/metrics.csv").stat().st_mtime_ns
+    assert resume(tmp_path / "run") == result
+    assert "has finished; trainer.max_epochs=N" in capsys.readouterr().out
+    assert (tmp_path / "run/metrics.csv").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("done") / "run"
+    train(composed([*TINY, "trainer.max_epochs=1"]), directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("optimizer.lr=0.5", r"optimizer.lr: 0.002 -> 0.5"),
+        ("model.hidden=[8]", r"model.hidden: \[16\] -> \[8\]"),
+        ("seed=1", "seed: 0 -> 1"),
+        ("data.batch_size=7", "data.batch_size: 20 -> 7"),
+        ("scheduler.frequency=2", "scheduler.frequency: 1 -> 2"),
+        ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches: 1 -> 2"),
+        ("trainer.gradient_clip_val=1", "trainer.gradient_clip_val: None -> 1"),
+        ("callbacks.best=null", "callbacks.best.filename: best -> None"),
+        ("callbacks.last.filename=foo", "callbacks.last.filename: last -> foo"),
+        ("monitor.metric=train/loss", "monitor.metric: val/loss -> train/loss"),
+    ],
+)
+def test_change_of_what_was_trained_is_refused(done: Path, override: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault) as refusal:
+        resume(done, override)
+    assert "start a run of its own without resume" in str(refusal.value)
+
+
+def test_all_changes_are_refused_at_once(done: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        resume(done, "optimizer.lr=0.5", "seed=1")
+    assert len(refusal.value.faults) == 3
+
+
+def test_longer_training_is_refused_where_the_schedule_was_made_for_the_shorter(
+    tmp_path: Path,
+) -> None:
+    names = [*TINY, "trainer.max_epochs=2", "scheduler=cosine"]
+    train(composed(names), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"scheduler.T_max was taken from .* 8 steps, .* for 12"):
+        resume(tmp_path / "run", "trainer.max_epochs=3")
+
+
+def test_training_shorter_than_it_is_already_is_refused(tmp_path: Path) -> None:
+    train(composed(TINY), tmp_path / "run")
+    with pytest.raises(ConfigError, match="max_epochs=1 lies before epoch 3"):
+        resume(tmp_path / "run", "trainer.max_epochs=1")
+
+
+def test_other_workers_loggers_and_callbacks_are_no_change(tmp_path: Path) -> None:
+    names = [*TINY, "scheduler=step", "scheduler.step_size=1"]
+    train(composed(names), tmp_path / "whole")
+    train(composed([*names, "trainer.max_epochs=2"]), tmp_path / "run")
+    resume(
+        *(tmp_path / "run", "trainer.max_epochs=3", "data.num_workers=1", "+logger=tensorboard"),
+        "callbacks.last.every_minutes=0.0001",
+    )
+    assert (tmp_path / "run/metrics.csv").read_text() == (
+        tmp_path / "whole/metrics.csv"
+    ).read_text()
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    cfg = composed(TINY)
+    cfg.resume = str(tmp_path)
+    with pytest.raises(ConfigError, match="holds no run"):
+        train(cfg)
+
+
+def test_run_cut_off_before_its_first_checkpoint_starts_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = uninterrupted(TINY)
+    crash(TINY, tmp_path / "run", "on_train_batch_end", 1, monkeypatch)
+    resume(tmp_path / "run")
+    assert "holds no checkpoint yet; it starts from the beginning" in capsys.readouterr().out
+    assert_same(whole, tmp_path / "run")
+
+
+def test_finished_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
+    train(composed([*TINY, "callbacks.best=null", "callbacks.last=null"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"no checkpoint to go on from.*Start it anew"):
+        resume(tmp_path / "run")
+
+
+def test_moved_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [*TINY, EACH_STEP]
+    crash(names, tmp_path / "before", "on_train_batch_end", 6, monkeypatch)
+    (tmp_path / "before").rename(tmp_path / "after")
+    resume(tmp_path / "after")
+    assert_same(uninterrupted(names), tmp_path / "after")
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("every_n_steps", "above 0"), ("every_minutes", "above 0"), ("min_seconds", "at least 0")],
+)
+def test_negative_distance_between_checkpoints_is_refused(name: str, least: str) -> None:
+    settings = {"every_n_steps": None, "every_minutes": None, "min_seconds": 0, name: -1}
+    with pytest.raises(ValueError, match=f"callbacks.last.{name} must be {least}, got -1"):
+        callbacks.LastCheckpoint(**settings)
+
+
+def test_all_wrong_distances_between_checkpoints_are_named() -> None:
+    with pytest.raises(ValueError, match=r"every_n_steps must .*every_minutes must .*min_seconds"):
+        callbacks.LastCheckpoint(every_n_steps=0, every_minutes=-1, min_seconds=-1)
+
+
+# --- Pieces --------------------------------------------------------------------------------------
+
+
+def test_batches_begin_at_their_start_and_only_in_that_epoch() -> None:
+    def batches(start: tuple[int, int]) -> Batches:
+        return Batches(23, 5, seed=3, shuffle=True, drop_last=False, start=start)
+
+    whole, begun = batches((0, 0)), batches((4, 2))
+    whole.set_epoch(4)
+    assert not differences(list(whole)[2:], list(begun))  # before set_epoch is called, too
+    for epoch in (4, 5):
+        whole.set_epoch(epoch)
+        begun.set_epoch(epoch)
+        assert len(list(begun)) == (3 if epoch == 4 else 5)
+    assert not differences(list(whole), list(begun))
+    assert len(begun) == 5
+
+
+def rewritten(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    command.argv_for_resume()
+    return sys.argv[1:]
+
+
+def test_command_line_becomes_that_of_the_run(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = rewritten(monkeypatch, f"resume={done}", "trainer.max_epochs=9", "logger=tensorboard")
+    assert once[:4] == ["--config-dir", str(done / ".hydra"), "--config-name", "config"]
+    assert once[-2:] == ["trainer.max_epochs=9", "+logger=tensorboard"]
+    assert f"hydra.output_subdir=.hydra/starting-{os.getpid()}" in once
+    assert rewritten(monkeypatch, *once) == once
+    assert rewritten(monkeypatch, "resume=null") == ["resume=null"]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert rewritten(monkeypatch, f"resume={done}") == [f"resume={done}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resume=nowhere"], "resume=nowhere holds no run"),
+        (["resume=DONE", "-m"], "leave out -m"),
+        (["resume=DONE", "optimizer=sgd"], "optimizer=sgd would change"),
+        (
+            ["resume=DONE", "hydra.run.dir=other"],
+            "in that directory; leave out hydra.run.dir=other",
+        ),
+    ],
+)
+def test_command_line_that_cannot_go_on_is_refused(
+    arguments: list[str],
+    message: str,
+    done: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        rewritten(monkeypatch, *(each.replace("DONE", str(done)) for each in arguments))
+    assert message in capsys.readouterr().err
+
+
+# --- Processes -----------------------------------------------------------------------------------
+
+
+LONGEST = 300  # seconds that a process may take for anything
+
+
+def start(*arguments: str) -> Command:
+    return Command(ROOT, *arguments)
+
+
+def wait_for(path: Path, process: Command, pause: float = 0.01) -> None:
+    """Returns once there is such a file, or the process has ended."""
+    end = time.monotonic() + LONGEST
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(pause)
+
+
+def finish(*arguments: str) -> str:
+    process = start(*arguments)
+    output = "".join(process.communicate(timeout=300))
+    assert process.returncode == 0, output
+    return output
+
+
+def kill(directory: Path, *arguments: str, number: int, delay: float) -> bool:
+    """Kills a run some time after a checkpoint was written; returns whether it was under way."""
+    process = start(f"hydra.run.dir={directory}", *arguments)
+    path, seen, written = directory / "checkpoints/last.ckpt", 0, 0
+    end = time.monotonic() + LONGEST
+    while process.poll() is None and seen < number:
+        assert time.monotonic() < end, f"only {seen} of {number} checkpoints"
+        time.sleep(0.0005)
+        if path.exists() and (at := path.stat().st_mtime_ns) != written:
+            seen, written = seen + 1, at
+    time.sleep(delay)
+    running = process.poll() is None
+    process.kill()
+    process.communicate()
+    return running
+
+
+def test_killed_process_goes_on_exactly(tmp_path: Path) -> None:
+    place = random.SystemRandom()
+    number, delay = place.randint(1, 12), place.uniform(0, 0.01)
+    print(f"killed {delay} s after checkpoint {number}")  # for the report of a failure
+    names = [*TINY, *RICH, EACH_STEP, "trainer.max_epochs=10"]
+    assert kill(tmp_path / "run", *names, number=number, delay=delay), "it was too fast"
+    train(composed(names), tmp_path / "whole")
+    finish(f"resume={tmp_path / 'run'}")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_two_starts_in_one_directory_leave_one_run(tmp_path: Path) -> None:
+    names = [f"hydra.run.dir={tmp_path / 'run'}", *TINY]
+    processes = {lr: start(*names, f"optimizer.lr={lr}") for lr in (0.01, 0.02)}
+    told = {lr: "".join(process.communicate(timeout=300)) for lr, process in processes.items()}
+    statuses = {processes[lr].returncode: lr for lr in processes}
+    assert statuses.keys() == {0, 2}, told
+    assert "already holds a run, and nothing in it was touched" in told[statuses[2]]
+    assert f"lr: {statuses[0]}" in (tmp_path / "run/.hydra/config.yaml").read_text()
+    assert (tmp_path / "run/train.log").exists()
+
+
+def test_signal_while_the_result_is_written_loses_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    process = start(f"hydra.run.dir={directory}", *TINY, "trainer.max_epochs=100000")
+    wait_for(directory / "checkpoints/last.ckpt", process)
+    process.send_signal(signal.SIGINT)
+    wait_for(directory / ".result.json.part", process, pause=0)
+    process.send_signal(signal.SIGINT)
+    output = "".join(process.communicate(timeout=300))
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1].endswith(f"train.py resume={directory}")
+    assert json.loads((directory / "result.json").read_text())["status"] == "interrupted"
+    assert (directory / ".hydra/config.yaml").exists()
+
+
+def test_signals_wait_for_what_must_not_be_broken_off() -> None:
+    own = ShutdownHandler()
+    seen = []
+
+    def write() -> None:
+        with own.shielded():
+            for _ in range(2):
+                own.handle(signal.SIGINT, None)
+                seen.append(own.asked)
+
+    with pytest.raises(SystemExit, match="130"):
+        write()
+    assert seen == [0, 0]
+
+
+def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    process = start(f"hydra.run.dir={directory}", *TINY, "trainer.max_epochs=100000")
+    wait_for(directory / "checkpoints/last.ckpt", process)
+    process.terminate()
+    output = "".join(process.communicate(timeout=300))
+    assert process.returncode == 143, output
+    assert output.splitlines()[-1].endswith(f"train.py resume={directory}")
+    refused = start(f"resume={directory}", "optimizer.lr=1")
+    output = "".join(refused.communicate(timeout=300))
+    assert refused.returncode == 2, output
+    assert "optimizer.lr: 0.002 -> 1" in output
+    assert [path.name for path in (directory / ".hydra").iterdir() if path.is_dir()] == []
+    assert (directory / ".hydra/config.yaml").exists()
+
+
+# Dropout and shuffling besides, in all of them.
+MORE = (
+    [],
+    ["trainer.accumulate_grad_batches=2", "scheduler.warmup_steps=3"],
+    ["data=image_folder", "data.path=PICTURES", "data.image_size=8", "data.flip=true"],
+    ["data=digits", "trainer.limit_train_batches=8", "data.flip=true", "data.crop=1"],
+)
+PICTURES = ["data.crop=2", "data.batch_size=8", "data.num_workers=2", "scheduler.warmup_steps=3"]
+
+
+def plain(optimizer: str, scheduler: str) -> bool:
+    """Whether a pair takes no warm-up and no accumulation: they are refused."""
+    return optimizer == "lbfgs" or scheduler in ("one_cycle", "cyclic")
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
+    """At least 20 kills: every optimizer and every scheduler, of some runs two."""
+    paint(tmp_path / "pictures", dark=20, light=20)
+    place = random.Random(0)
+    kills = 0
+    for index, (optimizer, scheduler) in enumerate(PAIRS):
+        more = list(MORE[index % 4])
+        if index % 4 == 2:
+            more = [x.replace("PICTURES", str(tmp_path / "pictures")) for x in [*more, *PICTURES]]
+        if plain(optimizer, scheduler):
+            more = [x for x in more if "warmup" not in x and "accumulate" not in x]
+        names = [
+            *(*TINY, EACH_STEP, "trainer.max_epochs=8", f"optimizer={optimizer}"),
+            *(f"scheduler={scheduler}", *SHORT.get(scheduler, []), *more),
+        ]
+        whole, run = tmp_path / f"whole-{index}", tmp_path / f"run-{index}"
+        train(composed(names), whole)
+        kills += kill(run, *names, number=place.randint(1, 20), delay=place.uniform(0, 0.02))
+        if index % 2:
+            resume(run)
+        else:
+            process = start(f"resume={run}")
+            time.sleep(place.uniform(0.3, 1.5))  # while it starts, or trains
+            kills += process.poll() is None
+            process.kill()
+            process.communicate()
+            finish(f"resume={run}")
+        assert_same(whole, run)
+    print(f"{kills} kills of {len(PAIRS)} runs")
+    assert kills >= 20
+
+
+DIES = """
+import os, signal, sys
+from lightning.pytorch.callbacks import Callback
+import quartet.build
+from quartet.run import train
+directory, hook, number, *overrides = sys.argv[1:]
+left = int(number)
+
+def die(*args, **kwargs):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+original = quartet.build.build
+
+def build(*args):
+    run = original(*args)
+    callback = Callback()
+    setattr(callback, hook, die)
+    run.trainer.callbacks.append(callback)
+    return run
+
+quartet.build.build = build
+train(quartet.build.compose(overrides), directory)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [
+        ("on_train_batch_end", 4),  # the end of an epoch
+        ("on_validation_batch_end", 2),
+        ("on_validation_end", 2),
+        ("on_train_epoch_end", 2),
+        ("on_train_epoch_start", 3),
+    ],
+)
+def test_processes_killed_between_steps_go_on_exactly(
+    hook: str, number: int, whole: Path, tmp_path: Path
+) -> None:
+    arguments = [str(tmp_path / "run"), hook, str(number), *TINY, EACH_STEP, *RICH]
+    done = subprocess.run([sys.executable, "-c", DIES, *arguments], check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")

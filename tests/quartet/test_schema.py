@@ -1,0 +1,83 @@
+"""The JSON schemas by which editors know the YAML: up to date, and neither too strict nor too lax."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from omegaconf import OmegaConf
+
+from quartet.core.files import CONF
+
+SCRIPT = runpy.run_path(str(CONF.parent / "scripts/schema.py"))
+SCHEMAS: dict[str, str] = SCRIPT["schemas"]()
+YAMLS = [path for path in sorted(CONF.rglob("*.yaml")) if SCRIPT["modeline"](path)]
+
+
+def test_schemas_are_those_of_the_code() -> None:
+    written = {path.stem: path.read_text() for path in (CONF / ".schema").glob("*.json")}
+    if not all(f"with {SCRIPT['versions']()}." in content for content in written.values()):
+        pytest.skip("the committed ones describe other versions of the libraries")
+    assert written == SCHEMAS, "python scripts/schema.py writes them anew"
+    for content in SCHEMAS.values():
+        Draft202012Validator.check_schema(json.loads(content))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONF))[:-5])
+def test_shipped_file_is_valid_and_names_its_schema(path: Path) -> None:
+    head = next(line for line in path.read_text().splitlines()[:2] if "@package" not in line)
+    assert f"{head}\n" == SCRIPT["modeline"](path), "python scripts/schema.py writes it"
+    file = (path.parent / head.partition("$schema=")[2]).resolve()
+    faults = wrong(file.stem, OmegaConf.to_container(OmegaConf.load(path)))
+    assert not faults, faults
+
+
+def wrong(group: str, content: Any) -> list[str]:
+    return [
+        error.message
+        for error in Draft202012Validator(json.loads(SCHEMAS[group])).iter_errors(content)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("group", "content"),
+    [
+        ("optimizer", {"_target_": "torch.optim.Adam", "lr": "fast"}),
+        ("optimizer", {"_target_": "torch.optim.Adam", "learning_rate": 0.1}),
+        ("optimizer", {"freeze": "layers.0.*"}),
+        ("scheduler", {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "batch"}),
+        ("model", {"_target_": "project.model.mlp.MLP", "hiden": [64]}),
+        ("data", {"task": "clustering"}),
+        ("loss", {"tasks": "binary"}),
+        (
+            "callbacks",
+            {
+                "best": {
+                    "_target_": "quartet.checkpoints.callbacks.BestCheckpoint",
+                    "file_name": "x",
+                }
+            },
+        ),
+        ("metrics", {"accuracy": 3}),
+        ("trainer", {"max_epochs": "many"}),
+        ("module", {"_target_": "quartet.training.module.Module", "model": None}),
+        ("experiment", {"monitor": {"metrik": "val/loss"}}),
+        ("experiment", {"seed": "zero"}),
+    ],
+)
+def test_mistake_is_seen(group: str, content: Any) -> None:
+    assert wrong(group, content)
+
+
+@pytest.mark.parametrize(
+    ("group", "content"),
+    [
+        ("optimizer", {"_target_": "lion_pytorch.Lion", "lr": 0.1, "use_triton": False}),
+        ("optimizer", {"_target_": "torch.optim.Adam", "lr": "${oc.env:LR}"}),
+        ("data", {"_target_": "project.data.moons.moons", "samples": 3, "task": "multiclass"}),
+    ],
+)
+def test_what_a_fork_may_bring_is_fine(group: str, content: Any) -> None:
+    assert not wrong(group, content)

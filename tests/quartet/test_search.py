@@ -1,0 +1,467 @@
+"""Searches: what is drawn, what goes on after a kill, what the shipped ranges hold."""
+
+import json
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from processes import Command
+
+from quartet.build import build, compose
+from quartet.compat.lightning import quieten
+from quartet.core.problems import ConfigError
+from quartet.records import result as record
+from quartet.run import train as train_really
+from quartet.sweeps import space
+from quartet.sweeps.jobs import Table
+
+optuna = pytest.importorskip("optuna")
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+SMALL = ["data=linear", "model=linear", "metrics=none", "trainer=cpu"]
+LR = "optimizer.lr=tag(log,interval(1e-4,1.0))"
+BOWL = ["optimizer=sgd", LR, "hydra.sweep.dir=s"]
+
+Search = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    quieten()
+
+
+@pytest.fixture
+def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_aside: None) -> Iterator[Search]:
+    """Runs train.py in this process with a training that only has a value: best at sgd's lr of 0.01."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+        values = record.initial_result(cfg) | {"status": "finished"}
+        lr = cfg.optimizer.lr
+        values["monitor"] |= {"best": (lr - 0.01) ** 2, "epoch": 1}
+        values["metrics"] = {"val/loss": (lr - 0.01) ** 2, "test/size": lr}
+        values["seconds"] = {"fit": 1 / lr, "total": None}
+        values["checkpoints"] = {}
+        if cfg.seed == 13 and lr > 0.01:
+            raise ConfigError(["seed=13: is refused here."])
+        if cfg.seed == 14:
+            values["monitor"]["best"] = values["metrics"]["val/loss"] = float("nan")
+        record.write_result(directory, values)
+        return values
+
+    monkeypatch.setattr("quartet.run.train", train)
+    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> int:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), "-m", "sweep=optuna", *arguments])
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    yield command
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def drawn(directory: str) -> list[list[str]]:
+    return [job.overrides for job in Table(directory).current]
+
+
+def study(directory: str) -> "optuna.Study":
+    from quartet.sweeps.study import make_storage
+
+    return optuna.load_study(study_name="search", storage=make_storage(None, Path(directory)))
+
+
+def states(directory: str) -> list[str]:
+    return [trial.state.name for trial in study(directory).trials]
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "tpe",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("random", "qmc", "nsgaii")),
+    ],
+)
+def test_search_that_goes_on_asks_what_one_in_a_single_piece_does(
+    sampler: str, search: Search
+) -> None:
+    command = ("optimizer=sgd", LR, "model.dropout=interval(0.0,0.5)", f"sweep.sampler={sampler}")
+    assert search(*command, "sweep.n_trials=14", "hydra.sweep.dir=whole") == 0
+    for total in (5, 12, 14):
+        assert search(*command, f"sweep.n_trials={total}", "hydra.sweep.dir=parts") == 0
+        assert len(drawn("parts")) == total
+    assert drawn("parts") == drawn("whole")
+    assert len({tuple(overrides) for overrides in drawn("whole")}) == 14
+    other = ("sweep.seed=1", "sweep.n_trials=2", "hydra.sweep.dir=other")
+    assert search(*command, *other) == 0
+    assert drawn("other")[0] != drawn("whole")[0]
+
+
+def test_tpe_comes_close_to_the_best_value(
+    search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(*BOWL, "sweep.n_trials=25") == 0
+    best = study("s").best_trial
+    assert best.params["optimizer.lr"] == pytest.approx(0.01, rel=0.5)
+    told = capsys.readouterr().out
+    assert f"best: job {best.number}, val/loss" in told
+    assert "25 of 25 jobs finished: s" in told
+
+
+def test_each_option_is_searched_in_its_own_space(search: Search) -> None:
+    over = ("sweep.over=[optimizer,scheduler]", "optimizer=sgd,momentum,adam")
+    assert search(*over, "sweep.n_trials=20", "scheduler=none,step", "hydra.sweep.dir=s") == 0
+    keys = {
+        "optimizer=sgd": {"lr", "weight_decay"},
+        "optimizer=momentum": {"lr", "momentum", "weight_decay"},
+        "optimizer=adam": {"lr", "weight_decay"},
+        "scheduler=none": set(),
+        "scheduler=step": {"step_size", "gamma"},
+    }
+    seen = set()
+    for overrides in drawn("s"):
+        choices = [each for each in overrides if each in keys]
+        assert [each.partition("=")[0] for each in choices] == ["optimizer", "scheduler"]
+        own = {f"{each.partition('=')[0]}.{name}" for each in choices for name in keys[each]}
+        assert {each.partition("=")[0] for each in overrides if each not in choices} == own
+        seen |= set(choices)
+    assert seen == set(keys)
+
+
+def test_without_a_word_the_settings_of_the_chosen_options_are_searched(search: Search) -> None:
+    assert search("optimizer=rmsprop", "sweep.n_trials=1", "hydra.sweep.dir=s") == 0
+    keys = [each.partition("=")[0] for each in drawn("s")[0]]
+    rmsprop = ["optimizer.lr", "optimizer.alpha", "optimizer.weight_decay"]
+    assert keys == ["optimizer", *rmsprop, "model", "model.hidden", "model.dropout"]
+
+
+def test_what_is_fixed_stays_and_own_ranges_win(search: Search) -> None:
+    own = "sweep.space={optimizer.lr: {low: 0.2, high: 0.3}, model.hidden: [[8], [16, 8]]}"
+    command = ("sweep.over=[optimizer]", "optimizer=adam", "optimizer.weight_decay=0", own)
+    assert search(*command, "sweep.n_trials=6", "hydra.sweep.dir=s") == 0
+    for overrides in drawn("s"):
+        values = dict(each.split("=") for each in overrides)
+        assert values.keys() == {
+            *("optimizer", "optimizer.lr", "optimizer.weight_decay", "model.hidden")
+        }
+        assert values["optimizer.weight_decay"] == "0"
+        assert 0.2 <= float(values["optimizer.lr"]) <= 0.3
+        assert values["model.hidden"] in ("[8]", "[16,8]")
+    lr, weight_decay = "sweep.over=[optimizer.lr]", "optimizer.weight_decay"
+    assert search(lr, "sweep.n_trials=2", "hydra.sweep.dir=one") == 0
+    assert [each.partition("=")[0] for each in drawn("one")[0]] == ["optimizer.lr"]
+    assert weight_decay not in str(drawn("one"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("a=interval(1,5)", {"low": 1, "high": 5, "log": False}),
+        ("a=tag(log,interval(1e-4,0.1))", {"low": 1e-4, "high": 0.1, "log": True}),
+        ("a=range(1,10,3)", {"low": 1, "high": 7, "step": 3}),
+        ("a=choice(1,x,[2,3])", ["1", "x", "[2,3]"]),
+        ("optimizer=sgd,adam", ["sgd", "adam"]),
+    ],
+)
+def test_hydras_syntax_names_ranges(override: str, expected: Any) -> None:
+    assert space.of_sweep(OverridesParser.create().parse_override(override)) == expected
+
+
+# What came of them
+
+
+def test_jobs_that_do_not_finish_are_failed_trials_with_the_reason(
+    search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(*BOWL, "seed=13", "sweep.n_trials=6") == 1
+    for trial in study("s").trials:
+        refused = trial.params["optimizer.lr"] > 0.01
+        assert trial.state.name == ("FAIL" if refused else "COMPLETE")
+        assert trial.user_attrs.get("reason") == (
+            "refused: seed=13: is refused here." if refused else None
+        )
+    assert f"{states('s').count('FAIL')} of 6 trials failed" in capsys.readouterr().out
+    assert search("optimizer=sgd", LR, "seed=14", "sweep.n_trials=2", "hydra.sweep.dir=nan") == 0
+    assert states("nan") == ["FAIL", "FAIL"]
+    assert study("nan").trials[0].user_attrs["reason"] == "val/loss is nan"
+
+
+def test_several_objectives_have_a_front(
+    search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("sweep.objectives=[val/loss,seconds/fit]", "sweep.n_trials=12")
+    assert search(*BOWL, *both) == 0
+    found = study("s")
+    assert [direction.name for direction in found.directions] == ["MINIMIZE", "MINIMIZE"]
+    # The time falls with lr, so that all above the best lr are on the front.
+    front = {t.number for t in found.trials if t.params["optimizer.lr"] > 0.01}
+    assert front <= {trial.number for trial in found.best_trials}
+    told = capsys.readouterr().out
+    assert f"{len(found.best_trials)} trials that none surpasses in everything:" in told
+    assert told.count("best: job") == len(found.best_trials)
+    unknown = ("sweep.objectives=[test/size,nope/loss]", "sweep.mode=[max,min]")
+    search("optimizer=sgd", LR, *unknown, "sweep.n_trials=1", "hydra.sweep.dir=t")
+    assert study("t").trials[0].user_attrs["reason"].startswith("has no nope/loss; it has val/loss")
+
+
+def test_mode_of_an_objective_is_that_of_its_metric(search: Search) -> None:
+    accuracy = ("data=wine", "monitor.metric=val/accuracy", LR, "sweep.n_trials=1")
+    search(*accuracy, "hydra.sweep.dir=s")
+    assert study("s").direction.name == "MAXIMIZE"
+
+
+def test_database_takes_the_place_of_the_journal(search: Search, tmp_path: Path) -> None:
+    command = (*BOWL, "sweep.storage=sqlite:///own.db")
+    assert search(*command, "sweep.n_trials=2") == 0
+    assert search(*command, "sweep.n_trials=3") == 0
+    (name,) = optuna.get_all_study_names("sqlite:///own.db")
+    assert len(optuna.load_study(study_name=name, storage="sqlite:///own.db").trials) == 3
+    assert not (tmp_path / "s/optuna/study.journal").exists()
+
+
+# Killed and started again
+
+
+@pytest.mark.parametrize("end", [None, "interrupted", "finished"])
+def test_trial_that_a_kill_left_running_is_told_and_tried_again(
+    end: str | None, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`end` is what its result.json says."""
+    assert search(*BOWL, "sweep.n_trials=4") == 0
+    whole = drawn("s")
+    assert search(*BOWL[:2], "hydra.sweep.dir=k", "sweep.n_trials=2") == 0
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("quartet.sweeps.search.Search.tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search(*BOWL[:2], "hydra.sweep.dir=k", "sweep.n_trials=4")
+    result = tmp_path / "k/2/result.json"
+    if end:
+        values = json.loads(result.read_text())
+        result.write_text(json.dumps(values | {"status": end}))
+    else:
+        result.unlink()
+    assert states("k") == ["COMPLETE", "COMPLETE", "RUNNING"]
+
+    assert search(*BOWL[:2], "hydra.sweep.dir=k", "sweep.n_trials=4") == 0
+    assert drawn("k") == whole  # as if nothing had happened
+    failed = [] if end == "finished" else ["FAIL"]
+    assert states("k") == ["COMPLETE", "COMPLETE", *failed, "COMPLETE", "COMPLETE"]
+    if failed:
+        assert study("k").trials[2].user_attrs["reason"] == "killed or interrupted"
+        assert Table("k").jobs[2].retried_as == 3
+
+
+def test_half_a_line_of_the_journal_is_no_matter(search: Search) -> None:
+    assert search(*BOWL, "sweep.n_trials=2") == 0
+    with Path("s/optuna/study.journal").open("a") as file:
+        file.write('{"op_code": 4, "wor')
+    assert search(*BOWL, "sweep.n_trials=4") == 0
+    assert states("s") == ["COMPLETE"] * 4
+
+
+def test_resume_alone_goes_on(search: Search) -> None:
+    assert search(*BOWL, "sweep.n_trials=2") == 0
+    assert search("sweep.resume=s", "sweep.n_trials=3") == 0
+    assert len(drawn("s")) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["optimizer=sgd,adam,rmsprop", LR], "optimizer: ['sgd', 'adam'] -> ['sgd', 'adam', "),
+        (["optimizer=sgd,adam", "optimizer.lr=interval(0.1,0.2)"], "optimizer.lr: {"),
+        (["optimizer=sgd,adam", LR, "seed=1"], "fixed: [] -> ['seed=1']"),
+        (["optimizer=sgd,adam", LR, "sweep.objectives=[seconds/fit]"], "objectives: {'val/loss'"),
+    ],
+)
+def test_another_search_in_the_same_directory_is_refused(
+    changed: list[str], message: str, search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("optimizer=sgd,adam", LR, "sweep.n_trials=2", "hydra.sweep.dir=s") == 0
+    before = Path("s/optuna/study.journal").read_text()
+    assert search(*changed, "sweep.n_trials=3", "hydra.sweep.dir=s") == 2
+    told = capsys.readouterr().err
+    assert f"s holds another search:\n  {message}" in told
+    assert "name another hydra.sweep.dir" in told
+    assert Path("s/optuna/study.journal").read_text() == before
+    wider = LR.replace("1e-4", "1e-5")
+    other = ("sweep.sampler=random", "sweep.n_trials=3", "hydra.sweep.dir=s")
+    assert search("optimizer=sgd,adam", wider, *other) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep.sampler=tpee"], "sweep.sampler=tpee: must be one of tpe, random, qmc"),
+        (["sweep.sampler=grid"], "sweep=grid tries every combination"),
+        (["sweep.storage=redis://a"], "sweep.storage=redis://a: Optuna unpickles"),
+        (["sweep.n_trials=0"], "sweep.n_trials=0: must be a whole number of at least 1"),
+        (["sweep.pruner=median", "sweep.objectives=[a/loss,b/loss]"], "prunes with one objective"),
+        (["sweep.mode=[least]"], "each must be min or max"),
+        (["sweep.mode=[min,max]"], "must name min or max for each objective"),
+        (["sweep.over=[optimiser]"], "optimiser is neither a group nor a setting"),
+        (["sweep.over=[optimizer.lrr]"], "for which optimizer names a range: lr, weight_decay;"),
+        (["sweep.over=[]"], "There is nothing to search: name groups such as"),
+        (["sweep.space={optimizer.lr: 3}"], "optimizer.lr=3: must be {low: 0.001, high"),
+        (["sweep.space={seed: []}"], "seed=[]: holds no value to choose from"),
+        (["sweep.space={seed: {low: 1, high: b}}"], "'b' is no number"),
+        (["sweep.space={seed: {low: 2, high: 1}}"], "low is above high; exchange them"),
+        (["sweep.space={seed: {low: 0, high: 1, log: true}}"], "needs a low above 0"),
+        (["sweep.space={seed: {low: 0, high: 1, step: 0}}"], "step must be above 0"),
+        (["sweep.space={seed: {low: 0, high: 1, up: 0}}"], "up: a range has low, high, log and"),
+        (
+            ["sweep.space={seed: [1, 2]}", "seed=3"],
+            "seed stands on the command line too, as seed=3",
+        ),
+        (["+optimizer.search.lrr=[1, 2]"], "optimizer.search.lrr: optimizer has no such setting"),
+        (["monitor.metric=null"], "monitor.metric=null: name what to optimise"),
+    ],
+)
+def test_misspelt_settings_are_refused_and_leave_nothing(
+    arguments: list[str],
+    message: str,
+    search: Search,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert search(*arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_optuna_it_says_how_to_install_it(
+    search: Search,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert search(*BOWL) == 2
+    assert capsys.readouterr().err == "sweep=optuna needs optuna: pip install -e '.[optuna]'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_only_says_what_would_run_and_leaves_nothing(
+    search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("data=wine", LR, "check=only", "sweep.n_trials=2") == 0
+    assert capsys.readouterr().out.count("Nothing is wrong with it. It would run:") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def train_py(directory: Path, *arguments: str) -> Command:
+    return Command(directory, "-m", "sweep=optuna", *arguments)
+
+
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
+def test_killed_search_goes_on_to_its_total(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = [*SMALL, "optimizer=sgd", "optimizer.lr=tag(log,interval(1e-4,0.1))"]
+    command = [*own, "trainer.max_epochs=40", "sweep.n_trials=5", "hydra.sweep.dir=s"]
+    command += [f"launcher={launcher}"]
+    process = train_py(tmp_path, *command)
+    while not (tmp_path / "s/2/checkpoints/last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert "RUNNING" in states("s")
+    process = train_py(tmp_path, *command)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "5 of 5 jobs finished: s" in out
+    assert states("s").count("COMPLETE") == 5
+    assert "RUNNING" not in states("s")
+    if launcher == "basic":  # with processes of their own, jobs outlive the search
+        assert states("s").count("FAIL") == 1
+    assert len({tuple(overrides) for overrides in drawn("s")}) == 5
+
+
+# Pruning
+
+
+def test_hopeless_trials_end_early_and_count_as_finished(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("quartet.run.train", train_really)
+    quick = [*SMALL, "optimizer=sgd", "trainer.max_epochs=6", "callbacks.progress_bar=null"]
+    lr = "optimizer.lr=tag(log,interval(1e-6,0.1))"
+    prune = ("sweep.pruner=median", "sweep.warmup_epochs=2", "sweep.sampler=random")
+    assert search(*quick, lr, *prune, "sweep.n_trials=10", "hydra.sweep.dir=s") == 0
+    results = [json.loads(Path(f"s/{n}/result.json").read_text()) for n in range(10)]
+    assert [result["status"] for result in results] == ["finished"] * 10
+    pruned = [number for number, result in enumerate(results) if "pruned" in result]
+    assert pruned
+    assert states("s") == ["PRUNED" if n in pruned else "COMPLETE" for n in range(10)]
+    for number in range(10):
+        rows = len(Path(f"s/{number}/metrics.csv").read_text().splitlines()) - 1
+        assert rows == results[number].get("pruned", 6)
+    assert all(2 < results[number]["pruned"] < 6 for number in pruned)
+    assert f"{len(pruned)} of 10 trials pruned" in capsys.readouterr().out
+    reported = study("s").trials[pruned[0]].intermediate_values
+    assert list(reported) == list(range(1, results[pruned[0]]["pruned"] + 1))
+
+
+# The ranges in conf/
+
+SHIPPED = [
+    (path.parent.name, path.stem)
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if "search" in OmegaConf.load(path)
+]
+
+
+def test_every_optimizer_of_torch_names_a_range_for_lr() -> None:
+    for path in (CONF / "optimizer").glob("*.yaml"):
+        option = OmegaConf.load(path)
+        if option._target_.startswith("torch."):
+            assert "lr" in option.get("search", {}), path.name
+
+
+@pytest.mark.parametrize("end", [0, -1])
+@pytest.mark.parametrize(("group", "option"), SHIPPED)
+def test_shipped_ranges_train_at_both_ends(
+    group: str, option: str, end: int, tmp_path: Path
+) -> None:
+    cfg = compose([f"{group}={option}", "data.batch_size=64", "trainer.max_epochs=1"])
+    for key, range_ in cfg[group].search.items():
+        values = list(space.values(OmegaConf.to_container(range_)))
+        OmegaConf.update(cfg, f"{group}.{key}", values[end])
+    cfg.trainer.accelerator = "cpu"
+    cfg.callbacks, cfg.data.train_samples = {}, None
+    run = build(cfg, tmp_path)
+    run.trainer.fit(run.module, run.data)
+    assert run.trainer.global_step == 20
+    assert all(parameter.isfinite().all() for parameter in run.module.parameters())
+
+
+def test_run_is_checked_for_misspelt_ranges_and_else_not_changed_by_them() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.search\.lr=.*: low is above high"):
+        build(compose(["optimizer.search.lr.low=7"]))
+    with pytest.raises(ConfigError, match=r"model\.search=3: must be a range for each setting"):
+        build(compose(["model.search=3"]))
+    assert build(compose(["optimizer.search=null", "model.search=null"])).module

@@ -1,0 +1,669 @@
+"""Checkpoints: whole or not there, verified when read, plain data and nothing else."""
+
+import ast
+import errno
+import hashlib
+import io
+import logging
+import os
+import pickle
+import random
+import stat
+import subprocess
+import sys
+import threading
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from quartet.build import build, compose
+from quartet.checkpoints import storage
+from quartet.checkpoints.storage import CheckpointError, load, newest_good, save, sealed
+from quartet.cli.commands import expected
+from quartet.core.problems import ConfigError
+from quartet.inference.evaluate import evaluate, predict
+from quartet.run import train
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+SRC = Path(storage.__file__).parent
+
+
+def checkpoint(step: int = 0, width: int = 4) -> dict[str, Any]:
+    model = nn.Linear(width, width)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, width)).sum().backward()
+    optimizer.step()
+    return {
+        "global_step": step,
+        "state_dict": model.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [{"milestones": Counter([3, 5])}],
+        "callbacks": {"Best": {"best_k_models": {"best.ckpt": torch.tensor(0.5)}, "dirpath": "x"}},
+        "rows": [{"epoch": 0, "val/loss": float("nan")}, None, (1, True, b"bytes", 2j)],
+    }
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether the tensors and containers of two checkpoints are equal; NaN equals NaN."""
+    return sealed(first) == sealed(second)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_raw(path: Path, content: bytes) -> Path:
+    """Gives bytes of a zip archive the checksum that `save` would."""
+    archive = content[:-2] + storage.SEAL.to_bytes(2, "little") + storage.LABEL
+    path.write_bytes(archive + hashlib.sha256(archive).hexdigest().encode())
+    return path
+
+
+def write_archive(path: Path, value: Any, **options: Any) -> Path:
+    """Whatever torch can save, with a good checksum."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **options)
+    return write_raw(path, buffer.getvalue())
+
+
+# Saving
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    saved = checkpoint(7)
+    save(saved, tmp_path / "new" / "last.ckpt")
+    loaded = load(tmp_path / "new" / "last.ckpt")
+    assert same(saved, loaded)
+    assert loaded["lr_schedulers"][0]["milestones"] == Counter([3, 5])
+
+
+def test_plain_torch_reads_it_too(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(saved := checkpoint(), path)
+    for mmap in (False, True):
+        assert same(torch.load(path, weights_only=True, mmap=mmap), saved)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+
+
+def test_no_other_file_is_left(tmp_path: Path) -> None:
+    for step in range(3):
+        save(checkpoint(step), tmp_path / "last.ckpt")
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+def test_the_temporary_file_lies_in_the_folder_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    synced: list[bool] = []
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append(names(tmp_path / "run"))
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
+    save(checkpoint(), tmp_path / "run" / "last.ckpt")
+    # The file under its temporary name first, then the folder with its last name.
+    assert seen == [[".last.ckpt.part"], ["last.ckpt"]]
+    assert synced == [False, True]
+
+
+def test_a_left_over_of_a_killed_save_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / ".last.ckpt.part").write_bytes(b"half")
+    save(checkpoint(), tmp_path / "last.ckpt")
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+MORE = (
+    (nn.Linear, "type"),
+    (nn.Linear(1, 1), "Linear"),
+    (partial(print, 1), "partial"),
+    (print, "builtin_function_or_method"),
+    (np.float64(1.0), "numpy.float64"),  # a float, too
+    (np.zeros(1), "numpy.ndarray"),
+    (OmegaConf.create({"a": 1}), "DictConfig"),
+    (Path("x"), "Path"),
+    (Colour.RED, "Colour"),  # an int, too
+    (object(), "builtins.object"),
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "kind"),
+    [
+        pytest.param(place, value, kind, id=f"{place}-{kind}")
+        for place in ("top", "nested", "attribute", "key")
+        for value, kind in MORE
+        if place != "key" or type(value).__hash__
+    ],
+)
+def test_more_than_plain_data_is_not_saved(
+    tmp_path: Path, value: Any, kind: str, place: str
+) -> None:
+    path = tmp_path / "last.ckpt"
+    save(saved := checkpoint(), path)
+    content: dict[str, Any] = {"state_dict": OrderedDict()}
+    if place == "top":
+        content["mine"], key = value, "mine"
+    elif place == "nested":
+        content["mine"], key = {"a": [1, {"b": value}]}, "mine.a.1.b"
+    elif place == "attribute":
+        content["state_dict"].mine, key = value, "state_dict.mine"
+    else:
+        content["mine"], key = {value: 1}, "mine."
+    with pytest.raises(CheckpointError, match=rf"was not written: {key}.*{kind}; a checkpoint hol"):
+        save(content, path)
+    assert same(load(path), saved)
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["_target_", "_instantiator", "_class_path"])
+def test_what_names_something_to_call_is_not_saved(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"hyper_parameters.a.{name} names something to ca"):
+        save({"hyper_parameters": {"a": {name: "os.system"}}}, tmp_path / "last.ckpt")
+
+
+# Faults of the disk
+
+
+OPEN = Path.open
+
+
+class Full(io.BytesIO):
+    """A file on a disk that is full, or broken, after a thousand bytes."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        super().__init__()
+        self.file, self.number = OPEN(path, "wb"), number
+
+    def write(self, content: Any) -> int:
+        self.file.write(content[:1000])
+        raise OSError(self.number, os.strerror(self.number))
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_full_disk_leaves_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, before: bool
+) -> None:
+    path = tmp_path / "last.ckpt"
+    saved = checkpoint(1)
+    if before:
+        save(saved, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode: Full(self, number))
+        with pytest.raises(CheckpointError) as raised:
+            save(checkpoint(2), path)
+    text = str(raised.value)
+    assert str(path) in text
+    assert os.strerror(number) in text
+    assert f"{len(sealed(checkpoint(2))):,} bytes" in text
+    assert ("The one before it is intact." in text) == before
+    assert names(tmp_path) == ["last.ckpt"] * before
+    if before:
+        assert same(load(path), saved)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_fault_of_a_later_step_leaves_the_checkpoint_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "last.ckpt"
+    save(saved := checkpoint(1), path)
+
+    def fail(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if call == "fsync" else Path, call, fail)
+        with pytest.raises(CheckpointError, match=r"No space left .*; make room or write elsewhe"):
+            save(checkpoint(2), path)
+    assert same(load(path), saved)
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CheckpointError, match=r"file/last.ckpt was not written: [\d,]+ bytes, "):
+        save(checkpoint(), tmp_path / "file" / "last.ckpt")
+
+
+def test_a_read_only_folder_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(saved := checkpoint(1), path)
+    tmp_path.chmod(0o500)
+    try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("modes do not bind this user")
+        with pytest.raises(CheckpointError, match=r"Permission denied.* is intact"):
+            save(checkpoint(2), path)
+    finally:
+        tmp_path.chmod(0o700)
+    assert same(load(path), saved)
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+def test_an_interruption_in_the_middle_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(descriptor: int) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(SystemExit):
+        save(checkpoint(), tmp_path / "last.ckpt")
+    assert names(tmp_path) == []
+
+
+# Kills
+
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from quartet.checkpoints.storage import load, newest_good, save
+folder, kills, moments = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
+path, part = folder / "last.ckpt", folder / ".last.ckpt.part"
+leftovers = 0
+for kill in range(kills):
+    content = {"global_step": 1000 * kill, "weight": torch.full((200_000,), 1000.0 * kill)}
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    child = os.fork()
+    if child == 0:
+        while True:
+            content["global_step"] += 1
+            content["weight"] += 1
+            save(content, path)
+    while not path.exists() or path.stat().st_mtime_ns == before:
+        time.sleep(0.001)
+    time.sleep(moments.uniform(0, 0.1))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    leftovers += part.exists()
+    assert newest_good(folder) == path
+    loaded = load(path)
+    assert loaded["global_step"] > 1000 * kill
+    assert (loaded["weight"] == loaded["global_step"]).all()
+print(leftovers)
+"""
+
+
+def kill_while_saving(folder: Path, temporary: Path, kills: int) -> int:
+    """Kills processes that save without pause at random moments, and loads what they left.
+
+    Returns how often a save was under way.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, str(folder), str(kills)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"},
+    )
+    assert not done.returncode, done.stderr
+    return int(done.stdout)
+
+
+def test_a_kill_never_leaves_a_broken_checkpoint(tmp_path: Path) -> None:
+    kill_while_saving(tmp_path, tmp_path, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_hundred_kills_never_leave_a_broken_checkpoint(tmp_path: Path, elsewhere: bool) -> None:
+    temporary = Path("/dev/shm") if elsewhere else tmp_path
+    if not temporary.is_dir():
+        pytest.skip("no second file system")
+    assert kill_while_saving(tmp_path, temporary, 100) > 10  # kills do hit the middle of a save
+
+
+# Damage
+
+
+def damages(content: bytes, count: int) -> list[bytes]:
+    """Truncations, flipped bits and zeroed ranges of a file, a third each."""
+    moments, found = random.Random(0), []
+    while len(found) < count:
+        damaged = bytearray(content)
+        place = moments.randrange(len(content))
+        if len(found) % 3 == 0:
+            del damaged[place:]
+        elif len(found) % 3 == 1:
+            damaged[place] ^= 1 << moments.randrange(8)
+        else:
+            length = min(moments.choice([1, 16, 512, 4096]), len(content) - place)
+            damaged[place : place + length] = bytes(length)
+        if damaged != content:  # a range may have been zero before
+            found.append(bytes(damaged))
+    return found
+
+
+def test_every_damage_is_detected(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(checkpoint(), path)
+    for damaged in damages(path.read_bytes(), 1000):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"is damaged|is cut short") as raised:
+            load(path)
+        assert f"{path} ({len(damaged):,} bytes)" in str(raised.value)
+        assert "take another one" in str(raised.value)
+
+
+def test_the_last_bytes_count_too(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(checkpoint(), path)
+    content = path.read_bytes()
+    for place in range(len(content) - 110, len(content)):  # the archive's end, label and checksum
+        for bit in range(8):
+            path.write_bytes(
+                content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+            )
+            with pytest.raises(CheckpointError):
+                load(path)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(CheckpointError):
+        load(path)
+
+
+def test_a_good_checkpoint_is_never_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for step in range(100):
+        save(checkpoint(step, width=1 + step % 7), path)
+        for _ in range(10):  # a thousand loads in all
+            assert load(path)["global_step"] == step
+
+
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
+    torch.save(checkpoint(), tmp_path / "plain.ckpt")
+    (tmp_path / "empty.ckpt").touch()
+    for name in ("plain", "empty"):
+        with pytest.raises(CheckpointError, match="or not written by this program; take another"):
+            load(tmp_path / f"{name}.ckpt")
+
+
+def test_a_missing_file_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "last.ckpt")
+
+
+# Hostile files, all with a good checksum
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("place", ["top", "hyper_parameters", "state_dict"])
+def test_a_pickled_payload_never_runs(tmp_path: Path, legacy: bool, place: str) -> None:
+    payload, path = Payload(tmp_path / "canary"), tmp_path / "last.ckpt"
+    content: Any = payload if place == "top" else {"state_dict": {}, place: {"a": payload}}
+    write_archive(path, content, _use_new_zipfile_serialization=not legacy)
+    for source in (path, f"file://{path}"):
+        with pytest.raises(
+            CheckpointError, match=r"is refused, it holds more .* Nothing in it was"
+        ):
+            load(source)
+    assert not (tmp_path / "canary").exists()
+    pickle.loads(pickle.dumps(payload))
+    assert (tmp_path / "canary").exists()  # it would have
+
+
+def test_a_class_is_refused_even_if_torch_was_told_to_trust_it(tmp_path: Path) -> None:
+    write_archive(tmp_path / "last.ckpt", {"hparams_type": Colour})
+    with torch.serialization.safe_globals([Colour]), pytest.raises(CheckpointError, match="enum"):
+        load(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("name", ["_target_", "_instantiator", "_class_path"])
+@pytest.mark.parametrize(
+    "hide", [lambda d: d, lambda d: {"a": [{"b": (d,)}]}, lambda d: OrderedDict(model=d)]
+)
+@pytest.mark.parametrize("key", ["hyper_parameters", "datamodule_hyper_parameters", "callbacks"])
+def test_what_names_something_to_call_is_refused(
+    tmp_path: Path, name: str, hide: Any, key: str
+) -> None:
+    path = tmp_path / "last.ckpt"
+    write_archive(path, {"state_dict": {}, key: hide({name: "os.system", "command": "true"})})
+    with pytest.raises(
+        CheckpointError, match=rf"is refused: {key}.*{name} names something to call"
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize("value", [[1], torch.zeros(1), None])
+def test_what_is_no_dictionary_is_refused(tmp_path: Path, value: Any) -> None:
+    write_archive(tmp_path / "last.ckpt", value)
+    with pytest.raises(CheckpointError, match="no dictionary"):
+        load(tmp_path / "last.ckpt")
+
+
+def test_what_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["a"] = content
+    write_archive(tmp_path / "last.ckpt", content)
+    with pytest.raises(CheckpointError, match="holds itself"):
+        load(tmp_path / "last.ckpt")
+
+
+def test_a_url_is_verified_and_loaded_as_plain_data(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save(saved := checkpoint(), path)
+    assert same(load(f"file://{path}"), saved)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="cut short"):
+        load(f"file://{path}")
+
+
+@pytest.mark.parametrize("place", ["reference://a::/b.json", "memory://a", "simplecache::http://a"])
+def test_an_address_of_another_kind_is_refused(place: str) -> None:
+    with pytest.raises(CheckpointError, match="must begin with file, http, https"):
+        load(place)
+
+
+def test_lightning_cannot_ask_for_more_than_weights(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "last.ckpt", {"a": Payload(tmp_path / "canary")})
+    for asked in (None, False, True):
+        with pytest.raises(CheckpointError, match="is refused"):
+            storage.DurableCheckpoints(path.parent).load_checkpoint(path, weights_only=asked)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address at which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
+    tmp_path: Path, served: tuple[Path, str]
+) -> None:
+    folder, address = served
+    cfg = compose(
+        ["data=linear", "trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null"]
+    )
+    run = tmp_path / "run"
+    train(cfg, run)
+    good = (run / "checkpoints/last.ckpt").read_bytes()
+    (folder / "good.ckpt").write_bytes(good)
+    (folder / "cut.ckpt").write_bytes(good[:-1])
+    write_archive(folder / "evil.ckpt", {"state_dict": {}, "a": Payload(tmp_path / "canary")})
+    for number, start in enumerate((address, f"file://{folder}")):
+        first, second = tmp_path / f"{number}.csv", tmp_path / f"{number}-by-name.csv"
+        last = evaluate(cfg, run, checkpoint="last")
+        assert evaluate(cfg, run, checkpoint=f"{start}/good.ckpt") == last
+        rows = predict(cfg, run, checkpoint=f"{start}/good.ckpt", output=first)
+        by_name = predict(cfg, run, checkpoint="last", output=second)
+        assert rows.read_text() == by_name.read_text()
+        for name, fault in (
+            ("cut", "is cut short"),
+            ("evil", "is refused, it holds more than plain data"),
+            ("missing", "cannot be read"),
+        ):
+            for play in (evaluate, predict):
+                with pytest.raises(ConfigError, match=rf"checkpoint={start}/{name}.ckpt.*{fault}"):
+                    play(cfg, run, checkpoint=f"{start}/{name}.ckpt")
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("play", [evaluate, predict])
+def test_a_run_with_a_hostile_or_damaged_checkpoint_is_refused(
+    tmp_path: Path, play: Callable[..., Any]
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    path = write_archive(tmp_path / "checkpoints" / "best.ckpt", Payload(tmp_path / "canary"))
+    cfg = compose(["trainer.accelerator=cpu"])
+    with pytest.raises(
+        ConfigError, match=r"^checkpoint=best: .*best.ckpt .* is refused, it holds mo"
+    ):
+        play(cfg, tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"^checkpoint=best: .*best.ckpt .* is cut short"):
+        play(cfg, tmp_path)
+    assert names(tmp_path) == ["checkpoints"]
+
+
+def test_nothing_outside_the_run_is_written_or_removed(tmp_path: Path) -> None:
+    mine, folder = tmp_path / "mine.ckpt", tmp_path / "folder"
+    mine.touch()
+    folder.mkdir()
+    (tmp_path / "run" / "folder.ckpt").mkdir(parents=True)
+    plugin = storage.DurableCheckpoints(tmp_path / "run")
+    for path in (mine, folder, tmp_path / "run" / ".." / "mine.ckpt"):
+        with pytest.raises(CheckpointError, match="outside the run's directory"):
+            plugin.remove_checkpoint(path)
+        with pytest.raises(CheckpointError, match="outside the run's directory"):
+            plugin.save_checkpoint({}, path)
+    plugin.remove_checkpoint(tmp_path / "run" / "folder.ckpt")
+    assert mine.exists()
+    assert folder.exists()
+    assert (tmp_path / "run" / "folder.ckpt").exists()
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"Best.dirpath=.* is outside the run's directory"):
+        build(compose([f"callbacks.best.dirpath={tmp_path}/elsewhere", "trainer=cpu"]), run)
+
+
+def test_every_trainer_saves_and_loads_through_it(tmp_path: Path) -> None:
+    trainer = build(compose(["trainer.accelerator=cpu"]), tmp_path).trainer
+    assert type(trainer.strategy.checkpoint_io) is storage.DurableCheckpoints
+
+
+# What a command says of it
+
+
+def test_a_failed_save_needs_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="No space left") as raised:  # noqa: PT012
+        try:
+            save({}, tmp_path / "file" / "last.ckpt")
+        finally:  # result.json does not fit either
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert isinstance(expected(raised.value), CheckpointError)
+    assert expected(OSError(errno.EROFS, "Read-only file system")) is not None
+    assert expected(FileNotFoundError(errno.ENOENT, "a fault of the program")) is None
+    assert expected(KeyError("x")) is None
+
+
+# The newest good one
+
+
+def test_the_last_checkpoint_is_taken_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(checkpoint(5), tmp_path / "last.ckpt")
+    save(checkpoint(9), tmp_path / "best.ckpt")
+    assert newest_good(tmp_path) == tmp_path / "last.ckpt"
+    assert not caplog.records
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_newest_good_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, step in (("last", 9), ("a", 3), ("best", 7), ("c", 5), ("broken", 8)):
+        save(checkpoint(step), tmp_path / f"{name}.ckpt")
+    for name in ("last", "broken"):
+        with (tmp_path / f"{name}.ckpt").open("r+b") as file:
+            file.truncate(1000)
+    (tmp_path / ".last.ckpt.part").write_bytes(b"half")
+    with caplog.at_level(logging.WARNING):
+        assert newest_good(tmp_path) == tmp_path / "best.ckpt"
+    assert f"{tmp_path / 'last.ckpt'} (1,000 bytes) is cut short" in caplog.text
+    assert f"Taking {tmp_path / 'best.ckpt'} instead, of step 7." in caplog.text
+
+
+def test_without_a_good_checkpoint_each_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint to go on from: there is none"):
+        newest_good(tmp_path)
+    for name in ("best", "last"):
+        (tmp_path / f"{name}.ckpt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"(?s)last.ckpt \(1 bytes\).*best.ckpt \(1 bytes\)"):
+        newest_good(tmp_path)
+
+
+# The only door
+
+
+def test_torch_load_stands_in_one_file_and_always_loads_weights_only() -> None:
+    found = []
+    for path in [*SRC.rglob("*.py"), *SRC.parents[1].glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.Attribute) and node.attr == "load_from_checkpoint")
+            assert not (
+                isinstance(node, ast.ImportFrom)
+                and node.module == "torch"
+                and "load" in [name.name for name in node.names]
+            )
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "hub.load"):
+                found.append(path.name)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                assert options["weights_only"] == "True"
+            for keyword in getattr(node, "keywords", []):
+                if getattr(keyword, "arg", None) == "weights_only":
+                    assert ast.unparse(keyword.value) == "True"
+    assert found == ["storage.py"]

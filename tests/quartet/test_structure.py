@@ -1,0 +1,236 @@
+"""The structure: which room may import which, what stays out of the engine, budgets of lines."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import quartet
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
+# Each room may import those before it, never the other way round.
+ORDER = (
+    *("compat", "core", "records", "data", "parts", "checkpoints", "training"),
+    *("config", "validation", "build", "reports", "run", "inference", "sweeps", "cli"),
+)
+# Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
+BUDGETS = {
+    "src/project": 1_300,
+    "src/quartet": 14_850,
+    "tests": 14_800,
+    "scripts": 1_424,
+}
+FILES = 108  # in src/quartet
+TOP = {
+    *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
+    *("train.py", "evaluate.py", "predict.py"),
+    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
+}
+HEAVY = ("torch", "lightning", "torchmetrics", "torchvision", "numpy", "pandas", "sklearn")
+# What is imported before torch, so that a signal finds its handler.
+QUICK = ("core.signals", "cli.arguments", "cli.commands", "sweeps.directory", "sweeps.grid", "run")
+# Debts: they may only become fewer.
+HYDRA_OUTSIDE: set[str] = {
+    "quartet.build",
+    "quartet.core.redaction",
+    "quartet.inference.evaluate",
+    "quartet.inference.find",
+    "quartet.records.result",
+    "quartet.reports.text",
+    "quartet.run",
+    "quartet.validation.compatibility",
+    "quartet.validation.keys",
+    "quartet.validation.length",
+}
+UPWARDS: set[tuple[str, str]] = {
+    ("quartet.config.instantiate", "quartet.validation.training"),
+    ("quartet.records.result", "quartet.config.allow"),
+    ("quartet.records.result", "quartet.config.signatures"),
+    ("quartet.reports.results", "quartet.sweeps.jobs"),
+    ("quartet.run", "quartet.sweeps.pruning"),
+}
+PRIVATE_OUTSIDE: set[str] = {
+    "quartet.build",
+    "quartet.checkpoints.callbacks",
+    "quartet.cli.arguments",
+    "quartet.cli.exit",
+    "quartet.config.allow",
+    "quartet.config.composing",
+    "quartet.config.instantiate",
+    "quartet.core.signals",
+    "quartet.records.loggers",
+    "quartet.reports.aside",
+    "quartet.sweeps.grid",
+    "quartet.sweeps.identity",
+    "quartet.sweeps.local",
+    "quartet.sweeps.search",
+    "quartet.sweeps.space",
+    "quartet.training.callbacks.averaging",
+    "quartet.training.callbacks.progress",
+    "quartet.training.fast_loop",
+    "quartet.training.metric_buffer",
+    "quartet.training.module",
+    "quartet.training.parameters",
+}
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in sorted(SOURCE.rglob("*.py"))}
+ENGINE = [name for name in MODULES if name.startswith("quartet.")]
+PROJECT = [name for name in MODULES if name.partition(".")[0] == "project"]
+
+
+def imports(name: str) -> Iterator[str]:
+    """Full names of what a module imports anywhere, except for type checkers only."""
+    stack: list[ast.AST] = [ast.parse(MODULES[name].read_text())]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        stack += ast.iter_child_nodes(node)
+
+
+def own_imports(name: str) -> set[str]:
+    """The modules of this repository that a module imports."""
+    found = set()
+    for full in imports(name):
+        while full and full not in MODULES:
+            full = full.rpartition(".")[0]
+        found.add(full)
+    return found - {"", name, "quartet"}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_rooms_import_one_way() -> None:
+    wrong = {
+        (name, other)
+        for name in ENGINE
+        for other in own_imports(name)
+        if other.startswith("quartet.") and ORDER.index(room(other)) > ORDER.index(room(name))
+    }
+    assert wrong == UPWARDS
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    order = TopologicalSorter({name: own_imports(name) for name in MODULES}).static_order()
+    assert set(order) == set(MODULES)  # a cycle raises CycleError, which names it
+
+
+def test_engine_never_imports_the_project() -> None:
+    assert not [n for n in ENGINE for other in own_imports(n) if other.startswith("project")]
+
+
+@pytest.mark.parametrize("name", PROJECT)
+def test_project_imports_public_names_alone(name: str) -> None:
+    for full in imports(name):
+        top, _, rest = full.partition(".")
+        if top == "quartet":
+            assert rest in ("", *quartet.__all__), f"{full} is no public name"
+
+
+def test_public_names_are_there() -> None:
+    assert all(getattr(quartet, name) is not None for name in quartet.__all__)
+    with pytest.raises(AttributeError, match="quartet has no public name splitt; it has"):
+        _ = quartet.splitt
+
+
+def test_configuration_stops_at_the_door() -> None:
+    doors = ("config", "cli", "sweeps")
+    knowing = {
+        name
+        for name in ENGINE
+        if {full.partition(".")[0] for full in imports(name)} & {"hydra", "omegaconf"}
+    }
+    assert {name for name in knowing if room(name) not in doors} == HYDRA_OUTSIDE
+
+
+def private_names(name: str) -> Iterator[str]:
+    """Private names of other libraries that a module imports or reaches into."""
+    for full in imports(name):
+        parts = full.split(".")
+        if parts[0] not in ("quartet", "project") and any(
+            part.startswith("_") and not part.startswith("__") for part in parts
+        ):
+            yield full
+    own = {
+        node.attr if isinstance(node, ast.Attribute) else node.name
+        for file in MODULES.values()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    }
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            known = node.attr in own and mine
+            public = node.attr.startswith("__") or node.attr in ("_replace", "_asdict", "_fields")
+            if not known and not public:
+                yield node.attr
+
+
+def test_private_names_of_other_libraries_stay_in_compat() -> None:
+    touching = {name for name in ENGINE if room(name) != "compat" and list(private_names(name))}
+    assert touching == PRIVATE_OUTSIDE
+
+
+@pytest.mark.parametrize("folder", BUDGETS)
+def test_budget_of_lines_holds(folder: str) -> None:
+    folders = [folder, "src/hydra_plugins"] if folder == "src/quartet" else [folder]
+    files = [file for each in folders for file in (ROOT / each).rglob("*.py")]
+    lines = sum(len(file.read_text().splitlines()) for file in files)
+    assert lines <= BUDGETS[folder]
+
+
+def test_engine_has_few_files() -> None:
+    assert len(list((SOURCE / "quartet").rglob("*.py"))) <= FILES
+
+
+def test_top_level_holds_nothing_else() -> None:
+    ignored = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    there = {path.name for path in ROOT.iterdir()} - {".git"}
+    assert {name for name in there if name not in ignored} <= TOP
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for folder in ("src", "tests", "scripts")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_first_line_says_what_it_is(path: Path) -> None:
+    first = path.read_text().partition("\n")[0]
+    assert first.startswith('"""')
+    assert len(first.split()) >= 3
+    assert len(first) <= 103
+
+
+@pytest.mark.parametrize("names", [QUICK], ids=["before the signal handlers"])
+def test_is_quick_to_import(names: Sequence[str]) -> None:
+    code = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(f"quartet.{{name}}")
+    print(name, sorted(sys.modules.keys() & {set(HEAVY)}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{name} []" for name in names]

@@ -1,0 +1,498 @@
+"""Sweeps as commands: they go on, survive their jobs, and share a directory with each other."""
+
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from processes import Command
+
+from quartet.records import result as record
+from quartet.sweeps.identity import ReadOnce
+from quartet.sweeps.jobs import Table
+from quartet.training.module import NonFiniteLossError
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
+SMOKE = [*SMALL, "trainer.max_epochs=1"]
+
+# What a fork may bring: Hydra finds modules of this package by itself.
+FORK = '''
+import os, signal
+from torch import nn
+from quartet import allow
+
+allow.FAMILIES.append((__name__, "torch.nn.Module"))
+
+
+class Ends(nn.MSELoss):
+    """Ends in one of several ways; where it kills its process, that happens once."""
+
+    def __init__(self, *, by="nothing"):
+        super().__init__()
+        if by == "refusal":
+            raise ValueError("by=refusal is not to be had.")
+        self.by = by
+
+    def forward(self, outputs, targets):
+        loss = super().forward(outputs, targets)
+        if len(outputs) <= 10:  # the trial before
+            return loss
+        if self.by == "raise":
+            raise ArithmeticError("a bug of this loss")
+        if self.by == "kill" and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss * float("nan") if self.by == "diverge" else loss
+'''
+
+
+def fork(directory: Path) -> None:
+    (directory / "hydra_plugins").mkdir()
+    (directory / "hydra_plugins" / "ends.py").write_text(FORK)
+
+
+def start(directory: Path, *arguments: str, threads: str = "1") -> Command:
+    path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    further = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": threads}
+    return Command(directory, *arguments, environment=further)
+
+
+def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
+    """Exit status, stdout, stderr."""
+    process = start(directory, *arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def wait_for(pattern: str, directory: Path, process: Command) -> None:
+    for _ in range(6000):
+        if list(directory.glob(pattern)):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"no {pattern}: {process.communicate()}")
+
+
+def result(directory: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return values
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+# Which jobs are trained: with a training that only writes its result
+
+Sweep = Callable[..., tuple[int, list[tuple[str, int]]]]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_aside: None) -> Iterator[Sweep]:
+    """Runs train.py in this process. Gives its status, and the optimizer and seed of what it trained."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    trained: list[tuple[str, int]] = []
+
+    def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+        trained.append((str(cfg.hydra.runtime.choices.optimizer), cfg.seed))
+        values = record.initial_result(cfg) | {"status": "finished"}
+        if cfg.seed == 13:
+            error = NonFiniteLossError("the loss became nan")
+            record.write_result(directory, values | record.failure("failed", error))
+            raise error
+        record.write_result(directory, values)
+        return values
+
+    monkeypatch.setattr("quartet.run.train", train)
+    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, list[tuple[str, int]]]:
+        GlobalHydra.instance().clear()
+        trained.clear()
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0), list(trained)
+        return 0, list(trained)
+
+    yield command
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_finished_jobs_are_skipped_and_new_ones_get_the_next_numbers(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("-m", "seed=1,2", "hydra.sweep.dir=s") == (0, [("adam", 1), ("adam", 2)])
+    before = contents(tmp_path / "s")
+    assert sweep("-m", "seed=1,2", "hydra.sweep.dir=s") == (0, [])
+    assert contents(tmp_path / "s") == before
+    assert sweep("-m", "seed=3,2,1,2", "hydra.sweep.dir=s") == (0, [("adam", 3)])
+    assert sweep("-m", "optimizer=sgd", "seed=1", "hydra.sweep.dir=s") == (0, [("sgd", 1)])
+    seeds = [result(tmp_path / f"s/{number}")["seed"] for number in range(4)]
+    assert seeds == [1, 2, 3, 1]
+    after = contents(tmp_path / "s")
+    assert all(after[path] == before[path] for path in before if path.name != "sweep.json")
+    assert "4 of 4 jobs finished: s" in capsys.readouterr().out
+
+
+def test_job_is_its_overrides_in_any_order(sweep: Sweep) -> None:
+    assert sweep("-m", "optimizer=sgd", "seed=1", "hydra.sweep.dir=s")[1] == [("sgd", 1)]
+    again = ("-m", "hydra.sweep.dir=s", "seed=1", "optimizer=sgd", "launcher=basic")
+    assert sweep(*again) == (0, [])
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_resume_alone_goes_on_with_all_jobs(sweep: Sweep, tmp_path: Path, flags: list[str]) -> None:
+    sweep("-m", "seed=1,2", "hydra.sweep.dir=s")
+    sweep("-m", "optimizer=sgd", "seed=5,6", "hydra.sweep.dir=s")
+    for number in (1, 3):  # as if killed
+        (tmp_path / f"s/{number}/result.json").unlink()
+    assert sweep(*flags, "sweep.resume=s") == (0, [("sgd", 6), ("adam", 2)])
+
+
+def test_interrupted_job_goes_on_and_failed_one_is_left(sweep: Sweep, tmp_path: Path) -> None:
+    assert sweep("-m", "seed=1,13", "hydra.sweep.dir=s") == (1, [("adam", 1), ("adam", 13)])
+    values = result(tmp_path / "s/0")
+    record.write_result(tmp_path / "s/0", values | {"status": "interrupted"})
+    assert sweep("-m", "seed=1,13", "hydra.sweep.dir=s") == (1, [("adam", 1)])
+
+
+def test_retry_trains_failed_jobs_under_new_numbers_and_keeps_the_old(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep("-m", "seed=1,13", "hydra.sweep.dir=s")
+    before = contents(tmp_path / "s" / "1")
+    again = ("-m", "seed=1,13", "hydra.sweep.dir=s")
+    assert sweep(*again, "sweep.retry=failed") == (1, [("adam", 13)])
+    assert contents(tmp_path / "s" / "1") == before
+    assert Table(tmp_path / "s").jobs[1].retried_as == 2
+    assert "1 of 2 jobs finished" in capsys.readouterr().out
+    assert sweep(*again) == (1, [])
+    assert sweep(*again, "sweep.retry=all") == (2, [])
+    assert "sweep.retry=all: must be failed" in capsys.readouterr().err
+
+
+def test_changed_configuration_is_refused_with_a_diff(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
+    command = ("-m", "--config-dir=mine", "experiment=mine", "seed=1,2", "hydra.sweep.dir=s")
+    assert len(sweep(*command)[1]) == 2
+    before = contents(tmp_path / "s")
+
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+    capsys.readouterr()
+    assert sweep(*command) == (2, [])
+    assert capsys.readouterr().err == (
+        "conf/ has changed since jobs in s were trained, and nothing in it was touched:\n"
+        "  job 0: experiment=mine seed=1\n"
+        "    optimizer.lr: 0.5 -> 0.25\n"
+        "  job 1: experiment=mine seed=2\n"
+        "    optimizer.lr: 0.5 -> 0.25\n"
+        "Take the change back, or start a sweep of its own in another hydra.sweep.dir.\n"
+    )
+    assert contents(tmp_path / "s") == before
+
+    mine.write_text("# @package _global_\n# The same in other words.\noptimizer:\n  lr: 0.5\n")
+    assert sweep(*command) == (0, [])
+
+
+def test_changed_files_are_no_matter_for_what_was_refused_or_is_tried_again(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
+    command = ("-m", "--config-dir=mine", "experiment=mine", "seed=13", "hydra.sweep.dir=s")
+    assert sweep(*command)[0] == 1
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+    assert sweep(*command) == (2, [])
+    assert sweep(*command, "sweep.retry=failed") == (1, [("adam", 13)])
+    # Refused while composing, so that it has no record.
+    record.write_result(tmp_path / "s/1", record.empty_result() | {"status": "refused"})
+    (tmp_path / "s/1/.hydra/config.yaml").unlink()
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.75}\n")
+    assert sweep(*command) == (1, [])
+
+
+def test_launcher_without_slots_is_refused(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("-m", "seed=1", "hydra.sweep.dir=s", "launcher=local", "launcher.n_jobs=0")
+    assert sweep(*command) == (2, [])
+    assert capsys.readouterr().err == "launcher.n_jobs must be at least 1, got 0.\n"
+
+
+def test_changed_files_are_no_matter_for_a_job_that_has_not_begun(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
+    command = ("-m", "--config-dir=mine", "experiment=mine", "seed=1", "hydra.sweep.dir=s")
+    sweep(*command)
+    (tmp_path / "s/0/result.json").unlink()  # killed before its first checkpoint
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+    assert sweep(*command) == (0, [("adam", 1)])
+
+
+def test_files_changed_meanwhile_are_no_matter_for_the_jobs_to_come(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
+    trained: list[float] = []
+
+    def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+        trained.append(cfg.optimizer.lr)
+        mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+        values = record.initial_result(cfg) | {"status": "finished"}
+        record.write_result(directory, values)
+        return values
+
+    monkeypatch.setattr("quartet.run.train", train)
+    command = ("-m", "--config-dir=mine", "experiment=mine", "hydra.sweep.dir=s")
+    assert sweep(*command, "seed=1,2,3")[0] == 0
+    assert trained == [0.5, 0.5, 0.5]
+    assert sweep(*command, "seed=4")[0] == 0
+    assert trained[3:] == [0.25]
+
+
+def test_jobs_are_composed_alike_whatever_was_composed_before(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
+    changes = (["seed=1"], ["optimizer=sgd", "scheduler=plateau"], ["trainer=smoke", "seed=2"])
+    searched = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"]
+
+    def composed() -> list[str]:
+        load = loader.load_configuration
+        lines = (*changes, searched, *changes)
+        return [
+            OmegaConf.to_yaml(load("train", overrides=line, run_mode=RunMode.RUN)) for line in lines
+        ]
+
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader: Any = GlobalHydra.instance().config_loader()
+        plain = composed()
+        loader.repository = ReadOnce(loader.config_search_path)
+        assert composed() == plain
+
+
+def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("-m", "optimizer=sgd,adamm", "seed=1,2") == (1, [])
+    assert sweep("-m", "optimizer=sgd", "optimizer.lrr=1,2", "hydra.sweep.dir=s") == (1, [])
+    assert "Could not find 'optimizer/adamm'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_combination_that_cannot_be_composed_is_a_refused_job(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Each option and key is seen in the first jobs; sgd with betas only comes later.
+    combinations = ("optimizer=adam,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]")
+    status, _ = sweep("-m", *combinations, "hydra.sweep.dir=s")
+    assert status == 1
+    assert "optimizer.betas" in capsys.readouterr().err
+
+
+def test_check_only_says_what_would_run_and_leaves_nothing(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("-m", "data=wine", "check=only", "launcher=local")
+    assert sweep(*data, "optimizer=sgd,adam") == (0, [])
+    assert capsys.readouterr().out.count("Nothing is wrong with it. It would run:") == 2
+    assert sweep(*data, "optimizer.lr=0.1,-1") == (2, [])
+    told = capsys.readouterr()
+    assert told.out.count("Nothing is wrong with it. It would run:") == 1
+    assert "1 of 2 jobs would be refused" in told.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_further_devices_need_a_process_for_each_job(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("-m", "trainer=ddp", "seed=1", "hydra.sweep.dir=s") == (1, [])
+    assert result(tmp_path / "s/0")["status"] == "refused"
+    assert "add launcher=local" in capsys.readouterr().err
+
+
+# Processes
+
+
+@pytest.mark.slow
+def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
+    fork(tmp_path)
+    command = (
+        *("-m", *SMOKE, "loss._target_=hydra_plugins.ends.Ends", "hydra.sweep.dir=s"),
+        *("+loss.by=diverge,raise,kill,refusal,nothing", "launcher=local"),
+    )
+    status, out, err = run(tmp_path, *command)
+    assert status == 1
+    assert re.search(r"^job 4 .* finished; sweep: 1 of 5 done", err, re.MULTILINE)
+    assert re.search(r"^job 0 failed: the loss became nan in batch 1 of epoch 1", err, re.MULTILINE)
+    assert re.search(r"^job 1 failed: a bug of this loss$", err, re.MULTILINE)
+    assert "job 2 killed by signal 9; the next start of the sweep goes on with it" in err
+    assert re.search(r"^job 3 refused: .*by=refusal is not to be had", err, re.MULTILINE)
+    assert out.startswith("1 of 5 jobs finished: s\n")
+    assert "Traceback" not in err
+    assert "ArithmeticError: a bug of this loss" in (tmp_path / "s/1/output.log").read_text()
+
+    before = {path: path.read_bytes() for path in (tmp_path / "s").glob("*/result.json")}
+    status, out, err = run(tmp_path, "sweep.resume=s")
+    assert status == 1  # failed and refused ones stay
+    assert out.startswith("2 of 5 jobs finished: s\n")
+    assert "killed" not in err
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_signal_reaches_the_jobs_which_go_on_later(tmp_path: Path) -> None:
+    endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.sweep.dir=s", "seed=1,2,3"]
+    process = start(tmp_path, "-m", *endless, "launcher=local", "launcher.n_jobs=2")
+    for job in (0, 1):
+        wait_for(f"s/{job}/metrics.csv", tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 143
+    assert re.search(r"^python .*train\.py sweep\.resume=s$", err, re.MULTILINE)
+    assert "Traceback" not in err
+    for job in (0, 1):
+        assert result(tmp_path / f"s/{job}")["status"] == "interrupted"
+        assert (tmp_path / f"s/{job}/checkpoints/last.ckpt").exists()
+        assert not (tmp_path / f"s/{job}/.lock").exists()
+    assert not (tmp_path / "s/2").exists()
+
+
+def test_run_is_not_trained_by_two_processes(tmp_path: Path) -> None:
+    endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.run.dir=run"]
+    first = start(tmp_path, *endless)
+    wait_for("run/checkpoints/last.ckpt", tmp_path, first)
+    status, _, err = run(tmp_path, "resume=run")
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=300)
+    assert first.returncode == 143
+    assert status == 2
+    assert f"another process trains in run: process {first.pid} on" in err
+    assert not (tmp_path / "run/.hydra/resume-1").exists()
+    assert not (tmp_path / "run/.lock").exists()
+
+
+# Killed and started again, together: what comes out is what an undisturbed sweep gives
+
+TWELVE = [
+    *("data=wine", "data.batch_size=8", "model.hidden=[16]", "model.dropout=0.3", "trainer=cpu"),
+    *("trainer.max_epochs=3", "callbacks.last.every_n_steps=1"),
+    *("optimizer=sgd,adam,rmsprop", "seed=range(4)"),
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """Its directory, and the seconds that it took."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    began = time.monotonic()
+    assert run(directory, "-m", *TWELVE, "hydra.sweep.dir=s")[0] == 0
+    return directory / "s", time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+def test_sweep_killed_ten_times_and_started_twice_at_once_gives_what_an_undisturbed_one_gives(
+    launcher: str, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    whole_sweep, seconds = undisturbed
+    moments = random.Random(launcher)
+    command = ["-m", *TWELVE, "hydra.sweep.dir=s", f"launcher={launcher}"]
+    sweep = tmp_path / "s"
+    finished: dict[Path, tuple[int, bytes]] = {}
+
+    def look() -> None:
+        """Finished results are never written again."""
+        for path in sweep.glob("*/result.json"):
+            now = (path.stat().st_mtime_ns, path.read_bytes())
+            assert finished.setdefault(path, now) == now
+            assert json.loads(now[1])["status"] == "finished"
+
+    def training(since: float) -> bool:
+        saved = sweep.glob("*/checkpoints/last.ckpt")
+        return any(path.stat().st_mtime > since for path in saved)
+
+    for number in range(10):
+        began = time.time()
+        # The last four jobs are left to the two that start at once.
+        process = start(tmp_path, *command, "optimizer=sgd,adam")
+        time.sleep(moments.uniform(0, 0.3) * seconds)
+        if number % 2:  # not while it still imports
+            while process.poll() is None and not training(began):
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.2))
+        process.kill()
+        process.communicate()
+        look()
+    resumed = len(list(sweep.glob("*/.hydra/resume-*")))
+    print(f"{launcher}: {len(finished)} of 8 finished after ten kills, {resumed} went on")
+    assert resumed or launcher == "local"  # whose jobs outlive it
+    both = [start(tmp_path, *command) for _ in range(2)]
+    trained: list[str] = []
+    for process in both:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "12 of 12 jobs finished: s" in out
+        trained += re.findall(r"^job (\d+) .* finished; sweep", err, re.MULTILINE)
+    print(f"{launcher}: the two at once trained {trained}")
+    assert len(trained) == len(set(trained))
+    assert launcher == "local" or len(trained) == 12 - len(finished)
+    look()
+    assert len(finished) == 12
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == sorted(
+        str(number) for number in range(12)
+    )
+    for number, job in Table(whole_sweep).jobs.items():
+        again = Table(sweep).jobs[number]
+        assert again.overrides == job.overrides
+        whole, other = (result(each.directory) for each in (job, again))
+        for values in (whole, other):
+            del values["seconds"], values["samples_per_second"]
+        assert other == whole
+        rows = [(each.directory / "metrics.csv").read_text() for each in (job, again)]
+        assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_several_devices_inside_the_jobs_of_a_sweep(tmp_path: Path) -> None:
+    common = ["data=breast_cancer", "model.hidden=[16]", "trainer.max_epochs=2"]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=16"]
+    seeds = ["seed=1,2", "hydra.sweep.dir=two", "launcher=local", "launcher.n_jobs=1"]
+    status, out, err = run(tmp_path, "-m", *common, *two, *seeds)
+    assert status == 0, err
+    assert "2 of 2 jobs finished: two" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["two"]
+    one = ["trainer=cpu", "data.batch_size=32", "seed=1,2", "hydra.sweep.dir=one"]
+    assert run(tmp_path, "-m", *common, *one)[0] == 0
+    for job in ("0", "1"):
+        together, alone = (result(tmp_path / sweep / job) for sweep in ("two", "one"))
+        assert len(list((tmp_path / "two" / job).rglob("metrics.csv"))) == 1
+        assert together["metrics"] == pytest.approx(alone["metrics"], abs=1e-5)
+        assert together["metrics"].keys() == alone["metrics"].keys()

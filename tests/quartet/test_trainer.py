@@ -1,0 +1,74 @@
+"""Options of the trainer: what each is for happens."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from quartet.build import build, compose
+from quartet.compat.lightning import quieten
+from quartet.run import train
+
+
+def fitted(*overrides: str) -> Any:
+    quieten()
+    run = build(compose(["trainer.max_epochs=2", "model.hidden=[16]", *overrides]))
+    run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
+    run.trainer.fit(run.module, run.data)
+    return run
+
+
+def weights(run: Any) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in run.module.model.parameters()])
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_overfit_learns_its_batch_by_heart(tmp_path: Path) -> None:
+    train(compose(["trainer=overfit", "metrics=none", "optimizer.lr=0.01"]), tmp_path)
+    history = rows(tmp_path)
+    assert len(history) == 100
+    assert float(history[-1]["train/loss"]) < 0.01 < 2 < float(history[0]["train/loss"])
+    assert not any(name.startswith("val/") for name in history[0])  # nothing is validated
+
+
+def test_profile_lies_in_the_directory_of_the_run(tmp_path: Path) -> None:
+    train(compose(["trainer=profile", "trainer.max_epochs=1"]), tmp_path)
+    for stage in ("fit", "test"):
+        assert "Total" in (tmp_path / f"{stage}-profile.txt").read_text()
+    assert "optimizer_step" in (tmp_path / "fit-profile.txt").read_text()
+
+
+def test_bf16_computes_in_16_bits_and_learns_in_32() -> None:
+    whole = fitted("trainer=cpu")
+    seen: set[torch.dtype] = set()
+    quieten()
+    run = build(
+        compose(["trainer=bf16", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[16]"])
+    )  # fmt: skip
+    run.module.model.register_forward_hook(lambda model, args, out: seen.add(out.dtype))
+    run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
+    run.trainer.fit(run.module, run.data)
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in run.module.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(weights(run), weights(whole), rtol=0, atol=0.05)
+    assert not torch.equal(weights(run), weights(whole))
+
+
+@pytest.mark.slow
+def test_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    options = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[16]"]
+    states = []
+    for name in ("compile", "default"):
+        result = train(compose([f"trainer={name}", *options]), tmp_path / name)
+        assert result["status"] == "finished"
+        path = tmp_path / name / "checkpoints/last.ckpt"
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=1e-4)

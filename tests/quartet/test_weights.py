@@ -1,0 +1,103 @@
+"""Training that begins with the weights of another run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from made import composed
+
+from quartet.build import build, compose
+from quartet.core.problems import ConfigError
+from quartet.inference.evaluate import evaluate
+from quartet.run import train
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+FAST = ("trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("before") / "run"
+    train(composed([*FAST, "data=wine", "callbacks=ema"]), directory)
+    return directory
+
+
+def test_model_begins_with_the_weights_of_the_run_that_were_tested(before: Path) -> None:
+    saved = torch.load(before / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    for place in (before, before / "checkpoints" / "best.ckpt"):
+        run = build(composed(["data=wine", f"model.weights='{place}'", "seed=5"]))
+        for name, value in run.module.model.state_dict().items():
+            assert torch.equal(value, saved[f"model.{name}"])
+
+
+def test_what_fits_is_taken_and_the_rest_told(
+    before: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["data=digits", "model.hidden=[128,64]", "seed=5"]
+    with pytest.raises(ConfigError) as refused:
+        build(composed([*names, f"model.weights='{before}'"]))
+    assert str(refused.value) == (
+        f"model.weights={before}: {before}/checkpoints/best.ckpt does not fit this model: "
+        "layers.0.weight (128, 13) there, (128, 64) here; layers.2.weight (3, 128) there, (64, 128) "
+        "here; layers.2.bias (3) there, (64) here; layers.4.weight only here; layers.4.bias only "
+        "here; choose the model that it is of, or take what fits with model.strict=false."
+    )
+    fresh = build(composed(names)).module.model.state_dict()
+    with caplog.at_level("INFO"):
+        run = build(composed([*names, f"model.weights='{before}'", "model.strict=false"]))
+    assert "1 of 6 tensors from" in caplog.text
+    assert "left out: layers.0.weight (128, 13) there, (128, 64) here" in caplog.text
+    changed = {k for k, v in run.module.model.state_dict().items() if not torch.equal(v, fresh[k])}
+    assert changed == {"layers.0.bias"}
+
+
+def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path) -> None:
+    other, run = tmp_path / "other", tmp_path / "run"
+    (other / "checkpoints").mkdir(parents=True)
+    file = other / "checkpoints" / "best.ckpt"
+    file.write_bytes((before / "checkpoints/best.ckpt").read_bytes())
+    names = [*FAST, "data=wine", f"model.weights='{other}'"]
+    result = train(composed(names), run)
+    file.unlink()
+    figures = evaluate(composed(names), run)
+    assert figures == {k: v for k, v in result["metrics"].items() if k.startswith("test/")}
+    assert train(compose([f"resume={run}", "trainer.max_epochs=2"]))["status"] == "finished"
+    with pytest.raises(
+        ConfigError, match=r"holds no best.ckpt or last.ckpt; name the directory of a"
+    ):
+        build(composed(names))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("model.weights=foo", r"^model.weights=foo: there is no such file; name the directory"),
+        ("model.weights=a/b.ckpt model=cnn", r"^model.weights=a/b.ckpt: there is no such file"),
+        ("model=torchvision model.weights=IMAGENETX", r"^model.weights=IMAGENETX is unknown; did"),
+        ("model.weights=3", r"^model.weights=3: "),
+        ("model.strict=maybe", r"^model.strict=maybe: "),
+    ],
+)
+def test_weights_that_are_not_there_are_refused(overrides: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(composed(overrides.split()))
+
+
+def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
+    names = ["data=digits", "model=cnn", "model.strict=false", f"model.weights='{before}'"]
+    with pytest.raises(
+        ConfigError, match=r"nothing in .*best.ckpt fits this model: layers.0.weight on"
+    ):
+        build(composed(names))
+
+
+def test_torchvision_models_begin_with_a_run_too(tmp_path: Path) -> None:
+    names = ["model=torchvision", "model.name=squeezenet1_1", "model.image_size=32"]
+    run = build(composed(names))
+    state = {f"model.{name}": value + 1 for name, value in run.module.model.state_dict().items()}
+    from quartet.checkpoints.storage import save
+
+    save({"state_dict": state}, tmp_path / "other.ckpt")
+    again = build(composed([*names, f"model.weights='{tmp_path}/other.ckpt'"]))
+    for name, value in again.module.model.state_dict().items():
+        assert torch.equal(value, state[f"model.{name}"])
