@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from quartet.core.signals import shutdown
 from quartet.records import result as record
+from quartet.records.locks import DirectoryLocked, lock
 from quartet.records.run_directory import read_result
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -161,6 +162,18 @@ def test_configuration_stops_at_the_door() -> None:
     assert {name for name in knowing if room(name) not in doors} == HYDRA_OUTSIDE
 
 
+@cache
+def own_attributes() -> set[str]:
+    """Names of all functions, classes and attributes that this repository defines."""
+    return {
+        node.attr if isinstance(node, ast.Attribute) else node.name
+        for file in MODULES.values()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    }
+
+
 def private_names(name: str) -> Iterator[str]:
     """Private names of other libraries that a module imports or reaches into."""
     for full in imports(name):
@@ -169,13 +182,7 @@ def private_names(name: str) -> Iterator[str]:
             part.startswith("_") and not part.startswith("__") for part in parts
         ):
             yield full
-    own = {
-        node.attr if isinstance(node, ast.Attribute) else node.name
-        for file in MODULES.values()
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
-    }
+    own = own_attributes()
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
