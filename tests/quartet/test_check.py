@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from quartet.build import build
 from quartet.config import allow, signatures
 from quartet.config.groups import POLICY_KEYS
-from quartet.core.messages import nearest, show
+from quartet.core.messages import suggest_name, format_value
 from quartet.core.problems import ConfigError
 from quartet.data.split import Parts
 from quartet.validation.dry_run import outputs
@@ -871,8 +871,8 @@ def test_values_that_fit_annotations(value: Any, hint: Any, fit: bool) -> None:
 
 def test_long_lists_are_cut_and_close_names_stand_alone() -> None:
     names = [f"name{index}" for index in range(30)]
-    assert nearest("x", names).endswith("name9 and 20 more.")
-    assert nearest("naem3", ["name3", "other"]) == "did you mean name3?"
-    assert nearest("x", ["one"]) == "there is one only."
-    assert nearest("x", []) == "there is nothing to set."
-    assert show([0.1] * 40).endswith("...")
+    assert suggest_name("x", names).endswith("name9 and 20 more.")
+    assert suggest_name("naem3", ["name3", "other"]) == "did you mean name3?"
+    assert suggest_name("x", ["one"]) == "there is one only."
+    assert suggest_name("x", []) == "there is nothing to set."
+    assert format_value([0.1] * 40).endswith("...")

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
-from quartet.core.messages import close_to, either, nearest, show
+from quartet.core.messages import closest_name, join_or, suggest_name, format_value
 
 
 def arguments(
@@ -44,7 +44,7 @@ def arguments(
     faults = [
         f"{key}.{name}: cannot be set here; {added[name]}."
         if added.get(name)
-        else f"{key}.{name}: {title} has no such argument; {nearest(name, free)}"
+        else f"{key}.{name}: {title} has no such argument; {suggest_name(name, free)}"
         for name in given
         if name not in free and not takes_all
     ]
@@ -163,7 +163,7 @@ def describe(hint: Any) -> list[str]:
             words.remove("a whole number")
         return list(dict.fromkeys(words))
     if origin is Literal:
-        return [show(one) for one in inner]
+        return [format_value(one) for one in inner]
     if kind in ONE:
         return ONE[kind]
     if not isinstance(kind, type):
@@ -186,19 +186,19 @@ def many(inner: Sequence[Any]) -> str:
 def mismatch(name: str, value: Any, hint: Any) -> str:
     """The sentence about a value that does not fit an annotation."""
     words = describe(hint)
-    if isinstance(value, str) and (close := close_to(value, words)):
+    if isinstance(value, str) and (close := closest_name(value, words)):
         return f"{name}={value}: did you mean {close}?"
-    way_out = f", such as {show([value])}" if fits([value], hint) else ""
+    way_out = f", such as {format_value([value])}" if fits([value], hint) else ""
     if isinstance(value, int | float) and "text" in words:
         way_out = f"; quotes make it text: '{name}=\"{value}\"'"
-    return f"{name}={show(value)}: must be {either(words) or 'left out'}{way_out}."
+    return f"{name}={format_value(value)}: must be {join_or(words) or 'left out'}{way_out}."
 
 
 def choice(name: str, value: str, words: Sequence[str]) -> str:
     """The sentence about a word that is none of those there are."""
-    close = close_to(value, words)
-    way_out = f"did you mean {close}?" if close else f"must be {either(words) or 'left out'}."
-    return f"{name}={show(value)}: {way_out}"
+    close = closest_name(value, words)
+    way_out = f"did you mean {close}?" if close else f"must be {join_or(words) or 'left out'}."
+    return f"{name}={format_value(value)}: {way_out}"
 
 
 def locate(path: str) -> Callable[..., Any]:
@@ -228,7 +228,7 @@ def locate(path: str) -> Callable[..., Any]:
             public = [name for name in inner if not name.startswith("_")]
             raise ValueError(
                 f"{'.'.join(names[: count - 1])} has no {names[count - 1]}; "
-                f"{nearest(names[count - 1], public)}"
+                f"{suggest_name(names[count - 1], public)}"
             ) from error
     if not callable(found):
         raise ValueError(f"{path} is a {type(found).__name__}, and must be a class or a function.")

@@ -1,4 +1,4 @@
-"""Words of messages: what was meant, enumerations, values as YAML writes them."""
+"""Words of messages: suggestions, enumerations, values as YAML writes them."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,45 +7,53 @@ from typing import Any
 from quartet.core import redaction
 
 
-def nearest(name: str, names: Iterable[str], most: int = 10) -> str:
-    """The end of a sentence about an unknown name: what was meant, or else what there is."""
+def suggest_name(name: str, names: Iterable[str], most: int = 10) -> str:
+    """Ends a sentence about an unknown name: the name that was meant, or else those there are."""
     names = list(dict.fromkeys(names))
-    if close := close_to(name, names):
+    if close := closest_name(name, names):
         return f"did you mean {close}?"
     if len(names) < 2:
         return f"there is {names[0] if names else 'nothing to set'}{' only' if names else ''}."
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"there are {', '.join(names[:most])}{more}."
+    return f"there are {shorten(names, most)}."
 
 
-def close_to(name: str, names: Sequence[str]) -> str | None:
+def closest_name(name: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant, or None."""
-    alike = difflib.get_close_matches(name, names, 1, cutoff=0.6)
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 1, cutoff=0.6)
     if len(name) > 2:
-        alike = [one for one in names if one.startswith(name) or one.endswith(name)] or alike
-    return alike[0] if alike else None
+        close = [one for one in names if one.startswith(name) or one.endswith(name)] or close
+    return close[0] if close else None
 
 
-def either(words: Sequence[str], most: int = 10) -> str:
-    """The words as an enumeration: a, b or c."""
+def shorten(words: Iterable[Any], most: int = 5) -> str:
+    """The first words, and how many more there are: ``a, b and 3 more``."""
+    words = list(map(str, words))
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def join_or(words: Sequence[str], most: int = 10) -> str:
+    """The words as an enumeration: ``a, b or c``."""
     if len(words) > most:
         words = [*words[:most], f"one of {len(words) - most} more"]
     return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def both(words: Sequence[str]) -> str:
-    """The words as an enumeration: a, b and c."""
+def join_and(words: Sequence[str]) -> str:
+    """The words as an enumeration: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def show(value: Any, most: int = 60) -> str:
-    """A value as YAML has it, cut where it is long."""
+def format_value(value: Any, most: int = 60) -> str:
+    """A value as YAML writes it, redacted, and cut where it is long."""
     if value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, Mapping):
-        text = "{" + ", ".join(f"{show(k)}: {show(v)}" for k, v in value.items()) + "}"
+        items = (f"{format_value(key)}: {format_value(item)}" for key, item in value.items())
+        text = "{" + ", ".join(items) + "}"
     elif isinstance(value, list | tuple):
-        text = "[" + ", ".join(map(show, value)) + "]"
+        text = "[" + ", ".join(map(format_value, value)) + "]"
     else:
         text = redaction.redact(str(value))  # before it is cut
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from quartet.core import redaction
-from quartet.core.messages import nearest, show
+from quartet.core.messages import suggest_name, format_value
 
 Config = Mapping[str, Any]
 UNSET: Any = object()
@@ -37,7 +37,7 @@ class Problem:
     def __str__(self) -> str:
         if not self.key:
             return self.message
-        shown = "" if self.value is UNSET else f"={show(self.value)}"
+        shown = "" if self.value is UNSET else f"={format_value(self.value)}"
         return f"{self.key}{shown}: {self.message}"
 
 
@@ -85,7 +85,7 @@ def describe_exception(key: str, error: Exception, names: Sequence[str]) -> str:
         return f"{key}: needs {missing[1]}, which is not installed; pip install {missing[1]}."
     if unknown := re.search(r"[Uu]nexpected keyword arguments?:? ['`](\w+)", text):
         others = [name for name in names if name != unknown[1]]
-        way_out = nearest(unknown[1], others) if others else "remove it, or correct its name."
+        way_out = suggest_name(unknown[1], others) if others else "remove it, or correct its name."
         return f"{key}.{unknown[1]}: nothing takes this argument; {way_out}"
     if re.match(rf"{re.escape(key)}[.= ]", text):
         return text

@@ -22,11 +22,11 @@ def unread(group: str, node: Mapping[str, Any]) -> list[str]:
 
     A fault of a search alone: a run may put another class in the option's place.
     """
-    from quartet.core.messages import nearest
+    from quartet.core.messages import suggest_name
 
     settings = [key for key in node if key not in ("search", "_target_")]
     return [
-        f"{group}.search.{name}: {group} has no such setting; {nearest(name, settings)}"
+        f"{group}.search.{name}: {group} has no such setting; {suggest_name(name, settings)}"
         for name in node.get("search") or {}
         if name not in settings
     ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from quartet.core.messages import show
+from quartet.core.messages import format_value
 from quartet.core.problems import ConfigError, collect_problems
 from quartet.data.datamodule import rows
 from quartet.data.split import Parts
@@ -70,7 +70,7 @@ def layout(part: str, tensors: Sequence[Tensor], config: Config) -> list[str]:
     task = config["task"]
     if list(inputs.shape[1:]) != list(config["input_shape"]):
         return [
-            f"data.input_shape={show(config['input_shape'])}: the {part} inputs have shape "
+            f"data.input_shape={format_value(config['input_shape'])}: the {part} inputs have shape "
             f"{list(inputs.shape[1:])}; null reads it off the data."
         ]
     shape = [len(inputs)] if task == "multiclass" else [len(inputs), config["num_outputs"]]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import Metric, MetricCollection
 
-from quartet.core.messages import show
+from quartet.core.messages import format_value
 from quartet.core.problems import Config, collect_problems, describe_exception
 from quartet.training.metric_buffer import MetricBuffer
 
@@ -25,7 +25,7 @@ def outputs(model: nn.Module, input_shape: Sequence[int], num_outputs: int) -> l
     except Exception as error:
         return [
             f"{describe_exception('model', error, ())}; it must take inputs of data.input_shape="
-            f"{show(list(input_shape))}, as model=mlp and model=linear do."
+            f"{format_value(list(input_shape))}, as model=mlp and model=linear do."
         ]
     shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
     if shape != [2, num_outputs]:
@@ -140,7 +140,7 @@ def mixing(data: Config, module: nn.Module) -> list[str]:
     if "cutmix" in given and len(data["input_shape"]) != 3:
         faults.append(
             f"data.cutmix={data['cutmix']}: cuts patches out of images, and the inputs have shape "
-            f"{show(list(data['input_shape']))}; set data.cutmix=0, data.mixup mixes any inputs."
+            f"{format_value(list(data['input_shape']))}; set data.cutmix=0, data.mixup mixes any inputs."
         )
     if not takes_mixtures(copy.deepcopy(module), task, count):
         right = "cross_entropy or label_smoothing" if task == "multiclass" else "bce"

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 import torch
 
 from quartet.core import processes as rank
-from quartet.core.messages import both, either, nearest, show
+from quartet.core.messages import join_and, join_or, suggest_name, format_value
 from quartet.core.problems import Config
 from quartet.validation.values import whole
 
@@ -38,7 +38,7 @@ def training_length(trainer: Config, wrong: Container[str]) -> list[str]:
         return [f"trainer.{name}=0: must be at least 1."]
     if epochs in (None, -1) and steps == -1 and not time:
         return [
-            f"trainer.max_epochs={show(epochs)}: the training would never end; set a number, "
+            f"trainer.max_epochs={format_value(epochs)}: the training would never end; set a number, "
             "trainer.max_steps or trainer.max_time."
         ]
     return []
@@ -65,12 +65,12 @@ def device(trainer: Config, wrong: Container[str]) -> list[str]:
         )
         if on_cpu and isinstance(devices, list):
             faults.append(
-                f"trainer.devices={show(devices)}: processors have no indices; give a number of "
+                f"trainer.devices={format_value(devices)}: processors have no indices; give a number of "
                 f"processes, trainer.devices={max(1, len(devices))}."
             )
         elif not on_cpu and gpus and any(index not in range(gpus) for index in wanted):
             faults.append(
-                f"trainer.devices={show(devices)}: this machine has {gpus} "
+                f"trainer.devices={format_value(devices)}: this machine has {gpus} "
                 f"GPU{'s' if gpus > 1 else ''}; use trainer.devices={gpus} or fewer."
             )
     precision = str(trainer["precision"])
@@ -142,7 +142,7 @@ def optimizer_settings(optimizer: Config, trainer: Config, wrong: Container[str]
             )
     if title == "Rprop" and not 0 < optimizer["etas"][0] < 1 < optimizer["etas"][1]:
         faults.append(
-            f"optimizer.etas={show(optimizer['etas'])}: the first must lie between 0 and 1, the "
+            f"optimizer.etas={format_value(optimizer['etas'])}: the first must lie between 0 and 1, the "
             "second above 1, such as [0.5, 1.2]."
         )
     return faults
@@ -176,12 +176,12 @@ def channels(data: Config, wrong: Container[str]) -> list[str]:
     mean, std, shape = data["mean"], data["std"], data["input_shape"]
     if (mean is None) != (std is None):
         given, other = ("std", "mean") if mean is None else ("mean", "std")
-        return [f"data.{given}={show(data[given])} comes with data.{other}; give both or none."]
+        return [f"data.{given}={format_value(data[given])} comes with data.{other}; give both or none."]
     if mean is None or shape is None or (len(shape) == 3 and len(mean) == len(std) == shape[0]):
         return []
     return [
-        f"data.mean={show(mean)} and data.std={show(std)}: need a number for each channel of images "
-        f"(channels, height, width), and the inputs have shape {show(shape)}; null leaves them as "
+        f"data.mean={format_value(mean)} and data.std={format_value(std)}: need a number for each channel of images "
+        f"(channels, height, width), and the inputs have shape {format_value(shape)}; null leaves them as "
         "they are."
     ]
 
@@ -229,7 +229,7 @@ def top_level(config: Config, read: Iterable[str]) -> list[str]:
     """Keys that nothing reads: neither the program, nor another value through ``${key}``."""
     known = sorted(read)
     return [
-        f"{key}: nothing reads this key; {nearest(key, known)}"
+        f"{key}: nothing reads this key; {suggest_name(key, known)}"
         for key in config
         if key not in known
     ]
@@ -250,6 +250,6 @@ def suits(
     if tasks is None or task in tasks:
         return []
     return [
-        f"{key}={choice} is for {both(tasks)} tasks, and the data's is {task}; use "
-        f"{key}={either(others)}."
+        f"{key}={choice} is for {join_and(tasks)} tasks, and the data's is {task}; use "
+        f"{key}={join_or(others)}."
     ]

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torchmetrics import MetricCollection
 
-from quartet.core.messages import both, nearest
+from quartet.core.messages import join_and, suggest_name
 from quartet.core.problems import Config, collect_problems
 from quartet.parts.fsdp import FSDP2
 from quartet.training.callbacks.averaging import SWA, WeightAverage
@@ -47,7 +47,7 @@ def monitor(
     logged = [f"{part}/{name}" for part in ("val", "train") for name in ("loss", *metrics)]
     if metric not in logged:
         part, _, name = metric.partition("/")
-        near = nearest(f"val/{name}" if part == "test" else metric, logged)
+        near = suggest_name(f"val/{name}" if part == "test" else metric, logged)
         return [f"{setting}={metric} will not be logged while training; {near}"]
     right = direction(metric, metrics)
     if mode in (None, right):
@@ -93,7 +93,7 @@ def averages(trainer: Trainer) -> list[str]:
         if isinstance(each, SWA) and trainer.max_epochs == -1 and trainer.max_steps == -1
     ]
     if len(found) > 1:
-        faults.append(f"callbacks: {both(names)} each average the weights; choose one of them.")
+        faults.append(f"callbacks: {join_and(names)} each average the weights; choose one of them.")
     if found and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
         faults.append(
             f"callbacks: {names[0]} needs the whole model on every device, and trainer.strategy "

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.strategies import StrategyRegistry
 
 from quartet.config import signatures
-from quartet.core.messages import show
+from quartet.core.messages import format_value
 
 Config = Mapping[str, Any]
 
@@ -173,7 +173,7 @@ def check(key: str, given: Config, hints: Config, title: str = "") -> list[str]:
         interval = next((RANGES[one] for one in known if one in RANGES), None)
         if kind:
             if not kind[0](value):
-                faults.append(f"{path}={show(value)}: {kind[1]}")
+                faults.append(f"{path}={format_value(value)}: {kind[1]}")
         elif names and isinstance(value, str):
             if value not in names:
                 faults.append(signatures.choice(path, value, names))
@@ -182,7 +182,7 @@ def check(key: str, given: Config, hints: Config, title: str = "") -> list[str]:
         elif interval and not inside(value, interval):
             several = "each " if isinstance(value, list) else ""
             finite = "finite and " if value in (float("inf"), float("-inf")) else ""
-            faults.append(f"{path}={show(value)}: {several}must be {finite}{in_words(interval)}.")
+            faults.append(f"{path}={format_value(value)}: {several}must be {finite}{in_words(interval)}.")
     return faults
 
 
