@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from quartet.build import build
 from quartet.config import allow, signatures
 from quartet.config.groups import POLICY_KEYS
-from quartet.core.messages import suggest_name, format_value
+from quartet.core.messages import format_value, suggest_name
 from quartet.core.problems import ConfigError
 from quartet.data.split import Parts
 from quartet.validation.dry_run import outputs

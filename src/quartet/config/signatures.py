@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
-from quartet.core.messages import closest_name, join_or, suggest_name, format_value
+from quartet.core.messages import closest_name, format_value, join_or, suggest_name
 
 
 def arguments(

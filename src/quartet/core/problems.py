@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from quartet.core import redaction
-from quartet.core.messages import suggest_name, format_value
+from quartet.core.messages import format_value, suggest_name
 
 Config = Mapping[str, Any]
 UNSET: Any = object()

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 import torch
 
 from quartet.core import processes as rank
-from quartet.core.messages import join_and, join_or, suggest_name, format_value
+from quartet.core.messages import format_value, join_and, join_or, suggest_name
 from quartet.core.problems import Config
 from quartet.validation.values import whole
 
@@ -176,7 +176,9 @@ def channels(data: Config, wrong: Container[str]) -> list[str]:
     mean, std, shape = data["mean"], data["std"], data["input_shape"]
     if (mean is None) != (std is None):
         given, other = ("std", "mean") if mean is None else ("mean", "std")
-        return [f"data.{given}={format_value(data[given])} comes with data.{other}; give both or none."]
+        return [
+            f"data.{given}={format_value(data[given])} comes with data.{other}; give both or none."
+        ]
     if mean is None or shape is None or (len(shape) == 3 and len(mean) == len(std) == shape[0]):
         return []
     return [

@@ -182,7 +182,9 @@ def check(key: str, given: Config, hints: Config, title: str = "") -> list[str]:
         elif interval and not inside(value, interval):
             several = "each " if isinstance(value, list) else ""
             finite = "finite and " if value in (float("inf"), float("-inf")) else ""
-            faults.append(f"{path}={format_value(value)}: {several}must be {finite}{in_words(interval)}.")
+            faults.append(
+                f"{path}={format_value(value)}: {several}must be {finite}{in_words(interval)}."
+            )
     return faults
 
 
