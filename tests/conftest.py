@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each of pytest's processes
 
@@ -34,10 +33,3 @@ def no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quartet.reports.picture.of_training", lambda run, seen: [])
         yield
-
-
-@pytest.fixture
-def nobody_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep that draws nothing starts no process for it, which would import for two seconds."""
-    for place in ("search.search", "report.aside"):
-        monkeypatch.setattr(f"quartet.{place}.aside", nullcontext)

@@ -357,7 +357,7 @@ HYDRA = {
         "+hydra.callbacks.a.path=c",
     ],
     "node": ["+hydra.callbacks.a=${evil}", "+evil={_target_:os.mkdir,path:canary}"],
-    "function": ["+hydra.callbacks.a._target_=quartet.sweeps.directory.make_unique_directory"],
+    "function": ["+hydra.callbacks.a._target_=quartet.core.files.make_unique_directory"],
     "launcher": ["+hydra.launcher.a={_target_:os.mkdir,path:canary}", "hydra.mode=MULTIRUN"],
     "launcher_itself": ["hydra.launcher._target_=os.system", "hydra.mode=MULTIRUN"],
     "sweeper": ["+hydra.sweeper.a={_target_:os.mkdir,path:canary}", "hydra.mode=MULTIRUN"],

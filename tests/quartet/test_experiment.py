@@ -90,7 +90,7 @@ def test_header_says_how_to_run_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_sweep_is_the_one_that_the_file_names(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_aside: None
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = []
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from quartet.build import compose
 from quartet.cli import arguments as command
 from quartet.config import allow
+from quartet.core.files import make_unique_directory
 from quartet.run import train
-from quartet.sweeps.directory import make_unique_directory
 from quartet.training.module import NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]

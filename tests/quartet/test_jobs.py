@@ -97,8 +97,8 @@ def test_job_goes_on_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path)
 HOLD = """
 import sys, time
 from pathlib import Path
-from quartet.sweep import jobs
-assert jobs.claim(Path(sys.argv[1]))
+from quartet.records import locks
+assert locks.try_lock(Path(sys.argv[1]))
 print("has it", flush=True)
 time.sleep(60)
 """
@@ -125,7 +125,7 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
 def test_lock_that_vanishes_is_still_told_as_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "claim", lambda directory: False)  # and no .lock file is there
+    monkeypatch.setattr(locks, "try_lock", lambda directory: False)  # and no .lock file is there
     with (
         pytest.raises(locks.DirectoryLocked, match="unknown; wait until it ends"),
         locks.lock(tmp_path),
@@ -136,10 +136,10 @@ def test_lock_that_vanishes_is_still_told_as_taken(
 COUNT = """
 import sys
 from pathlib import Path
-from quartet.sweep import jobs
+from quartet.records import locks
 folder = Path(sys.argv[1])
 for _ in range(30):
-    with jobs.held(folder, wait=True):
+    with locks.lock(folder, wait=True):
         value = int((folder / "count").read_text())
         (folder / "count").write_text(str(value + 1))
 """

@@ -40,7 +40,7 @@ def _quiet() -> None:
 
 
 @pytest.fixture
-def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_aside: None) -> Iterator[Search]:
+def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Search]:
     """Runs train.py in this process with a training that only has a value: best at sgd's lr of 0.01."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

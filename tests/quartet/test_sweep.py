@@ -32,7 +32,7 @@ SMOKE = [*SMALL, "trainer.max_epochs=1"]
 FORK = '''
 import os, signal
 from torch import nn
-from quartet import allow
+from quartet.config import allow
 
 allow.FAMILIES.append((__name__, "torch.nn.Module"))
 
@@ -103,7 +103,7 @@ Sweep = Callable[..., tuple[int, list[tuple[str, int]]]]
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_aside: None) -> Iterator[Sweep]:
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
     """Runs train.py in this process. Gives its status, and the optimizer and seed of what it trained."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     trained: list[tuple[str, int]] = []

@@ -1,6 +1,8 @@
-"""Files that are whole or not there, whatever happens while they are written. Without torch."""
+"""Atomic writes, unique paths and the removal of empty directories. Without torch."""
 
+import itertools
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,3 +47,41 @@ def remove_file(path: Path) -> None:
     """Removes a file, if it is there and can be."""
     with suppress(OSError):
         path.unlink()
+
+
+def numbered_paths(path: Path) -> Iterator[Path]:
+    """This path, then the same with -1, -2, ... before its suffix."""
+    return itertools.chain(
+        [path], (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(1))
+    )
+
+
+def unique_path(path: Path) -> Path:
+    """The first of the numbered paths that does not exist. Another process may still take it."""
+    return next(each for each in numbered_paths(path) if not each.exists())
+
+
+def make_unique_directory(path: Path) -> Path:
+    """Creates a new directory under the first of the numbered paths that is free."""
+    for each in numbered_paths(path):
+        with suppress(FileExistsError):
+            each.mkdir(parents=True)
+            return each
+    raise AssertionError("there is always a next number")
+
+
+def remove_empty_directories(directory: Path, *, parents: int = 2) -> None:
+    """Removes a directory and its nearest parents, as long as they are empty.
+
+    The working directory and those above it stay.
+    """
+    here = Path.cwd()
+    for path in (directory, *list(directory.parents)[:parents]):
+        if path.resolve() in (here, *here.parents):
+            return
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            continue  # it was never made
+        except OSError:
+            return

@@ -14,10 +14,10 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, Protocol
 
+from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.sweeps import jobs, local
-from quartet.sweeps.grid import vanish
 from quartet.sweeps.jobs import Job, Table
 from quartet.sweeps.live import Live
 
@@ -151,7 +151,7 @@ def ready(config: "DictConfig", package: str, extra: str, faults: Iterable[str])
     if find_spec(package) is None:
         faults = [f"launcher={extra} needs {package}: pip install 'quartet[{extra}]'"]
     if faults:
-        vanish(Path(config.hydra.sweep.dir))
+        remove_empty_directories(Path(config.hydra.sweep.dir))
         abort("\n".join(faults))
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from quartet.config import foreign
 from quartet.config.overrides import quote, unquote
 from quartet.core import processes
+from quartet.core.files import make_unique_directory
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
@@ -191,19 +192,6 @@ def named(key: str, config: DictConfig) -> bool:
     return any(
         override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra
     )
-
-
-def make_unique_directory(directory: Path) -> Path:
-    """A new directory: this one, or with -1, -2, ... where others came first."""
-    number = 0
-    while True:
-        path = directory if not number else directory.with_name(f"{directory.name}-{number}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return path
 
 
 def follow(config: DictConfig) -> None:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from quartet.config import foreign
+from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks, result
@@ -50,7 +51,7 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
         try:
             check(sweeper, wanted)
         finally:
-            vanish(directory)
+            remove_empty_directories(directory)
         return
     try:
         table = Table(directory)
@@ -63,7 +64,7 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
             OmegaConf.save(sweeper.config, directory / "multirun.yaml")
     except BaseException as error:
         atexit.unregister(write_report)  # nothing is touched
-        vanish(directory)
+        remove_empty_directories(directory)
         if isinstance(error, ValueError):
             abort(str(error))
         raise
@@ -146,13 +147,6 @@ def command(config: DictConfig) -> list[str]:
     return [each for each in given if foreign.key_of(each) not in NOT_RECORDED]
 
 
-def vanish(directory: Path) -> None:
-    """Removes the directory of a sweep that came to nothing, if nothing is in it."""
-    for path in (directory, *list(directory.parents)[:2]):
-        with suppress(OSError):
-            path.rmdir()
-
-
 # Training
 
 
@@ -169,13 +163,12 @@ def train(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
 
 def one_by_one(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
     """Trains jobs in this process until each has ended, here or in another one that took it."""
-    from quartet.reports.aside import aside
     from quartet.sweeps.live import Live
 
     waiting = list(todo)
     assert sweeper.config
     live = Live(table.current, total=sweeper.config.hydra.sweeper.get("n_trials"))
-    with aside() if todo else nullcontext(), live.shown():
+    with live.shown():
         while waiting:
             for job in list(waiting):
                 if not locks.try_lock(job.directory):

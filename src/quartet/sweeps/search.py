@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet.config.search_ranges import Range
+from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
-from quartet.reports.aside import aside
 from quartet.sweeps import grid
 from quartet.sweeps.identity import fingerprint, refuse_changes
 from quartet.sweeps.jobs import Job, Table
@@ -40,19 +40,18 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
         space = Space(sweeper, arguments)
         if sweeper.config.get("check") == "only":
             check(sweeper, space)
-            grid.vanish(directory)
+            remove_empty_directories(directory)
             return
         wanted = objectives(sweeper, space)
         with locks.lock(directory / "optuna"):
             trials = Search(sweeper, space, wanted, directory)
-            with aside():  # one helper for all of them
-                trials.run()
+            trials.run()
             trials.summarise()
     except (ValueError, locks.DirectoryLocked) as error:
-        grid.vanish(directory)
+        remove_empty_directories(directory)
         abort(str(error))
     except BaseException:
-        grid.vanish(directory)
+        remove_empty_directories(directory)
         if shutdown.exit_code and (directory / "sweep.json").exists():
             again = f"python {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}"
             print(f"Interrupted; go on with\n{again}", file=sys.stderr)
