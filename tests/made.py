@@ -7,6 +7,7 @@ import pickle
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,19 @@ from PIL import Image
 from torchvision import datasets
 
 from quartet.build import compose
+from quartet.core.files import PROJECTS
 
 # Of conf/, those whose options a training takes.
 GROUPS = {"data", "data/task", "loss", "metrics", "model", "module", "optimizer", "scheduler"}
 GROUPS |= {"trainer", "callbacks", "logger", "experiment"}
+PROJECT = PROJECTS[0]  # the package that a fork renames
+
+
+def project_part(name: str) -> Any:
+    """A class or function of the project, such as ``model.mlp.MLP``; skips where a fork has none."""
+    module, _, attribute = name.rpartition(".")
+    found = pytest.importorskip(f"{PROJECT}.{module}", reason="a dropped example")
+    return getattr(found, attribute)
 
 
 def composed(words: Sequence[str] = ()) -> DictConfig:

@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from made import PROJECT
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet import build
@@ -86,13 +87,13 @@ HOSTILE = [
         "quartet.core.signals.shutdown.handle",
     ),
     *(
-        "project.loss.F.cross_entropy",
+        f"{PROJECT}.loss.F.cross_entropy",
         "quartet.config.instantiate.functools.partial",
         "quartet.__init__.x",
     ),
     *(
         "quartet.config.instantiate.make.__globals__",
-        "project.loss.FocalLoss.__subclasses__",
+        f"{PROJECT}.loss.FocalLoss.__subclasses__",
         "quartet.build",
     ),
     *("hydra_plugins.quartet.GridSweeper", "hydra_plugins.quartet.GridSweeper.sweep"),
@@ -102,7 +103,7 @@ HOSTILE = [
         "quartet.data.datamodule.DataModule.load",
         "quartet.sweeps.search.Search",
     ),
-    *("project.data.vision._download", "quartet.data.loader.Batches"),
+    *(f"{PROJECT}.data.vision._download", "quartet.data.loader.Batches"),
     *("logging.FileHandler", "quartet", "", ".", "os..system", "..os.system", "os.system "),
 ]
 
@@ -324,10 +325,10 @@ def test_every_target_of_the_options_is_allowed(target: str) -> None:
         *("torch.optim.SGD", "torch.optim.lr_scheduler.StepLR", "torch.optim.swa_utils.SWALR"),
         *("torchmetrics.Accuracy", "torchmetrics.classification.MulticlassAUROC"),
         *("torchmetrics.MetricCollection", "torchvision.transforms.v2.RandomCrop"),
-        *("lightning.Trainer", "lightning.pytorch.Trainer", "project.loss.FocalLoss"),
+        *("lightning.Trainer", "lightning.pytorch.Trainer", f"{PROJECT}.loss.FocalLoss"),
         *("lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.loggers.CSVLogger"),
         *("lightning.pytorch.profilers.SimpleProfiler", "lightning.pytorch.strategies.DDPStrategy"),
-        *("lightning.pytorch.plugins.MixedPrecision", "project.data.digits.digits"),
+        *("lightning.pytorch.plugins.MixedPrecision", f"{PROJECT}.data.digits.digits"),
         "lightning.pytorch.plugins.environments.LightningEnvironment",
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from made import composed, labelled_table
+from made import PROJECT, composed, labelled_table
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
@@ -159,8 +159,8 @@ REFUSED = [
     ("+optimiser.lr=0.1", r"^optimiser: nothing reads this key; did you mean optimizer\?$"),
     ("+monitor.metrics=x", r"^monitor.metrics: nothing reads this key; it has metric and mode\.$"),
     (
-        "model._target_=project.model.mlp.MPL",
-        r"^model._target_=project.model.mlp.MPL: project.model.mlp has no MPL; did you mean MLP\?$",
+        f"model._target_={PROJECT}.model.mlp.MPL",
+        rf"^model._target_={PROJECT}.model.mlp.MPL: {PROJECT}.model.mlp has no MPL; did you mean MLP\?$",
     ),
     ("optimizer._target_=torch.optm.Adam", r": torch has no optm; did you mean optim\?$"),
     ("loss._target_=torch.nn", r"^loss._target_=torch.nn: torch.nn is a module, and must be"),

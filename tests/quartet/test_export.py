@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import labelled_table
+from made import labelled_table, project_part
 from PIL import Image
 from test_prediction import SHORT, kept, pets
 from torch import nn
 
-from project.data.digits import digits
 from quartet.build import compose
 from quartet.core.problems import ConfigError
 from quartet.inference import export as exporting
@@ -55,7 +54,9 @@ def test_the_example_names_the_digit_without_quartet(
     with pytest.raises(ConfigError, match=r"model.onnx: is there already"):
         export(kept(run), run, format="onnx")
     rows = pd.read_csv(predict(kept(run), run))
-    part: Any = digits(val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None).test
+    part = project_part("data.digits.digits")(
+        val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None
+    ).test
     monkeypatch.chdir(run)
     capsys.readouterr()
     for row in range(8):
@@ -72,7 +73,9 @@ def test_weights_alone_fit_plain_layers(run: Path) -> None:
     layers = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
     model = nn.Sequential(OrderedDict(layers=layers)).eval()
     model.load_state_dict(load_file(run / "model.safetensors"))
-    part: Any = digits(val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None).test
+    part = project_part("data.digits.digits")(
+        val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None
+    ).test
     inputs = (part.tensors[0].flatten(1) - 0.305) / 0.376
     rows = pd.read_csv(predict(kept(run), run))
     own = [name for name in rows if name.startswith("probability")]

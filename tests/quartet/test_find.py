@@ -4,17 +4,18 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from made import composed
+from made import composed, project_part
 from torch import Tensor
 
-from project.model.mlp import MLP
 from quartet.build import build
 from quartet.core.problems import ConfigError
 from quartet.inference import find
 
+MLP = project_part("model.mlp.MLP")
 SCRIPT = str(Path(__file__).parents[2] / "scripts/find.py")
 CPU = ["trainer=cpu", "metrics=none"]
 
@@ -105,7 +106,7 @@ def test_size_doubles_until_memory_is_full(
 ) -> None:
     forward = MLP.forward
 
-    def bounded(self: MLP, inputs: Tensor) -> Tensor:
+    def bounded(self: Any, inputs: Tensor) -> Tensor:
         if len(inputs) > 64:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, inputs)

@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from lightning import Callback
-from made import composed
+from made import composed, project_part
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 
-from project.metrics import MeanAveragePrecision, MeanReciprocalRank
 from quartet.build import Run, build
 from quartet.compat.lightning import quieten
 from quartet.data.loader import make_normalizer
@@ -25,6 +24,8 @@ from quartet.training.metric_buffer import MetricBuffer
 from quartet.training.task import Multiclass, Ranking, Regression
 
 Array = NDArray[Any]
+MeanAveragePrecision = project_part("metrics.MeanAveragePrecision")
+MeanReciprocalRank = project_part("metrics.MeanReciprocalRank")
 # Neither divides the number of samples of a part of any data below.
 SHORT = (
     *("trainer=cpu", "trainer.max_epochs=2", "model.hidden=[16]"),

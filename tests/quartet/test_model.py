@@ -12,9 +12,6 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
-from project.model.cnn import CNN
-from project.model.linear import Linear
-from project.model.mlp import MLP
 from quartet.parts.torchvision import classifier
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -62,117 +59,6 @@ def test_rows_of_features_are_inputs_too(name: str) -> None:
     keywords = keywords_of(name, input_shape=[30], num_outputs=1)
     model = hydra.utils.instantiate(keywords, _convert_="all")
     assert model(torch.randn(4, 30)).shape == (4, 1)
-
-
-def test_linear_is_the_affine_map_of_the_flattened_input() -> None:
-    model = Linear(input_shape=[2, 3], num_outputs=4)
-    inputs = torch.randn(5, 2, 3)
-    expected = inputs.reshape(5, 6) @ model.layer.weight.T + model.layer.bias
-    assert torch.allclose(model(inputs), expected, atol=1e-6)
-
-
-def mlp(**overrides: Any) -> MLP:
-    settings: dict[str, Any] = {
-        "hidden": [5, 7],
-        "activation": "relu",
-        "dropout": 0,
-        "norm": "none",
-    }
-    return MLP(input_shape=[2, 3], num_outputs=4, **(settings | overrides))
-
-
-def test_mlp_equals_the_formula() -> None:
-    model = mlp(hidden=[5], activation="tanh")
-    inputs = torch.randn(8, 2, 3)
-    first, last = model.layers[0], model.layers[2]
-    hidden = torch.tanh(inputs.reshape(8, 6) @ first.weight.T + first.bias)
-    assert torch.allclose(model(inputs), hidden @ last.weight.T + last.bias, atol=1e-6)
-
-
-def test_mlp_names_its_layers_in_order() -> None:
-    assert [name for name, _ in mlp().named_parameters()] == [
-        "layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias",
-        "layers.4.weight", "layers.4.bias",
-    ]  # fmt: skip
-
-
-def test_mlp_without_hidden_layers_is_linear() -> None:
-    torch.manual_seed(0)
-    model = mlp(hidden=[])
-    torch.manual_seed(0)
-    assert torch.equal(model.layers[0].weight, Linear(input_shape=[6], num_outputs=4).layer.weight)
-    assert len(model.layers) == 1
-
-
-@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm)])
-def test_mlp_norm_stands_before_the_activation(norm: str, kind: type[nn.Module]) -> None:
-    kinds = [type(layer) for layer in mlp(hidden=[5], norm=norm, dropout=0.5).layers]
-    assert kinds == [nn.Linear, kind, nn.ReLU, nn.Dropout, nn.Linear]
-
-
-@pytest.mark.parametrize(
-    ("activation", "function"),
-    [
-        ("elu", functional.elu),
-        ("gelu", functional.gelu),
-        ("leaky_relu", functional.leaky_relu),
-        ("mish", functional.mish),
-        ("relu", functional.relu),
-        ("selu", functional.selu),
-        ("sigmoid", torch.sigmoid),
-        ("silu", functional.silu),
-        ("softplus", functional.softplus),
-        ("tanh", torch.tanh),
-    ],
-)
-def test_mlp_activation_is_torchs_function_of_that_name(activation: str, function: Any) -> None:
-    values = torch.linspace(-3, 3, 13)
-    assert torch.equal(mlp(activation=activation).layers[1](values), function(values))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"activation": "rely"}, r"activation must be one of elu, gelu, .*tanh, got rely"),
-        ({"norm": "group"}, r"norm must be one of none, batch, layer, got group"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0; 0 is no dropout"),
-        (
-            {"hidden": [8, 0]},
-            r"hidden must hold widths of at least 1, got \[8, 0\]; \[\] is a linear",
-        ),
-    ],
-)
-def test_mlp_refuses(overrides: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        mlp(**overrides)
-
-
-def cnn(**overrides: Any) -> CNN:
-    settings: dict[str, Any] = {"input_shape": [1, 8, 8], "channels": [16, 32], "dropout": 0.0}
-    return CNN(num_outputs=10, **(settings | overrides))
-
-
-def test_cnn_has_the_weights_of_its_drawing() -> None:
-    convolutions = (16 * 1 * 9 + 16) + (32 * 16 * 9 + 32)
-    assert num_parameters(cnn()) == convolutions + (10 * 32 * 2 * 2 + 10)
-
-
-def test_cnn_takes_odd_and_oblong_images() -> None:
-    assert cnn(input_shape=[3, 9, 14])(torch.randn(2, 3, 9, 14)).shape == (2, 10)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"input_shape": [64]}, r"input_shape must be \(channels, .*got \(64,\); model=mlp takes"),
-        ({"input_shape": [1, 8, 3]}, r"channels=\[16, 32\] halves images of 8x3 .* fewer blocks"),
-        ({"channels": [0]}, r"channels must hold numbers of at least 1, got \[0\]"),
-        ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1; 0 is no dropout"),
-    ],
-)
-def test_cnn_refuses(overrides: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        cnn(**overrides)
 
 
 def test_torchvision_is_torchvisions_own_model_from_the_same_seed() -> None:

@@ -11,15 +11,16 @@ import hydra
 import pytest
 import torch
 import torch.nn.functional as F
+from made import project_part
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, Rprop
 
-from project.optimizer import Muon
 from quartet.training.parameters import create, freeze
 
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
+Muon = project_part("optimizer.Muon")
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 MUON: dict[str, Any] = {
     "lr": 0.01,

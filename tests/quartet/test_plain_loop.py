@@ -17,14 +17,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hydra.utils import get_object
-from made import composed
+from made import composed, project_part
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import LBFGS, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from project.loss import FocalLoss, ListNetLoss, RankNetLoss
 from quartet.build import Run, build
 from quartet.compat.lightning import quieten
 from quartet.core.files import CONF
@@ -133,14 +132,14 @@ Loss = Callable[..., Tensor]
 LOSSES: dict[str, Loss] = {
     "bce": F.binary_cross_entropy_with_logits,
     "cross_entropy": F.cross_entropy,
-    "focal": FocalLoss(gamma=2.0, alpha=None),
+    "focal": project_part("loss.FocalLoss")(gamma=2.0, alpha=None),
     "huber": lambda outputs, targets, *_: F.huber_loss(outputs, targets, delta=1.0),
     "label_smoothing": lambda o, t: F.cross_entropy(o, t, label_smoothing=0.1),
-    "listnet": ListNetLoss(),
+    "listnet": project_part("loss.ListNetLoss")(),
     "mae": lambda outputs, targets, *_: F.l1_loss(outputs, targets),
     "mse": lambda outputs, targets, *_: F.mse_loss(outputs, targets),
     "nll": lambda outputs, targets: F.nll_loss(F.log_softmax(outputs, dim=1), targets),
-    "ranknet": RankNetLoss(sigma=1.0),
+    "ranknet": project_part("loss.RankNetLoss")(sigma=1.0),
     "smooth_l1": lambda outputs, targets, *_: F.smooth_l1_loss(outputs, targets, beta=1.0),
 }
 

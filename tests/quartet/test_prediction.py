@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import labelled_table, paint
+from made import labelled_table, paint, project_part
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -250,11 +250,11 @@ def test_pictures_are_predicted_as_those_of_the_run_are(tmp_path: Path) -> None:
 
 
 def test_pictures_of_a_built_in_set_must_have_its_shape(tmp_path: Path) -> None:
-    from project.data.digits import digits
-
     train(compose(SHORT), tmp_path / "run")
-    part = digits(val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None).test
-    images = [part[i][0] for i in range(5)]  # type: ignore[index]
+    part = project_part("data.digits.digits")(
+        val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None
+    ).test
+    images = [part[i][0] for i in range(5)]
     (tmp_path / "deep/down").mkdir(parents=True)
     for number, image in enumerate(images):
         grey = Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy())

@@ -18,18 +18,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quartet.config import composing, signatures
 from quartet.core import redaction
+from quartet.core.files import PROJECTS
 
 OWN = __name__.partition(".")[0]
-PROJECT = "project"
 
 # (module, base): classes defined in the module or within it that descend from the base; without a
 # base its functions. A fork allows more here, such as
 #     ("timm.optim", "torch.optim.Optimizer"),
 FAMILIES: list[tuple[str, str | None]] = [
-    (PROJECT, None),
     *(
-        (PROJECT, base)
+        (package, base)
+        for package in PROJECTS
         for base in (
+            None,
             "torch.nn.Module",
             "torch.optim.Optimizer",
             "torch.optim.lr_scheduler.LRScheduler",

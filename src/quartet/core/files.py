@@ -7,6 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 CONF = Path(__file__).parents[3] / "conf"
+# Packages of the project: every package in src/ beside the engine, whatever a fork calls it.
+PROJECTS = tuple(
+    sorted({path.parent.name for path in (CONF.parent / "src").glob("*/__init__.py")} - {"quartet"})
+)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
