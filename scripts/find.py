@@ -10,9 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quartet.build import compose
 from quartet.cli.exit import run_and_exit
+from quartet.core.files import unique_path
 from quartet.core.problems import ConfigError
 from quartet.inference import find
-from quartet.inference.predict import free
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="the picture; by default outputs/find-WHAT.png")
     options = parser.parse_args()
     key = "optimizer.lr" if options.what == "lr" else "data.batch_size"
-    into = options.into or free(Path("outputs") / f"find-{options.what}.png")
+    into = options.into or unique_path(Path("outputs") / f"find-{options.what}.png")
     try:
         if options.what == "lr":
             # A schedule would move what is searched.

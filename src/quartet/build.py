@@ -1,6 +1,5 @@
 """From configuration to objects: `compose` reads one, `build` checks it and makes what it names."""
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,7 +33,7 @@ from quartet.config.instantiate import (
     make,
 )
 from quartet.core import problems, redaction
-from quartet.core.files import CONF
+from quartet.core.files import CONF, unique_path
 from quartet.core.problems import ConfigError, collect_problems
 from quartet.data.datamodule import DataModule
 from quartet.records.run_directory import newest_record
@@ -240,6 +239,4 @@ def rebuild(
 
 def new_directory() -> Path:
     """Named by the time, with -1, -2, ... where there is one already."""
-    path = Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
-    return next(name for name in itertools.chain([path], numbered) if not name.exists())
+    return unique_path(Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))

@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import (
 
 from quartet.build import compose
 from quartet.inference.evaluate import evaluate, predict
-from quartet.reports import aside, classes, images, picture, values
+from quartet.reports import classes, images, picture, values
 from quartet.run import train
 from quartet.training.callbacks.predictions import PredictionCollector
 
@@ -225,7 +225,7 @@ def test_processes_put_their_shares_together(monkeypatch: pytest.MonkeyPatch) ->
             seen.on_test_batch_end(trainer, module, rows, [rows, -rows], i)  # type: ignore[arg-type]
         shares.append(seen.kept)
     monkeypatch.setattr(
-        "quartet.training.callbacks.predictions.gather", lambda trainer, kept: shares
+        "quartet.training.callbacks.predictions.all_gather_object", lambda trainer, kept: shares
     )
     seen.on_test_end(trainer, module)  # type: ignore[arg-type]
     assert seen.predictions.tolist() == seen.rows.tolist() == whole.tolist()
@@ -321,12 +321,3 @@ def test_tensorboard_shows_the_same_pictures(tmp_path: Path) -> None:
         assert event.encoded_image_string == (tmp_path / name).read_bytes()
         assert (event.width, event.height) == size
         assert event.step == 2
-
-
-def test_one_process_draws_for_a_whole_search() -> None:
-    with aside.aside():
-        first = aside.helper
-        with aside.aside():  # of one of its trials
-            assert aside.helper is first
-        assert aside.helper is first
-    assert aside.helper is None

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import made_run, made_search
+from made_runs import made_run
 from scipy import stats
 
-from quartet.reports.importance import importances
 from quartet.reports.results import cautions, find, gather, history, rank, read
 from quartet.sweeps.jobs import Table
 
@@ -199,14 +198,6 @@ def test_history_is_a_value_an_epoch_whatever_shares_its_rows(tmp_path: Path) ->
     assert history(tmp_path, "val/loss") == {1: 2.5, 2: 2.0}
     assert history(tmp_path, "train/loss") == {1: 3.5, 2: 3.0}
     assert history(tmp_path / "nowhere", "val/loss") == {}
-
-
-def test_importance_finds_the_knob_that_matters(tmp_path: Path) -> None:
-    results = read([made_search(tmp_path, 60)])
-    importance, explained = importances(results.jobs, results.knobs)
-    assert importance.index[0] == "optimizer.lr"
-    assert importance["optimizer.lr"] > 5 * importance["x"]
-    assert explained > 0.5
 
 
 def test_runs_are_told_from_the_folder_that_has_the_commands(

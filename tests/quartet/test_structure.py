@@ -53,7 +53,6 @@ UPWARDS: set[tuple[str, str]] = {
     ("quartet.config.instantiate", "quartet.validation.training"),
     ("quartet.records.result", "quartet.config.allow"),
     ("quartet.records.result", "quartet.config.signatures"),
-    ("quartet.reports.results", "quartet.sweeps.jobs"),
     ("quartet.run", "quartet.sweeps.pruning"),
 }
 PRIVATE_OUTSIDE: set[str] = {
@@ -66,7 +65,6 @@ PRIVATE_OUTSIDE: set[str] = {
     "quartet.config.instantiate",
     "quartet.core.signals",
     "quartet.records.loggers",
-    "quartet.reports.aside",
     "quartet.sweeps.grid",
     "quartet.sweeps.identity",
     "quartet.sweeps.local",

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, open_dict
 from quartet.compat.lightning import quieten
 from quartet.config import foreign
 from quartet.core import redaction
+from quartet.core.files import unique_path
 from quartet.records import result
 from quartet.validation.data import load_data
 
@@ -102,7 +103,7 @@ def predict(
     quieten()
     source = Path(input).expanduser() if input else None
     name = source.stem if source else split
-    default = prediction.free(Path(directory) / f"predictions-{name}.csv")
+    default = unique_path(Path(directory) / f"predictions-{name}.csv")
     output = Path(output).expanduser() if output else default
     if faults := prediction.faults(output):
         raise ConfigError(faults)

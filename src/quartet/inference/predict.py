@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,12 +34,6 @@ def faults(output: Path) -> list[str]:
             f"{output.with_suffix('.csv')} needs nothing."
         ]
     return []
-
-
-def free(path: Path) -> Path:
-    """This name, or with -1, -2, ... where there is a file already."""
-    numbered = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
-    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def of_part(run: "Run", split: str, names: Sequence[str]) -> Iterator[Batch]:

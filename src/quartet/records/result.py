@@ -1,6 +1,5 @@
 """The files of a run's directory that tell what it was and what came of it."""
 
-import itertools
 import json
 import os
 import platform
@@ -118,9 +117,7 @@ def as_json(content: Mapping[str, Any]) -> bytes:
 
 def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
     """Writes a JSON file under this name, or with -1, -2, ... where there is one already."""
-    stem, suffix = Path(name).stem, Path(name).suffix
-    for number in itertools.count():
-        path = directory / (f"{stem}-{number}{suffix}" if number else name)
+    for path in files.numbered_paths(directory / name):
         try:
             with naming(path), path.open("x") as file:
                 json.dump(content, file, indent=2)

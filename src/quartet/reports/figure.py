@@ -256,13 +256,3 @@ def progress(values: Sequence[float], metric: str, mode: str) -> str:
         axes.legend(fontsize=8)
         axes.set(xlabel="finished jobs", ylabel=metric)
         return svg(figure, f"History of the search: {metric}")
-
-
-def bars(importance: "pd.Series[float]") -> str:
-    """Importance of each knob, the greatest on top."""
-    with mpl.rc_context(STYLE):
-        figure, axes = blank(height=0.7 + 0.3 * len(importance))
-        axes.barh([label(name, 40) for name in importance.index], importance, 0.6, color=SERIES[0])
-        axes.invert_yaxis()
-        axes.set(xlabel="importance")
-        return svg(figure, "Importance of hyperparameters")

@@ -1,7 +1,4 @@
-"""Pictures of pictures: samples of the data, and those a model got most wrong.
-
-Drawn without torch, which the process that draws for a sweep would take a second to import.
-"""
+"""Pictures of pictures: samples of the data, and those a model got most wrong."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

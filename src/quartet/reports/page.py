@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from quartet.core import redaction
+from quartet.core import files, redaction
 from quartet.reports import figure
-from quartet.reports.importance import importances
 from quartet.reports.results import Results, cautions, gather, history, rank, read
 
 GROUPS = 8  # of learning curves in one picture
@@ -49,23 +48,13 @@ def report(directories: Sequence[str | Path], into: str | Path | None = None) ->
                 "with --into."
             )
     title = Path(directories[0]).resolve() if len(directories) == 1 else Path(into).resolve()
-    write(table, results.jobs.to_csv(index=False))
-    write(page, render(results, str(title)))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(table, results.jobs.to_csv(index=False).encode())
+    files.write_atomic(page, render(results, str(title)).encode())
     print(redaction.redact(summary(results)))
     for path in (table, page):
         print(os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else path)
     return page
-
-
-def write(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def commands(job: "pd.Series[Any]") -> tuple[str, str]:
@@ -203,7 +192,7 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
         "curves": learning_curves(ranking, names, metric),
         "effects": effects(done, knobs, metric),
         "pairs": pairs(done, knobs, metric, mode),
-        "search": search(done, knobs, metric, mode),
+        "search": search_history(done, knobs, metric, mode),
     }
     return told
 
@@ -254,18 +243,11 @@ def pairs(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> d
     return {"drawn": drawn, "all": count}
 
 
-def search(
-    jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str
-) -> dict[str, Any] | None:
-    """History and importance, where many numbers or few combinations show that it was a search."""
+def search_history(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> str | None:
+    """The history, where many numbers or few combinations show that the jobs are of a search."""
     values = [jobs[knob].unique() for knob in knobs]
     settings = len(jobs.drop_duplicates(list(knobs))) if knobs else 1
     sparse = 2 * settings < math.prod(map(len, values))
     if len(jobs) < 10 or not (sparse or any(figure.is_scattered(pd.Index(v)) for v in values)):
         return None
-    importance, explained = importances(jobs, knobs)
-    return {
-        "history": figure.progress(list(jobs["best"]), metric, mode),
-        "importance": figure.bars(importance) if explained > 0 else None,
-        "explained": explained,
-    }
+    return figure.progress(list(jobs["best"]), metric, mode)

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from quartet.reports import classes, images, values
-from quartet.reports.aside import do
 from quartet.reports.canvas import Canvas, forgiving, save, short
 from quartet.reports.card import known_targets
 from quartet.reports.curves import curves
@@ -19,7 +18,7 @@ from quartet.training.callbacks.predictions import PredictionCollector
 if TYPE_CHECKING:
     from quartet.build import Run
 
-Draw = Callable[[], Canvas | None]  # of plain arrays, so that another process may call it
+Draw = Callable[[], Canvas | None]
 
 
 def of_training(run: "Run", seen: PredictionCollector) -> list[Path]:
@@ -63,10 +62,10 @@ def write(
         boards: Directories of TensorBoards that show them, too, and the step.
 
     Returns:
-        The files that are there already; within a sweep another process draws them.
+        The files.
     """
     made = {directory / f"{prefix}{name}.png": draw for name, draw in drawn.items() if draw}
-    do(save, made, boards)
+    save(made, boards)
     return [path for path in made if path.exists()]
 
 

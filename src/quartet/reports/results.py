@@ -17,8 +17,6 @@ import pandas as pd
 import yaml
 from scipy.special import stdtrit
 
-from quartet.sweeps.jobs import Job, Table
-
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]
 LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
@@ -94,16 +92,29 @@ def find(directories: Sequence[str | Path]) -> list[Path]:
                 f"{directory} {what}; name a sweep, such as multirun/DATE/TIME, or runs, such as "
                 "outputs/DATE/TIME."
             )
-        again = {job.directory for sweep in {run.parent for run in runs} for job in retried(sweep)}
+        again = {job for sweep in {run.parent for run in runs} for job in retried(sweep)}
         runs = [run for run in runs if run not in again or run == directory.resolve()]
         runs.sort(key=lambda run: [(len(part), part) for part in run.parts])
         found |= dict.fromkeys(runs)
     return list(found)
 
 
-def retried(sweep: Path) -> list[Job]:
-    """The jobs of a sweep in whose place others were started."""
-    return [job for job in Table(sweep).jobs.values() if job.retried_as is not None]
+def retried(sweep: Path) -> list[Path]:
+    """Directories of the jobs of a sweep that were started again under another number.
+
+    Raises:
+        ValueError: the sweep's table of jobs is damaged.
+    """
+    path = sweep / "sweep.json"
+    if not path.exists():
+        return []
+    try:
+        jobs = json.loads(path.read_text())["jobs"].items()
+        return [sweep / number for number, job in jobs if job.get("retried_as") is not None]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no table of a sweep's jobs: {error}; name another directory."
+        ) from None
 
 
 def read(directories: Sequence[str | Path]) -> Results:
