@@ -7,8 +7,8 @@ from made import labelled_table, paint
 from torch.utils.data import TensorDataset
 
 from quartet.build import compose
+from quartet.cli import check_only
 from quartet.data.split import Parts
-from quartet.reports import text
 from quartet.reports.card import card
 
 
@@ -42,20 +42,20 @@ def test_of_many_classes_the_largest_and_the_smallest() -> None:
 
 
 def test_binary_classes_and_labels(tmp_path: Path) -> None:
-    lines = text.plan(compose(["data=breast_cancer"])).splitlines()
+    lines = check_only.describe_run(compose(["data=breast_cancer"])).splitlines()
     at = lines.index("classes     2, the largest 1.67 times the smallest")
     assert lines[at + 2].split() == [
         *("malignant", "149", "(37.4%)", "21", "(36.8%)", "42", "(36.8%)")
     ]
     labelled_table(tmp_path / "table.csv")
     table = ["data=csv", f"data.path={tmp_path}/table.csv", "data.target=[red,round]"]
-    lines = text.plan(compose([*table, "data/task=multilabel"])).splitlines()
+    lines = check_only.describe_run(compose([*table, "data/task=multilabel"])).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("labels      2, "))
     assert [line.split()[0] for line in lines[at + 2 : at + 4]] == ["red", "round"]
 
 
 def test_targets_of_regression_in_their_units() -> None:
-    lines = text.plan(compose(["data=diabetes"])).splitlines()
+    lines = check_only.describe_run(compose(["data=diabetes"])).splitlines()
     at = lines.index("targets     1, standardised in training")
     assert lines[at + 1].split() == ["mean", "sd", "least", "most"]
     train = lines[at + 2].split()
@@ -85,6 +85,6 @@ def test_queries_and_documents() -> None:
 def test_image_files_are_counted_without_being_read(tmp_path: Path) -> None:
     paint(tmp_path / "images", cat=30, dog=60)
     folder = ["data=image_folder", f"data.path={tmp_path}/images", "data.image_size=8"]
-    lines = text.plan(compose(folder)).splitlines()
+    lines = check_only.describe_run(compose(folder)).splitlines()
     assert "classes     2, the largest 2 times the smallest" in lines
     assert "inputs      3 x 8 x 8 float32, 0.003922 to 0.6235 in the first 63" in lines

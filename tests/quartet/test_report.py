@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from quartet.build import compose
+from quartet.cli import check_only
 from quartet.records.loggers import MetricsCSV, shorten_float
 from quartet.reports import picture, text
 from quartet.run import train
@@ -192,4 +193,7 @@ def test_printed_table_is_that_of_the_result(
     ],
 )
 def test_plan(overrides: list[str], line: str, tmp_path: Path) -> None:
-    assert line in text.plan(compose([f"data.dir='{tmp_path}'", *overrides])).splitlines()
+    assert (
+        line
+        in check_only.describe_run(compose([f"data.dir='{tmp_path}'", *overrides])).splitlines()
+    )

@@ -43,7 +43,6 @@ HYDRA_OUTSIDE: set[str] = {
     "quartet.inference.evaluate",
     "quartet.inference.find",
     "quartet.records.result",
-    "quartet.reports.text",
     "quartet.run",
     "quartet.validation.compatibility",
     "quartet.validation.keys",

@@ -56,9 +56,9 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
     try:
         with shutdown.deferred(imports=True), nothing_collected():
             import quartet.build  # noqa: F401 (all that takes seconds)
+            from quartet.cli.check_only import describe_run
             from quartet.compat.lightning import quieten
             from quartet.core.problems import ConfigError
-            from quartet.reports.text import plan
             from quartet.run import train
     except SystemExit:
         withdraw(cfg, directory)
@@ -71,7 +71,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
     try:
         if cfg.check == "only":
             quieten()
-            print(plan(cfg))
+            print(describe_run(cfg))
             withdraw(cfg, directory)
             return None
         if not (sweeping or cfg.resume or processes.process_rank() > 0):
