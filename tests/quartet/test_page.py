@@ -1,5 +1,6 @@
 """The report as files: what the page says, and that a browser shows it without a network."""
 
+import errno
 import html
 import json
 import re
@@ -319,7 +320,7 @@ def test_a_report_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.M
     made_run(tmp_path / "0")
 
     def full(self: Path, target: Path) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="disk full"):
