@@ -1,19 +1,18 @@
 """From configuration to objects: `compose` reads one, `build` checks it and makes what it names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from lightning import Trainer, seed_everything
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from quartet.config import allow, search_ranges
+from quartet.config.compose import compose
 from quartet.config.groups import (
     KEY_TYPES,
     PART_GROUPS,
@@ -33,10 +32,9 @@ from quartet.config.instantiate import (
     make,
 )
 from quartet.core import problems, redaction
-from quartet.core.files import CONF, unique_path
+from quartet.core.files import unique_path
 from quartet.core.problems import ConfigError, collect_problems
 from quartet.data.datamodule import DataModule
-from quartet.records.run_directory import newest_record
 from quartet.training import parameters, task
 from quartet.training.module import Module
 from quartet.validation import settings, training
@@ -44,6 +42,8 @@ from quartet.validation.compatibility import check_fit, check_schedule, check_ta
 from quartet.validation.data import check as check_parts
 from quartet.validation.keys import check_arguments, check_keys, check_values
 from quartet.validation.length import check_batches, count_steps
+
+__all__ = ["Run", "build", "compose", "rebuild"]
 
 
 @dataclass(frozen=True)
@@ -63,35 +63,6 @@ class Run:
     config: Mapping[str, Any]
     steps_per_epoch: int
     total_steps: float
-
-
-def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictConfig:
-    """The configuration that the command line would give for these overrides.
-
-    Its `hydra` node tells the chosen options and the overrides. With ``resume=DIR`` the overrides
-    apply to what that run was trained with.
-
-    Raises:
-        Refusal: the record of that run would direct Hydra.
-    """
-    if not CONF.is_dir():
-        raise FileNotFoundError(f"{CONF} is missing: install from a checkout, pip install -e .")
-    GlobalHydra.instance().clear()
-    folder, overrides = CONF, list(overrides)
-    resumed = [override for override in overrides if override.startswith("resume=")]
-    if resumed and resumed[-1] != "resume=null":
-        config_name, folder = "config", newest_record(resumed[-1].removeprefix("resume="))
-        if faults := allow.in_record((folder / "config.yaml").read_text()):
-            raise ConfigError([f"{folder}/config.yaml: {fault}" for fault in faults])
-        overrides = [f"++{each}" if each in resumed else each for each in overrides]
-        overrides.append(f"hydra.searchpath=[file://{CONF}]")
-    with hydra.initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-        cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
-    choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
-    overridden = OmegaConf.to_container(cfg.hydra.overrides.task)
-    with open_dict(cfg):
-        cfg.hydra = {"runtime": {"choices": choices}, "overrides": {"task": overridden}}
-    return cfg
 
 
 def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
