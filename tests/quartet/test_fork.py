@@ -1,0 +1,243 @@
+"""What a fork does with the template: takes a name, drops the examples, takes versions of the engine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from made import PROJECT
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(PROJECT != "project", reason="this fork has its name")
+
+
+def git(place: Path, *arguments: str) -> str:
+    author = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(place), *author, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def write(place: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content)
+
+
+def commit(place: Path, message: str = "Change") -> None:
+    git(place, "add", "--all")
+    git(place, "commit", "--quiet", "--message", message)
+
+
+def run(place: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(place / "src")}
+    return subprocess.run(
+        [sys.executable, *command], cwd=place, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """A template of a few small files, in git, with the tag v1."""
+    place = tmp_path / "template"
+    write(
+        place,
+        {
+            "README.md": "# Quartet\n\nA model is src/project/model/mlp.py.\n",
+            "pyproject.toml": 'name = "quartet"\ntest = ["quartet[optuna]"]\n"quartet.reports" = 1\n',
+            ".github/CHANGELOG.md": "# Changelog\n\n## 1\n\n- project.loss.A is new.\n",
+            "src/quartet/__init__.py": "",
+            "src/quartet/old.py": "x = 1\n",
+            "src/quartet/core.py": '"""Reaches the project. Never imports project.loss."""\n',
+            "src/project/__init__.py": "",
+            "src/project/model/mlp.py": "from project.model import other\n",
+            "src/project/model/cnn.py": "",
+            "src/project/data/tables.py": "",
+            "src/project/data/digits.py": "",
+            "tests/made.py": "",
+            "tests/quartet/test_core.py": "",
+            "tests/project/test_mlp.py": "from project.model.mlp import MLP\n",
+            "tests/project/test_cnn.py": "",
+            "conf/model/mlp.yaml": "_target_: project.model.mlp.MLP\n",
+            "conf/model/cnn.yaml": "_target_: project.model.cnn.CNN\n",
+            "conf/model/torchvision.yaml": "_target_: quartet.parts.torchvision.classifier\n",
+            "conf/data/digits.yaml": "_target_: project.data.digits.digits\n",
+            "conf/data/wine.yaml": "_target_: project.data.tables.wine\n",
+            "conf/experiment/optimizers.yaml": "seed: 0\n",
+            "conf/experiment/ranking.yaml": "seed: 0\n",
+            "train.py": "",
+            ".ci/run": "",
+        },
+    )
+    (place / "scripts").mkdir()
+    for script in ("rename.py", "update.py"):
+        shutil.copy(ROOT / "scripts" / script, place / "scripts")
+    git(place, "init", "--quiet")
+    commit(place, "One")
+    git(place, "tag", "v1")
+    return place
+
+
+def test_rename_writes_the_name_where_the_package_is_named(template: Path) -> None:
+    done = run(template, "scripts/rename.py", "my_fork")
+    assert done.returncode == 0, done.stderr
+    assert "This is my_fork now." in done.stdout
+    read = lambda name: (template / name).read_text()  # noqa: E731
+    assert read("README.md") == "# my_fork\n\nA model is src/my_fork/model/mlp.py.\n"
+    assert 'name = "my_fork"\ntest = ["my_fork[optuna]"]\n"quartet.re' in read("pyproject.toml")
+    assert read("src/my_fork/model/mlp.py") == "from my_fork.model import other\n"
+    assert read("tests/my_fork/test_mlp.py") == "from my_fork.model.mlp import MLP\n"
+    assert read("conf/model/cnn.yaml") == "_target_: my_fork.model.cnn.CNN\n"
+    assert not (template / "src/project").exists()
+    untouched = ("src/quartet", "scripts", "tests/quartet", ".github/CHANGELOG.md")
+    assert git(template, "status", "--porcelain", "--", *untouched) == ""
+
+
+def test_dropped_examples_leave_what_other_options_need(template: Path) -> None:
+    assert run(template, "scripts/rename.py", "mine", "--examples=drop").returncode == 0
+    left = {str(path.relative_to(template)) for path in template.rglob("*.*")}
+    assert {"conf/model/torchvision.yaml", "conf/model/mlp.yaml", "conf/data/digits.yaml"} <= left
+    assert {"src/mine/model/mlp.py", "tests/mine/test_mlp.py", "src/mine/data/digits.py"} <= left
+    gone = ("cnn", "wine", "tables", "ranking")
+    assert not [
+        name
+        for name in left
+        if name.startswith(("conf", "src", "tests"))
+        for word in gone
+        if word in name
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my-fork", "letters, digits and underscores"),
+        ("fork_", "does not end in an underscore"),
+        ("class", "is a keyword of Python"),
+        ("quartet", "is the name of a file or folder here"),
+        ("MLP", "is the name of a file or folder here"),
+        ("json", "is the name of an installed module"),
+        ("torch", "is the name of an installed module"),
+    ],
+)
+def test_name_is_refused(template: Path, name: str, message: str) -> None:
+    done = run(template, "scripts/rename.py", name)
+    assert (done.returncode, git(template, "status", "--porcelain")) == (2, "")
+    assert message in done.stderr
+
+
+def test_rename_refuses_uncommitted_changes_and_a_second_name(template: Path) -> None:
+    write(template, {"README.md": "Changed\n"})
+    assert "not committed ( M README.md)" in run(template, "scripts/rename.py", "mine").stderr
+    git(template, "checkout", "README.md")
+    assert run(template, "scripts/rename.py", "mine").returncode == 0
+    assert "was renamed before" in run(template, "scripts/rename.py", "other").stderr
+
+
+@pytest.fixture
+def fork(template: Path, tmp_path: Path) -> Path:
+    """A renamed fork with a loss of its own; since then the template has a version v2."""
+    place = tmp_path / "fork"
+    git(tmp_path, "clone", "--quiet", str(template), str(place))
+    git(place, "remote", "rename", "origin", "template")
+    assert run(place, "scripts/rename.py", "mine").returncode == 0
+    write(
+        place, {"src/mine/loss.py": "mine = 1\n", "scripts/own.py": "", "tests/mine/test_a.py": ""}
+    )
+    write(place, {"conf/loss/own.yaml": "_target_: mine.loss.Own\n"})
+    commit(place, "Mine")
+    (template / "src/quartet/old.py").unlink()
+    write(template, {"src/quartet/new.py": "y = 2\n", "src/quartet/core.py": '"""Better."""\n'})
+    write(
+        template, {"conf/loss/new.yaml": "_target_: torch.nn.L1Loss\n", "tests/made.py": "z = 3\n"}
+    )
+    write(template, {"conf/model/mlp.yaml": "_target_: project.model.mlp.MLP\nwidth: 1\n"})
+    log = "# Changelog\n\n## 2\n\n- The core is better.\n\n## 1\n\n- project.loss.A is new.\n"
+    write(template, {".github/CHANGELOG.md": log})
+    commit(template, "Two")
+    git(template, "tag", "v2")
+    return place
+
+
+def update(fork: Path, *arguments: str) -> str:
+    done = run(fork, "scripts/update.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_update_takes_the_engine_and_leaves_the_rest(fork: Path) -> None:
+    said = update(fork, "v2")
+    assert "- The core is better." in said
+    assert "project.loss.A" not in said
+    assert ":conf/loss/new.yaml > conf/loss/new.yaml" in said
+    assert "-- conf/model/mlp.yaml" in said
+    assert (fork / "src/quartet/core.py").read_text() == '"""Better."""\n'
+    assert (fork / "src/quartet/new.py").exists()
+    assert not (fork / "src/quartet/old.py").exists()
+    assert (fork / "tests/made.py").read_text() == "z = 3\n"
+    changed = git(fork, "diff", "--cached", "--name-only", "HEAD").split()
+    assert changed == [
+        ".github/engine.txt", "src/quartet/core.py", "src/quartet/new.py", "src/quartet/old.py",
+        "tests/made.py",
+    ]  # fmt: skip
+    commit(fork, "Engine of v2")
+    update(fork, "v1")  # and back, by the commit that was recorded
+    assert (fork / "src/quartet/old.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "listed"),
+    [
+        ("src/quartet/core.py", True),
+        ("tests/made.py", True),
+        ("src/quartet/new.py", True),  # where v2 has a file of its own
+        ("src/quartet/mine.py", False),
+        ("src/mine/loss.py", False),
+    ],
+)
+def test_update_refuses_an_edited_engine(fork: Path, path: str, listed: bool) -> None:
+    write(fork, {path: "edited = 1\n"})
+    commit(fork)
+    done = run(fork, "scripts/update.py", "v2")
+    assert (done.returncode == 2) == listed
+    assert (f"The fork has edited the engine:\n  {path}\n" in done.stderr) == listed
+    assert (git(fork, "status", "--porcelain") == "") == listed
+
+
+def test_update_refuses_changes_and_unknown_versions(fork: Path) -> None:
+    assert "v9: cannot be fetched from template" in run(fork, "scripts/update.py", "v9").stderr
+    write(fork, {"README.md": "Changed\n"})
+    assert "not committed" in run(fork, "scripts/update.py", "v2").stderr
+
+
+@pytest.mark.parametrize("since", [["--since=v1"], []])
+def test_fork_without_history_names_its_version(
+    fork: Path, template: Path, since: Sequence[str]
+) -> None:
+    shutil.rmtree(fork / ".git")
+    git(fork, "init", "--quiet")
+    commit(fork, "Copied")
+    if not since:
+        done = run(fork, "scripts/update.py", "v2", f"--from={template}")
+        assert "shares no history with the template. Name its version" in done.stderr
+        return
+    update(fork, "v2", f"--from={template}", *since)
+    assert (fork / "src/quartet/new.py").exists()
+
+
+def test_this_template_trains_under_another_name_without_its_examples(tmp_path: Path) -> None:
+    place = tmp_path / "fork"
+    for name in git(ROOT, "ls-files").splitlines():
+        if (ROOT / name).is_file() and not name.startswith("tests/quartet"):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place / name)
+    git(place, "init", "--quiet")
+    commit(place)
+    assert run(place, "scripts/rename.py", "mine", "--examples=drop").returncode == 0
+    done = run(place, "train.py", "trainer=smoke", "optimizer=muon", "loss=focal")
+    assert done.returncode == 0, done.stderr
+    assert [
+        path.stem for path in (place / "conf/model").iterdir() if path.stem != "torchvision"
+    ] == ["mlp"]
