@@ -1,4 +1,4 @@
-"""What a fork does with the template: takes a name, drops the examples, takes versions of the engine."""
+"""A fork takes its name, drops the examples, and takes other versions of the engine."""
 
 import os
 import shutil

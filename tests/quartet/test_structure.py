@@ -24,7 +24,7 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     "src/quartet": 14_850,
-    "tests": 14_800,
+    "tests": 14_900,  # 100 more for scripts/update.py, which is new; lower it with the next deletion
     "scripts": 1_080,
 }
 FILES = 114  # in src/quartet
