@@ -51,16 +51,15 @@ def problem(name: str) -> str | None:
             "a package's name has letters, digits and underscores, begins with a letter and does "
             "not end in an underscore; such as my_project."
         )
-    if keyword.iskeyword(name) or keyword.issoftkeyword(name):
-        return "is a keyword of Python; choose another, such as my_project."
     tracked = git("ls-files")
     if tracked is None:
         return "needs git, to know which files are yours: git init && git add -A && git commit."
     taken = {part.lower() for path in tracked for part in (*Path(path).parts, Path(path).stem)}
-    if name.lower() in taken or (ROOT / "src" / name).exists():
+    reserved = keyword.iskeyword(name) or keyword.issoftkeyword(name)
+    if reserved or name in sys.stdlib_module_names or importlib.util.find_spec(name):
+        return "is a keyword of Python or an installed module; choose another, such as my_project."
+    if name.lower() in taken:
         return "is the name of a file or folder here; choose another, such as my_project."
-    if name in sys.stdlib_module_names or importlib.util.find_spec(name):
-        return "is the name of an installed module; choose another, such as my_project."
     return uncommitted()
 
 

@@ -177,9 +177,7 @@ def of_hint(hint: Any) -> dict[str, Any]:
 def described(values: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
     """The schemas of `values` with the comments `words` as their descriptions."""
     return {
-        key: value | {"description": words[key]}
-        if key in words and "description" not in value
-        else value
+        key: ({"description": words[key]} if key in words else {}) | value
         for key, value in values.items()
     }
 

@@ -115,11 +115,11 @@ def test_dropped_examples_leave_what_other_options_need(template: Path) -> None:
     [
         ("my-fork", "letters, digits and underscores"),
         ("fork_", "does not end in an underscore"),
-        ("class", "is a keyword of Python"),
-        ("quartet", "is the name of a file or folder here"),
+        ("class", "is a keyword of Python or an"),
+        ("Scripts", "is the name of a file or folder here"),
         ("MLP", "is the name of a file or folder here"),
-        ("json", "is the name of an installed module"),
-        ("torch", "is the name of an installed module"),
+        ("json", "or an installed module"),
+        ("torch", "or an installed module"),
     ],
 )
 def test_name_is_refused(template: Path, name: str, message: str) -> None:

@@ -25,7 +25,7 @@ BUDGETS = {
     "src/project": 1_300,
     "src/quartet": 14_850,
     "tests": 14_900,  # 100 more for scripts/update.py, which is new; lower it with the next deletion
-    "scripts": 1_080,
+    "scripts": 720,
 }
 FILES = 114  # in src/quartet
 TOP = {
