@@ -41,7 +41,7 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
     """As `train`, with the lock of the directory that it takes."""
     start = perf_counter()
     from quartet.build import build
-    from quartet.checkpoints.callbacks import ResumeState
+    from quartet.checkpoints.resume_state import ResumeState
     from quartet.compat.lightning import quieten
     from quartet.config import resume
     from quartet.core.problems import ConfigError

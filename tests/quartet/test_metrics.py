@@ -218,11 +218,11 @@ def test_r2_is_exact_where_targets_lie_far_from_zero() -> None:
     task = Regression(1)
     task.mean.fill_(2000)
     task.std.fill_(5)
-    meter = MetricBuffer(task, build_metrics("regression"))
+    buffer = MetricBuffer(task, build_metrics("regression"))
     scaled = torch.tensor((targets - 2000) / 5, dtype=torch.float32)
-    meter.add(torch.tensor(0.0), torch.tensor(outputs, dtype=torch.float32), scaled)
+    buffer.append(torch.tensor(0.0), torch.tensor(outputs, dtype=torch.float32), scaled)
     expected = regression(targets, outputs * 5 + 2000)
-    assert {k: float(v) for k, v in meter.compute().items()} == pytest.approx(expected, rel=1e-4)
+    assert {k: float(v) for k, v in buffer.compute().items()} == pytest.approx(expected, rel=1e-4)
 
 
 def build_metrics(name: str) -> MetricCollection:
@@ -357,7 +357,7 @@ def test_higher_values_of_ranking_metrics_are_better(metric: type[Metric]) -> No
     assert metric(relevant_from=1).higher_is_better
 
 
-# --- The meter -----------------------------------------------------------------------------------
+# --- The buffer -----------------------------------------------------------------------------------
 
 
 class Calls(Metric):
@@ -377,9 +377,9 @@ class Calls(Metric):
         return self.rows
 
 
-def counting_meter() -> tuple[MetricBuffer, Calls]:
-    meter = MetricBuffer(Multiclass(), MetricCollection({"calls": Calls()}))
-    return meter, meter.metrics["calls"]
+def counting_buffer() -> tuple[MetricBuffer, Calls]:
+    buffer = MetricBuffer(Multiclass(), MetricCollection({"calls": Calls()}))
+    return buffer, buffer.metrics["calls"]
 
 
 def step(rows: int, classes: int = 3, loss: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -408,105 +408,105 @@ def test_auroc_leaves_what_it_counts_in_bins(task: str, shape: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize("saves_every", [1_000, 5])
-def test_meter_counts_many_steps_at_once(saves_every: int) -> None:
-    meter, metric = counting_meter()
+def test_buffer_updates_metrics_with_many_steps_at_once(saves_every: int) -> None:
+    buffer, metric = counting_buffer()
     steps = 2 * MetricBuffer.max_steps + 2
     for number in range(1, steps + 1):
-        meter.add(*step(rows=2))
+        buffer.append(*step(rows=2))
         assert metric.calls == number // MetricBuffer.max_steps
-        assert meter.steps == number % MetricBuffer.max_steps
-        assert len(meter.aside) < MetricBuffer.bunch
+        assert buffer.steps == number % MetricBuffer.max_steps
+        assert len(buffer.buffer) < MetricBuffer.chunk_size
         if number % saves_every == 0:  # which must not change what is counted together
-            meter.state()
-            assert meter.aside == []
-    assert meter.samples == 2 * steps
-    assert meter.compute()["calls"] == 2 * steps
+            buffer.state()
+            assert buffer.buffer == []
+    assert buffer.samples == 2 * steps
+    assert buffer.compute()["calls"] == 2 * steps
     assert metric.calls == 3
 
 
-def test_meter_puts_no_more_aside_than_its_bound_of_values() -> None:
-    meter, metric = counting_meter()
+def test_buffer_holds_no_more_values_than_its_bound() -> None:
+    buffer, metric = counting_buffer()
     for _ in range(2):
-        meter.add(*step(rows=1 << 10, classes=1 << 9))
-    assert (metric.calls, meter.values) == (0, 1 << 20)
-    meter.add(*step(rows=1, classes=1 << 9))
-    assert (metric.calls, meter.values, meter.aside, meter.bunches) == (1, 0, [], [])
+        buffer.append(*step(rows=1 << 10, classes=1 << 9))
+    assert (metric.calls, buffer.values) == (0, 1 << 20)
+    buffer.append(*step(rows=1, classes=1 << 9))
+    assert (metric.calls, buffer.values, buffer.buffer, buffer.chunks) == (1, 0, [], [])
 
 
-def test_meter_without_samples_saves_no_metrics() -> None:
-    meter, _ = counting_meter()
-    fresh = meter.state()
-    meter.add(*step(rows=2))
-    assert meter.state()["metrics"]
-    meter.compute()
-    meter.reset()
-    assert meter.state() == fresh | {"groups": [["calls"]]}
+def test_buffer_without_samples_saves_no_metrics() -> None:
+    buffer, _ = counting_buffer()
+    fresh = buffer.state()
+    buffer.append(*step(rows=2))
+    assert buffer.state()["metrics"]
+    buffer.compute()
+    buffer.reset()
+    assert buffer.state() == fresh
     assert fresh["metrics"] == {}
-    meter.add(*step(rows=3))
-    meter.count()
-    meter.load(fresh, torch.device("cpu"))
-    meter.add(*step(rows=1))
-    assert (meter.samples, meter.compute()["calls"]) == (1, 1)
+    buffer.append(*step(rows=3))
+    buffer.update_metrics()
+    buffer.load_state(fresh, torch.device("cpu"))
+    buffer.append(*step(rows=1))
+    assert (buffer.samples, buffer.compute()["calls"]) == (1, 1)
 
 
-def test_meter_keeps_no_graph() -> None:
-    meter, _ = counting_meter()
+def test_buffer_keeps_no_graph() -> None:
+    buffer, _ = counting_buffer()
     outputs = torch.zeros(2, 3, requires_grad=True)
-    meter.add(outputs.sum(), outputs, torch.zeros(2, dtype=torch.long))
-    assert not any(tensor.requires_grad for tensor in meter.aside[0])
+    buffer.append(outputs.sum(), outputs, torch.zeros(2, dtype=torch.long))
+    assert not any(tensor.requires_grad for tensor in buffer.buffer[0])
 
 
 def test_loss_is_the_mean_over_samples_where_the_last_batch_is_smaller() -> None:
-    meter, _ = counting_meter()
-    meter.add(*step(rows=3, loss=1.0))
-    meter.add(*step(rows=1, loss=5.0))
-    total, samples = meter.sums()
+    buffer, _ = counting_buffer()
+    buffer.append(*step(rows=3, loss=1.0))
+    buffer.append(*step(rows=1, loss=5.0))
+    total, samples = buffer.loss_sum()
     assert total / samples == 2
-    assert meter.step_losses().tolist() == [1, 5]
+    assert buffer.step_losses().tolist() == [1, 5]
 
 
 def test_loss_of_16_bit_training_is_summed_in_32_bits() -> None:
-    meter, _ = counting_meter()
+    buffer, _ = counting_buffer()
     for _ in range(257):  # the first whole number that bfloat16 does not have
         loss, outputs, targets = step(rows=1, loss=1.0)
-        meter.add(loss.bfloat16(), outputs.bfloat16(), targets)
-    assert meter.sums().tolist() == [257, 257]
+        buffer.append(loss.bfloat16(), outputs.bfloat16(), targets)
+    assert buffer.loss_sum().tolist() == [257, 257]
 
 
-def test_meter_starts_anew() -> None:
-    meter, metric = counting_meter()
-    meter.add(*step(rows=3, loss=1.0))
-    meter.count()
-    meter.add(*step(rows=3, loss=1.0))
-    meter.reset()
-    assert (meter.samples, metric.rows, meter.values) == (0, 0, 0)
-    meter.add(*step(rows=2, loss=4.0))
-    assert meter.sums().tolist() == [8, 2]
-    assert meter.compute()["calls"] == 2
+def test_buffer_starts_anew() -> None:
+    buffer, metric = counting_buffer()
+    buffer.append(*step(rows=3, loss=1.0))
+    buffer.update_metrics()
+    buffer.append(*step(rows=3, loss=1.0))
+    buffer.reset()
+    assert (buffer.samples, metric.rows, buffer.values) == (0, 0, 0)
+    buffer.append(*step(rows=2, loss=4.0))
+    assert buffer.loss_sum().tolist() == [8, 2]
+    assert buffer.compute()["calls"] == 2
 
 
-def test_meter_hands_queries_to_ranking_metrics() -> None:
-    meter = MetricBuffer(Ranking(), MetricCollection({"mrr": MeanReciprocalRank(relevant_from=1)}))
+def test_buffer_hands_queries_to_ranking_metrics() -> None:
+    buffer = MetricBuffer(Ranking(), MetricCollection({"mrr": MeanReciprocalRank(relevant_from=1)}))
     for query in (0, 1):
         rows = query == QUERIES
         targets = GRADES[rows].unsqueeze(1)
-        meter.add(torch.tensor(0.0), SCORES[rows].unsqueeze(1), targets, QUERIES[rows])
-    assert meter.compute()["mrr"].item() == pytest.approx(0.75)
+        buffer.append(torch.tensor(0.0), SCORES[rows].unsqueeze(1), targets, QUERIES[rows])
+    assert buffer.compute()["mrr"].item() == pytest.approx(0.75)
 
 
-def test_meter_adds_nothing_to_a_checkpoint_but_the_task(tmp_path: Path) -> None:
+def test_buffer_adds_nothing_to_a_checkpoint_but_the_task(tmp_path: Path) -> None:
     module: nn.Module = build(composed(["data=wine", "trainer=cpu"]), tmp_path).module
     assert all(name.startswith("model.") for name in module.state_dict())
 
 
 class Samples(Callback):
-    """Training samples of each epoch, as the meter counts them."""
+    """Training samples of each epoch, as the buffer counts them."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.epochs.append(pl_module.train_meter.samples)
+        self.epochs.append(pl_module.train_metrics.samples)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import compose
-from quartet.checkpoints import callbacks
+from quartet.checkpoints import callbacks, resume_state
 from quartet.cli import arguments as command
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
@@ -319,7 +319,7 @@ def test_training_crashed_three_times_goes_on_exactly(
 def test_comparison_fails_where_the_random_numbers_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "restore_random_states", lambda *args: None)
+    monkeypatch.setattr(resume_state, "restore_random_states", lambda *args: None)
     with pytest.raises(AssertionError):
         check([], tmp_path, monkeypatch, [("on_train_batch_end", 3)])
 
@@ -459,7 +459,7 @@ def test_signal_ends_a_training_where_it_can_go_on_exactly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [*TINY, *RICH, *saves]
-    monkeypatch.setattr(shutdown, "asked", 0)
+    monkeypatch.setattr(shutdown, "exit_code", 0)
     monkeypatch.setattr(sys.modules[__name__], "CrashAt", SignalAt)
     monkeypatch.setattr(sys.modules[__name__], "Crash", SystemExit)
     crash(names, tmp_path / "run", hook, number, monkeypatch)
@@ -907,10 +907,10 @@ def test_signals_wait_for_what_must_not_be_broken_off() -> None:
     seen = []
 
     def write() -> None:
-        with own.shielded():
+        with own.masked():
             for _ in range(2):
                 own.handle(signal.SIGINT, None)
-                seen.append(own.asked)
+                seen.append(own.exit_code)
 
     with pytest.raises(SystemExit, match="130"):
         write()

@@ -152,7 +152,7 @@ def newest_good(folder: str | Path) -> Path:
     for path in [last, *sorted(set(folder.glob("*.ckpt")) - {last})]:
         try:
             found = load(path)
-            if not found.get("continuation", {}).get("within_step"):
+            if not found.get("resume_state", {}).get("within_step"):
                 good[path] = found.get("global_step", -1)
         except FileNotFoundError:
             continue

@@ -2,10 +2,13 @@
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+    from torch import Tensor
+    from torch.optim.swa_utils import AveragedModel
 
 
 def quieten() -> None:
@@ -16,12 +19,81 @@ def quieten() -> None:
     for message in (
         ".*LeafSpec.*",  # torch 2.15 renamed what Lightning 2.6 uses
         "The number of training batches",  # nothing is logged by step
-        ".*sync_dist=True",  # the meters have synchronised already
+        ".*sync_dist=True",  # the metric buffers have synchronized already
         "Total length of `list`",  # no validation part
         "You're resuming from a checkpoint that ended before the epoch ended",  # the data knows where
-        "Checkpoint directory .* exists and is not empty",  # going on with a run
+        "Checkpoint directory .* exists and is not empty",  # a resumed run
         "Be aware that when using `ckpt_path`",  # evaluating needs no checkpoint callbacks
         ".*does not have many workers",  # small files are read faster without
         "A `OneCycleLR` scheduler is using",  # its length is counted in epochs, too
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def is_last_batch_done(trainer: "Trainer") -> bool:
+    """Whether all batches of the epoch are done. No public name tells this inside batch hooks."""
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+
+def is_accumulating(trainer: "Trainer") -> bool:
+    """Whether the gradients of a step are incomplete. Lightning alone counts its batches."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def is_validation_due(trainer: "Trainer") -> bool:
+    """Whether a validation follows the batch that is done, or runs. Lightning alone decides this."""
+    if trainer.validating:
+        return True
+    stops, trainer.should_stop = trainer.should_stop, False  # a stop would cause one by itself
+    try:
+        fetcher: Any = trainer.fit_loop._data_fetcher
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    finally:
+        trainer.should_stop = stops
+
+
+def logger_step(trainer: "Trainer") -> int:
+    """The step that the loggers wrote last. It differs from ``global_step`` where batches skip."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+
+
+def add_logger_step(loop_state: dict[str, Any]) -> None:
+    """Counts the last batch in a saved loop. Lightning counts it only after the checkpoint."""
+    loop_state["_batches_that_stepped"] += 1
+
+
+def logged_values(trainer: "Trainer") -> "dict[str, Tensor]":
+    """The values that the loggers get at the end of the epoch. ``logged_metrics`` rounds them."""
+    values: Any = trainer._logger_connector.metrics["log"]
+    return values  # type: ignore[no-any-return]
+
+
+def leave_restart(trainer: "Trainer") -> None:
+    """Makes the next epoch a new one. With ``max_steps`` a finished epoch would end again."""
+    loop = trainer.fit_loop
+    loop._restarting = loop.epoch_loop.restarting = False
+
+
+def save_checkpoint(callback: "ModelCheckpoint", trainer: "Trainer", path: str) -> None:
+    """Saves a checkpoint as that of a callback. ``trainer.save_checkpoint`` tells no logger."""
+    callback._save_checkpoint(trainer, path)
+
+
+def trainer_of(module: "LightningModule") -> "Trainer | None":
+    """The trainer of a module, or None; ``module.trainer`` raises an error without one."""
+    return module._trainer
+
+
+def average_of(callback: "WeightAveraging") -> "AveragedModel | None":
+    """The averaged model of a callback, None before the training. It has no public name."""
+    return callback._average_model
+
+
+def set_last_update(callback: "WeightAveraging", step: int) -> None:
+    """Notes the optimizer step of the last update, for an update made without Lightning's hook."""
+    callback._latest_update_step = step
+
+
+def last_update(callback: "WeightAveraging") -> int:
+    """The optimizer step of the last update. A step that did not move must not count twice."""
+    return callback._latest_update_step

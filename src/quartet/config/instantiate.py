@@ -16,7 +16,7 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from quartet.checkpoints import weights
-from quartet.checkpoints.callbacks import ResumeState
+from quartet.checkpoints.resume_state import ResumeState
 from quartet.checkpoints.storage import DurableCheckpoints
 from quartet.config import allow, resume, signatures
 from quartet.config.groups import RESERVED_ARGUMENTS, is_own_name, split_node, to_container
@@ -116,7 +116,8 @@ def build_metrics(cfg: DictConfig) -> MetricCollection:
                 metrics[name] = make(node)
     if faults:
         raise ConfigError(faults)
-    return MetricCollection(metrics)
+    # Groups of metrics that share states are found by their first values, which may agree by chance.
+    return MetricCollection(metrics, compute_groups=False)
 
 
 def build_optimizer(cfg: DictConfig) -> Callable[[nn.Module], Any]:

@@ -74,7 +74,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     except CheckpointError as error:
         raise ConfigError([f"resume={directory}: {error} Start it anew."]) from None
     # By the checkpoint and not by the records: a start that was killed at once left one, too.
-    extended = saved.get("continuation", {}).get("end") != end(cfg)
+    extended = saved.get("resume_state", {}).get("end") != end(cfg)
     if finished and not extended:
         return None
     longer = directory / "checkpoints" / "mid_epoch.ckpt"

@@ -70,4 +70,4 @@ def direction(name: str, sweeper: "SearchSweeper", space: "Space") -> str:
         run = build(compose(sweeper, drawn))
     except ConfigError as refusal:
         raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *refusal.faults])) from None
-    return of_metric(name, run.module.val_meter.metrics)
+    return of_metric(name, run.module.val_metrics.metrics)

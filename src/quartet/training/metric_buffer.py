@@ -1,74 +1,74 @@
-"""Losses and metrics of one part of the data, over an epoch."""
+"""Losses and metrics over an epoch, buffered so that a training step never waits for them."""
 
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.utilities.data import _bincount
+
+from quartet.compat.torchmetrics import set_update_count
 
 
 class MetricBuffer(nn.Module):
-    """Puts aside what each step gives and counts many steps at once.
+    """Buffers the results of training steps and updates the metrics with many steps at once.
 
-    So metrics cost next to nothing a step and never wait for the device. What is put aside is
-    bounded by `max_steps` steps and about `max_values` outputs. Every `bunch` steps are joined:
-    many small tensors that stay, each between the large ones of its step, keep the memory that
-    those leave from being used again (0.4 MB a step of two layers of 512).
+    The buffer holds at most `max_steps` steps and about `max_values` outputs. Every `chunk_size` steps
+    are concatenated to a chunk: many small tensors between the large ones of each step would keep
+    the allocator from using that memory again.
 
     Args:
         task: Maps raw outputs to predictions, and by ``labels`` targets to what metrics compare.
-        metrics: Of predictions and labels.
+        metrics: Metrics of predictions and labels.
     """
 
     task: Any
     max_steps = 256
     max_values = 1 << 20
-    bunch = 16
+    chunk_size = 16
 
     def __init__(self, task: nn.Module, metrics: MetricCollection) -> None:
         super().__init__()
-        self.__dict__["task"] = task  # of the module that owns it, whose checkpoint holds it once
+        self.__dict__["task"] = task  # no submodule: the checkpoint would hold it twice
         self.metrics = metrics
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the epoch."""
+        """Discards everything, for a new epoch."""
         self.metrics.reset()
-        self.aside: list[tuple[Tensor, ...]] = []
-        self.bunches: list[tuple[Tensor, ...]] = []
-        self.steps = self.values = 0
+        self.buffer: list[tuple[Tensor, ...]] = []
+        self.chunks: list[tuple[Tensor, ...]] = []
+        self.steps = self.values = 0  # in the buffer and the chunks
         self.losses: list[Tensor] = []
         self.sizes: list[int] = []
 
-    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor, *indexes: Tensor) -> None:
-        """Takes in a step: its scalar loss, raw outputs, targets and, for ranking, queries."""
-        self.aside.append((loss.detach(), outputs.detach(), targets, *indexes))
-        own = vars(self)  # nn.Module takes 5 us to set one
-        own["steps"] += 1
-        own["values"] += outputs.numel()
+    def append(self, loss: Tensor, outputs: Tensor, targets: Tensor, *indexes: Tensor) -> None:
+        """Adds a step: its scalar loss, raw outputs, targets and, for ranking, queries."""
+        self.buffer.append((loss.detach(), outputs.detach(), targets, *indexes))
+        attributes = vars(self)  # nn.Module.__setattr__ is slow
+        attributes["steps"] += 1
+        attributes["values"] += outputs.numel()
         if self.steps == self.max_steps or self.values > self.max_values:
-            self.count()
-        elif len(self.aside) == self.bunch:
-            self.join()
+            self.update_metrics()
+        elif len(self.buffer) == self.chunk_size:
+            self.flush()
 
-    def join(self) -> None:
-        """Makes one bunch of the steps that were put aside since the last one."""
-        if not self.aside:
+    def flush(self) -> None:
+        """Moves the buffered steps into a chunk."""
+        if not self.buffer:
             return
-        losses, outputs, targets, *indexes = zip(*self.aside, strict=True)
+        losses, outputs, targets, *indexes = zip(*self.buffer, strict=True)
         self.sizes += map(len, targets)
         parts = (outputs, targets, *indexes)
-        self.bunches.append((torch.stack(losses), *(torch.cat(part) for part in parts)))
-        self.aside = []
+        self.chunks.append((torch.stack(losses), *(torch.cat(part) for part in parts)))
+        self.buffer = []
 
-    def count(self) -> None:
-        """Counts in what was put aside."""
-        self.join()
-        if not self.bunches:
+    def update_metrics(self) -> None:
+        """Updates the metrics with all chunks and empties them."""
+        self.flush()
+        if not self.chunks:
             return
-        losses, outputs, targets, *indexes = map(torch.cat, zip(*self.bunches, strict=True))
+        losses, outputs, targets, *indexes = map(torch.cat, zip(*self.chunks, strict=True))
         self.losses.append(losses)
         with torch.no_grad():
             self.metrics.update(
@@ -76,106 +76,83 @@ class MetricBuffer(nn.Module):
                 self.task.labels(targets),
                 **({"indexes": indexes[0]} if indexes else {}),
             )
-        self.bunches, self.steps, self.values = [], 0, 0
+        self.chunks, self.steps, self.values = [], 0, 0
 
     def state(self) -> dict[str, Any]:
-        """Everything taken in so far, in plain containers."""
-        self.join()
-        metrics = self.metrics.items(keep_base=True, copy_state=False) if self.samples else ()
+        """Returns everything added so far, in plain containers."""
+        self.flush()
         return {
-            "bunches": [list(bunch) for bunch in self.bunches],
+            "chunks": [list(chunk) for chunk in self.chunks],
             "losses": list(self.losses),
             "sizes": list(self.sizes),
-            "metrics": {name: state_of(metric) for name, metric in metrics},
-            "groups": self.groups,
+            "metrics": {n: state_of(m) for n, m in self.each_metric()} if self.samples else {},
         }
 
-    def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Goes on from what `state` gave, whatever was taken in before."""
+    def load_state(self, state: dict[str, Any], device: torch.device) -> None:
+        """Replaces the contents by those that `state` returned."""
         self.reset()
-        self.bunches = [tuple(part.to(device) for part in bunch) for bunch in state["bunches"]]
-        self.steps = sum(len(losses) for losses, *_ in self.bunches)
-        self.values = sum(outputs.numel() for _, outputs, *_ in self.bunches)
+        self.chunks = [tuple(part.to(device) for part in chunk) for chunk in state["chunks"]]
+        self.steps = sum(len(losses) for losses, *_ in self.chunks)
+        self.values = sum(outputs.numel() for _, outputs, *_ in self.chunks)
         self.losses = [losses.to(device) for losses in state["losses"]]
         self.sizes = list(state["sizes"])
-        for name, saved in state["metrics"].items():
-            metric = getattr(self.metrics, name)
-            for key, value in saved["states"].items():
-                whole = isinstance(value, Tensor)
-                setattr(metric, key, value.to(device) if whole else [v.to(device) for v in value])
-            for key, value in saved["numbers"].items():
-                setattr(metric, key, value)
-        self.groups = state["groups"]
+        for name, metric in self.each_metric():
+            if name in state["metrics"]:
+                load_state_of(metric, state["metrics"][name], device)
 
-    @property
-    def groups(self) -> list[list[str]]:
-        """Metrics that share their states, as the first batch showed; before it, none."""
-        metrics = self.metrics
-        return (
-            [list(names) for names in metrics._groups.values()] if metrics._groups_checked else []
-        )
-
-    @groups.setter
-    def groups(self, groups: list[list[str]]) -> None:
-        if groups:
-            self.metrics._groups = dict(enumerate(groups))
-            self.metrics._groups_checked, self.metrics._state_is_copy = True, False
-            self.metrics._compute_groups_create_state_ref()
+    def each_metric(self) -> Iterator[tuple[str, Metric]]:
+        """The metrics and those that they wrap, by name."""
+        return ((n, m) for n, m in self.metrics.named_modules() if isinstance(m, Metric))
 
     @property
     def samples(self) -> int:
-        """Samples so far."""
-        return sum(self.sizes) + sum(len(step[2]) for step in self.aside)
+        """Number of samples so far."""
+        return sum(self.sizes) + sum(len(step[2]) for step in self.buffer)
 
     def step_losses(self) -> Tensor:
         """The loss of every step so far, ``(steps,)``."""
-        # Without counting: metrics would round otherwise wherever a checkpoint is saved.
-        self.join()
-        losses = [*self.losses, *(bunch[0] for bunch in self.bunches)]
+        # Does not update the metrics: they would round differently where a checkpoint is saved.
+        self.flush()
+        losses = [*self.losses, *(chunk[0] for chunk in self.chunks)]
         return torch.cat(losses) if losses else torch.empty(0)
 
-    def sums(self) -> Tensor:
-        """The sum of the losses of all samples so far, and the number of samples, ``(2,)``."""
-        self.count()
+    def loss_sum(self) -> Tensor:
+        """The sum of the losses of all samples so far and the number of samples, ``(2,)``."""
+        self.update_metrics()
         losses = at_least_32_bits(self.step_losses())
         sizes = torch.tensor(self.sizes, dtype=losses.dtype).to(losses.device, non_blocking=True)
         return torch.stack([(losses * sizes).sum(), sizes.sum()])
 
     def compute(self) -> dict[str, Tensor]:
-        """The value of every metric, over all processes."""
-        self.count()
+        """Returns the value of every metric, over all processes."""
+        self.update_metrics()
         return {name: value.float() for name, value in self.metrics.compute().items()}
 
 
 def state_of(metric: Metric) -> dict[str, Any]:
-    """The states of a metric, and what else it counts in plain numbers."""
-    states = {key: getattr(metric, key) for key in metric._defaults}
-    numbers = {
-        key: value
-        for key, value in vars(metric).items()
-        if type(value) in (int, float) and (not key.startswith("_") or key == "_update_count")
-    }
+    """The states of a metric and its other counters, which are plain numbers."""
+    states = metric.metric_state
     return {
         "states": {k: v if isinstance(v, Tensor) else list(v) for k, v in states.items()},
-        "numbers": {key: value for key, value in numbers.items() if key not in states},
+        "numbers": {
+            key: value
+            for key, value in vars(metric).items()
+            if type(value) in (int, float) and not key.startswith("_") and key not in states
+        },
+        "update_count": metric.update_count,
     }
+
+
+def load_state_of(metric: Metric, state: dict[str, Any], device: torch.device) -> None:
+    """Gives a metric what `state_of` returned."""
+    for key, value in state["states"].items():
+        whole = isinstance(value, Tensor)
+        setattr(metric, key, value.to(device) if whole else [v.to(device) for v in value])
+    for key, value in state["numbers"].items():
+        setattr(metric, key, value)
+    set_update_count(metric, state["update_count"])
 
 
 def at_least_32_bits(values: Tensor) -> Tensor:
-    """Values that 16-bit training gives, in a type that sums and probabilities need."""
+    """Values in a type of at least 32 bits, which sums and probabilities need."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def counts_of(values: Tensor, minlength: int | None = None) -> Tensor:
-    """How often each of 0, 1, ... ``minlength - 1`` occurs.
-
-    On a GPU ``torch.bincount``, which torchmetrics calls, waits to see the largest value.
-    """
-    if values.is_cpu or minlength is None:
-        return _bincount(values, minlength)
-    ones = torch.ones_like(values, dtype=torch.int64)
-    return ones.new_zeros(minlength).scatter_add_(0, values, ones)
-
-
-for name in ("stat_scores", "confusion_matrix", "precision_recall_curve"):
-    vars(sys.modules[f"torchmetrics.functional.classification.{name}"])["_bincount"] = counts_of

@@ -1,9 +1,9 @@
-"""The base LightningModule: metrics without waiting, schedules, checks of finiteness, exact resume."""
+"""The base LightningModule: metrics without waiting, schedules, finiteness checks, exact resume."""
 
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule
@@ -14,23 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
-from quartet.checkpoints.callbacks import all_gather_object
+from quartet.checkpoints.resume_state import all_gather_object
+from quartet.compat.lightning import is_last_batch_done, trainer_of
 from quartet.training.metric_buffer import MetricBuffer
-
-
-class Schedule(Protocol):
-    """Learning-rate schedulers in Lightning's form, and when the one after warm-up is due."""
-
-    @property
-    def configs(self) -> list[dict[str, Any]]:
-        """Lightning's dictionaries."""
-
-    @property
-    def warmup(self) -> Any:
-        """The scheduler that warms up, or None."""
-
-    def due(self, global_step: int) -> bool:
-        """Whether the main scheduler steps after optimizer step `global_step` (the first is 1)."""
+from quartet.training.schedule import Schedule
 
 
 class NonFiniteLossError(Exception):
@@ -38,21 +25,38 @@ class NonFiniteLossError(Exception):
 
 
 class Module(LightningModule):
-    """A model with its task, loss, optimizer, scheduler and metrics.
+    """The base of a project's LightningModule: it holds the chosen parts and does the bookkeeping.
 
-    Logged once an epoch for each part of the data: the loss (its mean over the samples) and the
-    metrics, over all samples and all processes; for training, the learning rate it began with.
+    A subclass writes the steps and ``configure_optimizers`` in plain Lightning. It uses:
+
+    - ``self.model``, ``self.task``, ``self.loss``: the chosen parts;
+    - :meth:`mix` and :meth:`compute_loss`: mixup and CutMix, and the chosen loss;
+    - :meth:`record`: the epoch's mean loss and metrics, logged as ``train/loss``, ``val/accuracy``, ...;
+    - :meth:`make_optimizer` and :meth:`make_scheduler`: the chosen optimizer and scheduler.
+
+    Example::
+
+        class Module(quartet.Module):
+            def training_step(self, batch, batch_idx):
+                inputs, targets = batch
+                outputs = self.model(inputs)
+                loss = self.compute_loss(outputs, targets)
+                self.record("train", loss, outputs, targets)
+                return loss
+
+            def configure_optimizers(self):
+                optimizer = self.make_optimizer()
+                return [optimizer], self.make_scheduler(optimizer)
 
     Args:
         model: Maps inputs to raw outputs.
         task: Maps raw outputs to predictions, and by ``labels`` targets to what metrics compare.
         loss: ``(outputs, targets) -> scalar``; given ``indexes`` too if its forward names them.
-        metrics: Of predictions and labels; copied for train, val and test.
+        metrics: Metrics of predictions and labels; copied for train, val and test.
         optimizer: Makes the optimizer of a model.
         scheduler: Makes the schedule of an optimizer, given `total_steps`, `steps_per_epoch` and
             `validate_every` (epochs).
-        mixing: Mixes the samples of training batches and their targets, for the loss. The metrics
-            of the training then compare with the target of the larger share. None mixes nothing.
+        mixing: Mixes the samples of training batches and their targets; None mixes nothing.
     """
 
     def __init__(
@@ -70,9 +74,9 @@ class Module(LightningModule):
         self.model = model
         self.task = task
         self.loss = loss
-        self.train_meter = MetricBuffer(task, metrics.clone(prefix="train/"))
-        self.val_meter = MetricBuffer(task, metrics.clone(prefix="val/"))
-        self.test_meter = MetricBuffer(task, metrics.clone(prefix="test/"))
+        self.train_metrics = MetricBuffer(task, metrics.clone(prefix="train/"))
+        self.val_metrics = MetricBuffer(task, metrics.clone(prefix="val/"))
+        self.test_metrics = MetricBuffer(task, metrics.clone(prefix="test/"))
         self.create_optimizer = optimizer
         self.create_schedule = scheduler
         self.mixing = mixing
@@ -99,11 +103,11 @@ class Module(LightningModule):
                 buffer.copy_(value)
 
     def make_optimizer(self) -> Optimizer:
-        """The chosen optimizer of the model's trainable parameters."""
+        """Makes the chosen optimizer of the model's trainable parameters."""
         return self.create_optimizer(self.model)
 
     def make_scheduler(self, optimizer: Optimizer) -> list[dict[str, Any]]:
-        """The chosen scheduler and its warm-up in Lightning's form, the plateau's monitor included.
+        """Makes the chosen scheduler and its warm-up, in the form that Lightning takes.
 
         Each dictionary holds ``scheduler``, ``interval`` (``step`` or ``epoch``), ``frequency`` and,
         for the main scheduler, ``monitor``. The list is empty for a constant learning rate.
@@ -133,7 +137,7 @@ class Module(LightningModule):
     ) -> None:
         if gradient_clip_val is None:
             return
-        # In the model's order: in that of the optimizer's groups the norm would round otherwise.
+        # In the model's order: the norm would round differently in that of the optimizer's groups.
         groups = optimizer.param_groups
         optimizer.param_groups = [{"params": list(self.model.parameters())}]
         try:
@@ -142,7 +146,7 @@ class Module(LightningModule):
             optimizer.param_groups = groups
 
     def mix(self, inputs: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixed inputs, mixed targets for the loss, and the targets of the larger shares.
+        """Returns mixed inputs, mixed targets for the loss, and the targets of the larger shares.
 
         Without mixup and cutmix these are the inputs and, twice, the targets.
         """
@@ -152,20 +156,20 @@ class Module(LightningModule):
         return self.mixing(inputs, targets, **place, rank=self.global_rank)
 
     def compute_loss(self, outputs: Tensor, targets: Tensor, *extras: Tensor) -> Tensor:
-        """The loss of a batch; a loss whose ``forward`` names ``indexes`` gets the extras too."""
+        """Returns the loss of a batch; a loss whose ``forward`` names ``indexes`` gets the extras."""
         return self.loss(outputs, targets, *(extras if self.loss_takes_indexes else ()))  # type: ignore[no-any-return]
 
     def record(
         self, stage: str, loss: Tensor, outputs: Tensor, targets: Tensor, *extras: Tensor
     ) -> None:
-        """Counts a batch in the epoch's mean loss and metrics, without waiting for the device.
+        """Adds a batch to the epoch's mean loss and metrics, without waiting for the device.
 
         Args:
             stage: train, val or test.
             loss: Scalar, the mean over the batch.
             outputs: Raw outputs of the model.
-            targets: As the data gives them.
-            extras: What a batch holds besides, such as the query of each row.
+            targets: Targets as the data gives them.
+            extras: Further items of the batch, such as the query of each row.
         """
         if stage == "train":
             # LBFGS evaluates a batch several times; the first is the one that counts.
@@ -173,8 +177,8 @@ class Module(LightningModule):
             if batch == self.last_batch:
                 return
             self.last_batch = batch
-        meters = {"train": self.train_meter, "val": self.val_meter, "test": self.test_meter}
-        meters[stage].add(loss, outputs, targets, *extras)
+        buffers = {"train": self.train_metrics, "val": self.val_metrics, "test": self.test_metrics}
+        buffers[stage].append(loss, outputs, targets, *extras)
 
     def on_train_epoch_start(self) -> None:
         self.last_batch = -1
@@ -186,25 +190,25 @@ class Module(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.refuse_non_finite()
         self.log("lr", self.lr)
-        self.log_epoch("train", self.train_meter)
+        self.log_epoch("train", self.train_metrics)
         # Lightning would do so after the epoch's checkpoint, which would then lack it.
-        loop = self.trainer.fit_loop.epoch_loop
-        if loop._num_ready_batches_reached():
+        if is_last_batch_done(self.trainer):
             self.plateau_is_due = True
-            loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+            self.trainer.fit_loop.epoch_loop.update_lr_schedulers(
+                "epoch", update_plateau_schedulers=True
+            )
             self.plateau_is_due = False
 
     def on_validation_epoch_end(self) -> None:
-        self.log_epoch("val", self.val_meter)
+        self.log_epoch("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        self.log_epoch("test", self.test_meter)
+        self.log_epoch("test", self.test_metrics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.refuse_non_finite()  # what is kept can be used
-        checkpoint["epoch_under_way"] = {
-            "meters": all_gather_object(self.trainer, self.train_meter.state()),
-            "validation_groups": self.val_meter.groups,
+        self.refuse_non_finite()  # a checkpoint can be used
+        checkpoint["epoch_in_progress"] = {
+            "metrics": all_gather_object(self.trainer, self.train_metrics.state()),
             "last_batch": self.last_batch,
             "lr": getattr(self, "lr", None),
         }
@@ -212,47 +216,48 @@ class Module(LightningModule):
             checkpoint["data"] = self.trainer.datamodule.told()  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer and self.trainer.state.fn == TrainerFn.FITTING:
-            self.loaded = checkpoint.get("epoch_under_way", {})
+        trainer = trainer_of(self)
+        if trainer and trainer.state.fn == TrainerFn.FITTING:
+            self.loaded = checkpoint.get("epoch_in_progress", {})
 
     def on_fit_start(self) -> None:
         if self.loaded:
-            self.train_meter.load(self.loaded["meters"][self.global_rank], self.device)
-            self.val_meter.groups = self.loaded["validation_groups"]
+            self.train_metrics.load_state(self.loaded["metrics"][self.global_rank], self.device)
             self.last_batch, self.lr = self.loaded["last_batch"], self.loaded["lr"]
             self.loaded = {}
 
-    def log_epoch(self, part: str, meter: MetricBuffer) -> None:
-        total, samples = self.trainer.strategy.reduce(meter.sums(), reduce_op="sum")
+    def log_epoch(self, stage: str, buffer: MetricBuffer) -> None:
+        """Logs the mean loss and the metrics of an epoch, and resets them."""
+        total, samples = self.trainer.strategy.reduce(buffer.loss_sum(), reduce_op="sum")
         loss = total / samples
-        if part == "val" and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
-            self.give_up(f"the validation loss became {loss.item()} at the end")
-        self.log_dict({f"{part}/loss": loss, **meter.compute()})
-        meter.reset()
+        if stage == "val" and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
+            self.stop_non_finite(f"the validation loss became {loss.item()} at the end")
+        self.log_dict({f"{stage}/loss": loss, **buffer.compute()})
+        buffer.reset()
 
     def refuse_non_finite(self) -> None:
-        """Ends a training whose loss or weights are NaN or infinite.
+        """Stops a training whose loss or weights are NaN or infinite.
 
         Waits for the device, so it is for the end of an epoch and for checkpoints.
         """
-        losses = self.train_meter.step_losses()
+        losses = self.train_metrics.step_losses()
         wrong = (~losses.isfinite()).nonzero()
         if len(wrong):
             batch = int(wrong[0])
-            self.give_up(f"the loss became {losses[batch].item()} in batch {batch + 1}")
-        # Of divided weights each process looks at its own: asking the others could wait for ever.
-        shares = [local_shard(parameter).detach() for parameter in self.model.parameters()]
-        ends = [end.isfinite() for share in shares if share.numel() for end in share.aminmax()]
+            self.stop_non_finite(f"the loss became {losses[batch].item()} in batch {batch + 1}")
+        # Each process checks its own shard of the weights: a collective here could deadlock.
+        shards = [local_shard(parameter).detach() for parameter in self.model.parameters()]
+        ends = [end.isfinite() for shard in shards if shard.numel() for end in shard.aminmax()]
         if ends and not torch.stack(ends).all():
-            self.give_up("the weights became NaN or infinite by the end")
+            self.stop_non_finite("the weights became NaN or infinite by the end")
 
-    def give_up(self, what: str) -> NoReturn:
+    def stop_non_finite(self, problem: str) -> NoReturn:
         raise NonFiniteLossError(
-            f"{what} of epoch {self.trainer.current_epoch + 1}, at learning rate {self.lr:g}; try "
+            f"{problem} of epoch {self.trainer.current_epoch + 1}, at learning rate {self.lr:g}; try "
             "a smaller optimizer.lr, or trainer.gradient_clip_val=1."
         )
 
 
 def local_shard(parameter: Tensor) -> Tensor:
-    """The part of a parameter that this process holds; all of it if it is not divided."""
+    """The shard of a parameter that this process holds; all of it if it is not sharded."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter

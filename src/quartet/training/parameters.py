@@ -10,12 +10,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-_NORMS = (
-    nn.modules.batchnorm._NormBase,  # batch and instance normalisation of every dimension
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-)
+from quartet.compat.torch import BatchOrInstanceNorm
+
+_NORMS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -178,12 +178,12 @@ def metric(key: str, metric: Metric, task: nn.Module, name: str, num_outputs: in
     metric = copy.deepcopy(metric)
     if hasattr(metric, "validate_args"):
         metric.validate_args = True
-    meter = MetricBuffer(task, MetricCollection({"value": metric}))
+    buffer = MetricBuffer(task, MetricCollection({"value": metric}))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            meter.add(torch.zeros(()), *example(name, num_outputs))
-            value = meter.compute()["value"]
+            buffer.append(torch.zeros(()), *example(name, num_outputs))
+            value = buffer.compute()["value"]
     except Exception as error:
         reason = describe_exception(key, error, ()).rstrip(".")
         return [f"{reason}; it must suit this {name} task with num_outputs={num_outputs}."]

@@ -1,4 +1,4 @@
-"""Averages of the weights along a training, which validation, checkpoints and the test then use."""
+"""Averages of the weights over a training; validation, checkpoints and the test use the average."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,56 +12,61 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from quartet.compat.lightning import average_of, is_last_batch_done, last_update, set_last_update
+
 
 class WeightAverage(WeightAveraging):
-    """Lightning's average of the weights; it leads from the first update on.
+    """Lightning's average of the weights, used from its first update on.
 
     Before that, the weights themselves are validated and saved. Buffers, such as the statistics of
-    batch normalisation, are averaged too. A checkpoint's ``state_dict`` is what was validated.
+    batch normalization, are averaged too. A checkpoint's ``state_dict`` is what was validated.
     """
 
-    leads = False  # the model holds the average, and the average the weights
+    swapped = False  # whether the model holds the average, and the average the weights
 
     @property
-    def begun(self) -> bool:
-        """Whether there is an average yet."""
-        return self._average_model is not None and bool(self._average_model.n_averaged)
+    def has_average(self) -> bool:
+        """Whether there was an update."""
+        average = average_of(self)
+        return average is not None and bool(average.n_averaged)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning copies the model before it moves it to its device, and would fetch all weights
-        # from there at every update. The count stays: a GPU would be waited for to tell it.
-        assert self._average_model is not None
-        self._average_model.module.to(pl_module.device)
+        # from there at every update. The count stays on the CPU: reading it would wait for a GPU.
+        average = average_of(self)
+        assert average is not None
+        average.module.to(pl_module.device)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.begun:
+        if self.has_average:
             super().on_validation_epoch_start(trainer, pl_module)
-            self.leads = True
+            self.swapped = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.leads:
+        if self.swapped:
             super().on_validation_epoch_end(trainer, pl_module)
-            self.leads = False
+            self.swapped = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.begun:
+        if self.has_average:
             super().on_train_end(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        # A signal within a validation has it saved while the two are exchanged; before the first
-        # update Lightning would save the weights that the training began with.
-        if self.leads or not self.begun:
+        # A signal within a validation saves while the two are swapped; before the first update
+        # Lightning would save the weights that the training began with.
+        if self.swapped or not self.has_average:
             names = ("state_dict", "current_model_state")
-            one, other = (checkpoint[name] for name in names)
-            checkpoint |= dict(zip(names, (other, one if self.leads else other), strict=True))
+            first, second = (checkpoint[name] for name in names)
+            pair = (second, first if self.swapped else second)
+            checkpoint |= dict(zip(names, pair, strict=True))
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # For a test, Lightning would put the weights in the place of their average.
+        # For a test, Lightning would replace the average by the weights.
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
@@ -69,13 +74,15 @@ class WeightAverage(WeightAveraging):
 class EMA(WeightAverage):
     """Exponential moving average: ``average = decay * average + (1 - decay) * weights``.
 
-    It begins as the weights of the first step that counts.
+    It begins as the weights after the first step that counts.
 
     Args:
-        decay: How much of the average stays at each update.
+        decay: Share of the average that each update keeps.
         every_n_steps: Optimizer steps from one update to the next.
-        start_step: Optimizer steps before the first.
+        start_step: Optimizer steps before the first update.
     """
+
+    # Lightning's EMAWeightAveraging counts steps otherwise and averages one parameter at a time.
 
     def __init__(self, *, decay: float, every_n_steps: int, start_step: int) -> None:
         super().__init__()
@@ -91,24 +98,22 @@ class EMA(WeightAverage):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        step = trainer.global_step
-        if not self.begun:
+        step, average = trainer.global_step, average_of(self)
+        if not self.has_average:
             super().on_train_batch_end(trainer, pl_module, *args, **kwargs)  # copies the weights
-        elif step > self._latest_update_step and self.should_update(step - 1):
-            # torch's own way to update sends the count to the device, which is waited for.
-            average = self._average_model
-            assert average is not None
+        elif average is not None and step > last_update(self) and self.should_update(step - 1):
+            # AveragedModel.update_parameters sends the count to the device, and waits for it.
             pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for one, other in zip(tensors(average.module), tensors(pl_module), strict=True):
-                pairs[one.dtype].append((one, other))
+            for mean, value in zip(tensors(average.module), tensors(pl_module), strict=True):
+                pairs[mean.dtype].append((mean, value))
             for each in pairs.values():
-                self.update([one for one, _ in each], [other for _, other in each], 0)
+                self.update([mean for mean, _ in each], [value for _, value in each], 0)
             average.n_averaged += 1
-            self._latest_update_step = step
+            set_last_update(self, step)
 
 
 def tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, outside of what gradients are computed of."""
+    """Parameters and buffers, detached."""
     return (tensor.detach() for tensor in chain(module.parameters(), module.buffers()))
 
 
@@ -127,10 +132,9 @@ class SWA(WeightAverage):
         self.start = start
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # Before the validation at the end of the epoch, which is to see it.
+        # Before the validation at the end of the epoch, which uses the average.
         steps = trainer.global_step
-        ends = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        if not ends and not 0 < trainer.max_steps <= steps:
+        if not is_last_batch_done(trainer) and not 0 < trainer.max_steps <= steps:
             return
         if steps > self.start * trainer.estimated_stepping_batches:
             super().on_train_batch_end(trainer, *args, **kwargs)

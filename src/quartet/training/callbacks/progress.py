@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
-from quartet.checkpoints.callbacks import LastCheckpoint, is_accumulating, validation_due
+from quartet.checkpoints.callbacks import LastCheckpoint
+from quartet.compat.lightning import is_accumulating, is_last_batch_done, is_validation_due
 from quartet.core.signals import ShutdownHandler
 
 
@@ -93,7 +94,7 @@ class Timer(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A training that goes on within an epoch does not start that epoch.
         self.started, self.validation = perf_counter(), 0.0
-        meter: Any = pl_module.train_meter
+        meter: Any = pl_module.train_metrics
         self.before = meter.samples
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,7 +109,7 @@ class Timer(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Callbacks come before the module, which starts its meter anew here.
-        meter: Any = pl_module.train_meter
+        meter: Any = pl_module.train_metrics
         self.samples.append((meter.samples - self.before) * trainer.world_size)
         self.before = 0
 
@@ -139,8 +140,8 @@ class StopAtBatchEnd(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if not self.asked(trainer) or is_accumulating(trainer):
             return
-        last = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        if not last or validation_due(trainer):  # else the end of the epoch follows, and is saved
+        # The end of the epoch is saved by itself.
+        if not is_last_batch_done(trainer) or is_validation_due(trainer):
             self.save(trainer)
             self.stop.exit()
 

@@ -1,0 +1,130 @@
+"""Private names of other libraries: each is still there and does what its function says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from made import composed
+from torch import nn
+from torchmetrics import MeanMetric
+
+from quartet.build import Run, build
+from quartet.compat import lightning as compat
+from quartet.compat.torch import BatchOrInstanceNorm
+from quartet.compat.torchmetrics import set_update_count
+
+SHORT = [
+    *("data=wine", "data.batch_size=32", "trainer=cpu", "trainer.max_epochs=1", "logger=none"),
+    *("callbacks.best=null", "callbacks.last=null", "callbacks.progress_bar=null"),
+    *("metrics=none", "model.hidden=[4]"),
+]
+
+
+class Look(Callback):
+    """Keeps what a function says of the trainer after each training batch."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.seen: list[Any] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self.seen.append(self.function(trainer))
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    compat.quieten()
+
+
+def trained(directory: Path, *overrides: str, callbacks: tuple[Callback, ...] = ()) -> Run:
+    run = build(composed([*SHORT, *overrides]), directory)
+    run.trainer.callbacks += callbacks  # type: ignore[attr-defined]
+    run.trainer.fit(run.module, run.data)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (compat.is_last_batch_done, [False, False, False, True]),
+        (compat.is_accumulating, [True, False, True, False]),
+        (compat.is_validation_due, [False, True, False, True]),
+        (compat.logger_step, [-1, -1, 0, 0]),  # the validation comes after the batch
+    ],
+)
+def test_place_in_the_epoch(function: Any, expected: list[Any], tmp_path: Path) -> None:
+    look = Look(function)
+    within = ("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2")
+    trained(tmp_path, *within, callbacks=(look,))
+    assert look.seen == expected
+
+
+def test_values_of_an_epoch_are_logged_after_its_hooks(tmp_path: Path) -> None:
+    class AtEnd(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            pl_module.log("own", torch.tensor(0.5))
+
+        def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
+            self.values = compat.logged_values(trainer)
+
+    callback = AtEnd()
+    saves = ModelCheckpoint(tmp_path / "checkpoints", save_on_train_epoch_end=True)
+    trained(tmp_path, callbacks=(callback, saves))
+    assert {"own", "train/loss", "lr"} <= callback.values.keys()
+    assert callback.values["own"] == 0.5
+
+
+def test_checkpoint_of_a_callback_is_saved(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    callback = ModelCheckpoint(tmp_path)
+    compat.save_checkpoint(callback, run.trainer, str(tmp_path / "own.ckpt"))
+    assert (tmp_path / "own.ckpt").is_file()
+
+
+def test_restart_is_left(tmp_path: Path) -> None:
+    trainer = trained(tmp_path).trainer
+    trainer.fit_loop.restarting = True
+    compat.leave_restart(trainer)
+    assert not (trainer.fit_loop.restarting or trainer.fit_loop.epoch_loop.restarting)
+
+
+def test_logger_step_of_a_saved_loop_is_counted(tmp_path: Path) -> None:
+    state = trained(tmp_path).trainer.fit_loop.state_dict()["epoch_loop.state_dict"]
+    assert state["_batches_that_stepped"] == 4
+    compat.add_logger_step(state)
+    assert state["_batches_that_stepped"] == 5
+
+
+def test_module_tells_its_trainer_if_there_is_one(tmp_path: Path) -> None:
+    run = build(composed(SHORT), tmp_path)
+    assert compat.trainer_of(run.module) is None
+    run.trainer.fit(run.module, run.data)
+    assert compat.trainer_of(run.module) is run.trainer
+
+
+def test_average_of_the_weights_and_its_last_update(tmp_path: Path) -> None:
+    averaging = WeightAveraging()
+    assert compat.average_of(averaging) is None
+    trained(tmp_path, callbacks=(averaging,))
+    average = compat.average_of(averaging)
+    assert average is not None
+    assert average.n_averaged == 4
+    assert compat.last_update(averaging) == 4
+    compat.set_last_update(averaging, 7)
+    assert averaging.state_dict() == {"latest_update_step": 7}
+
+
+def test_update_count_of_a_metric_is_set() -> None:
+    metric = MeanMetric()
+    set_update_count(metric, 3)
+    assert metric.update_count == 3
+    metric.compute()  # does not warn that there was no update
+
+
+def test_norms_have_one_base() -> None:
+    norms = (nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d)
+    assert all(issubclass(norm, BatchOrInstanceNorm) for norm in norms)
+    assert not issubclass(nn.LayerNorm, BatchOrInstanceNorm)
