@@ -1,5 +1,6 @@
 """Private names of other libraries: each is still there and does what its function says."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def test_restart_is_left(tmp_path: Path) -> None:
     trainer = trained(tmp_path).trainer
     trainer.fit_loop.restarting = True
     compat.leave_restart(trainer)
-    assert not (trainer.fit_loop.restarting or trainer.fit_loop.epoch_loop.restarting)
+    assert not trainer.fit_loop.restarting
+    assert not trainer.fit_loop.epoch_loop.restarting
 
 
 def test_logger_step_of_a_saved_loop_is_counted(tmp_path: Path) -> None:
@@ -115,6 +117,12 @@ def test_average_of_the_weights_and_its_last_update(tmp_path: Path) -> None:
     assert compat.last_update(averaging) == 4
     compat.set_last_update(averaging, 7)
     assert averaging.state_dict() == {"latest_update_step": 7}
+
+
+def test_adam_does_not_look_for_a_gpu_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning does
+    compat.skip_nvml()
+    assert "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ
 
 
 def test_update_count_of_a_metric_is_set() -> None:

@@ -23,7 +23,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException
 from made import cifar_files, idx_files, paint, write
 from omegaconf import OmegaConf
 from torchvision import datasets
@@ -56,18 +55,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
         (conf / group).mkdir()
         for name in names:
             (conf / group / f"{name}.yaml").write_text(f"name: {name}\n")
-    (conf / "experiment").mkdir()
-    (conf / "experiment" / "heavy.yaml").write_text(
-        "# @package _global_\ndefaults:\n"
-        "  - override /data: diabetes\n  - override /loss: huber\n  - _self_\n"
-    )
-    (conf / "experiment" / "plain.yaml").write_text(
-        "# @package _global_\ndefaults: [override /data: diabetes, _self_]\n"
-        "data: {standardize_targets: false}\n"
-    )
     (conf / "train.yaml").write_text(
         "defaults:\n  - _self_\n  - loss: cross_entropy\n  - metrics: classification\n"
-        "  - data: digits\n  - optional experiment: null\n" + OmegaConf.to_yaml({"data": SHARED})
+        "  - data: digits\n" + OmegaConf.to_yaml({"data": SHARED})
     )
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
@@ -227,11 +217,6 @@ def test_assembled_parts_hold_their_rows_of_every_tensor() -> None:
 # Configuration
 
 
-def test_every_promised_data_set_is_there() -> None:
-    promised = "digits breast_cancer wine diabetes fashion_mnist mnist cifar10 image_folder csv"
-    assert {*promised.split(), "linear", "ranking"} <= set(OPTIONS)
-
-
 @pytest.mark.parametrize("option", OPTIONS)
 def test_data_brings_its_loss_and_metrics(config: Config, option: str) -> None:
     whole = config(f"data={option}")
@@ -251,17 +236,6 @@ def test_data_file_holds_exactly_the_arguments_of_its_function(config: Config, o
         assert parameter.default is (None if parameter.name == "fold" else parameter.empty)
 
 
-@pytest.mark.parametrize(
-    "path",
-    # The README's example is a line.
-    [path for path in sorted((CONF / "data").rglob("*.yaml")) if "\n{" not in path.read_text()],
-    ids=lambda p: p.stem,
-)
-def test_data_file_opens_with_what_it_is(path: Path) -> None:
-    lines = path.read_text().removeprefix("# @package data\n").splitlines()
-    assert lines[1].startswith("# ")  # below the line for editors
-
-
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel", "regression"])
 def test_task_of_a_csv_table_brings_its_loss_and_metrics(config: Config, task: str) -> None:
     arguments = ["data=csv", f"data/task={task}", "data.path=a.csv", "data.target=y"]
@@ -272,22 +246,10 @@ def test_task_of_a_csv_table_brings_its_loss_and_metrics(config: Config, task: s
     assert config(*arguments, "loss=huber")["loss"]["name"] == "huber"
 
 
-def test_experiment_wins_over_data_and_the_command_line_over_both(config: Config) -> None:
-    plain = config("experiment=plain")
-    assert (plain["loss"]["name"], plain["data"]["standardize_targets"]) == ("mse", False)
-    assert config("experiment=heavy")["loss"]["name"] == "huber"
-    assert config("experiment=heavy", "loss=mse")["loss"]["name"] == "mse"
-
-
 def test_facts_of_a_shape_follow_the_settings_they_depend_on(config: Config) -> None:
     assert config("data=linear", "data.features=4")["data"]["input_shape"] == [4]
     assert config("data=image_folder", "data.image_size=9")["data"]["input_shape"] == [3, 9, 9]
     assert config("data=wine")["data"]["num_outputs"] == 3
-
-
-def test_misspelt_key_is_refused_by_hydra(config: Config) -> None:
-    with pytest.raises(ConfigCompositionException, match="val_fractoin"):
-        config("data.val_fractoin=0.2")
 
 
 @pytest.mark.parametrize("option", ["digits", "breast_cancer", "wine", "diabetes", "linear"])

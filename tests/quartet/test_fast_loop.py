@@ -1,4 +1,4 @@
-"""All of Lightning's hooks stay alive, whatever is spared."""
+"""All of Lightning's hooks are called by the fast loop, and its steps are those of Lightning."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,20 +9,19 @@ from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from quartet.build import build, compose
+from quartet.compat import lightning_loop
 from quartet.compat.lightning import quieten
+from quartet.compat.lightning_loop import MODULE_HOOKS, STEP_HOOKS, TRANSFER_HOOKS
 from quartet.data.datamodule import DataModule
-from quartet.training import fast_loop
-from quartet.training.fast_loop import BATCH_HOOKS, OF_DATA, OF_MODULE
 from quartet.training.module import Module
 
 SHORT = ["data=wine", "trainer.max_epochs=2", "data.batch_size=32", "logger=none"]
 STEPS, VALIDATIONS, TESTS = 2 * 4, 2 * 1, 1  # 124, 18 and 36 samples; validated at once
 EXPECTED = {
-    **dict.fromkeys(BATCH_HOOKS, STEPS),
+    **dict.fromkeys([*STEP_HOOKS, "on_train_batch_start", "on_train_batch_end"], STEPS),
     **dict.fromkeys(("on_validation_batch_start", "on_validation_batch_end"), VALIDATIONS),
     **dict.fromkeys(("on_test_batch_start", "on_test_batch_end"), TESTS),
 }
-EXPECTED = {name: count for name, count in EXPECTED.items() if "predict" not in name}
 
 
 def play(directory: Path, callbacks: list[Callback]) -> None:
@@ -43,36 +42,26 @@ def test_hook_of_a_callback_added_later_is_called_every_time(hook: str, tmp_path
 
 
 @pytest.mark.filterwarnings("ignore:You have overridden")
-@pytest.mark.parametrize("hook", [*OF_MODULE, *OF_DATA])
-def test_hook_of_the_module_is_called_every_time(
-    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("part", "base", "hook"),
+    [
+        *((Module, Module, hook) for hook in MODULE_HOOKS + TRANSFER_HOOKS),
+        *((DataModule, LightningDataModule, hook) for hook in TRANSFER_HOOKS),
+    ],
+)
+def test_hook_of_the_module_or_the_data_is_called_every_time(
+    part: type, base: type, hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()
-    own = getattr(Module, hook)
+    own = getattr(base, hook)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         seen.update([hook])
         return own(*args, **kwargs)
 
-    monkeypatch.setattr(Module, hook, counted)
+    monkeypatch.setattr(part, hook, counted, raising=False)
     play(tmp_path, [])
-    assert seen == {hook: STEPS + (VALIDATIONS + TESTS if hook in OF_DATA else 0)}
-
-
-@pytest.mark.parametrize("hook", OF_DATA)
-def test_hook_of_the_data_is_called_every_time(
-    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: Counter[str] = Counter()
-    own = getattr(LightningDataModule, hook)
-
-    def counted(self: Any, batch: Any, *args: Any) -> Any:
-        seen.update([hook])
-        return own(self, batch, *args)
-
-    monkeypatch.setattr(DataModule, hook, counted, raising=False)
-    play(tmp_path, [])
-    assert seen == {hook: STEPS + VALIDATIONS + TESTS}
+    assert seen == {hook: STEPS + (VALIDATIONS + TESTS if hook in TRANSFER_HOOKS else 0)}
 
 
 class Diary(Callback):
@@ -86,13 +75,13 @@ class Diary(Callback):
 def diary_of(hook: str) -> Any:
     def written(self: Diary, trainer: Trainer, module: Any, *args: Any) -> None:
         within = {} if hook == "on_train_batch_start" else trainer.callback_metrics
-        told = [
+        values = [
             {key: float(value) for key, value in arg.items()} if isinstance(arg, dict) else arg
             for arg in args
             if isinstance(arg, dict | int)
         ]
         figures = {name: float(value) for name, value in within.items()}
-        self.lines.append((hook, trainer.global_step, *told, figures))
+        self.lines.append((hook, trainer.global_step, *values, figures))
         if self.logs and hook.startswith("on_train_batch"):
             self.log(f"seen/{hook}", float(trainer.global_step), on_step=True, on_epoch=True)
 
@@ -127,17 +116,15 @@ def step_that_stops(self: Any, batch: Any, batch_idx: int) -> Any:
 training_step = Module.training_step
 
 
-STEPS_OF_A_FORK = [
-    *(training_step, step_as_mapping),
-    *(step_that_skips, step_that_logs, step_that_stops),
-]
-
-
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
 @pytest.mark.parametrize(
     ("overrides", "step"),
     [
-        (overrides, step)
+        pytest.param(
+            *(overrides, step),
+            # Each setting with the usual step and each step with few settings; the rest is slow.
+            marks=[] if "max_steps" in overrides or step is training_step else pytest.mark.slow,
+        )
         for overrides in (
             "",
             "trainer.accumulate_grad_batches=3",
@@ -147,7 +134,10 @@ STEPS_OF_A_FORK = [
             "optimizer=lbfgs",
             "trainer.max_steps=6 trainer.log_every_n_steps=3",
         )
-        for step in STEPS_OF_A_FORK
+        for step in (
+            *(training_step, step_as_mapping),
+            *(step_that_skips, step_that_logs, step_that_stops),
+        )
         if (overrides, step) != ("optimizer=lbfgs", step_that_skips)  # which needs every loss
     ],
 )
@@ -155,22 +145,21 @@ def test_steps_are_those_of_lightning(
     overrides: str, step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Module, "training_step", step)
-    told = []
-    for usual in (True, False):
-        if not usual:
-            monkeypatch.setattr(fast_loop, "is_usual", lambda _: False)
-            monkeypatch.setattr(fast_loop, "moved", fast_loop.search)
+    runs = []
+    for fast in (True, False):
+        if not fast:
+            monkeypatch.setattr(lightning_loop, "supports_fast_path", lambda _: False)
         diary = Diary(logs=step is not training_step)
         run = build(
             compose([*SHORT, "trainer.log_every_n_steps=2", *overrides.split()]),
-            tmp_path / str(usual),
+            tmp_path / str(fast),
         )
         run.trainer.callbacks.append(diary)  # type: ignore[attr-defined]
         run.trainer.fit(run.module, run.data)
         loop: Any = run.trainer.fit_loop
-        assert loop.epoch_loop.usual is usual
+        assert loop.epoch_loop.is_fast is fast
         weights = {name: value.tolist() for name, value in run.module.state_dict().items()}
-        rows = (tmp_path / str(usual) / "metrics.csv").read_text()
-        told.append((diary.lines, weights, rows, loop.state_dict()))
-    for ours, theirs in zip(*told, strict=True):
+        rows = (tmp_path / str(fast) / "metrics.csv").read_text()
+        runs.append((diary.lines, weights, rows, loop.state_dict()))
+    for ours, theirs in zip(*runs, strict=True):
         assert ours == theirs

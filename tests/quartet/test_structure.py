@@ -56,7 +56,6 @@ UPWARDS: set[tuple[str, str]] = {
 }
 PRIVATE_OUTSIDE: set[str] = {
     "quartet.build",
-    "quartet.checkpoints.callbacks",
     "quartet.cli.arguments",
     "quartet.cli.exit",
     "quartet.config.allow",
@@ -69,12 +68,6 @@ PRIVATE_OUTSIDE: set[str] = {
     "quartet.sweeps.local",
     "quartet.sweeps.search",
     "quartet.sweeps.space",
-    "quartet.training.callbacks.averaging",
-    "quartet.training.callbacks.progress",
-    "quartet.training.fast_loop",
-    "quartet.training.metric_buffer",
-    "quartet.training.module",
-    "quartet.training.parameters",
 }
 
 

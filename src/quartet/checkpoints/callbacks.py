@@ -130,7 +130,9 @@ class LastCheckpoint(ModelCheckpoint):
         save_checkpoint(self, trainer, path)
         self.best_model_path = path
         self.saved_at, self.has_saved = time.monotonic(), True
-        if trainer.is_global_zero and (not is_between_epochs(trainer) or is_last_batch_done(trainer)):
+        if trainer.is_global_zero and (
+            not is_between_epochs(trainer) or is_last_batch_done(trainer)
+        ):
             Path(self.path("mid_epoch")).unlink(missing_ok=True)  # the training has passed it
 
     def path(self, name: str) -> str:

@@ -1,6 +1,7 @@
 """Lightning: private names and messages."""
 
 import logging
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -97,3 +98,8 @@ def set_last_update(callback: "WeightAveraging", step: int) -> None:
 def last_update(callback: "WeightAveraging") -> int:
     """The optimizer step of the last update. A step that did not move must not count twice."""
     return callback._latest_update_step
+
+
+def skip_nvml() -> None:
+    """Drops Lightning's variable that makes Adam look for a GPU driver in each step."""
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)

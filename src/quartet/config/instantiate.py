@@ -18,6 +18,7 @@ from torchmetrics import MetricCollection
 from quartet.checkpoints import weights
 from quartet.checkpoints.resume_state import ResumeState
 from quartet.checkpoints.storage import DurableCheckpoints
+from quartet.compat import lightning_loop
 from quartet.config import allow, resume, signatures
 from quartet.config.groups import RESERVED_ARGUMENTS, is_own_name, split_node, to_container
 from quartet.core.problems import ConfigError, collect_problems
@@ -26,7 +27,7 @@ from quartet.data.mixing import Mixing
 from quartet.data.split import Parts
 from quartet.records import result
 from quartet.records.loggers import MetricsCSV
-from quartet.training import fast_loop, parameters, schedule, task
+from quartet.training import parameters, schedule, task
 from quartet.training.module import Module
 from quartet.validation import training
 
@@ -181,7 +182,7 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
             plugins=[*(create.keywords.get("plugins") or ()), DurableCheckpoints(cfg.directory)],
             callbacks=[*callbacks, ResumeState(resume.end(cfg))],
             logger=loggers,
-            profiler=create.keywords.get("profiler") or fast_loop.NoProfiler(),
+            profiler=create.keywords.get("profiler") or lightning_loop.NoProfiler(),
             default_root_dir=cfg.directory,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             enable_model_summary=False,
@@ -192,7 +193,7 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
         settle(trainer, cfg)
     if len(faults) > before:
         return None
-    fast_loop.install(trainer)
+    lightning_loop.install(trainer)
     return trainer
 
 

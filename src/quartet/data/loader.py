@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-
-class DeviceBatch(list[Any]):
-    """A batch that lies on the device of the model already, and need not be searched (10 us)."""
-
-    def to(self, *_: Any, **__: Any) -> "DeviceBatch":
-        return self
+from quartet.compat.lightning_loop import DeviceBatch
 
 
 class Batches:

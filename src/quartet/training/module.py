@@ -85,13 +85,6 @@ class Module(LightningModule):
         self.plateau_is_due = False
         self.loss_takes_indexes = "indexes" in inspect.signature(loss.forward).parameters
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Set in each step, the first in Lightning's own ones 44 times; nn.Module takes longer for it.
-        if name in ("_current_fx_name", "last_batch"):
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return

@@ -1,11 +1,7 @@
-"""Less of Lightning's own time in each step, with all of its hooks alive.
-
-Microseconds are those saved of a training step of Lightning 2.6 on a CPU.
-"""
+"""Lightning's loop over the batches of an epoch, with less work around each training step."""
 
 import inspect
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,16 +11,35 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
 from torch import Tensor
 
-from quartet.data.loader import DeviceBatch
+from quartet.compat.lightning import skip_nvml
 
-NOTHING: AbstractContextManager[None] = nullcontext()
+NULL_CONTEXT: AbstractContextManager[None] = nullcontext()
+# Hooks that the fast path does not call: of callbacks and the module, of the module, of the data.
+STEP_HOOKS = [
+    *("on_before_zero_grad", "on_before_backward"),
+    *("on_after_backward", "on_before_optimizer_step"),
+]
+MODULE_HOOKS = [
+    *STEP_HOOKS,
+    *("optimizer_zero_grad", "backward", "optimizer_step"),
+    *("on_train_batch_start", "on_train_batch_end"),
+]
+TRANSFER_HOOKS = [
+    *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+]
+
+
+class DeviceBatch(list[Any]):
+    """A batch that is on the model's device already, so that Lightning need not search it."""
+
+    def to(self, *_: Any, **__: Any) -> "DeviceBatch":
+        return self
 
 
 class NoProfiler(Profiler):
-    """Measures nothing, and makes no generator each time it is asked to (30 us)."""
+    """Measures nothing; Lightning's makes a generator each time it is asked to."""
 
     def start(self, action_name: str) -> None:
         pass
@@ -33,47 +48,28 @@ class NoProfiler(Profiler):
         pass
 
     def profile(self, action_name: str) -> Any:
-        return NOTHING
-
-
-# What `Steps` passes over: of callbacks, of the module, and of the module or the data.
-WITHIN_STEPS = [
-    *("on_before_zero_grad", "on_before_backward"),
-    *("on_after_backward", "on_before_optimizer_step"),
-]
-OF_MODULE = [
-    *WITHIN_STEPS,
-    *("optimizer_zero_grad", "backward", "optimizer_step"),
-    *("on_train_batch_start", "on_train_batch_end"),
-]
-OF_DATA = ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"]
-BATCH_HOOKS = WITHIN_STEPS + [
-    f"on_{part}_batch_{moment}"
-    for part in ("train", "validation", "test", "predict")
-    for moment in ("start", "end")
-]
+        return NULL_CONTEXT
 
 
 class FastEpochLoop(_TrainingEpochLoop):
-    """The loop over the batches of an epoch.
+    """Lightning's epoch loop with a fast path for one device in full precision.
 
-    The usual training is written out: one device, full precision, no hook within its steps. It makes
-    Lightning's calls in Lightning's order, but for gradients, which are freed before the forward
-    pass and not after it (50 us). Any other training goes through Lightning's own code (200 us more).
+    The fast path makes Lightning's calls in Lightning's order, except that gradients are freed
+    before the forward pass and not after it. Where a part overrides a hook that it does not call,
+    or the strategy or precision is another one, Lightning's own code runs.
     """
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
-        drop_empty_hooks(self.trainer.callbacks)
-        self.usual = (
+        self.is_fast = (
             supports_fast_path(self.trainer) and not self.automatic_optimization._skip_backward
         )
         self.validates_within = validates_within_epochs(self.trainer)
         schedulers = self.trainer.lr_scheduler_configs
-        self.scheduled_by_step = any(scheduler.interval == "step" for scheduler in schedulers)
+        self.schedules_steps = any(scheduler.interval == "step" for scheduler in schedulers)
 
     def advance(self, data_fetcher: Any) -> None:
-        if self.restarting or not self.usual:
+        if self.restarting or not self.is_fast:
             super().advance(data_fetcher)
             return
         trainer: Any = self.trainer
@@ -86,15 +82,15 @@ class FastEpochLoop(_TrainingEpochLoop):
         connector, results = trainer._logger_connector, self._results
         connector._first_loop_iter = connector._first_loop_iter is None
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
-        self.tell("on_train_batch_start", batch, batch_idx)
+        self.call_callbacks("on_train_batch_start", batch, batch_idx)
         self.batch_progress.increment_started()
         outputs = self.step(batch, batch_idx)
         self.batch_progress.increment_processed()
-        if self.scheduled_by_step:
+        if self.schedules_steps:
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-        self.tell("on_train_batch_end", outputs, batch, batch_idx)
+        self.call_callbacks("on_train_batch_end", outputs, batch, batch_idx)
         logged = any(result.meta.on_step for result in results.values())
         if logged:
             connector.on_batch_end()
@@ -105,11 +101,11 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: Any) -> None:
         ends = self._num_ready_batches_reached() or self.trainer.should_stop
-        if not self.usual or self.validates_within or ends or self.trainer.received_sigterm:
+        if not self.is_fast or self.validates_within or ends or self.trainer.received_sigterm:
             super().on_advance_end(data_fetcher)
             return
-        # Asking after each batch whether to validate and which scheduler is due takes 35 us.
-        if self.scheduled_by_step:
+        # There is no validation after this batch.
+        if self.schedules_steps:
             self.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not self._should_accumulate():
             self._batches_that_stepped += 1
@@ -132,7 +128,7 @@ class FastEpochLoop(_TrainingEpochLoop):
                 output = {"loss": output}
             outputs.update(output)
             loss = outputs["loss"]
-            if loss is not None:  # else the batch is to be skipped
+            if loss is not None:  # None skips the batch
                 loss = loss / share if share > 1 else loss
                 outputs["loss"] = loss.detach()
                 loss.backward()
@@ -149,32 +145,34 @@ class FastEpochLoop(_TrainingEpochLoop):
             closure()
         return outputs if outputs["loss"] is not None else {}
 
-    def tell(self, hook: str, *args: Any) -> None:
+    def call_callbacks(self, hook: str, *args: Any) -> None:
         """Calls a hook of the callbacks, which may log."""
         trainer, module = self.trainer, self.trainer.lightning_module
-        module._current_fx_name = hook
+        set_hook_name(module, hook)
         for callback in trainer.callbacks:
-            own = getattr(callback, hook)
-            if own is not None:
-                own(trainer, module, *args)
-        module._current_fx_name = None
+            getattr(callback, hook)(trainer, module, *args)
+        set_hook_name(module, None)
 
 
 def call_module_hook(module: LightningModule, hook: str, *args: Any) -> Any:
-    """What a hook of the module gives, which may log."""
-    module._current_fx_name = hook
+    """Calls a hook of the module, which may log, and returns its output."""
+    set_hook_name(module, hook)
     output = getattr(module, hook)(*args)
-    module._current_fx_name = None
+    set_hook_name(module, None)
     return output
 
 
+def set_hook_name(module: LightningModule, name: str | None) -> None:
+    vars(module)["_current_fx_name"] = name  # nn.Module.__setattr__ is slow
+
+
 def supports_fast_path(trainer: Any) -> bool:
-    """Whether `Steps` has all that a training needs."""
+    """Whether the fast path of `FastEpochLoop` has everything that a training needs."""
     module, data = trainer.lightning_module, trainer.datamodule
-    passed_over: list[tuple[Any, type, list[str]]] = [
-        (module, LightningModule, OF_MODULE + OF_DATA),
-        *([(data, LightningDataModule, OF_DATA)] if data else []),
-        *((callback, Callback, WITHIN_STEPS) for callback in trainer.callbacks),
+    parts: list[tuple[Any, type, list[str]]] = [
+        (module, LightningModule, MODULE_HOOKS + TRANSFER_HOOKS),
+        *([(data, LightningDataModule, TRANSFER_HOOKS)] if data else []),
+        *((callback, Callback, STEP_HOOKS) for callback in trainer.callbacks),
     ]
     arguments = inspect.signature(module.training_step).parameters
     return (
@@ -184,9 +182,7 @@ def supports_fast_path(trainer: Any) -> bool:
         and module.automatic_optimization
         and len(arguments) == 2
         and "dataloader_iter" not in arguments
-        and not any(
-            overrides(part, base, hook) for part, base, hooks in passed_over for hook in hooks
-        )
+        and not any(overrides(part, base, hook) for part, base, hooks in parts for hook in hooks)
     )
 
 
@@ -205,31 +201,9 @@ def overrides(part: Any, base: type, hook: str) -> bool:
     return own is not None or getattr(type(part), hook) is not getattr(base, hook)
 
 
-def drop_empty_hooks(callbacks: Iterable[Callback]) -> None:
-    """Sets hooks of a step that a callback does not override to None, which Lightning skips.
-
-    Each callback costs 9 us otherwise, a ModelCheckpoint 21.
-    """
-    for callback in callbacks:
-        for hook in BATCH_HOOKS:
-            if not overrides(callback, Callback, hook):
-                setattr(callback, hook, None)
-
-
-def moved(result: Any, *place: Any, **kwargs: Any) -> Any:
-    """Moves a logged value that lies elsewhere; Lightning searches all its attributes (500 us)."""
-    lies_there = result.is_tensor and place == (result.value.device,) and not kwargs
-    return result if lies_there else search(result, *place, **kwargs)
-
-
-search = _ResultMetric.to
-
-
 def install(trainer: Trainer) -> None:
-    """Gives a trainer `Steps` and all logging `moved`; without a GPU, Adam does not look for one."""
-    _ResultMetric.to = moved  # type: ignore[assignment,method-assign]
+    """Gives a trainer the fast loop."""
     if not torch.cuda.device_count():
-        # Set by Lightning, so that each step looks for the library of the driver (40 us).
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        skip_nvml()
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = FastEpochLoop(trainer, loop.min_steps, loop.max_steps)
