@@ -535,7 +535,9 @@ def test_nothing_outside_the_run_is_written_or_removed(tmp_path: Path) -> None:
     assert folder.exists()
     assert (tmp_path / "run" / "folder.ckpt").exists()
     run = tmp_path / "run"
-    with pytest.raises(ConfigError, match=r"BestCheckpoint.dirpath=.* is outside the run's directory"):
+    with pytest.raises(
+        ConfigError, match=r"BestCheckpoint.dirpath=.* is outside the run's directory"
+    ):
         build(compose([f"callbacks.best.dirpath={tmp_path}/elsewhere", "trainer=cpu"]), run)
 
 
