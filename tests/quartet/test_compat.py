@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.utils import JobReturn, JobStatus
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from made import composed
@@ -13,6 +14,7 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from quartet.build import Run, build
+from quartet.compat import hydra
 from quartet.compat import lightning as compat
 from quartet.compat.torch import BatchOrInstanceNorm
 from quartet.compat.torchmetrics import set_update_count
@@ -136,3 +138,17 @@ def test_norms_have_one_base() -> None:
     norms = (nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d)
     assert all(issubclass(norm, BatchOrInstanceNorm) for norm in norms)
     assert not issubclass(nn.LayerNorm, BatchOrInstanceNorm)
+
+
+def test_hydra_returns_the_error_of_a_job() -> None:
+    error = ValueError("no")
+    returned = JobReturn(status=JobStatus.FAILED)
+    returned.return_value = error
+    assert hydra.job_error(returned) is error
+
+
+def test_hydra_formats_values_as_overrides() -> None:
+    values = (3, 0.5, "sgd", True, None, [16, 8], {"a": 1})
+    assert [hydra.format_value(value) for value in values] == [
+        *("3", "0.5", "sgd", "True", "null", "[16,8]", "{a:1}"),
+    ]

@@ -16,9 +16,10 @@ from made_runs import made_run
 
 from quartet.build import compose
 from quartet.inference.evaluate import evaluate
+from quartet.records.sweep_table import Job, Table
 from quartet.reports import picture
 from quartet.run import train
-from quartet.sweeps import jobs, winner
+from quartet.sweeps.directory import find_winner
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., int]
@@ -169,11 +170,11 @@ def swept(folder: Path, *values: float | None, **kwargs: Any) -> Path:
 def test_the_best_job_of_the_best_setting_wins(tmp_path: Path) -> None:
     # Of adam's mean 0.3 and sgd's 0.4, though the best single job is sgd's.
     sweep = swept(tmp_path / "s", 0.1, 0.7, 0.35, 0.25)
-    found, told = winner.find(sweep)
+    found, told = find_winner(sweep)
     assert found == sweep / "3"
     assert told == f"The winner of {sweep} by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
     sweep = swept(tmp_path / "t", 0.1, 0.7, 0.35, None, metric="val/f1", mode="max")
-    assert winner.find(sweep)[0] == sweep / "1"
+    assert find_winner(sweep)[0] == sweep / "1"
 
 
 def test_a_sweep_without_a_winner_is_refused(
@@ -181,7 +182,7 @@ def test_a_sweep_without_a_winner_is_refused(
 ) -> None:
     for sweep in (swept(tmp_path / "s", None, None), swept(tmp_path / "t", 0.1, metric=None)):
         with pytest.raises(SystemExit, match="2"):
-            winner.find(sweep)
+            find_winner(sweep)
         assert "is a sweep without a finished job" in capsys.readouterr().err
 
 
@@ -191,17 +192,17 @@ def test_a_sweep_that_is_not_what_it_says_is_refused(
     sweep = swept(tmp_path / "s", 0.5)
     (sweep / "0" / "result.json").write_text('{"metrics": []}')
     with pytest.raises(SystemExit, match="2"):
-        winner.find(sweep)
+        find_winner(sweep)
     assert "is a sweep that cannot be ranked: " in capsys.readouterr().err
     # A directory that the table does not know, and whose name Hydra would read as settings.
     sweep = swept(tmp_path / "t", 0.5)
     made_run(sweep / "0', hydra.mode='MULTIRUN", [], 0.1)
     with pytest.raises(SystemExit, match="2"):
-        winner.find(sweep)
+        find_winner(sweep)
     assert "is none of its jobs" in capsys.readouterr().err
     (sweep / "sweep.json").write_text("[]")
     with pytest.raises(SystemExit, match="2"):
-        winner.find(sweep)
+        find_winner(sweep)
     assert "is no table of a sweep's jobs" in capsys.readouterr().err
 
 
@@ -211,8 +212,8 @@ def test_a_sweep_is_evaluated_as_its_winner(
     for number, rate in enumerate(("1e-6", "0.01")):
         overrides = [f"optimizer.lr={rate}", "trainer.max_epochs=2", "data=wine"]
         train(compose(overrides), tmp_path / "s" / str(number))
-    table = jobs.Table(tmp_path / "s")
-    table.jobs = {n: jobs.Job(tmp_path / "s" / str(n), [], "") for n in range(2)}
+    table = Table(tmp_path / "s")
+    table.jobs = {n: Job(tmp_path / "s" / str(n), [], "") for n in range(2)}
     table.write()
     assert command("run=s", "split=test") == 0
     assert "The winner of s by val/loss (min) is job 1, " in capsys.readouterr().out

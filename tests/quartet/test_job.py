@@ -277,7 +277,7 @@ def test_job_that_slurm_requeues_goes_on_with_its_run(
     status, err = stopped_by_slurm(slurm, *ENDLESS)
     (directory,) = slurm.glob("outputs/*/*/")
     assert (status, result(directory)["status"]) == (138, "interrupted"), err
-    assert "Requeued job 123, which will go on with it." in err
+    assert "Requeued job 123, which will resume it." in err
     assert err.splitlines()[-1].endswith(f"train.py resume={directory}"), err
     assert (slurm / "scontrol.txt").read_text() == "requeue 123\n"
     before = (directory / "metrics.csv").read_text()

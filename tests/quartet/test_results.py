@@ -11,8 +11,8 @@ import pytest
 from made_runs import made_run
 from scipy import stats
 
+from quartet.records.sweep_table import Table
 from quartet.reports.results import cautions, find, gather, history, rank, read
-from quartet.sweeps.jobs import Table
 
 
 def sweep(folder: Path, values: dict[str, list[float]], **more: object) -> Path:

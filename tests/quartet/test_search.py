@@ -19,9 +19,9 @@ from quartet.build import build, compose
 from quartet.compat.lightning import quieten
 from quartet.core.problems import ConfigError
 from quartet.records import result as record
+from quartet.records.sweep_table import Table
 from quartet.run import train as train_really
 from quartet.sweeps import space
-from quartet.sweeps.jobs import Table
 
 optuna = pytest.importorskip("optuna")
 
@@ -81,7 +81,7 @@ def drawn(directory: str) -> list[list[str]]:
 
 
 def study(directory: str) -> "optuna.Study":
-    from quartet.sweeps.study import make_storage
+    from quartet.training.callbacks.pruning import make_storage
 
     return optuna.load_study(study_name="search", storage=make_storage(None, Path(directory)))
 
@@ -215,7 +215,7 @@ def test_several_objectives_have_a_front(
     front = {t.number for t in found.trials if t.params["optimizer.lr"] > 0.01}
     assert front <= {trial.number for trial in found.best_trials}
     told = capsys.readouterr().out
-    assert f"{len(found.best_trials)} trials that none surpasses in everything:" in told
+    assert f"{len(found.best_trials)} trials on the Pareto front:" in told
     assert told.count("best: job") == len(found.best_trials)
     unknown = ("sweep.objectives=[test/size,nope/loss]", "sweep.mode=[max,min]")
     search("optimizer=sgd", LR, *unknown, "sweep.n_trials=1", "hydra.sweep.dir=t")
@@ -253,7 +253,7 @@ def test_trial_that_a_kill_left_running_is_told_and_tried_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("quartet.sweeps.search.Search.tell", killed)
+        patch.setattr("quartet.sweeps.search.Search.end_trial", killed)
         with pytest.raises(KeyboardInterrupt):
             search(*BOWL[:2], "hydra.sweep.dir=k", "sweep.n_trials=4")
     result = tmp_path / "k/2/result.json"

@@ -23,11 +23,11 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_850,
-    "tests": 14_900,  # 100 more for scripts/update.py, which is new; lower it with the next deletion
+    "src/quartet": 14_690,
+    "tests": 14_870,
     "scripts": 720,
 }
-FILES = 114  # in src/quartet
+FILES = 107  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),
@@ -52,7 +52,6 @@ UPWARDS: set[tuple[str, str]] = {
     ("quartet.config.instantiate", "quartet.validation.training"),
     ("quartet.records.result", "quartet.config.allow"),
     ("quartet.records.result", "quartet.config.signatures"),
-    ("quartet.run", "quartet.sweeps.pruning"),
 }
 PRIVATE_OUTSIDE: set[str] = {
     "quartet.build",
@@ -63,11 +62,6 @@ PRIVATE_OUTSIDE: set[str] = {
     "quartet.config.instantiate",
     "quartet.core.signals",
     "quartet.records.loggers",
-    "quartet.sweeps.grid",
-    "quartet.sweeps.identity",
-    "quartet.sweeps.local",
-    "quartet.sweeps.search",
-    "quartet.sweeps.space",
 }
 
 
@@ -146,7 +140,7 @@ def test_public_names_are_there() -> None:
 
 
 def test_configuration_stops_at_the_door() -> None:
-    doors = ("config", "cli", "sweeps")
+    doors = ("compat", "config", "cli", "sweeps")
     knowing = {
         name
         for name in ENGINE

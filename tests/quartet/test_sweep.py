@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from processes import Command
 
 from quartet.records import result as record
-from quartet.sweeps.identity import ReadOnce
-from quartet.sweeps.jobs import Table
+from quartet.records.sweep_table import Table
 from quartet.training.module import NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]
@@ -256,49 +253,6 @@ def test_changed_files_are_no_matter_for_a_job_that_has_not_begun(
     assert sweep(*command) == (0, [("adam", 1)])
 
 
-def test_files_changed_meanwhile_are_no_matter_for_the_jobs_to_come(
-    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
-    trained: list[float] = []
-
-    def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
-        trained.append(cfg.optimizer.lr)
-        mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
-        values = record.initial_result(cfg) | {"status": "finished"}
-        record.write_result(directory, values)
-        return values
-
-    monkeypatch.setattr("quartet.run.train", train)
-    command = ("-m", "--config-dir=mine", "experiment=mine", "hydra.sweep.dir=s")
-    assert sweep(*command, "seed=1,2,3")[0] == 0
-    assert trained == [0.5, 0.5, 0.5]
-    assert sweep(*command, "seed=4")[0] == 0
-    assert trained[3:] == [0.25]
-
-
-def test_jobs_are_composed_alike_whatever_was_composed_before(tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
-    changes = (["seed=1"], ["optimizer=sgd", "scheduler=plateau"], ["trainer=smoke", "seed=2"])
-    searched = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"]
-
-    def composed() -> list[str]:
-        load = loader.load_configuration
-        lines = (*changes, searched, *changes)
-        return [
-            OmegaConf.to_yaml(load("train", overrides=line, run_mode=RunMode.RUN)) for line in lines
-        ]
-
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        loader: Any = GlobalHydra.instance().config_loader()
-        plain = composed()
-        loader.repository = ReadOnce(loader.config_search_path)
-        assert composed() == plain
-
-
 def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(
     sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -354,7 +308,7 @@ def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
     assert re.search(r"^job 4 .* finished; sweep: 1 of 5 done", err, re.MULTILINE)
     assert re.search(r"^job 0 failed: the loss became nan in batch 1 of epoch 1", err, re.MULTILINE)
     assert re.search(r"^job 1 failed: a bug of this loss$", err, re.MULTILINE)
-    assert "job 2 killed by signal 9; the next start of the sweep goes on with it" in err
+    assert "job 2 killed by signal 9; the next start of the sweep resumes it" in err
     assert re.search(r"^job 3 refused: .*by=refusal is not to be had", err, re.MULTILINE)
     assert out.startswith("1 of 5 jobs finished: s\n")
     assert "Traceback" not in err

@@ -1,17 +1,17 @@
-"""What Hydra calls for a sweep; it finds plugins in this package alone. Imported at every start."""
+"""Plugins that Hydra finds: sweepers and launchers. Imported at every start, so without torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-# Their settings stand in conf/sweep/ and conf/launcher/. The package's name sets them apart from
-# those of another fork of the template in the same environment.
+# Their settings are in conf/sweep/ and conf/launcher/. The package's name distinguishes them from
+# those of another project in the same environment.
 PACKAGE = __name__.rpartition(".")[2]
 for group, name, plugin in (
     ("sweeper", "grid", "GridSweeper"),
@@ -25,19 +25,21 @@ for group, name, plugin in (
         name=f"{PACKAGE}_{name}",
         node={"_target_": f"{__name__}.{plugin}"},
     )
-# There is one; Hydra would copy it for every group that --help lists, which takes 0.3 s.
-ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
-class GridSweeper(BasicSweeper):
-    """Every combination of values. Goes on with a sweep that its directory holds.
+class GridSweeper(Sweeper):
+    """Trains every combination of values. Resumes a sweep that its directory holds.
 
     Args:
-        retry: ``failed`` to train failed and refused jobs anew; None to leave them.
-        resume: The sweep's directory, to go on with all jobs that it ever had; None for those asked for.
+        retry: ``failed`` to train failed and refused jobs again; None to leave them.
+        resume: The sweep's directory, to resume all jobs that it ever had; None for those asked for.
         params: Values to combine.
         max_batch_size: Jobs that a launcher gets at once; None for all.
     """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
 
     def __init__(
         self,
@@ -47,19 +49,19 @@ class GridSweeper(BasicSweeper):
         params: dict[str, str] | None,
         max_batch_size: int | None,
     ) -> None:
-        super().__init__(max_batch_size, params)
         self.retry, self.resume = retry, resume
-        self.how: list[str] = []  # overrides that say how to sweep, not what
+        self.params, self.max_batch_size = params or {}, max_batch_size
+        self.sweep_overrides: list[str] = []  # those that configure the sweep itself, not its jobs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.sweeps.identity import ReadOnce
+        from hydra.core.plugins import Plugins
 
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.task_function = task_function
-        loader: Any = hydra_context.config_loader
-        loader.repository = ReadOnce(loader.config_search_path)
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         from quartet.sweeps.grid import sweep
@@ -68,9 +70,9 @@ class GridSweeper(BasicSweeper):
 
 
 class SearchSweeper(GridSweeper):
-    """Asks Optuna for the values of each job. Goes on with a search that its directory holds.
+    """Asks Optuna for the values of each job. Resumes a search that its directory holds.
 
-    What the arguments mean stands in ``conf/sweep/optuna.yaml``.
+    The arguments are described in ``conf/sweep/optuna.yaml``.
     """
 
     def __init__(
@@ -89,8 +91,9 @@ class SearchSweeper(GridSweeper):
         resume: str | None,
     ) -> None:
         super().__init__(retry=None, resume=resume, params=None, max_batch_size=None)
-        self.n_trials, self.over, self.space = n_trials, plain(over), plain(space)
-        self.objectives, self.mode = plain(objectives), plain(mode)
+        self.n_trials = n_trials
+        self.over, self.space = to_container(over), to_container(space)
+        self.objectives, self.mode = to_container(objectives), to_container(mode)
         self.sampler, self.seed, self.storage = sampler, seed, storage
         self.pruner, self.warmup_epochs = pruner, warmup_epochs
 
@@ -100,17 +103,17 @@ class SearchSweeper(GridSweeper):
         return search(self, arguments)
 
 
-def plain(value: Any) -> Any:
-    """Plain containers out of Hydra's."""
+def to_container(value: Any) -> Any:
+    """Plain containers of Hydra's."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 class LocalLauncher(Launcher):
-    """A process of its own for each job.
+    """Trains each job in a process of its own on this machine.
 
     Args:
-        n_jobs: At once.
-        gpus_per_job: GPUs that each sees.
+        n_jobs: Jobs at once.
+        gpus_per_job: GPUs that each job sees.
     """
 
     def __init__(self, *, n_jobs: int, gpus_per_job: int) -> None:
@@ -129,38 +132,14 @@ class LocalLauncher(Launcher):
         return launch_processes(self, job_overrides, initial_job_idx)
 
 
-def told_here(config: DictConfig, launcher: str, names: Iterable[str]) -> list[str]:
-    """Settings by which other machines or programs run, and which are not this project's own.
-
-    Args:
-        config: Of everything.
-        launcher: The usual option in conf/launcher/; another one may have been chosen.
-        names: Of settings that must be as the option's file or the command line has them.
-    """
-    from quartet.config.foreign import key_of
-    from quartet.core.files import CONF
-
-    option = config.hydra.runtime.choices.get("launcher") or launcher
-    file = CONF / "launcher" / f"{option}.yaml"
-    own = OmegaConf.select(OmegaConf.load(file), "hydra.launcher") if file.is_file() else {}
-    typed = set(map(key_of, config.hydra.overrides.hydra))
-    return [
-        f"launcher.{name}={config.hydra.launcher[name]}: must stand in conf/launcher/{option}.yaml "
-        "or on the command line, since it may have other machines or programs run."
-        for name in names
-        if f"hydra.launcher.{name}" not in typed
-        if name not in own or config.hydra.launcher[name] != own[name]
-    ]
-
-
 class RayLauncher(Launcher):
-    """A process of its own for each job, on a Ray cluster.
+    """Trains each job in a process of its own on a Ray cluster.
 
     Args:
         address: Of the cluster; None for one of this machine alone.
         num_cpus: Of a job.
         num_gpus: Of a job, fractions too; None for 1 where the cluster has GPUs.
-        env: Names of variables that jobs get from here.
+        env: Names of environment variables that are passed to the jobs.
     """
 
     def __init__(
@@ -172,13 +151,10 @@ class RayLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.sweeps.cluster import ready, unset, whole_or_shared
+        from quartet.sweeps.cluster import check_ray, require_engine
 
         self.config = config
-        faults = told_here(config, "ray", ("address", "env"))
-        faults += whole_or_shared("num_cpus", self.num_cpus)
-        faults += whole_or_shared("num_gpus", self.num_gpus or 0)
-        ready(config, "ray", "ray", [*faults, *unset(self.env)])
+        require_engine(config, "ray", "ray", check_ray(self.num_cpus, self.num_gpus, self.env))
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -190,11 +166,11 @@ class RayLauncher(Launcher):
 
 
 class SlurmLauncher(Launcher):
-    """A process of its own for each job, in Slurm's queue.
+    """Trains each job in a process of its own, in Slurm's queue.
 
     Args:
         cluster: ``slurm``; ``local`` for this machine.
-        settings: What Slurm is told of a job, as in conf/launcher/slurm.yaml.
+        settings: The other settings of conf/launcher/slurm.yaml.
     """
 
     def __init__(self, *, cluster: str, **settings: Any) -> None:
@@ -203,12 +179,11 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from quartet.sweeps.cluster import ready, slurm_faults
+        from quartet.sweeps.cluster import check_slurm, require_engine
 
         self.config = config
-        faults = told_here(config, "slurm", self.settings)
-        faults += slurm_faults(self.cluster, self.settings)
-        ready(config, "submitit", "slurm", faults)
+        problems = check_slurm(self.cluster, self.settings)
+        require_engine(config, "submitit", "slurm", problems)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

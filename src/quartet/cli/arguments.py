@@ -9,7 +9,7 @@ from pathlib import Path
 from quartet.cli.help import print_and_exit
 from quartet.config import allow, foreign
 from quartet.config.overrides import quote, unquote
-from quartet.core import processes, slurm
+from quartet.core import processes
 from quartet.core.files import CONF
 from quartet.core.problems import abort
 from quartet.records.run_directory import STARTING, newest_record, read_result, records
@@ -94,7 +94,7 @@ def argv_for_resume() -> None:
     if "--config-dir" in arguments or processes.started_by_lightning():
         return
     named = [each for each in arguments if each.startswith("resume=")]
-    if not named and (begun := slurm.interrupted_run(arguments)):
+    if not named and (begun := processes.find_interrupted_run(arguments)):
         arguments = named = [f"resume={begun}"]
     if not named:
         return

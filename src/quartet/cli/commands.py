@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from quartet.core import processes, redaction, slurm
+from quartet.core import processes, redaction
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
@@ -75,7 +75,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
             withdraw(cfg, directory)
             return None
         if not (sweeping or cfg.resume or processes.process_rank() > 0):
-            slurm.remember(sys.argv[1:], directory)
+            processes.save_slurm_run(sys.argv[1:], directory)
         if sweeping and (cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1):
             raise ConfigError(
                 [
@@ -121,7 +121,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
             raise
         log.error(f"Interrupted; what was done lies in {directory}")
         if shutdown.requeues and not in_sweep(hydra):
-            log.error(slurm.requeue())
+            log.error(processes.requeue_slurm_job())
         if not in_sweep(hydra):
             log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
         raise SystemExit(shutdown.exit_code) from error

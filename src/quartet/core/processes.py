@@ -1,17 +1,27 @@
-"""Which process of a run this is, and the directory of the first. Without torch.
+"""Which process of a run this is, who started it, and Slurm jobs that are requeued. Without torch.
 
 torchrun and Slurm start all processes of a run at once; Lightning, on one machine, starts the further
-ones itself, and hands them the directory.
+ones itself, and passes them the directory.
+
+A run under Slurm resumes when its job is requeued:
+
+    #SBATCH --requeue --signal=USR1@90
+    srun python train.py optimizer=sgd
+
+Slurm sends SIGUSR1 90 seconds before the time of the job is over; the run saves, asks to be requeued
+and exits. The job then starts with the same command line, which must resume the run it began. So each
+run saves its directory under ``outputs/.slurm/``, by the job and the command line; this also helps
+after a node failure, which sends no signal.
 """
 
+import hashlib
 import os
-import time
-from datetime import timedelta
+import re
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
-from quartet.core import slurm
-
-PATIENCE = timedelta(minutes=5)
+SLURM_RUNS = Path("outputs") / ".slurm"
 
 
 def started_by_torchrun() -> bool:
@@ -20,13 +30,13 @@ def started_by_torchrun() -> bool:
 
 
 def started_by_slurm() -> bool:
-    """Whether Slurm started this process with others, by rules that are Lightning's, too."""
+    """Whether Slurm started this process with others, by the rules that Lightning has."""
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return not interactive and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
 def started_externally() -> bool:
-    """Whether the processes of the run were started from outside."""
+    """Whether torchrun or Slurm started the processes of the run."""
     return started_by_torchrun() or started_by_slurm()
 
 
@@ -36,49 +46,52 @@ def started_by_lightning() -> bool:
 
 
 def process_rank() -> int:
-    """Of this process among those of the run, from 0."""
+    """The rank of this process in its run, from 0."""
     name = (
         "RANK" if started_by_torchrun() else "SLURM_PROCID" if started_by_slurm() else "LOCAL_RANK"
     )
     return int(os.environ.get(name, 0))
 
 
-def share(directory: str | Path | None) -> Path:
-    """The directory of the first process, which gives it; the others wait for it.
+def slurm_job() -> str | None:
+    """The name of this job for ``scontrol``; None outside Slurm."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    return name if name and re.fullmatch(r"[\w.-]+", name) else None
 
-    Raises:
-        TimeoutError: the first process did not tell.
-    """
-    if started_by_torchrun():
-        return over_network(directory)
-    path = slurm.NOTES / f"{slurm.step()}.directory"
-    if directory is not None:
+
+def slurm_run_file(arguments: Sequence[str]) -> Path:
+    """The file with the directory of this job's run of a command line."""
+    digest = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
+    return SLURM_RUNS / f"{slurm_job()}-{digest}"
+
+
+def save_slurm_run(arguments: Sequence[str], directory: Path) -> None:
+    """Saves the directory of a run that starts; does nothing outside Slurm."""
+    if slurm_job():
+        path = slurm_run_file(arguments)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(str(directory))
-        temporary.replace(path)
-    end = time.monotonic() + PATIENCE.total_seconds()
-    while not path.exists():
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"{path.absolute()} was not written by the first process of this Slurm step; start "
-                "all of them in one folder that every machine sees, or name hydra.run.dir=DIR."
-            )
-        time.sleep(0.2)
-    return Path(path.read_text())
+        path.write_text(f"{directory.resolve()}\n")
 
 
-def over_network(directory: str | Path | None) -> Path:
-    """As `share`, through the store by which torchrun's processes meet."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+def find_interrupted_run(arguments: Sequence[str]) -> Path | None:
+    """The run that this command line began before the job was requeued, if it has a checkpoint."""
+    if not slurm_job() or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    path = slurm_run_file(arguments)
+    directory = Path(path.read_text().strip()) if path.exists() else None
+    if directory and list((directory / "checkpoints").glob("*.ckpt")):
+        return directory
+    return None
 
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        raise TimeoutError(
-            "this rendezvous of torchrun has no store to share; name hydra.run.dir=DIR."
-        )
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, timeout=PATIENCE)
-    key = f"directory/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    if directory is not None:
-        store.set(key, str(directory))
-    return Path(store.get(key).decode())
+
+def requeue_slurm_job() -> str:
+    """Asks Slurm to start this job again; returns a message about the outcome."""
+    command = ["scontrol", "requeue", str(slurm_job())]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"{' '.join(command)} failed: {error}"
+    if done.returncode:
+        return f"{' '.join(command)} failed: {done.stderr.strip() or done.returncode}"
+    return f"Requeued job {slurm_job()}, which will resume it."

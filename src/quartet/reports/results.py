@@ -17,6 +17,8 @@ import pandas as pd
 import yaml
 from scipy.special import stdtrit
 
+from quartet.records.sweep_table import Table
+
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]
 LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
@@ -105,16 +107,7 @@ def retried(sweep: Path) -> list[Path]:
     Raises:
         ValueError: the sweep's table of jobs is damaged.
     """
-    path = sweep / "sweep.json"
-    if not path.exists():
-        return []
-    try:
-        jobs = json.loads(path.read_text())["jobs"].items()
-        return [sweep / number for number, job in jobs if job.get("retried_as") is not None]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no table of a sweep's jobs: {error}; name another directory."
-        ) from None
+    return [job.directory for job in Table(sweep).jobs.values() if job.retried_as is not None]
 
 
 def read(directories: Sequence[str | Path]) -> Results:

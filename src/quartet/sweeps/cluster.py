@@ -1,6 +1,6 @@
 """Jobs of a sweep on other machines, each in a process of its own there. Without torch.
 
-Ray or Slurm say where and when; what runs is what ``launcher=local`` runs. The machines share the
+Ray or Slurm decide where and when; the process is that of ``launcher=local``. The machines share the
 file system and find the same Python and the same files under the same names.
 """
 
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
-from quartet.sweeps import jobs, local
-from quartet.sweeps.jobs import Job, Table
-from quartet.sweeps.live import Live
+from quartet.records.sweep_table import Job, Table
+from quartet.sweeps import local
+from quartet.sweeps.jobs import EXIT_LOCKED, Progress
 
 if TYPE_CHECKING:
     import subprocess
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Work:
-    """Trains a job when called; pickled before that, and brought to the machine.
+    """Trains a job when called; it is pickled and sent to the machine before.
 
-    Whether the job goes on, and from which checkpoint, is seen then, which may be days later and
-    again after each time that the machine was taken away.
+    Whether the job is resumed, and from which checkpoint, is decided at the call, which may be days
+    later, and again after each time that the job was requeued.
 
     Attributes:
-        program: That it runs.
-        job: That it trains.
-        further: Variables that the machine does not have by itself.
+        program: To run.
+        job: To train.
+        further: Environment variables that the machine lacks.
         folder: The working directory.
     """
 
@@ -51,21 +51,21 @@ class Work:
     def __call__(self) -> int:
         """Returns the exit status of its process."""
         os.chdir(self.folder)
-        if not self.job.open:
-            return jobs.EXIT_LOCKED  # another process had it meanwhile
-        # Of a cluster the job knows nothing: neither Lightning nor the run shall ask it for anything.
+        if not self.job.is_pending:
+            return EXIT_LOCKED  # another process has trained it meanwhile
+        # Neither Lightning nor the run may ask the cluster for anything.
         scheduler = ("SLURM_", "SUBMITIT_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(scheduler)}
-        self.process, output = local.start(self.program, self.job, {**kept, **self.further})
+        self.process, output = local.start_process(self.program, self.job, {**kept, **self.further})
         with output:
             while True:
                 try:
                     if (status := self.process.poll()) is not None:
                         break
                     time.sleep(0.1)
-                except KeyboardInterrupt:  # Ray's way to say that it shall end
+                except KeyboardInterrupt:  # by which Ray cancels it
                     self.process.terminate()
-            local.settle(self.job, status, output)
+            local.write_missing_result(self.job, status, output)
         return status
 
 
@@ -73,50 +73,49 @@ class Engine(Protocol):
     """Where jobs are trained."""
 
     def known(self, todo: Sequence[Job]) -> Mapping[int, Any]:
-        """Handles of those jobs, by number, that an earlier start handed in and that go on."""
+        """Handles of the jobs, by number, that an earlier start submitted and that still run."""
 
     def submit(self, todo: Sequence[Job]) -> Sequence[Any]:
-        """Hands jobs in. Returns a handle for each."""
+        """Submits jobs. Returns a handle for each."""
 
-    def ended(self, handle: Any) -> int | str | None:
+    def exit_status(self, handle: Any) -> int | str | None:
         """The exit status of a job, or in words why it has none; None while it waits or runs."""
 
-    def leave(self, handles: Sequence[Any]) -> bool:
-        """A signal ends the sweep. Returns whether these jobs are about to end too."""
+    def interrupt(self, handles: Sequence[Any]) -> bool:
+        """Reacts to a signal that ends the sweep. Returns whether these jobs are about to end too."""
 
     def close(self) -> None:
-        """Lets go of the machines."""
+        """Disconnects from the machines."""
 
 
 def train(
     engine: Engine, config: "DictConfig", job_overrides: Sequence[Sequence[str]], first: int
 ) -> "list[JobReturn]":
-    """Trains jobs by an engine. Each returns its best value, as a job in here does."""
+    """Trains jobs by an engine. Each returns its best value, as a job in this process does."""
     table = Table(config.hydra.sweep.dir)
-    todo = local.jobs_in(table, job_overrides, first)
+    todo = local.list_todo(table, job_overrides, first)
     try:
         total = config.hydra.sweeper.get("n_trials")
-        with Live(table.current or todo, total=total).shown() as live:
-            follow(engine, todo, table, live)
+        watch(engine, todo, table, Progress(table.current or todo, total))
     finally:
         engine.close()
-    return local.returns(todo)
+    return local.make_returns(todo)
 
 
-def follow(engine: Engine, todo: Sequence[Job], table: Table, live: Live) -> None:
-    """Hands jobs in and waits until each has ended, here or through another process that took it."""
+def watch(engine: Engine, todo: Sequence[Job], table: Table, progress: Progress) -> None:
+    """Submits jobs and waits until each has ended, here or in another process that locked it."""
     known = engine.known(todo)
     running = [(job, known[job.number]) for job in todo if job.number in known]
     waiting = [job for job in todo if job.number not in known]
     with shutdown.deferred():
         while (waiting or running) and not shutdown.exit_code:
-            if free := list(iter(partial(local.next_free, waiting, live), None)):
+            if free := list(iter(partial(local.pop_free_job, waiting, progress), None)):
                 running += zip(free, engine.submit(free), strict=True)
-            running = collect(engine, running, waiting, table, live)
+            running = collect(engine, running, waiting, table, progress)
             time.sleep(0.2)
-        if shutdown.exit_code and engine.leave([handle for _, handle in running]):
+        if shutdown.exit_code and engine.interrupt([handle for _, handle in running]):
             while running:
-                running = collect(engine, running, [], table, live)
+                running = collect(engine, running, [], table, progress)
                 time.sleep(0.1)
 
 
@@ -125,54 +124,49 @@ def collect(
     running: Sequence[tuple[Job, Any]],
     waiting: list[Job],
     table: Table,
-    live: Live,
+    progress: Progress,
 ) -> list[tuple[Job, Any]]:
-    """Takes up those that have ended. Returns those that have not."""
+    """Records the jobs that have ended. Returns those that have not."""
     kept = []
     for job, handle in running:
-        ended = engine.ended(handle)
-        if ended is None:
+        status = engine.exit_status(handle)
+        if status is None:
             kept.append((job, handle))
-            if job.number not in live.running and (job.directory / ".lock").exists():
-                live.start(job)
-        elif ended == jobs.EXIT_LOCKED:
-            live.running.discard(job.number)
+        elif status == EXIT_LOCKED:
             waiting.append(job)
         else:
-            reason = local.cut_short(ended) if isinstance(ended, int) else ended
-            table.note(job, reason)
-            live.end(job, reason)
+            reason = local.exit_reason(status) if isinstance(status, int) else status
+            table.record_exit(job, reason)
+            progress.end(job, reason)
     return kept
 
 
-def ready(config: "DictConfig", package: str, extra: str, faults: Iterable[str]) -> None:
+def require_engine(config: "DictConfig", package: str, extra: str, problems: Iterable[str]) -> None:
     """Exits with 2, and leaves nothing behind, if an engine is not installed or a setting is wrong."""
-    faults = list(faults)
+    problems = list(problems)
     if find_spec(package) is None:
-        faults = [f"launcher={extra} needs {package}: pip install 'quartet[{extra}]'"]
-    if faults:
+        problems = [f"launcher={extra} needs {package}: pip install 'quartet[{extra}]'"]
+    if problems:
         remove_empty_directories(Path(config.hydra.sweep.dir))
-        abort("\n".join(faults))
+        abort("\n".join(problems))
 
 
-def whole_or_shared(name: str, value: float) -> list[str]:
-    """What is wrong with a number of processors: Ray has whole ones and parts of one."""
-    if value < 0 or (value > 1 and value % 1):
-        return [f"launcher.{name} must be 0 or more, and a whole number above 1, got {value}."]
-    return []
-
-
-def unset(names: Iterable[str]) -> list[str]:
-    """What is wrong with names of variables that jobs shall have."""
-    return [f"launcher.env: {each} is not set here." for each in names if each not in os.environ]
+def check_ray(num_cpus: float, num_gpus: float | None, env: Iterable[str]) -> Iterator[str]:
+    """Problems with the settings of conf/launcher/ray.yaml."""
+    for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus or 0)):
+        if value < 0 or (value > 1 and value % 1):
+            yield f"launcher.{name} must be 0 or more, and a whole number above 1, got {value}."
+    for name in env:
+        if name not in os.environ:
+            yield f"launcher.env: {name} is not set here."
 
 
 NUMBERS = ("timeout_min", "cpus_per_task", "array_parallelism", "signal_delay_s")
 COUNTS = ("max_num_timeout", "gpus_per_node")
 
 
-def slurm_faults(cluster: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the settings of conf/launcher/slurm.yaml."""
+def check_slurm(cluster: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Problems with the settings of conf/launcher/slurm.yaml."""
     if cluster not in ("slurm", "local"):
         yield f"launcher.cluster={cluster}: must be slurm or local."
     elif cluster == "slurm" and not (which("sbatch") and which("srun")):
@@ -186,5 +180,5 @@ def slurm_faults(cluster: str, settings: Mapping[str, Any]) -> Iterator[str]:
             if value is not None and (not isinstance(value, int) or value < least):
                 yield f"launcher.{name} must be a whole number of at least {least}, got {value}."
     for name, value in settings.items():
-        if "\n" in str(value):  # would be a line of its own in the script that Slurm runs
+        if "\n" in str(value):  # would add a line to the script that Slurm runs
             yield f"launcher.{name} must be one line, got {value!r}."

@@ -10,22 +10,22 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from quartet.config import foreign
-from quartet.config.overrides import quote, unquote
-from quartet.core import processes
+from quartet.config.overrides import is_job_override, key_of, quote, unquote
+from quartet.core import processes, redaction
 from quartet.core.files import make_unique_directory
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
 from quartet.records.run_directory import holds_run
-from quartet.sweeps import jobs
+from quartet.records.sweep_table import Job, Table, list_jobs
+from quartet.sweeps.jobs import EXIT_LOCKED
 
 
 class RunDirectory(Callback):
     """Gives each run a directory of its own and never one that holds a run already.
 
-    At the end of a sweep, says which jobs did not finish, its exit status then being 1, and makes
-    the report.
+    At the end of a sweep, prints the jobs that did not finish, which make its exit status 1, and
+    writes the report.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -33,35 +33,36 @@ class RunDirectory(Callback):
         shutdown.defer()  # until the job looks: what Hydra writes meanwhile, the job knows how to remove
         if processes.started_by_lightning():  # a further process of a run that has its directory
             return
+        if processes.started_externally() and not is_named("hydra.run.dir", config):
+            if processes.process_rank() > 0:
+                raise SystemExit(2)  # the first process prints why
+            abort(
+                "torchrun and srun start several processes, which need one directory; name it on the "
+                "command line: hydra.run.dir=outputs/NAME."
+            )
         if processes.process_rank() > 0:
-            follow(config)
-            return
-        self.begin(config)
-        if processes.started_externally():
-            processes.share(config.hydra.run.dir)
+            use_own_log(config)
+        else:
+            self.choose_directory(config)
 
-    def begin(self, config: DictConfig) -> None:
+    def choose_directory(self, config: DictConfig) -> None:
         """Chooses the directory of a run, and refuses one that holds another."""
         directory = Path(config.hydra.run.dir)
         if in_sweep(config.hydra):
-            if faults := foreign.links(directory):
-                abort("\n".join(faults))
-            # Before Hydra writes there; the one that has the job goes on undisturbed.
+            # Before Hydra writes there: another process that trains the job is not disturbed.
             if not locks.try_lock(directory):
-                raise SystemExit(jobs.EXIT_LOCKED)
+                raise SystemExit(EXIT_LOCKED)
             atexit.register(locks.unlock, directory)
-            if config.hydra.mode != RunMode.MULTIRUN and not jobs.Job(directory, [], "").open:
-                raise SystemExit(
-                    jobs.EXIT_LOCKED
-                )  # another process had it since this one was started
+            if config.hydra.mode != RunMode.MULTIRUN and not Job(directory, [], "").is_pending:
+                raise SystemExit(EXIT_LOCKED)  # another process has trained it meanwhile
             return
-        if config.get("resume"):  # goes on in the directory of that run
+        if config.get("resume"):  # continues in the directory of that run
             return
-        if not named("hydra.run.dir", config):
-            change(config, "run", make_unique_directory(directory))
+        if not is_named("hydra.run.dir", config):
+            set_directory(config, "run", make_unique_directory(directory))
             return
         try:
-            # The log goes away with a start that is refused.
+            # The log is removed with a start that is refused.
             log = directory / f"{config.hydra.job.name}.log"
             mine = not (holds_run(directory) or log.exists()) and locks.try_lock(directory)
         except OSError as error:
@@ -80,36 +81,34 @@ class RunDirectory(Callback):
                 "each process that torchrun or srun started would run the whole sweep; start it by "
                 "python alone, with launcher=local, ray or slurm."
             )
-        if not named("hydra.sweep.dir", config):
-            change(config, "sweep", make_unique_directory(Path(config.hydra.sweep.dir)))
-        elif faults := foreign.links(config.hydra.sweep.dir):
-            abort("\n".join(faults))
+        if not is_named("hydra.sweep.dir", config):
+            set_directory(config, "sweep", make_unique_directory(Path(config.hydra.sweep.dir)))
         if config.get("check") != "only":
             atexit.register(write_report, config.hydra.sweep.dir)  # an interrupted sweep has no end
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("check") == "only":
             return
-        found = jobs.jobs_of(config.hydra.sweep.dir)
-        unfinished = [job for job in found if job.status != "finished"]
+        jobs = list_jobs(config.hydra.sweep.dir)
+        unfinished = [job for job in jobs if job.status != "finished"]
         for job in unfinished:
-            print(f"job {job.number} {why(job)}", file=sys.stderr)
-        done = len(found) - len(unfinished)
-        print(f"{done} of {len(found)} jobs finished: {config.hydra.sweep.dir}")
+            print(f"job {job.number} {explain(job)}", file=sys.stderr)
+        done = len(jobs) - len(unfinished)
+        print(f"{done} of {len(jobs)} jobs finished: {config.hydra.sweep.dir}")
         write_report(config.hydra.sweep.dir)
         if unfinished:
             raise SystemExit(1)
 
 
 def write_report(directory: str) -> None:
-    """Makes the report of a sweep in which any job began; that it cannot be made fails no sweep."""
+    """Writes the report of a sweep in which any job began. A failure of it fails no sweep."""
     atexit.unregister(write_report)
     if not any(Path(directory).glob("*/.hydra")):
         return
     page = Path(directory) / "report.html"
     results = [path.stat().st_mtime for path in Path(directory).glob("*/result.json")]
     if results and page.exists() and page.stat().st_mtime >= max(results):
-        print(page)  # it tells all this already
+        print(page)  # it is newer than every result
         return
     try:
         from quartet.reports.page import report
@@ -123,11 +122,11 @@ def write_report(directory: str) -> None:
         )
 
 
-def why(job: jobs.Job) -> str:
+def explain(job: Job) -> str:
     """Why a job did not finish."""
     result = job.result
     if result is None:
-        return f"{job.ended or 'has no result'}; the next start of the sweep goes on with it"
+        return f"{job.exit_reason or 'has no result'}; the next start of the sweep resumes it"
     message = (result["error"] or {}).get("message", "").replace("\n", "\n  ")
     return f"{result['status']}: {message}"
 
@@ -137,15 +136,37 @@ def in_sweep(hydra: DictConfig) -> bool:
     return hydra.mode == RunMode.MULTIRUN or not OmegaConf.is_missing(hydra.job, "num")
 
 
+def is_named(key: str, config: DictConfig) -> bool:
+    """Whether `key` was set on the command line."""
+    return any(
+        override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra
+    )
+
+
+def use_own_log(config: DictConfig) -> None:
+    """Gives a further process of a run a log of its own, and leaves Hydra's record to the first."""
+    with read_write(config), open_dict(config):
+        config.hydra.output_subdir = None
+        config.hydra.job.name = f"{config.hydra.job.name}_process_{processes.process_rank()}"
+
+
+def set_directory(config: DictConfig, kind: str, directory: Path) -> None:
+    with read_write(config), open_dict(config):
+        config.hydra[kind].dir = str(directory)
+
+
+# The command line
+
+
 def expand_sweep_arguments() -> None:
-    """Rewrites the command line where it names settings of a sweep or one to go on with."""
+    """Rewrites the command line where it names settings of a sweep, or a sweep to resume."""
     sys.argv[1:] = with_sweep(sys.argv[1:])
 
 
 def with_sweep(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which ``sweep.resume=DIR`` is what that sweep was started with.
+    """Arguments in which ``sweep.resume=DIR`` is replaced by what that sweep was started with.
 
-    ``sweep.`` and ``launcher.`` are short for where Hydra keeps settings of the two.
+    ``sweep.`` and ``launcher.`` are short for the places where Hydra keeps these settings.
     """
     short = {"sweep.": "hydra.sweeper.", "launcher.": "hydra.launcher."}
     named = [each for each in arguments if each.startswith("sweep.resume=")]
@@ -159,7 +180,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
         return given
     directory = unquote(named[-1].removeprefix("sweep.resume="))
     try:
-        table = jobs.Table(directory)
+        table = Table(directory)
     except ValueError as error:
         abort(str(error))
     if not table.jobs:
@@ -167,44 +188,71 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
             f"sweep.resume={directory} holds no sweep: {table.path} is missing; name the directory "
             "that the sweep printed, such as multirun/DATE/TIME."
         )
-    flags = [each for each in given if each.startswith("-")]
-    if not {"-m", "--multirun"} & set(flags):
+    if not {"-m", "--multirun"} & set(given):
         given.insert(0, "-m")
-    keys = set(map(foreign.key_of, given))
-    kept = [each for each in table.command if foreign.key_of(each) not in keys]
+    keys = set(map(key_of, given))
+    kept = [each for each in table.command if key_of(each) not in keys]
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]
-    overrides = [each for job in table.jobs.values() for each in job.overrides]
-    faults = [str(each) for each in kept if foreign.directs(each)]
-    faults += [str(each) for each in overrides if not foreign.is_setting(each)]
-    if faults:
-        abort(
-            f"{table.path} may be someone else's, and says what a sweep's record must not by itself: "
-            f"{'; '.join(dict.fromkeys(faults))}. If it shall, repeat it on the command line."
-        )
-    kept = [each for each in kept if not each.startswith("-")]
+    refuse_foreign_overrides(table, kept)
     return [*given, *kept, f"hydra.sweep.dir={quote(directory)}"]
 
 
-def named(key: str, config: DictConfig) -> bool:
-    """Whether the user set `key` on the command line."""
-    return any(
-        override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra
-    )
+def refuse_foreign_overrides(table: Table, command: Sequence[str]) -> None:
+    """Exits with 2 if ``sweep.json``, which may be someone else's, sets more than trainings and launchers."""
+    launching = ("launcher=", "sweep=", "hydra.launcher.", "hydra.sweeper.")
+    elsewhere = ("hydra.launcher.address=", "hydra.launcher.env=")
+    jobs = [each for job in table.jobs.values() for each in job.overrides]
+    refused = [each for each in jobs if not is_job_override(each)]
+    refused += [
+        each
+        for each in command
+        if not is_job_override(each)
+        and (not each.startswith(launching) or each.startswith(elsewhere))
+    ]
+    if refused:
+        abort(
+            f"{table.path} may come from elsewhere, and sets more than trainings: "
+            f"{'; '.join(dict.fromkeys(map(str, refused)))}. If you want that, repeat it on the "
+            "command line."
+        )
 
 
-def follow(config: DictConfig) -> None:
-    """Gives a further process the directory of the first, and a log of its own there."""
+def replace_sweep_by_winner() -> None:
+    """Rewrites ``run=SWEEP`` on the command line to the best job of that sweep, and prints which."""
+    for number, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        directory = Path(unquote(value))
+        if key == "run" and (directory / "sweep.json").is_file():
+            winner, message = find_winner(directory)
+            print(redaction.redact(message))
+            sys.argv[number] = f"run={winner}"
+
+
+def find_winner(directory: Path) -> tuple[Path, str]:
+    """The best job of the setting that the report ranks first, and a line about it.
+
+    Raises:
+        SystemExit: there is none (2).
+    """
+    from quartet.reports.results import rank, read
+
     try:
-        change(config, "run", processes.share(None))
-    except TimeoutError as error:
-        abort(str(error))
-    with read_write(config), open_dict(config):
-        config.hydra.output_subdir = None
-        config.hydra.job.name = f"{config.hydra.job.name}_process_{processes.process_rank()}"
-
-
-def change(config: DictConfig, kind: str, directory: Path) -> None:
-    with read_write(config), open_dict(config):
-        config.hydra[kind].dir = str(directory)
+        jobs = {str(job.number): job for job in Table(directory).current}
+        results = read([directory])
+        metric, mode, _ = next(results.by_monitor(), (None, "", None))
+        ranking = None if metric is None else rank(results, metric)
+        if ranking is None or ranking["winner"].isna().all():
+            abort(f"run={directory} is a sweep without a finished job that has a value to rank by.")
+        winner = results.jobs.loc[ranking["winner"].iloc[0]]
+    # The files may be another program's, or half written.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        abort(f"run={directory} is a sweep that cannot be ranked: {error}; name one of its jobs.")
+    name = Path(str(winner["directory"])).name
+    if name not in jobs or not (directory / name / ".hydra").is_dir():
+        abort(f"run={directory}: its winner {name} is none of its jobs; name one of them.")
+    knobs = ", ".join(f"{knob}={winner[knob]}" for knob in [*results.knobs, "seed"])
+    return directory / name, (
+        f"The winner of {directory} by {metric} ({mode}) is job {name}, {winner['best']:.4g}: {knobs}"
+    )

@@ -1,6 +1,8 @@
-"""A sweep: which jobs it has, which of them are to be trained, and that they are. Without torch."""
+"""A grid sweep: plans its jobs, and trains those that are pending. Without torch."""
 
 import atexit
+import hashlib
+import itertools
 import logging
 import shlex
 import sys
@@ -11,21 +13,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins import basic_launcher
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobStatus
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobStatus, configure_log, run_job
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet.config import foreign
+from quartet.compat.hydra import job_error
+from quartet.config.overrides import key_of
+from quartet.config.resume import flat
 from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks, result
-from quartet.sweeps import jobs
+from quartet.records.sweep_table import Job, Table
 from quartet.sweeps.directory import write_report
-from quartet.sweeps.identity import fingerprint, refuse_changes
-from quartet.sweeps.jobs import Job, Table
+from quartet.sweeps.jobs import SWEEP_GROUPS, Progress, resume_overrides
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import GridSweeper
@@ -44,9 +47,8 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
     shutdown.install()
     if sweeper.retry not in (None, "failed"):
         abort(f"sweep.retry={sweeper.retry}: must be failed; without it those jobs are left.")
-    assert sweeper.config is not None
     directory = Path(sweeper.config.hydra.sweep.dir)
-    wanted = combinations(sweeper, arguments)
+    wanted = combine(sweeper, arguments)
     if sweeper.config.get("check") == "only":
         try:
             check(sweeper, wanted)
@@ -55,11 +57,11 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
         return
     try:
         table = Table(directory)
-        new = {job.key for job in table.jobs.values()}
-        validate(sweeper, [each for each in wanted if tuple(sorted(each)) not in new])
+        known = {job.key for job in table.jobs.values()}
+        validate(sweeper, [each for each in wanted if tuple(sorted(each)) not in known])
         with table.changing():
             planned = plan(sweeper, table, wanted)
-            table.command = command(sweeper.config)
+            table.command = recorded_command(sweeper.config)
         if not (directory / "multirun.yaml").exists():
             OmegaConf.save(sweeper.config, directory / "multirun.yaml")
     except BaseException as error:
@@ -69,35 +71,51 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
             abort(str(error))
         raise
     try:
-        train(sweeper, table, [job for job in planned if job.open])
+        train(sweeper, table, [job for job in planned if job.is_pending])
     except ValueError as error:  # of the launcher's settings
         abort(str(error))
     except SystemExit:
-        if not shutdown.exit_code:
-            raise
-        print(
-            f"Interrupted; go on with\npython {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}",
-            file=sys.stderr,
-        )
+        if shutdown.exit_code:
+            print_resume_command(directory)
         raise
 
 
-def combinations(sweeper: "GridSweeper", arguments: Sequence[str]) -> list[list[str]]:
+def print_resume_command(directory: Path) -> None:
+    """Prints the command that resumes an interrupted sweep."""
+    command = f"python {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}"
+    print(f"Interrupted; resume it with\n{command}", file=sys.stderr)
+
+
+# Planning
+
+
+def combine(sweeper: "GridSweeper", arguments: Sequence[str]) -> list[list[str]]:
     """Overrides of each job, none twice."""
-    assert sweeper.hydra_context
     parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
-    parsed = parser.parse_overrides([*sweeper._parse_config(), *arguments])
-    sweeper.how = [
-        each.input_line or "" for each in parsed if each.key_or_group in jobs.SWEEP_GROUPS
-    ]
-    kept = [each for each in parsed if each.key_or_group not in jobs.SWEEP_GROUPS]
-    (product,) = sweeper.split_arguments(kept, None)
-    return list({tuple(sorted(each)): each for each in product}.values())
+    params = [f"{key}={value}" for key, value in sweeper.params.items()]
+    parsed = parser.parse_overrides([*params, *arguments])
+    choices: dict[str, list[str]] = {}
+    for each in parsed:
+        if each.key_or_group in SWEEP_GROUPS:
+            sweeper.sweep_overrides.append(each.input_line or "")
+        else:
+            choices[each.get_key_element()] = list_values(each)
+    combinations = map(list, itertools.product(*choices.values()))
+    return list({tuple(sorted(each)): each for each in combinations}.values())
+
+
+def list_values(override: Override) -> list[str]:
+    """The overrides that one stands for: several in Hydra's syntax for sweeps."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise HydraException(f"{key}: sweep=grid cannot combine an interval; use sweep=optuna.")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def validate(sweeper: "GridSweeper", wanted: Sequence[Sequence[str]]) -> None:
-    """Has Hydra compose enough jobs that it sees each option and each key; it refuses unknown ones."""
-    assert sweeper.hydra_context
+    """Composes enough jobs that Hydra sees each option and each key; it refuses unknown ones."""
     options = sweeper.hydra_context.config_loader.get_group_options
     groups: dict[str, bool] = {}
     seen: set[str] = set()
@@ -110,11 +128,11 @@ def validate(sweeper: "GridSweeper", wanted: Sequence[Sequence[str]]) -> None:
             new.add(each if groups[key] else key)  # of a value the key is enough
         if not seen.issuperset(new):
             seen |= new
-            sweeper.validate_batch_is_legal([[*overrides, *sweeper.how]])
+            sweeper.validate_batch_is_legal([[*overrides, *sweeper.sweep_overrides]])
 
 
 def plan(sweeper: "GridSweeper", table: Table, wanted: Sequence[list[str]]) -> list[Job]:
-    """The jobs that are meant, with new ones put into the table.
+    """The jobs of these overrides; adds new ones to the table.
 
     Raises:
         ValueError: the files of conf/ give a job another configuration than it was started with.
@@ -124,11 +142,11 @@ def plan(sweeper: "GridSweeper", table: Table, wanted: Sequence[list[str]]) -> l
     if sweeper.resume:
         wanted = [*wanted, *(job.overrides for job in table.current)]
     keys = {tuple(sorted(each)): each for each in wanted}
-    meant = [known[key] for key in keys if key in known]
+    existing = [known[key] for key in keys if key in known]
     left = ("refused", "failed") if sweeper.retry else ("refused",)
-    changed = [job for job in meant if job.conf != conf and job.status not in left]
+    changed = [job for job in existing if job.conf != conf and job.status not in left]
     refuse_changes(sweeper, changed, table.directory)
-    for job in meant:
+    for job in existing:
         job.conf = conf
     planned = []
     for key, overrides in keys.items():
@@ -140,67 +158,115 @@ def plan(sweeper: "GridSweeper", table: Table, wanted: Sequence[list[str]]) -> l
     return planned
 
 
-def command(config: DictConfig) -> list[str]:
+def recorded_command(config: DictConfig) -> list[str]:
     """The overrides with which ``sweep.resume`` starts again."""
-    told: Any = OmegaConf.to_container(config.hydra.overrides)  # a reference stays one
-    given = [*told["task"], *told["hydra"]]
-    return [each for each in given if foreign.key_of(each) not in NOT_RECORDED]
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides)  # references stay unresolved
+    given = [*overrides["task"], *overrides["hydra"]]
+    return [each for each in given if key_of(each) not in NOT_RECORDED]
+
+
+# Changes of conf/
+
+
+def fingerprint(sweeper: "GridSweeper") -> str:
+    """A hash of every file that Hydra composes from."""
+    digest = hashlib.sha256()
+    for source in sweeper.hydra_context.config_loader.get_search_path().get_path():
+        if source.path and not source.path.startswith(("pkg://", "structured://")):
+            folder = Path(source.path.removeprefix("file://"))
+            for path in sorted(folder.rglob("*.yaml")):
+                digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def compose(sweeper: "GridSweeper", overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a job, without Hydra's own settings."""
+    load = sweeper.hydra_context.config_loader.load_sweep_config
+    cfg = load(sweeper.config, [*overrides, *sweeper.sweep_overrides])
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def refuse_changes(sweeper: "GridSweeper", suspects: Sequence[Job], directory: Path) -> None:
+    """Composes jobs whose files have changed, and compares with what they were started with.
+
+    Raises:
+        ValueError: they differ; the message lists the keys.
+    """
+    changes: list[str] = []
+    for job in suspects:
+        before = job.directory / ".hydra" / "config.yaml"
+        if not before.exists() or not (job.result or job.has_checkpoint):
+            continue  # nothing was trained
+        cfg = compose(sweeper, job.overrides)
+        if OmegaConf.to_yaml(cfg) == before.read_text():
+            continue
+        old, new = flat(before), flat(cfg)
+        lines = [
+            f"    {key}: {old.get(key)} -> {new.get(key)}"
+            for key in dict.fromkeys([*old, *new])
+            if old.get(key) != new.get(key)
+        ]
+        if lines:
+            changes.append("\n".join([f"  job {job.number}: {' '.join(job.overrides)}", *lines]))
+    if changes:
+        others = [f"  and {len(changes) - 3} others"] if len(changes) > 3 else []
+        raise ValueError(
+            "\n".join(
+                [
+                    f"conf/ has changed since jobs in {directory} were trained, and nothing in it was touched:",
+                    *changes[:3],
+                    *others,
+                    "Take the change back, or start a sweep of its own in another hydra.sweep.dir.",
+                ]
+            )
+        )
 
 
 # Training
 
 
 def train(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
-    """Trains jobs by the launcher, one by one if that is Hydra's own."""
-    if isinstance(sweeper.launcher, basic_launcher.BasicLauncher):
-        one_by_one(sweeper, table, todo)
+    """Trains jobs by the launcher; one by one in this process with ``launcher=basic``."""
+    if sweeper.config.hydra.runtime.choices["hydra/launcher"] == "basic":
+        train_here(sweeper, table, todo)
     elif todo:
-        assert sweeper.launcher
-        batch = [[*job.overrides, *placed(sweeper, job)] for job in todo]
-        for part in sweeper.split_overrides_to_chunks(batch, sweeper.max_batch_size):
-            sweeper.launcher.launch(part, initial_job_idx=0)
+        batch = [[*job.overrides, *placement(sweeper, job)] for job in todo]
+        size = max(0, sweeper.max_batch_size or 0) or len(batch)
+        for first in range(0, len(batch), size):
+            sweeper.launcher.launch(batch[first : first + size], initial_job_idx=0)
 
 
-def one_by_one(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
-    """Trains jobs in this process until each has ended, here or in another one that took it."""
-    from quartet.sweeps.live import Live
-
+def train_here(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
+    """Trains jobs in this process until each has ended, here or in another one that locked it."""
     waiting = list(todo)
-    assert sweeper.config
-    live = Live(table.current, total=sweeper.config.hydra.sweeper.get("n_trials"))
-    with live.shown():
-        while waiting:
-            for job in list(waiting):
-                if not locks.try_lock(job.directory):
-                    continue
-                waiting.remove(job)
-                try:
-                    if job.open:
-                        live.start(job)
-                        one(sweeper, job)
-                        live.end(job)
-                    else:
-                        live.see(job)
-                finally:
-                    locks.unlock(job.directory)
-            if waiting:
-                time.sleep(0.2)
+    progress = Progress(table.current, total=sweeper.config.hydra.sweeper.get("n_trials"))
+    while waiting:
+        for job in list(waiting):
+            if not locks.try_lock(job.directory):
+                continue
+            waiting.remove(job)
+            try:
+                if job.is_pending:
+                    train_job(sweeper, job)
+                    progress.end(job)
+                else:
+                    progress.update(job)
+            finally:
+                locks.unlock(job.directory)
+        if waiting:
+            time.sleep(0.2)
 
 
-def placed(sweeper: "GridSweeper", job: Job) -> list[str]:
-    """Overrides that say where and how a job is trained, not what."""
-    return [*sweeper.how, f"hydra.sweep.subdir={job.number}", *job.go_on()]
+def placement(sweeper: "GridSweeper", job: Job) -> list[str]:
+    """Overrides that tell where and how a job is trained, not what."""
+    own = [f"hydra.sweep.subdir={job.number}", *resume_overrides(job)]
+    return [*sweeper.sweep_overrides, *own]
 
 
-def one(sweeper: "GridSweeper", job: Job, *further: str) -> None:
-    """Trains a job in this process. What goes wrong stands in its result.json."""
-    assert sweeper.launcher
-    logging.getLogger(basic_launcher.__name__).setLevel(logging.WARNING)  # our line says more
-    overrides = [*job.overrides, *placed(sweeper, job), *further]
+def train_job(sweeper: "GridSweeper", job: Job, *further: str) -> None:
+    """Trains a job in this process. What goes wrong is written to its result.json."""
     try:
-        (returned,) = sweeper.launcher.launch([overrides], initial_job_idx=job.number)
-        if returned.status == JobStatus.FAILED:
-            raise returned._return_value
+        run_hydra_job(sweeper, [*job.overrides, *placement(sweeper, job), *further], job.number)
     except HydraException as error:
         log.error(f"Refused, before the first batch:\n  {error}")
         failure = result.failure("refused", error, sweeper.config)
@@ -214,27 +280,35 @@ def one(sweeper: "GridSweeper", job: Job, *further: str) -> None:
             )
 
 
+def run_hydra_job(sweeper: "GridSweeper", overrides: Sequence[str], number: int) -> None:
+    """Composes and runs a job as Hydra's basic launcher does; raises what ended it."""
+    context = sweeper.hydra_context
+    config = context.config_loader.load_sweep_config(sweeper.config, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    returned = run_job(
+        hydra_context=context,
+        task_function=sweeper.task_function,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    configure_log(sweeper.config.hydra.hydra_logging, sweeper.config.hydra.verbose)
+    if returned.status == JobStatus.FAILED:
+        raise job_error(returned)
+
+
 def check(sweeper: "GridSweeper", wanted: Sequence[list[str]]) -> None:
-    """Says of each job what would run, and leaves nothing behind.
+    """Prints for each job what would run, and leaves nothing behind.
 
     Raises:
         SystemExit: a job is refused.
     """
-    assert sweeper.config
-    assert sweeper.hydra_context
-    if not isinstance(sweeper.launcher, basic_launcher.BasicLauncher):
-        assert sweeper.launcher
-        sweeper.launcher = basic_launcher.BasicLauncher()
-        sweeper.launcher.setup(
-            config=sweeper.config,
-            hydra_context=sweeper.hydra_context,
-            task_function=sweeper.task_function,
-        )
     with tempfile.TemporaryDirectory() as folder:
-        done = [Job(Path(folder) / str(n), each, "") for n, each in enumerate(wanted)]
-        for job in done:
+        jobs = [Job(Path(folder) / str(n), each, "") for n, each in enumerate(wanted)]
+        for job in jobs:
             print(f"job {job.number}: {' '.join(job.overrides)}", flush=True)
-            one(sweeper, job, f"hydra.sweep.dir={folder}")
-        refused = [job.number for job in done if job.result]
+            train_job(sweeper, job, f"hydra.sweep.dir={folder}")
+        refused = [job.number for job in jobs if job.result]
     if refused:
-        abort(f"{len(refused)} of {len(done)} jobs would be refused.")
+        abort(f"{len(refused)} of {len(jobs)} jobs would be refused.")

@@ -9,23 +9,23 @@ import ray
 
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
+from quartet.records.sweep_table import Job
 from quartet.sweeps import local
 from quartet.sweeps.cluster import Work
-from quartet.sweeps.jobs import Job
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import RayLauncher
 
 
 class RayEngine:
-    """Each job is a Ray task, which Ray never tries again by itself.
+    """Trains each job as a Ray task, which Ray never retries.
 
     Args:
         launcher: With the settings of conf/launcher/ray.yaml.
     """
 
     def __init__(self, launcher: "RayLauncher") -> None:
-        self.program = local.program(launcher.config)
+        self.program = local.make_program(launcher.config)
         self.further = {name: os.environ[name] for name in launcher.env}
         try:
             ray.init(
@@ -36,7 +36,7 @@ class RayEngine:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             abort(f"launcher.address={launcher.address}: no Ray cluster there: {error}")
-        shutdown.reinstall()  # Ray has taken SIGTERM over
+        shutdown.reinstall()  # Ray has replaced the handler of SIGTERM
         cpus, gpus = launcher.num_cpus, launcher.num_gpus
         if gpus is None:
             gpus = float(bool(ray.cluster_resources().get("GPU")))
@@ -49,13 +49,13 @@ class RayEngine:
             logging.getLogger(__name__).warning(f"{message}; waiting for one.")
 
     def known(self, todo: Sequence[Job]) -> dict[int, Any]:
-        return {}  # a sweep's tasks end with it
+        return {}  # the tasks of a sweep end with it
 
     def submit(self, todo: Sequence[Job]) -> list[Any]:
-        task = ray.remote(trained).options(**self.options)
+        task = ray.remote(train_work).options(**self.options)
         return [task.remote(Work(self.program, job, self.further)) for job in todo]
 
-    def ended(self, handle: Any) -> int | str | None:
+    def exit_status(self, handle: Any) -> int | str | None:
         ready, _ = ray.wait([handle], timeout=0)
         if not ready:
             return None
@@ -63,10 +63,10 @@ class RayEngine:
             return int(ray.get(handle))
         except ray.exceptions.TaskCancelledError:
             return "interrupted"
-        except ray.exceptions.RayError as error:  # the node or Ray's own process there has ended
+        except ray.exceptions.RayError as error:  # its node or Ray's process there has ended
             return f"lost by Ray: {type(error).__name__}"
 
-    def leave(self, handles: Sequence[Any]) -> bool:
+    def interrupt(self, handles: Sequence[Any]) -> bool:
         for handle in handles:
             ray.cancel(handle)
         return True
@@ -75,10 +75,11 @@ class RayEngine:
         ray.shutdown()
 
 
-def trained(work: Work) -> int:
+def train_work(work: Work) -> int:
     return work()
 
 
 def fits(node: dict[str, Any], cpus: float, gpus: float) -> bool:
+    """Whether a node has the processors of a job."""
     has = node["Resources"]
     return bool(node["Alive"]) and has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus

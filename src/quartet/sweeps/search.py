@@ -1,8 +1,7 @@
-"""A sweep that searches: Optuna says which values to try next."""
+"""A search: Optuna chooses the values of each job."""
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,17 @@ from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
+from quartet.records.sweep_table import Job, Table
 from quartet.sweeps import grid
-from quartet.sweeps.identity import fingerprint, refuse_changes
-from quartet.sweeps.jobs import Job, Table
-from quartet.sweeps.objective import objectives, outcome
 from quartet.sweeps.space import Space
-from quartet.sweeps.study import make_pruner, make_sampler, make_storage, mend, require
+from quartet.sweeps.study import (
+    check_settings,
+    choose_objectives,
+    make_sampler,
+    read_objectives,
+    repair_journal,
+)
+from quartet.training.callbacks.pruning import make_pruner, make_storage
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -27,39 +31,37 @@ if TYPE_CHECKING:
 
 
 def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
-    """Trains what Optuna asks for until the sweep's directory holds `n_trials` jobs.
+    """Trains the jobs that Optuna asks for until the sweep's directory holds `n_trials` of them.
 
     Raises:
         SystemExit: the search is refused (2), or a signal came.
     """
     shutdown.install()
-    assert sweeper.config is not None
     directory = Path(sweeper.config.hydra.sweep.dir)
     try:
-        require(sweeper)
+        check_settings(sweeper)
         space = Space(sweeper, arguments)
         if sweeper.config.get("check") == "only":
             check(sweeper, space)
             remove_empty_directories(directory)
             return
-        wanted = objectives(sweeper, space)
+        wanted = choose_objectives(sweeper, space)
         with locks.lock(directory / "optuna"):
             trials = Search(sweeper, space, wanted, directory)
             trials.run()
-            trials.summarise()
+            trials.print_summary()
     except (ValueError, locks.DirectoryLocked) as error:
         remove_empty_directories(directory)
         abort(str(error))
     except BaseException:
         remove_empty_directories(directory)
         if shutdown.exit_code and (directory / "sweep.json").exists():
-            again = f"python {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}"
-            print(f"Interrupted; go on with\n{again}", file=sys.stderr)
+            grid.print_resume_command(directory)
         raise
 
 
 def check(sweeper: "SearchSweeper", space: Space) -> None:
-    """Says of a few first jobs what would run, and leaves nothing behind."""
+    """Prints for a few first jobs what would run, and leaves nothing behind."""
     import optuna
 
     trials = []
@@ -70,10 +72,10 @@ def check(sweeper: "SearchSweeper", space: Space) -> None:
 
 
 class Search:
-    """A study of Optuna's beside the table of a sweep's jobs, one of which each trial is.
+    """An Optuna study beside the table of a sweep's jobs; each trial is one job.
 
-    The study knows what was tried and what came of it; the jobs count. Both outlive a kill: a trial
-    whose job came to no end is told as failed, and its values are tried again as another one.
+    The study knows the values and results of the trials; the number of jobs decides when to stop. Both
+    outlive a kill: a trial whose job did not end fails, and its values are tried again as another one.
 
     Args:
         sweeper: Its settings.
@@ -94,23 +96,23 @@ class Search:
     ) -> None:
         self.sweeper, self.space, self.objectives = sweeper, space, objectives
         self.table = Table(directory)
-        self.conf = fingerprint(sweeper)
+        self.conf = grid.fingerprint(sweeper)
         self.slots: int = getattr(sweeper.launcher, "n_jobs", 1)
         suspects = [job for job in self.table.current if job.conf != self.conf]
-        refuse_changes(sweeper, suspects, directory)
-        self.study = self.open(directory)
+        grid.refuse_changes(sweeper, suspects, directory)
+        self.study = self.load_study(directory)
 
-    def open(self, directory: Path) -> "Study":
+    def load_study(self, directory: Path) -> "Study":
         """The directory's study, or a new one."""
         import optuna
 
-        mend(directory)
+        repair_journal(directory)
         url, modes = self.sweeper.storage, self.objectives.values()
         self.storage = make_storage(url, directory)
         name = str(directory.resolve()) if url else "search"
-        # Hyperband's trials are told apart when they are asked for.
+        # Hyperband assigns trials to brackets when they are asked for.
         pruner = make_pruner(self.sweeper.pruner, self.sweeper.warmup_epochs, None)
-        try:  # to create what is there would leave a line in the journal
+        try:  # create_study would add a line to the journal of an existing study
             study = optuna.load_study(study_name=name, storage=self.storage, pruner=pruner)
         except KeyError:
             study = optuna.create_study(
@@ -137,10 +139,9 @@ class Search:
 
     def run(self) -> None:
         """Trains until there are enough jobs."""
-        again = self.settle()
+        again = self.close_unfinished_trials()
         with self.table.changing():
-            assert self.sweeper.config
-            self.table.command = grid.command(self.sweeper.config)
+            self.table.command = grid.recorded_command(self.sweeper.config)
         wanted = self.sweeper.n_trials
         while again or len(self.table.current) < wanted:
             batch = [(job, self.ask(job)) for job in again[: self.slots]]
@@ -152,31 +153,31 @@ class Search:
                 grid.train(self.sweeper, self.table, [job for job, _ in asked])
             finally:
                 for job, trial in asked:
-                    self.tell(job, trial)
+                    self.end_trial(job, trial)
 
-    def settle(self) -> list[Job]:
-        """Tells what became of trials that an earlier start left, and which jobs to try again.
+    def close_unfinished_trials(self) -> list[Job]:
+        """Ends trials that an earlier start left running; returns the jobs to try again.
 
-        Waits for those that processes of an earlier start still train.
+        Waits for jobs that processes of an earlier start still train.
         """
         from optuna.trial import TrialState
 
-        known = {trial_of(job).get("number"): job for job in self.table.current}
+        known = {read_trial(job).get("number"): job for job in self.table.current}
         for trial in self.study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
             if job := known.get(trial.number):
                 with locks.lock(job.directory, wait=True):
                     pass
-            self.tell(job, trial)
-        return [job for job in self.table.current if job.open]
+            self.end_trial(job, trial)
+        return [job for job in self.table.current if job.is_pending]
 
     def ask(self, again: Job | None = None) -> "tuple[Job, Trial]":
         """The next trial and its job.
 
         Args:
-            again: A job to try again; None for values of the sampler's.
+            again: A job to try again; None for values from the sampler.
         """
-        number = trial_of(again).get("number") if again else None
-        # Anew for each, so that a search that goes on asks what one in a single piece would.
+        number = read_trial(again).get("number") if again else None
+        # A new one for each trial, so that a resumed search asks what an uninterrupted one would.
         self.study.sampler = make_sampler(
             self.sweeper.sampler,
             self.sweeper.seed,
@@ -188,40 +189,45 @@ class Search:
         with self.table.changing():
             job = self.table.add(overrides, self.conf)
             job.directory.mkdir()
-            told = {
+            content = {
                 "number": trial.number,
-                "id": trial._trial_id,
+                "id": self.trial_id(trial),
                 "study": self.study.study_name,
                 "storage": self.sweeper.storage,
                 "pruner": self.sweeper.pruner,
                 "warmup_epochs": self.sweeper.warmup_epochs,
             }
-            (job.directory / "trial.json").write_text(json.dumps(told) + "\n")
+            (job.directory / "trial.json").write_text(json.dumps(content) + "\n")
             if again:
                 self.table.jobs[again.number].retried_as = job.number
         return job, trial
 
-    def tell(self, job: Job | None, trial: "Trial | FrozenTrial") -> None:
-        """Tells the study what came of a trial's job."""
+    def trial_id(self, trial: "Trial | FrozenTrial") -> int:
+        """The number of a trial among those of all studies in the storage."""
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
+
+    def end_trial(self, job: Job | None, trial: "Trial | FrozenTrial") -> None:
+        """Records in the study the result of a trial's job."""
         from optuna.trial import TrialState
 
         result = (job.result if job else None) or {"status": "interrupted", "error": None}
-        values, reason = outcome(result, list(self.objectives))
+        values, reason = read_objectives(result, list(self.objectives))
         if job:
-            self.storage.set_trial_user_attr(trial._trial_id, "job", job.number)
+            self.storage.set_trial_user_attr(self.trial_id(trial), "job", job.number)
         if result.get("pruned"):
             self.study.tell(trial.number, state=TrialState.PRUNED)
         elif reason:
-            self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            self.storage.set_trial_user_attr(self.trial_id(trial), "reason", reason)
             self.study.tell(trial.number, state=TrialState.FAIL)
         else:
             self.study.tell(trial.number, values)
 
-    def summarise(self) -> None:
+    def print_summary(self) -> None:
         """Prints the best trials, and how many were pruned or failed."""
         from optuna.trial import TrialState
 
-        numbers = {trial_of(job).get("number"): job for job in self.table.current}
+        numbers = {read_trial(job).get("number"): job for job in self.table.current}
         trials = [trial for trial in self.study.trials if trial.number in numbers]
         for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
             if count := sum(trial.state == state for trial in trials):
@@ -230,7 +236,7 @@ class Search:
             return
         best = [trial for trial in self.study.best_trials if trial.number in numbers]
         if len(self.objectives) > 1:
-            print(f"{len(best)} trials that none surpasses in everything:")
+            print(f"{len(best)} trials on the Pareto front:")
         else:
             best = best[:1]
         for trial in best:
@@ -240,20 +246,20 @@ class Search:
             print(f"best: job {job.number}, {figures}\n  {shlex.join(job.overrides)}")
 
 
-def trial_of(job: Job) -> dict[str, Any]:
-    """Which trial a job is."""
+def read_trial(job: Job) -> dict[str, Any]:
+    """The trial that a job is, as its trial.json says; empty if it is none."""
     path = job.directory / "trial.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of a search has changed that must not."""
-    told = [
+    """Changes of a search that its trials do not allow, one line each."""
+    changed = [
         f"{key}: {before[key]} -> {now[key]}"
         for key in ("objectives", "fixed")
         if before[key] != now[key]
     ]
-    return told + [
+    return changed + [
         f"{name}: {before['ranges'][name]} -> {range_}"
         for name, range_ in now["ranges"].items()
         if name in before["ranges"] and kind(before["ranges"][name]) != kind(range_)
@@ -261,7 +267,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def kind(range_: Range) -> Any:
-    """What of a range must stay: choices all, of numbers not the ends."""
+    """What must stay of a range: all choices of a list; of an interval its type and scale, not its ends."""
     if isinstance(range_, list):
         return range_
     whole = all(isinstance(range_[end], int) for end in ("low", "high"))

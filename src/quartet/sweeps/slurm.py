@@ -15,65 +15,68 @@ import submitit
 from submitit.helpers import DelayedSubmission
 
 from quartet.core.problems import abort
+from quartet.records.sweep_table import Job
 from quartet.sweeps import local
 from quartet.sweeps.cluster import Work
-from quartet.sweeps.jobs import Job
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import SlurmLauncher
 
-# Slurm's signals for the job as a whole reach each of its processes; submitit answers them.
-DEAF = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
+# Slurm sends the signals for a job to each of its processes; only submitit may react to them.
+IGNORING_SIGNALS = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
 OVER = ("UNKNOWN", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL")
 
 
 class SlurmWork(Work):
-    """Trains a job within one of Slurm's, which submitit has requeued when its time is over."""
+    """Trains a job within a job of Slurm, which submitit requeues when its time is over."""
 
-    told = False  # whether Slurm has sent SIGTERM, to the process too: a second one would end it at once
+    terminated = False  # whether Slurm has sent SIGTERM, which the process has received, too
 
     def __call__(self) -> int:
-        signal.signal(signal.SIGTERM, self.hear)
+        signal.signal(signal.SIGTERM, self.note_signal)
         status = super().__call__()
         if status == 143:
-            time.sleep(60)  # whether Slurm wants the node back or ends the job, it tells now
+            time.sleep(60)  # in which Slurm says whether the job is requeued or cancelled
         return status
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        self.told = True
+    def note_signal(self, number: int, frame: FrameType | None) -> None:
+        self.terminated = True
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit hands in again: the same, which goes on from what the job saves now."""
+        """What submitit submits again: the same work, which resumes from what the job saves now."""
         if self.process:
-            patience = time.monotonic() + 20 * self.told
-            while not ended(self.process.pid):
-                if patience and time.monotonic() >= patience:
-                    patience = 0.0
+            # A second SIGTERM would end a process at once that has received one.
+            deadline = time.monotonic() + 20 * self.terminated
+            while not has_exited(self.process.pid):
+                if deadline and time.monotonic() >= deadline:
+                    deadline = 0.0
                     os.kill(self.process.pid, signal.SIGTERM)
                 time.sleep(0.1)
         return DelayedSubmission(SlurmWork(self.program, self.job, self.further, self.folder))
 
 
 class SlurmEngine:
-    """All jobs that are handed in at once are one array.
+    """Submits the jobs of one call as one array.
 
     Args:
         launcher: With the settings of conf/launcher/slurm.yaml.
     """
 
     def __init__(self, launcher: "SlurmLauncher") -> None:
-        program = local.program(launcher.config)
-        self.program = dataclasses.replace(program, command=[*DEAF, *program.command])
+        program = local.make_program(launcher.config)
+        self.program = dataclasses.replace(program, command=[*IGNORING_SIGNALS, *program.command])
         self.local = launcher.cluster == "local"
-        # Under a name that nobody can foresee: submitit unpickles what lies there.
+        # Under a name that nobody can foresee, since submitit unpickles the files in it.
         sweep = Path(launcher.config.hydra.sweep.dir).absolute()
         self.folder = sweep / ".submitit" / secrets.token_hex(8)
-        self.executor = executor(launcher, self.folder)
+        self.executor = make_executor(launcher, self.folder)
         watcher = type(submitit.SlurmJob.watcher)
-        submitit.SlurmJob.watcher = watcher(delay_s=60)  # asks for all jobs at once
+        submitit.SlurmJob.watcher = watcher(delay_s=60)  # one query for all jobs
 
     def known(self, todo: Sequence[Job]) -> dict[int, Any]:
-        names = {job.number: noted(job).read_text().split() for job in todo if noted(job).exists()}
+        names = {
+            job.number: note_of(job).read_text().split() for job in todo if note_of(job).exists()
+        }
         handles: dict[int, Any] = {
             number: submitit.SlurmJob(self.folder.with_name(folder), name)
             for number, (folder, name) in names.items()
@@ -95,10 +98,10 @@ class SlurmEngine:
             abort(f"Slurm took no jobs: {str(error).strip()}")
         if not self.local:
             for job, handle in zip(todo, handles, strict=True):
-                noted(job).write_text(f"{self.folder.name} {handle.job_id}")
+                note_of(job).write_text(f"{self.folder.name} {handle.job_id}")
         return handles
 
-    def ended(self, handle: Any) -> int | str | None:
+    def exit_status(self, handle: Any) -> int | str | None:
         if not handle.done():
             return None
         try:
@@ -108,7 +111,7 @@ class SlurmEngine:
         except submitit.core.utils.FailedJobError as error:
             return f"ended in submitit: {str(error).strip().splitlines()[-1]}, job {handle.job_id}"
 
-    def leave(self, handles: Sequence[Any]) -> bool:
+    def interrupt(self, handles: Sequence[Any]) -> bool:
         if self.local:
             for handle in handles:
                 handle.cancel()
@@ -116,7 +119,7 @@ class SlurmEngine:
         if handles:
             arrays = dict.fromkeys(handle.job_id.partition("_")[0] for handle in handles)
             print(
-                "The jobs go on in Slurm, and the next start of the sweep watches them; to end them: "
+                "The jobs continue in Slurm, and the next start of the sweep watches them; to end them: "
                 f"scancel {' '.join(arrays)}",
                 file=sys.stderr,
             )
@@ -126,21 +129,21 @@ class SlurmEngine:
         pass
 
 
-def ended(process: int) -> bool:
-    """As Popen's poll, without the lock that code interrupted by a signal may hold."""
+def has_exited(process: int) -> bool:
+    """Popen.poll without its lock, which the code that a signal interrupted may hold."""
     try:
         return bool(os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT | os.WNOHANG))
     except ChildProcessError:
         return True
 
 
-def noted(job: Job) -> Path:
-    """The file that tells where submitit keeps a job, and under which name Slurm has it."""
+def note_of(job: Job) -> Path:
+    """The file with submitit's folder of a job and its name in Slurm."""
     return job.directory / ".slurm"
 
 
-def executor(launcher: "SlurmLauncher", folder: Path) -> submitit.AutoExecutor:
-    """submitit's, with the settings of a launcher."""
+def make_executor(launcher: "SlurmLauncher", folder: Path) -> submitit.AutoExecutor:
+    """An executor of submitit with the settings of a launcher."""
     given = dict(launcher.settings)
     shared = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb")
     settings = {name: given.pop(name) for name in shared}
@@ -151,7 +154,7 @@ def executor(launcher: "SlurmLauncher", folder: Path) -> submitit.AutoExecutor:
     name = Path(launcher.config.hydra.sweep.dir).name
     made.update_parameters(
         name=f"sweep-{name}",
-        tasks_per_node=1,  # which starts the processes for further devices itself
+        tasks_per_node=1,  # the run starts the processes of further devices itself
         **settings,
         **{f"slurm_{name}": value for name, value in given.items()},
     )

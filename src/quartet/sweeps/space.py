@@ -8,8 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
+from quartet.compat.hydra import format_value
 from quartet.config.search_ranges import Range, faults, wrong
-from quartet.sweeps import jobs
+from quartet.sweeps.jobs import SWEEP_GROUPS
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -60,7 +61,6 @@ class Space:
     """
 
     def __init__(self, sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
-        assert sweeper.hydra_context
         self.sweeper = sweeper
         self.loader = sweeper.hydra_context.config_loader
         self.fixed: dict[str, str] = {}
@@ -68,8 +68,8 @@ class Space:
         self.own: dict[str, dict[str, Range]] = {}
         parser = OverridesParser.create(config_loader=self.loader)
         for each in parser.parse_overrides(list(arguments)):
-            if each.key_or_group in jobs.SWEEP_GROUPS:
-                sweeper.how.append(each.input_line or "")
+            if each.key_or_group in SWEEP_GROUPS:
+                sweeper.sweep_overrides.append(each.input_line or "")
             elif each.is_sweep_override():
                 self.ranges[each.get_key_element()] = of_sweep(each)
             else:
@@ -99,7 +99,7 @@ class Space:
                     f"{self.fixed.get(key) or self.ranges[key]}; leave one of them out."
                 )
             if isinstance(range_, list):
-                range_ = [as_text(value) for value in range_]
+                range_ = [format_value(value) for value in range_]
             self.ranges[key] = range_
 
     def add(self, key: str) -> None:
@@ -140,8 +140,7 @@ class Space:
             for key, range_ in self.ranges.items()
             if not any(each.startswith(f"{key}=") for each in further)
         ]
-        overrides = [*self.fixed.values(), *first, *further, *self.sweeper.how]
-        assert self.sweeper.config
+        overrides = [*self.fixed.values(), *first, *further, *self.sweeper.sweep_overrides]
         return self.loader.load_sweep_config(self.sweeper.config, overrides)
 
     def choice(self, group: str) -> str:
@@ -185,7 +184,7 @@ def checked(cfg: DictConfig, group: str, option: str) -> dict[str, Range]:
         raise ValueError("\n".join(f"{group}={option}: {fault}" for fault in found))
     ranges = search_of(cfg, group)
     return {
-        name: [as_text(value) for value in range_] if isinstance(range_, list) else range_
+        name: [format_value(value) for value in range_] if isinstance(range_, list) else range_
         for name, range_ in ranges.items()
     }
 
@@ -204,8 +203,3 @@ def of_sweep(override: Override) -> Range:
         span = list(value.range())
         return {"low": min(span), "high": max(span), "step": abs(value.step)}
     return list(override.sweep_string_iterator())
-
-
-def as_text(value: Any) -> str:
-    """A value as Hydra takes it on the command line."""
-    return Override._get_value_element_as_str(value)

@@ -1,29 +1,31 @@
-"""The parts of Optuna that the settings of a search name. Imports Optuna where it is used."""
+"""The settings of a search: samplers and objectives. Imports Optuna where it is used."""
 
+import math
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet.core.problems import abort
+from quartet.sweeps.grid import compose
+from quartet.training.callbacks.pruning import PRUNERS, journal_path, refuse_pickles
 
 if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.storages import BaseStorage
 
     from hydra_plugins.quartet import SearchSweeper
+    from quartet.sweeps.space import Space
 
-# Not CMA-ES: Optuna keeps it pickled in the study, and a study from elsewhere would run code.
+# Not CMA-ES: Optuna pickles its state in the study, and a study from elsewhere could run code.
 SAMPLERS = ("tpe", "random", "qmc", "nsgaii", "gp")
-PRUNERS = ("none", "median", "hyperband")
 
 
-def require(sweeper: "SearchSweeper") -> None:
-    """Checks the settings, and that Optuna is there.
+def check_settings(sweeper: "SearchSweeper") -> None:
+    """Checks the settings of a search, and that Optuna is installed.
 
     Raises:
-        ValueError: a setting cannot be.
+        ValueError: a setting is wrong.
         SystemExit: Optuna is not installed.
     """
     for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
@@ -49,7 +51,7 @@ def require(sweeper: "SearchSweeper") -> None:
         import optuna
     except ImportError:
         abort("sweep=optuna needs optuna: pip install -e '.[optuna]'")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # our line says more
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per job says more
 
 
 def make_sampler(
@@ -60,8 +62,8 @@ def make_sampler(
     Args:
         name: One of SAMPLERS.
         seed: Of the search.
-        number: Of the trial; no two draw from the same random numbers.
-        fixed: Values that the trial is to have.
+        number: Of the trial; no two use the same random numbers.
+        fixed: Values that the trial must have.
     """
     import numpy as np
     from optuna import samplers
@@ -71,7 +73,7 @@ def make_sampler(
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         made: BaseSampler = samplers.RandomSampler(own)
         if name == "tpe":
-            # What is used together is searched together, each optimizer's settings for themselves.
+            # Settings that occur together are searched together; each optimizer has its own.
             made = samplers.TPESampler(seed=own, multivariate=True, group=True)
         elif name == "gp":
             made = samplers.GPSampler(seed=own, warn_independent_sampling=False)
@@ -84,45 +86,75 @@ def make_sampler(
         return samplers.PartialFixedSampler(fixed, made) if fixed else made
 
 
-def make_storage(url: str | None, directory: Path) -> "BaseStorage":
-    """The database, or a journal in a sweep's directory, which many processes may write.
-
-    Raises:
-        ValueError: reading it could run code.
-    """
-    from optuna.storages import JournalStorage, get_storage
-    from optuna.storages.journal import JournalFileBackend
-
-    refuse_pickles(url)
-    if url:
-        return get_storage(url)
-    return JournalStorage(JournalFileBackend(str(directory / "optuna" / "study.journal")))
-
-
-def refuse_pickles(url: str | None) -> None:
-    """Refuses a database whose content Optuna would unpickle."""
-    if url and url.startswith("redis"):
-        raise ValueError(
-            f"sweep.storage={url}: Optuna unpickles what stands there, which may run code; name "
-            "another database, such as sqlite:///searches.db."
-        )
-
-
-def mend(directory: Path) -> None:
-    """Takes off a line of a sweep's journal that a full disk left unfinished; Optuna reads no such."""
-    path = directory / "optuna" / "study.journal"
+def repair_journal(directory: Path) -> None:
+    """Removes a last line of a sweep's journal that a kill left unfinished; Optuna cannot read it."""
+    path = journal_path(directory)
     content = path.read_bytes() if path.exists() else b""
     if not content.endswith(b"\n") and content:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BasePruner":
-    from optuna import pruners
+# Objectives
 
-    if name == "median":
-        # Epochs count from 1, its steps from 0.
-        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup_epochs + 1)
-    if name == "hyperband":
-        longest = max_epochs if max_epochs and max_epochs > 0 else "auto"
-        return pruners.HyperbandPruner(min_resource=max(1, warmup_epochs), max_resource=longest)
-    return pruners.NopPruner()
+
+def read_objectives(
+    result: Mapping[str, Any], names: Sequence[str]
+) -> tuple[list[float], str | None]:
+    """The values of a job's objectives in its result.json, or why it has none."""
+    if result["status"] == "interrupted":
+        return [], "killed or interrupted"
+    if result["status"] != "finished":
+        return [], f"{result['status']}: {(result['error'] or {}).get('message')}"
+    figures = {
+        result["monitor"]["metric"]: result["monitor"]["best"],
+        "samples_per_second": result["samples_per_second"],
+        **{f"seconds/{name}": value for name, value in result["seconds"].items()},
+        **result["metrics"],
+    }
+    values = [figures.get(name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if value is None:
+            return [], f"has no {name}; it has {', '.join(map(str, figures))}"
+        if not math.isfinite(value):
+            return [], f"{name} is {value}"
+    return [float(value) for value in values if value is not None], None
+
+
+def choose_objectives(sweeper: "SearchSweeper", space: "Space") -> dict[str, str]:
+    """The names of what is optimised, and ``min`` or ``max`` for each.
+
+    Raises:
+        ValueError: nothing is monitored.
+    """
+    cfg = space.compose()
+    metric = cfg.monitor.metric
+    names = list(sweeper.objectives or [metric])
+    if None in names:
+        raise ValueError("monitor.metric=null: name what to optimise, in it or sweep.objectives.")
+    if sweeper.mode:
+        return dict(zip(names, sweeper.mode, strict=True))
+    return {name: choose_direction(name, sweeper, space) for name in names}
+
+
+def choose_direction(name: str, sweeper: "SearchSweeper", space: "Space") -> str:
+    """Whether the best value of a figure is its ``min`` or ``max``."""
+    cfg = space.compose()
+    if name == cfg.monitor.metric and cfg.monitor.mode:
+        return str(cfg.monitor.mode)
+    if name.endswith("/loss") or name.startswith("seconds/"):
+        return "min"
+    if name == "samples_per_second":
+        return "max"
+    # The metric itself knows, which needs torch.
+    import optuna
+
+    from quartet.build import build
+    from quartet.core.problems import ConfigError
+    from quartet.validation.training import direction as of_metric
+
+    drawn = space.draw(optuna.create_study(sampler=make_sampler("random", 0, 0)).ask())
+    try:
+        run = build(compose(sweeper, drawn))
+    except ConfigError as refusal:
+        raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *refusal.faults])) from None
+    return of_metric(name, run.module.val_metrics.metrics)

@@ -1,0 +1,113 @@
+"""Pruning: ends unpromising trials of an Optuna search early. Imports Optuna where it is used."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.storages import BaseStorage
+
+PRUNERS = ("none", "median", "hyperband")
+
+
+def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning]":
+    """The callback for a run that is a trial whose search prunes; else none.
+
+    Args:
+        directory: Of the run; a trial has a ``trial.json`` there.
+        metric: The monitored one.
+    """
+    path = directory / "trial.json"
+    trial = json.loads(path.read_text()) if path.exists() else {}
+    if trial.get("pruner", "none") == "none" or not metric:
+        return []
+    return [Pruning(directory, trial, metric)]
+
+
+class Pruning(Checkpoint):
+    """Reports the monitored value after each epoch, and ends the training if Optuna prunes the trial.
+
+    It is a Checkpoint only because Lightning calls those last, when training metrics are known.
+
+    Args:
+        directory: Of the run.
+        trial: The content of its trial.json.
+        metric: The monitored one.
+
+    Attributes:
+        epoch: After which the training was ended, counted from 1; None if it was not.
+    """
+
+    def __init__(self, directory: Path, trial: dict[str, Any], metric: str) -> None:
+        self.directory, self.trial, self.metric = directory, trial, metric
+        self.epoch: int | None = None
+        self.loaded: Any = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch, prune = trainer.current_epoch + 1, False
+        value = trainer.callback_metrics.get(self.metric)
+        if trainer.is_global_zero and value is not None:
+            self.loaded = self.loaded or self.load_trial(trainer.max_epochs)
+            self.loaded.report(float(value), epoch)
+            prune = epoch != trainer.max_epochs and self.loaded.should_prune()
+        if trainer.strategy.reduce_boolean_decision(prune, all=False):
+            trainer.should_stop = True
+            self.epoch = epoch
+
+    def load_trial(self, max_epochs: int | None) -> Any:
+        """The trial in the search's storage."""
+        import optuna
+
+        study = optuna.load_study(
+            study_name=self.trial["study"],
+            storage=make_storage(self.trial["storage"], self.directory.parent),
+            sampler=optuna.samplers.RandomSampler(),  # its values are drawn already
+            pruner=make_pruner(self.trial["pruner"], self.trial["warmup_epochs"], max_epochs),
+        )
+        return optuna.Trial(study, self.trial["id"])
+
+
+def make_storage(url: str | None, directory: Path) -> "BaseStorage":
+    """The database, or a journal in the sweep's directory, which several processes may write.
+
+    Raises:
+        ValueError: reading it could run code.
+    """
+    from optuna.storages import JournalStorage, get_storage
+    from optuna.storages.journal import JournalFileBackend
+
+    refuse_pickles(url)
+    if url:
+        return get_storage(url)
+    return JournalStorage(JournalFileBackend(str(journal_path(directory))))
+
+
+def journal_path(directory: Path) -> Path:
+    """The journal of a search in the sweep's directory."""
+    return directory / "optuna" / "study.journal"
+
+
+def refuse_pickles(url: str | None) -> None:
+    """Refuses a database whose content Optuna would unpickle."""
+    if url and url.startswith("redis"):
+        raise ValueError(
+            f"sweep.storage={url}: Optuna unpickles what it reads there, which may run code; name "
+            "another database, such as sqlite:///searches.db."
+        )
+
+
+def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BasePruner":
+    """One of `PRUNERS`."""
+    from optuna import pruners
+
+    if name == "median":
+        # Epochs count from 1, Optuna's steps from 0.
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup_epochs + 1)
+    if name == "hyperband":
+        longest = max_epochs if max_epochs and max_epochs > 0 else "auto"
+        return pruners.HyperbandPruner(min_resource=max(1, warmup_epochs), max_resource=longest)
+    return pruners.NopPruner()
