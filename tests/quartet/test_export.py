@@ -23,10 +23,8 @@ from quartet.inference.export import Different, card
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-README = (Path(__file__).parents[2] / "README.md").read_text()
-(EXAMPLE,) = re.findall(
-    r"^```python\n(import json, numpy, onnxruntime.*?)^```", README, re.M | re.S
-)
+PAGE = (Path(__file__).parents[2] / ".github/EXPORT.md").read_text()
+(EXAMPLE,) = re.findall(r"^```python\n(import json, numpy, onnxruntime.*?)^```", PAGE, re.M | re.S)
 
 
 def read(path: Path) -> dict[str, Any]:
