@@ -47,8 +47,9 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
     from quartet.core.problems import ConfigError
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
     from quartet.reports import picture, text
+    from quartet.training.callbacks.interruption import StopAtBatchEnd
     from quartet.training.callbacks.predictions import PredictionCollector
-    from quartet.training.callbacks.progress import StopAtBatchEnd, Timer
+    from quartet.training.callbacks.progress import Timer
     from quartet.training.callbacks.pruning import make_pruning_callbacks
     from quartet.validation.data import load_data
 

@@ -30,13 +30,15 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import compose
 from quartet.checkpoints import callbacks, resume_state
-from quartet.cli import arguments as command
+from quartet.cli import arguments
+from quartet.config.overrides import quote, unquote
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.core.signals import ShutdownHandler, shutdown
 from quartet.data.datamodule import DataModule
 from quartet.data.loader import Batches
 from quartet.data.split import Parts
+from quartet.records import run_directory
 from quartet.reports import picture
 from quartet.run import train
 
@@ -573,7 +575,7 @@ def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
         patch.setattr(picture, "of_training", Mock(side_effect=SystemExit(130)))
         with pytest.raises(SystemExit):
             train(compose(names), tmp_path / "run")
-    assert command.result_of(tmp_path / "run")["status"] == "interrupted"
+    assert run_directory.read_result(tmp_path / "run")["status"] == "interrupted"
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 1 + 3  # all epochs
     again = resume(tmp_path / "run")
     assert again["metrics"] == whole["metrics"]
@@ -597,15 +599,15 @@ def test_patience_may_grow(tmp_path: Path) -> None:
 
 
 def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
-    before = command.records(done)
-    start = done / ".hydra" / f"{command.STARTING}-1"
+    before = run_directory.records(done)
+    start = done / ".hydra" / f"{run_directory.STARTING}-1"
     start.mkdir()
     (start / "config.yaml").write_text("seed: 7\n")
-    assert command.records(done) == before
-    command.accept(start)
-    assert command.records(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
-    command.forget(done / f".hydra/resume-{len(before)}")
-    assert len(command.records(done)) == len(before) + 1
+    assert run_directory.records(done) == before
+    run_directory.commit_record(start)
+    assert run_directory.records(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
+    run_directory.discard_record(done / f".hydra/resume-{len(before)}")
+    assert len(run_directory.records(done)) == len(before) + 1
     shutil.rmtree(done / f".hydra/resume-{len(before)}")
 
 
@@ -622,9 +624,9 @@ def test_damaged_result_is_none(content: str, tmp_path: Path) -> None:
     "name", ["a", "it's", "'", "a'", "\\", "a\\'b\\", '"', "a b=c,{d}[e]", "ü:#%"]
 )
 def test_any_directory_can_be_named(name: str) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"a={command.quoted(name)}"])
+    (override,) = OverridesParser.create().parse_overrides([f"a={quote(name)}"])
     assert override.value() == name
-    assert command.unquoted(shlex.split(shlex.quote(name))[0]) == name
+    assert unquote(shlex.split(shlex.quote(name))[0]) == name
 
 
 @pytest.mark.parametrize("left", ["checkpoints", "metrics.csv", ".hydra", "result.json"])
@@ -785,7 +787,7 @@ def test_batches_begin_at_their_start_and_only_in_that_epoch() -> None:
 
 def rewritten(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    command.argv_for_resume()
+    arguments.argv_for_resume()
     return sys.argv[1:]
 
 

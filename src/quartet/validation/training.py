@@ -108,7 +108,7 @@ def unfreezing(trainer: Trainer, model: nn.Module) -> list[str]:
     for each in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(each, Unfreeze):
             with collect_problems(faults, "callbacks.unfreeze", ["epochs"]):
-                each.beginnings(model)
+                each.find_first_epochs(model)
             if trainer.world_size > 1:
                 faults.append(
                     "callbacks.unfreeze: several processes agree on what is trained before they "

@@ -1,4 +1,4 @@
-"""Gradual unfreezing: parameters that are trained from a later epoch on."""
+"""Gradual unfreezing: parameters that are trained only from a later epoch on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,19 @@ from quartet.training.parameters import matching
 
 
 class Unfreeze(Callback):
-    """Holds parameters as they are until their epoch; gradients are not computed for them before.
+    """Freezes parameters until their epoch.
 
-    The optimizer and its schedule know them from the start, with the learning rate of their group.
-    (Lightning's own finetuning adds groups as it goes, which a scheduler does not follow.) The
-    running statistics of a held batch normalisation still follow the data. Howard and Ruder,
+    The optimizer and its schedule hold them from the start, with the learning rate of their group.
+    (Lightning's BaseFinetuning adds parameter groups later, which a scheduler does not follow.) The
+    running statistics of a frozen batch normalization still follow the data. Howard and Ruder,
     "Universal Language Model Fine-tuning for Text Classification", 2018, section 3.3.
 
     Args:
-        epochs: Epoch, counted from 1, -> list of shell patterns of the names of parameters that are trained
-            from that epoch on. Of several that match a parameter, the latest epoch counts.
+        epochs: Epoch, counted from 1, -> list of shell patterns; parameters with matching names are
+            trained from that epoch on. Of several that match a parameter, the latest counts.
 
     Raises:
-        ValueError: there is no epoch, or one is none after the first.
+        ValueError: there is no epoch, or one is not a whole number from 2.
     """
 
     def __init__(self, *, epochs: Mapping[int, Any] | None) -> None:
@@ -44,39 +44,40 @@ class Unfreeze(Callback):
                     f"[{patterns}]."
                 )
         self.epochs = dict(sorted(epochs.items()))
-        self.begins: dict[nn.Parameter, int] = {}
+        self.first_epochs: dict[nn.Parameter, int] = {}
 
-    def beginnings(self, model: nn.Module) -> dict[nn.Parameter, int]:
-        """The epoch, from 1, from which each parameter that is held at first is trained.
+    def find_first_epochs(self, model: nn.Module) -> dict[nn.Parameter, int]:
+        """Returns the epoch, from 1, in which each parameter that is frozen at first is trained first.
 
         Raises:
-            ValueError: a pattern matches no trainable parameter, or all of them are held.
+            ValueError: a pattern matches no trainable parameter, or all of them are frozen at first.
         """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        begins = {
+        first_epochs = {
             trainable[name]: epoch
             for epoch, patterns in self.epochs.items()
             for pattern in patterns
             for name in matching(f"epochs[{epoch}]", pattern, trainable)
         }
-        if len(begins) == len(trainable):
+        if len(first_epochs) == len(trainable):
             raise ValueError(
-                "epochs must leave a parameter to train in epoch 1, and hold all of them; drop a "
+                "epochs must leave a parameter to train in epoch 1, and freeze all of them; drop a "
                 "pattern."
             )
-        return begins
+        return first_epochs
 
-    def hold(self, epoch: int) -> None:
-        for parameter, begin in self.begins.items():
-            parameter.requires_grad_(epoch >= begin)
+    def freeze(self, epoch: int) -> None:
+        """Freezes the parameters that are trained after an epoch only, and unfreezes the others."""
+        for parameter, first in self.first_epochs.items():
+            parameter.requires_grad_(epoch >= first)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.begins = self.beginnings(pl_module.model)  # type: ignore[arg-type]
-        self.hold(trainer.current_epoch + 1)  # a training that goes on may not begin an epoch
+        self.first_epochs = self.find_first_epochs(pl_module.model)  # type: ignore[arg-type]
+        self.freeze(trainer.current_epoch + 1)  # a resumed training may not begin an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.hold(trainer.current_epoch + 1)
+        self.freeze(trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for parameter in self.begins:
+        for parameter in self.first_epochs:
             parameter.requires_grad_(True)

@@ -1,0 +1,65 @@
+"""Ends a training between two optimizer steps when a signal asks for it."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from quartet.checkpoints.callbacks import LastCheckpoint
+from quartet.compat.lightning import is_accumulating, is_last_batch_done, is_validation_due
+from quartet.core.signals import ShutdownHandler
+
+
+class StopAtBatchEnd(Callback):
+    """Saves and exits after the optimizer step during which a signal came.
+
+    Within a validation it exits after a batch; the validation begins again on a resume.
+
+    Args:
+        shutdown: Knows whether a signal came.
+    """
+
+    def __init__(self, shutdown: ShutdownHandler) -> None:
+        self.shutdown = shutdown
+        self.exits = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.shutdown.reinstall()  # Lightning's own handler would end in the middle of a step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if not self.is_asked(trainer) or is_accumulating(trainer):
+            return
+        # The end of the epoch is saved by itself.
+        if not is_last_batch_done(trainer) or is_validation_due(trainer):
+            self.save_and_exit(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self.is_asked(trainer):
+            self.save_and_exit(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.exits = self.is_asked(trainer)
+        for callback in last_checkpoints(trainer):
+            callback.interrupted = self.exits
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.exits:  # else a signal came after the epoch, whose end may not be saved
+            self.shutdown.exit()
+
+    def is_asked(self, trainer: Trainer) -> bool:
+        """Whether a signal came to any of the processes."""
+        if trainer.world_size > 1:
+            status = torch.tensor(self.shutdown.exit_code, device=trainer.strategy.root_device)
+            self.shutdown.exit_code = int(trainer.strategy.reduce(status, reduce_op="max"))
+        return self.shutdown.exit_code != 0
+
+    def save_and_exit(self, trainer: Trainer) -> None:
+        for callback in last_checkpoints(trainer):
+            callback.save(trainer)
+        self.shutdown.exit()
+
+
+def last_checkpoints(trainer: Trainer) -> list[LastCheckpoint]:
+    return [each for each in trainer.callbacks if isinstance(each, LastCheckpoint)]  # type: ignore[attr-defined]
