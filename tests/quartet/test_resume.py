@@ -30,7 +30,6 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import compose
 from quartet.checkpoints import callbacks, resume_state
-from quartet.cli import arguments
 from quartet.config.overrides import quote, unquote
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
@@ -605,7 +604,10 @@ def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
     (start / "config.yaml").write_text("seed: 7\n")
     assert run_directory.records(done) == before
     run_directory.commit_record(start)
-    assert run_directory.records(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
+    assert run_directory.records(done) == [
+        *before,
+        done / f".hydra/resume-{len(before)}/config.yaml",
+    ]
     run_directory.discard_record(done / f".hydra/resume-{len(before)}")
     assert len(run_directory.records(done)) == len(before) + 1
     shutil.rmtree(done / f".hydra/resume-{len(before)}")
