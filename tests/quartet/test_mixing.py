@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from quartet.build import build
 from quartet.compat.lightning import quieten
 from quartet.core.problems import ConfigError
-from quartet.data.mixing import Mixing
+from quartet.data.augment import Mixing
 
 SMALL = ("trainer=cpu", "trainer.max_epochs=2", "callbacks.progress_bar=null", "metrics=none")
 

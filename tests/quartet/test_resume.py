@@ -789,7 +789,7 @@ def test_batches_begin_at_their_start_and_only_in_that_epoch() -> None:
 
 def rewritten(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    arguments.argv_for_resume()
+    argv_for_resume()
     return sys.argv[1:]
 
 

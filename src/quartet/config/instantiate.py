@@ -22,8 +22,8 @@ from quartet.compat import lightning_loop
 from quartet.config import allow, resume, signatures
 from quartet.config.groups import RESERVED_ARGUMENTS, is_own_name, split_node, to_container
 from quartet.core.problems import ConfigError, collect_problems
+from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
-from quartet.data.mixing import Mixing
 from quartet.data.split import Parts
 from quartet.records import result
 from quartet.records.loggers import MetricsCSV

@@ -1,22 +1,24 @@
-"""Random flips and crops of whole batches of images, on their device."""
+"""Augmentation of whole batches on their device: flips, crops, mixup and CutMix."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.transforms import v2
 
 
 def draw(index: Tensor, *, seed: int, epoch: int, stream: int) -> Tensor:
-    """Random whole numbers from 0 to 2**31 - 1, one for each sample.
+    """Draws random whole numbers from 0 to 2**31 - 1, one for each sample.
 
-    A function of its arguments alone, so that a sample is changed in the same way whatever batch,
-    process or device it is in, and after a resume. SplitMix64: Steele et al., "Fast Splittable
+    They are a function of the arguments alone: a sample is changed in the same way in every batch,
+    process and device, and after a resume. SplitMix64: Steele et al., "Fast Splittable
     Pseudorandom Number Generators", 2014.
 
     Args:
         index: Numbers of the samples in the training set, int64 ``(batch,)``.
-        seed: Of the run.
-        epoch: From 0.
-        stream: Which of several draws for a sample.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+        stream: Number of the draw, where a sample needs several.
     """
     for value in (seed, epoch, stream):
         index = _mix(index + value * 0x9E3779B9 + 0x7F4A7C15)
@@ -31,7 +33,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def flip(images: Tensor, index: Tensor, *, seed: int, epoch: int) -> Tensor:
-    """Mirrors about half of the images ``(batch, channels, height, width)`` left to right."""
+    """Mirrors half of the images on average, ``(batch, channels, height, width)``, left to right."""
     mirrored = draw(index, seed=seed, epoch=epoch, stream=0) & 1
     return torch.where(mirrored.bool().view(-1, 1, 1, 1), images.flip(-1), images)
 
@@ -42,9 +44,9 @@ def crop(images: Tensor, index: Tensor, *, padding: int, seed: int, epoch: int) 
     Args:
         images: ``(batch, channels, height, width)``.
         index: Numbers of the samples in the training set.
-        padding: Pixels.
-        seed: Of the run.
-        epoch: From 0.
+        padding: Largest shift in pixels.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
     """
     batch, _, height, width = images.shape
     span = 2 * padding + 1
@@ -59,7 +61,46 @@ def crop(images: Tensor, index: Tensor, *, padding: int, seed: int, epoch: int) 
 def images(
     batch: Tensor, index: Tensor, epoch: int, *, mirror: bool, shift: int, seed: int
 ) -> Tensor:
-    """Images as an epoch shows them: mirrored if `mirror`, shifted by up to `shift` pixels."""
+    """Returns the images of an epoch: mirrored if `mirror`, shifted by up to `shift` pixels."""
     if shift:
         batch = crop(batch, index, padding=shift, seed=seed, epoch=epoch)
     return flip(batch, index, seed=seed, epoch=epoch) if mirror else batch
+
+
+class Mixing:
+    """Mixes each sample of a batch with its neighbour, by torchvision's MixUp and CutMix.
+
+    The random numbers of a batch are a function of the seed, the epoch, the batch and the process.
+
+    Args:
+        mixup: Alpha of the Beta distribution of the shares; 0 mixes nothing. Zhang et al., "mixup: Beyond
+            Empirical Risk Minimization", 2018.
+        cutmix: Alpha for patches of images; with both, each batch draws one of them. Yun et al.,
+            "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
+            2019.
+        num_outputs: Number of classes or labels.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, *, mixup: float, cutmix: float, num_outputs: int, seed: int) -> None:
+        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        made = [kind(alpha=alpha, num_classes=num_outputs) for kind, alpha in kinds if alpha]
+        self.mix = v2.RandomChoice(made) if len(made) > 1 else made[0]
+        self.seed = seed
+
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, *, epoch: int, batch: int, rank: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns mixed inputs, mixed targets, and the targets of the larger shares.
+
+        Targets are class indices ``(batch,)`` or floats ``(batch, labels)``; mixed ones are floats
+        ``(batch, num_outputs)``, those of the larger shares are as they were given.
+        """
+        words = np.random.SeedSequence((self.seed, epoch, batch, rank)).generate_state(1)
+        # MixUp takes images only: each feature becomes an image of one pixel.
+        images = inputs if inputs.ndim == 4 else inputs.reshape(len(inputs), -1, 1, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(words[0]))
+            images, mixed = self.mix(images, targets)
+        larger = mixed.argmax(1) if targets.ndim == 1 else mixed.round()
+        return images.view_as(inputs), mixed.to(inputs.dtype), larger
