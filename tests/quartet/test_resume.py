@@ -30,6 +30,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import compose
 from quartet.checkpoints import callbacks, resume_state
+from quartet.cli.arguments import argv_for_resume
 from quartet.config.overrides import quote, unquote
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
