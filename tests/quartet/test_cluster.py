@@ -6,15 +6,22 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import fake_slurm
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_sweep import SMALL, SMOKE, Sweep, contents, fork, result, run, start, sweep, wait_for
+
+from quartet.records.sweep_table import Job, Table
+from quartet.sweeps import cluster
+from quartet.sweeps.jobs import EXIT_LOCKED
+from quartet.sweeps.local import Program
 
 __all__ = ["sweep"]
 
@@ -106,6 +113,67 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
     assert sweep("-m", "seed=1,2", f"launcher={launcher}", *rest) == (2, [])
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+# What both engines share
+
+
+class Scripted:
+    """An engine that gives each job the next of its exit statuses."""
+
+    def __init__(self, *statuses: int | str) -> None:
+        self.statuses = list(statuses)
+        self.submitted: list[int] = []
+        self.closed = False
+
+    def known(self, todo: Sequence[Job]) -> dict[int, Any]:
+        return {}
+
+    def submit(self, todo: Sequence[Job]) -> list[int]:
+        self.submitted += [job.number for job in todo]
+        return [job.number for job in todo]
+
+    def exit_status(self, handle: int) -> int | str | None:
+        return self.statuses.pop(0)
+
+    def interrupt(self, handles: Sequence[Any]) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_jobs_are_watched_until_each_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Table(tmp_path)
+    with table.changing():
+        for seed in range(3):
+            table.add([f"seed={seed}"], "")
+    engine = Scripted(0, EXIT_LOCKED, -9, "lost by Ray: Died")  # job 1 is submitted again
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}}})
+    jobs = [[f"seed={seed}", f"hydra.sweep.subdir={seed}"] for seed in range(3)]
+    returns = cluster.train(engine, config, jobs, 0)
+    assert [each.return_value for each in returns] == [None] * 3
+    assert (engine.submitted, engine.closed) == ([0, 1, 2, 1], True)
+    reasons = [job.exit_reason for job in Table(tmp_path).current]
+    assert reasons == [None, "lost by Ray: Died", "killed by signal 9"]
+    assert "job 2 (seed=2) killed by signal 9; sweep: 0 of 3 done" in capsys.readouterr().err
+
+
+def test_work_trains_a_job_in_a_process_of_its_own(tmp_path: Path) -> None:
+    words = (
+        "import os; print(os.environ['MINE'], 'SLURM_JOB_ID' in os.environ); raise SystemExit(1)"
+    )
+    program = Program([sys.executable, "-c", words], [])
+    job = Job(tmp_path / "0", ["seed=1"], "")
+    work = cluster.Work(program, job, {"MINE": "here"}, str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_JOB_ID", "7")
+        patch.chdir(tmp_path)
+        assert work() == 1
+        assert result(job.directory)["error"]["message"] == "here False"
+        assert work() == EXIT_LOCKED  # it has failed, and is not pending
 
 
 # submitit on this machine

@@ -143,6 +143,8 @@ def test_finished_jobs_are_skipped_and_new_ones_get_the_next_numbers(
     assert contents(tmp_path / "s") == before
     assert sweep("-m", "seed=3,2,1,2", "hydra.sweep.dir=s") == (0, [("adam", 3)])
     assert sweep("-m", "optimizer=sgd", "seed=1", "hydra.sweep.dir=s") == (0, [("sgd", 1)])
+    again = ("-m", "hydra.sweep.dir=s", "seed=1", "optimizer=sgd", "launcher=basic")
+    assert sweep(*again) == (0, [])  # in any order, by any launcher
     seeds = [result(tmp_path / f"s/{number}")["seed"] for number in range(4)]
     assert seeds == [1, 2, 3, 1]
     after = contents(tmp_path / "s")
@@ -150,19 +152,12 @@ def test_finished_jobs_are_skipped_and_new_ones_get_the_next_numbers(
     assert "4 of 4 jobs finished: s" in capsys.readouterr().out
 
 
-def test_job_is_its_overrides_in_any_order(sweep: Sweep) -> None:
-    assert sweep("-m", "optimizer=sgd", "seed=1", "hydra.sweep.dir=s")[1] == [("sgd", 1)]
-    again = ("-m", "hydra.sweep.dir=s", "seed=1", "optimizer=sgd", "launcher=basic")
-    assert sweep(*again) == (0, [])
-
-
-@pytest.mark.parametrize("flags", [[], ["-m"]])
-def test_resume_alone_goes_on_with_all_jobs(sweep: Sweep, tmp_path: Path, flags: list[str]) -> None:
+def test_resume_alone_resumes_all_jobs(sweep: Sweep, tmp_path: Path) -> None:
     sweep("-m", "seed=1,2", "hydra.sweep.dir=s")
     sweep("-m", "optimizer=sgd", "seed=5,6", "hydra.sweep.dir=s")
     for number in (1, 3):  # as if killed
         (tmp_path / f"s/{number}/result.json").unlink()
-    assert sweep(*flags, "sweep.resume=s") == (0, [("sgd", 6), ("adam", 2)])
+    assert sweep("sweep.resume=s") == (0, [("sgd", 6), ("adam", 2)])
 
 
 def test_interrupted_job_goes_on_and_failed_one_is_left(sweep: Sweep, tmp_path: Path) -> None:
@@ -187,17 +182,25 @@ def test_retry_trains_failed_jobs_under_new_numbers_and_keeps_the_old(
     assert "sweep.retry=all: must be failed" in capsys.readouterr().err
 
 
+MINE = ("-m", "--config-dir=mine", "experiment=mine", "hydra.sweep.dir=s")
+
+
+def write_experiment(lr: float, comment: str = "") -> None:
+    """An experiment in the folder that `MINE` names."""
+    Path("mine/experiment").mkdir(parents=True, exist_ok=True)
+    text = f"# @package _global_\n{comment}optimizer: {{lr: {lr}}}\n"
+    Path("mine/experiment/mine.yaml").write_text(text)
+
+
 def test_changed_configuration_is_refused_with_a_diff(
     sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
-    command = ("-m", "--config-dir=mine", "experiment=mine", "seed=1,2", "hydra.sweep.dir=s")
+    write_experiment(0.5)
+    command = (*MINE, "seed=1,2")
     assert len(sweep(*command)[1]) == 2
     before = contents(tmp_path / "s")
 
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+    write_experiment(0.25)
     capsys.readouterr()
     assert sweep(*command) == (2, [])
     assert capsys.readouterr().err == (
@@ -210,25 +213,27 @@ def test_changed_configuration_is_refused_with_a_diff(
     )
     assert contents(tmp_path / "s") == before
 
-    mine.write_text("# @package _global_\n# The same in other words.\noptimizer:\n  lr: 0.5\n")
+    write_experiment(0.5, comment="# The same in other words.\n")
     assert sweep(*command) == (0, [])
+    for number in (0, 1):  # killed before their first checkpoint: nothing was trained
+        (tmp_path / f"s/{number}/result.json").unlink()
+    write_experiment(0.25)
+    assert sweep(*command) == (0, [("adam", 1), ("adam", 2)])
 
 
 def test_changed_files_are_no_matter_for_what_was_refused_or_is_tried_again(
     sweep: Sweep, tmp_path: Path
 ) -> None:
-    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
-    command = ("-m", "--config-dir=mine", "experiment=mine", "seed=13", "hydra.sweep.dir=s")
+    write_experiment(0.5)
+    command = (*MINE, "seed=13")
     assert sweep(*command)[0] == 1
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
+    write_experiment(0.25)
     assert sweep(*command) == (2, [])
     assert sweep(*command, "sweep.retry=failed") == (1, [("adam", 13)])
     # Refused while composing, so that it has no record.
     record.write_result(tmp_path / "s/1", record.empty_result() | {"status": "refused"})
     (tmp_path / "s/1/.hydra/config.yaml").unlink()
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.75}\n")
+    write_experiment(0.75)
     assert sweep(*command) == (1, [])
 
 
@@ -238,19 +243,6 @@ def test_launcher_without_slots_is_refused(
     command = ("-m", "seed=1", "hydra.sweep.dir=s", "launcher=local", "launcher.n_jobs=0")
     assert sweep(*command) == (2, [])
     assert capsys.readouterr().err == "launcher.n_jobs must be at least 1, got 0.\n"
-
-
-def test_changed_files_are_no_matter_for_a_job_that_has_not_begun(
-    sweep: Sweep, tmp_path: Path
-) -> None:
-    mine = tmp_path / "mine" / "experiment" / "mine.yaml"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.5}\n")
-    command = ("-m", "--config-dir=mine", "experiment=mine", "seed=1", "hydra.sweep.dir=s")
-    sweep(*command)
-    (tmp_path / "s/0/result.json").unlink()  # killed before its first checkpoint
-    mine.write_text("# @package _global_\noptimizer: {lr: 0.25}\n")
-    assert sweep(*command) == (0, [("adam", 1)])
 
 
 def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(
@@ -323,20 +315,18 @@ def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
 
 
 def test_signal_reaches_the_jobs_which_go_on_later(tmp_path: Path) -> None:
-    endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.sweep.dir=s", "seed=1,2,3"]
-    process = start(tmp_path, "-m", *endless, "launcher=local", "launcher.n_jobs=2")
-    for job in (0, 1):
-        wait_for(f"s/{job}/metrics.csv", tmp_path, process)
+    endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.sweep.dir=s", "seed=1,2"]
+    process = start(tmp_path, "-m", *endless, "launcher=local", "launcher.n_jobs=1")
+    wait_for("s/0/metrics.csv", tmp_path, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert re.search(r"^python .*train\.py sweep\.resume=s$", err, re.MULTILINE)
     assert "Traceback" not in err
-    for job in (0, 1):
-        assert result(tmp_path / f"s/{job}")["status"] == "interrupted"
-        assert (tmp_path / f"s/{job}/checkpoints/last.ckpt").exists()
-        assert not (tmp_path / f"s/{job}/.lock").exists()
-    assert not (tmp_path / "s/2").exists()
+    assert result(tmp_path / "s/0")["status"] == "interrupted"
+    assert (tmp_path / "s/0/checkpoints/last.ckpt").exists()
+    assert not (tmp_path / "s/0/.lock").exists()
+    assert not (tmp_path / "s/1").exists()
 
 
 def test_run_is_not_trained_by_two_processes(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ PROJECTS = tuple(
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file so that it is the old one or the new one at every moment.
+    """Writes a file so that the old or the new content is there at every moment.
 
-    It reaches the disk before it takes the name of the old one; power may fail at any time.
+    The content reaches the disk before the old file is replaced; power may fail at any time.
 
     Raises:
-        OSError: it cannot be written; names it. The old one is intact, and nothing else is left.
+        OSError: it cannot be written. The old file is intact, and nothing else is left.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -31,7 +31,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # which a full disk does not tell
+        error.filename = error.filename or str(path)  # a full disk does not say which
         raise
     finally:
         remove_file(temporary)

@@ -1,4 +1,4 @@
-"""Directory locks: the system itself releases one when its process ends, however that ends."""
+"""Directory locks. The system releases a lock when its process ends, however that ends."""
 
 import os
 import socket
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from quartet.core import processes
 
-_held: dict[Path, int] = {}
+_descriptors: dict[Path, int] = {}
 
 
 class DirectoryLocked(RuntimeError):
-    """Another process works in a directory. Tells which, and the way out."""
+    """Another process works in a directory."""
 
 
 def try_lock(directory: Path) -> bool:
-    """Takes a directory for this process. False if another one has it."""
+    """Locks a directory for this process. False if another one has locked it."""
     directory = directory.resolve()
-    if directory in _held or processes.process_rank() > 0:
-        return True  # further processes of a run go with the first
+    if directory in _descriptors or processes.process_rank() > 0:
+        return True  # further processes of a run rely on the first
     if sys.platform == "win32":
-        return True  # no such locks there: start one process at a time
+        return True  # has no such locks: start one process at a time
     import fcntl
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -40,14 +40,14 @@ def try_lock(directory: Path) -> bool:
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.truncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                _held[directory] = descriptor
+                _descriptors[directory] = descriptor
                 return True
-        os.close(descriptor)  # the one that had it has just removed the file
+        os.close(descriptor)  # another process has just removed the file
 
 
 def unlock(directory: Path) -> None:
-    """Gives a directory back, if this process has it."""
-    descriptor = _held.pop(directory.resolve(), None)
+    """Unlocks a directory, if this process has locked it."""
+    descriptor = _descriptors.pop(directory.resolve(), None)
     if descriptor is not None:
         with suppress(OSError):
             (directory / ".lock").unlink()
@@ -56,12 +56,16 @@ def unlock(directory: Path) -> None:
 
 @contextmanager
 def lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
-    """Within it, no other process works in a directory.
+    """Keeps other processes out of a directory.
+
+    Args:
+        directory: To lock; it may be locked by this process already.
+        wait: Whether to wait for another process.
 
     Raises:
-        Taken: another one does, and this one shall not wait.
+        DirectoryLocked: another process has locked it, and `wait` is False.
     """
-    if directory.resolve() in _held:
+    if directory.resolve() in _descriptors:
         yield
         return
     while not try_lock(directory):

@@ -11,17 +11,17 @@ from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
-from quartet.records.sweep_table import Job, Table
-from quartet.sweeps import grid
-from quartet.sweeps.space import Space
-from quartet.sweeps.study import (
-    check_settings,
-    choose_objectives,
-    make_sampler,
-    read_objectives,
+from quartet.records.study import (
+    PRUNERS,
+    make_pruner,
+    make_storage,
+    refuse_pickles,
     repair_journal,
 )
-from quartet.training.callbacks.pruning import make_pruner, make_storage
+from quartet.records.sweep_table import Job, Table
+from quartet.sweeps import grid
+from quartet.sweeps.objectives import choose_objectives, read_objectives
+from quartet.sweeps.space import SAMPLERS, Space, make_sampler
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -62,12 +62,8 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
 
 def check(sweeper: "SearchSweeper", space: Space) -> None:
     """Prints for a few first jobs what would run, and leaves nothing behind."""
-    import optuna
-
-    trials = []
-    for number in range(min(5, sweeper.n_trials)):
-        sampler = make_sampler("random", sweeper.seed, number)
-        trials.append(space.draw(optuna.create_study(sampler=sampler).ask()))
+    numbers = range(min(5, sweeper.n_trials))
+    trials = [space.draw_random(sweeper.seed, number) for number in numbers]
     grid.check(sweeper, trials)
 
 
@@ -125,7 +121,7 @@ class Search:
         now = {
             "fixed": sorted(self.space.fixed.values()),
             "objectives": self.objectives,
-            "ranges": self.space.named,
+            "ranges": self.space.named_ranges,
         }
         if before := study.user_attrs.get("search"):
             if changes := differences(before, now):
@@ -272,3 +268,36 @@ def kind(range_: Range) -> Any:
         return range_
     whole = all(isinstance(range_[end], int) for end in ("low", "high"))
     return whole, bool(range_.get("log"))
+
+
+def check_settings(sweeper: "SearchSweeper") -> None:
+    """Checks the settings of a search, and that Optuna is installed.
+
+    Raises:
+        ValueError: a setting is wrong.
+        SystemExit: Optuna is not installed.
+    """
+    for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+        if getattr(sweeper, name) not in known:
+            way_out = "; sweep=grid tries every combination" if sweeper.sampler == "grid" else ""
+            raise ValueError(
+                f"sweep.{name}={getattr(sweeper, name)}: must be one of {', '.join(known)}{way_out}."
+            )
+    for name, least in (("n_trials", 1), ("seed", 0), ("warmup_epochs", 0)):
+        value = getattr(sweeper, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"sweep.{name}={value}: must be a whole number of at least {least}.")
+    if sweeper.pruner != "none" and len(sweeper.objectives or ()) > 1:
+        raise ValueError(
+            f"sweep.pruner={sweeper.pruner}: Optuna prunes with one objective only; leave it out."
+        )
+    if sweeper.mode and len(sweeper.mode) != len(sweeper.objectives or ("monitor",)):
+        raise ValueError(f"sweep.mode={sweeper.mode}: must name min or max for each objective.")
+    if sweeper.mode and not {"min", "max"}.issuperset(sweeper.mode):
+        raise ValueError(f"sweep.mode={sweeper.mode}: each must be min or max.")
+    refuse_pickles(sweeper.storage)
+    try:
+        import optuna
+    except ImportError:
+        abort("sweep=optuna needs optuna: pip install -e '.[optuna]'")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per job says more

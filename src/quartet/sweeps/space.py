@@ -1,5 +1,6 @@
-"""What a search may try: ranges of settings, and which of them belong together. Without torch."""
+"""The space of a search: ranges of settings, and which of them belong together. Without torch."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,19 @@ from quartet.sweeps.jobs import SWEEP_GROUPS
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.samplers import BaseSampler
 
     from hydra_plugins.quartet import SearchSweeper
 
 
-def unread(group: str, node: Mapping[str, Any]) -> list[str]:
-    """Ranges that a group's option names for what it has no setting of.
+# Not CMA-ES: Optuna pickles its state in the study, and a study from elsewhere could run code.
+SAMPLERS = ("tpe", "random", "qmc", "nsgaii", "gp")
 
-    A fault of a search alone: a run may put another class in the option's place.
+
+def find_unknown_settings(group: str, node: Mapping[str, Any]) -> list[str]:
+    """Problems with ranges of a group's option that name no setting of it.
+
+    Only a search refuses them: a run may replace the class of the option.
     """
     from quartet.core.messages import suggest_name
 
@@ -34,7 +40,7 @@ def unread(group: str, node: Mapping[str, Any]) -> list[str]:
 
 
 def suggest(trial: "Trial", name: str, range_: Range) -> Any:
-    """A value out of a range, as the trial has it."""
+    """The value of a range that the trial suggests."""
     if isinstance(range_, list):
         return range_[0] if len(range_) == 1 else trial.suggest_categorical(name, range_)
     whole = all(isinstance(range_[end], int) for end in ("low", "high"))
@@ -42,10 +48,10 @@ def suggest(trial: "Trial", name: str, range_: Range) -> Any:
 
 
 class Space:
-    """What a search tries, and what it leaves as it is.
+    """The settings that a search varies, and those that it fixes.
 
-    An option of a group that is searched brings the ranges of its own settings along. In a trial
-    their names have the option behind them, as each has another range: ``optimizer.lr@sgd``.
+    Each option of a searched group adds the ranges of its own settings. In a trial their names end in
+    the option, since the ranges differ: ``optimizer.lr@sgd``.
 
     Args:
         sweeper: Its settings ``over`` and ``space``.
@@ -54,10 +60,10 @@ class Space:
     Attributes:
         fixed: Overrides of every job.
         ranges: By key; of a group, the names of its options.
-        own: Of each option of a group that is searched (``optimizer=sgd``), the ranges of its own.
+        own: By option of a searched group (``optimizer=sgd``), the ranges of its own settings.
 
     Raises:
-        ValueError: a range has the wrong form, is missing or is none; or there is nothing to search.
+        ValueError: a range is wrong or missing, or there is nothing to search.
     """
 
     def __init__(self, sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
@@ -71,14 +77,14 @@ class Space:
             if each.key_or_group in SWEEP_GROUPS:
                 sweeper.sweep_overrides.append(each.input_line or "")
             elif each.is_sweep_override():
-                self.ranges[each.get_key_element()] = of_sweep(each)
+                self.ranges[each.get_key_element()] = parse_range(each)
             else:
                 self.fixed[each.get_key_element()] = each.input_line or ""
-        self.add_given()
+        self.add_user_ranges()
         over = sweeper.over
         if over is None:
             composed = self.compose()
-            groups = [key for key in composed.hydra.runtime.choices if search_of(composed, key)]
+            groups = [key for key in composed.hydra.runtime.choices if list_ranges(composed, key)]
             over = [] if self.ranges else groups
         for key in over:
             self.add(key)
@@ -88,14 +94,14 @@ class Space:
                 "or a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'."
             )
 
-    def add_given(self) -> None:
-        """Takes the user's own ranges."""
+    def add_user_ranges(self) -> None:
+        """Adds the ranges of ``sweep.space``."""
         for key, range_ in (self.sweeper.space or {}).items():
             if fault := wrong(range_):
                 raise ValueError(f"sweep.space: {key}={range_}: {fault}")
             if key in self.fixed or key in self.ranges:
                 raise ValueError(
-                    f"sweep.space: {key} stands on the command line too, as "
+                    f"sweep.space: {key} is on the command line too, as "
                     f"{self.fixed.get(key) or self.ranges[key]}; leave one of them out."
                 )
             if isinstance(range_, list):
@@ -103,7 +109,7 @@ class Space:
             self.ranges[key] = range_
 
     def add(self, key: str) -> None:
-        """Takes a group with the ranges of its options, or one key with the range of its option."""
+        """Adds a group with the ranges of its options, or one key with the range of its option."""
         options = self.loader.get_group_options(key, results_filter=ObjectType.CONFIG)
         if not options:
             self.add_key(key)
@@ -116,15 +122,17 @@ class Space:
         for option in map(str, chosen):
             composed = self.compose(f"{key}={option}")
             self.own[f"{key}={option}"] = {
-                f"{key}.{name}": range_ for name, range_ in checked(composed, key, option).items()
+                f"{key}.{name}": range_
+                for name, range_ in checked_ranges(composed, key, option).items()
             }
 
     def add_key(self, key: str) -> None:
+        """Adds one key with the range that the chosen option of its group has for it."""
         group, _, name = key.partition(".")
         if key in self.ranges or key in self.fixed or (name and group in (self.sweeper.over or ())):
             return
         composed = self.compose()
-        ranges = checked(composed, group, self.choice(group)) if group in composed else {}
+        ranges = checked_ranges(composed, group, self.choice(group)) if group in composed else {}
         if name not in ranges:
             raise ValueError(
                 f"sweep.over: {key} is neither a group nor a setting for which {group} names a range"
@@ -134,7 +142,7 @@ class Space:
         self.ranges[key] = ranges[name]
 
     def compose(self, *further: str) -> DictConfig:
-        """The configuration with the first value of what is searched so far."""
+        """The configuration with the first value of each range so far."""
         first = [
             f"{key}={next(values(range_))}"
             for key, range_ in self.ranges.items()
@@ -144,6 +152,7 @@ class Space:
         return self.loader.load_sweep_config(self.sweeper.config, overrides)
 
     def choice(self, group: str) -> str:
+        """The chosen option of a group."""
         return str(self.compose().hydra.runtime.choices.get(group))
 
     def draw(self, trial: "Trial") -> list[str]:
@@ -156,9 +165,16 @@ class Space:
                     drawn[name] = suggest(trial, f"{name}@{drawn[key]}", inner)
         return [*self.fixed.values(), *(f"{key}={value}" for key, value in drawn.items())]
 
+    def draw_random(self, seed: int, number: int) -> list[str]:
+        """The overrides of a random job, outside the search."""
+        import optuna
+
+        sampler = make_sampler("random", seed, number)
+        return self.draw(optuna.create_study(sampler=sampler).ask())
+
     @property
-    def named(self) -> dict[str, Range]:
-        """Every range under the name that a trial has for it."""
+    def named_ranges(self) -> dict[str, Range]:
+        """Every range by its name in a trial."""
         every = dict(self.ranges)
         for choice, ranges in self.own.items():
             option = choice.partition("=")[2]
@@ -166,23 +182,23 @@ class Space:
         return every
 
 
-def search_of(cfg: DictConfig, group: str) -> dict[str, Range]:
+def list_ranges(cfg: DictConfig, group: str) -> dict[str, Range]:
     """The ranges that the chosen option of a group names for its settings."""
     found: Any = OmegaConf.select(cfg, f"{group}.search") if group in cfg else None
     return OmegaConf.to_container(found) if found else {}  # type: ignore[return-value]
 
 
-def checked(cfg: DictConfig, group: str, option: str) -> dict[str, Range]:
-    """As `search_of`, with values as Hydra takes them.
+def checked_ranges(cfg: DictConfig, group: str, option: str) -> dict[str, Range]:
+    """As `list_ranges`, checked, with values as Hydra reads them.
 
     Raises:
-        ValueError: they are no ranges of the option's settings.
+        ValueError: one is wrong, or names no setting of the option.
     """
     node: Any = OmegaConf.to_container(cfg[group]) if group in cfg else {}
     node = node if isinstance(node, dict) else {}
-    if found := faults(group, node) or unread(group, node):
+    if found := faults(group, node) or find_unknown_settings(group, node):
         raise ValueError("\n".join(f"{group}={option}: {fault}" for fault in found))
-    ranges = search_of(cfg, group)
+    ranges = list_ranges(cfg, group)
     return {
         name: [format_value(value) for value in range_] if isinstance(range_, list) else range_
         for name, range_ in ranges.items()
@@ -194,7 +210,7 @@ def values(range_: Range) -> Iterator[Any]:
     yield from range_ if isinstance(range_, list) else (range_["low"], range_["high"])
 
 
-def of_sweep(override: Override) -> Range:
+def parse_range(override: Override) -> Range:
     """The range that Hydra's syntax for sweeps describes."""
     value = override.value()
     if isinstance(value, IntervalSweep):
@@ -203,3 +219,35 @@ def of_sweep(override: Override) -> Range:
         span = list(value.range())
         return {"low": min(span), "high": max(span), "step": abs(value.step)}
     return list(override.sweep_string_iterator())
+
+
+def make_sampler(
+    name: str, seed: int, number: int, fixed: dict[str, Any] | None = None
+) -> "BaseSampler":
+    """A sampler for one trial.
+
+    Args:
+        name: One of SAMPLERS.
+        seed: Of the search.
+        number: Of the trial; no two use the same random numbers.
+        fixed: Values that the trial must have.
+    """
+    import numpy as np
+    from optuna import samplers
+    from optuna.exceptions import ExperimentalWarning
+
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        made: BaseSampler = samplers.RandomSampler(own)
+        if name == "tpe":
+            # Settings that occur together are searched together; each optimizer has its own.
+            made = samplers.TPESampler(seed=own, multivariate=True, group=True)
+        elif name == "gp":
+            made = samplers.GPSampler(seed=own, warn_independent_sampling=False)
+        elif name == "nsgaii":
+            made = samplers.NSGAIISampler(seed=own)
+        elif name == "qmc":  # the study counts its points
+            made = samplers.QMCSampler(
+                seed=seed, scramble=True, independent_sampler=made, warn_independent_sampling=False
+            )
+        return samplers.PartialFixedSampler(fixed, made) if fixed else made

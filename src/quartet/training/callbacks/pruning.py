@@ -2,16 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
-    from optuna.storages import BaseStorage
-
-PRUNERS = ("none", "median", "hyperband")
+from quartet.records.study import make_pruner, make_storage
 
 
 def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning]":
@@ -69,45 +65,3 @@ class Pruning(Checkpoint):
             pruner=make_pruner(self.trial["pruner"], self.trial["warmup_epochs"], max_epochs),
         )
         return optuna.Trial(study, self.trial["id"])
-
-
-def make_storage(url: str | None, directory: Path) -> "BaseStorage":
-    """The database, or a journal in the sweep's directory, which several processes may write.
-
-    Raises:
-        ValueError: reading it could run code.
-    """
-    from optuna.storages import JournalStorage, get_storage
-    from optuna.storages.journal import JournalFileBackend
-
-    refuse_pickles(url)
-    if url:
-        return get_storage(url)
-    return JournalStorage(JournalFileBackend(str(journal_path(directory))))
-
-
-def journal_path(directory: Path) -> Path:
-    """The journal of a search in the sweep's directory."""
-    return directory / "optuna" / "study.journal"
-
-
-def refuse_pickles(url: str | None) -> None:
-    """Refuses a database whose content Optuna would unpickle."""
-    if url and url.startswith("redis"):
-        raise ValueError(
-            f"sweep.storage={url}: Optuna unpickles what it reads there, which may run code; name "
-            "another database, such as sqlite:///searches.db."
-        )
-
-
-def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BasePruner":
-    """One of `PRUNERS`."""
-    from optuna import pruners
-
-    if name == "median":
-        # Epochs count from 1, Optuna's steps from 0.
-        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup_epochs + 1)
-    if name == "hyperband":
-        longest = max_epochs if max_epochs and max_epochs > 0 else "auto"
-        return pruners.HyperbandPruner(min_resource=max(1, warmup_epochs), max_resource=longest)
-    return pruners.NopPruner()
