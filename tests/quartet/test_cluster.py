@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_slurm
@@ -118,29 +119,12 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
 # What both engines share
 
 
-class Scripted:
+class Scripted(SimpleNamespace):
     """An engine that gives each job the next of its exit statuses."""
-
-    def __init__(self, *statuses: int | str) -> None:
-        self.statuses = list(statuses)
-        self.submitted: list[int] = []
-        self.closed = False
-
-    def known(self, todo: Sequence[Job]) -> dict[int, Any]:
-        return {}
 
     def submit(self, todo: Sequence[Job]) -> list[int]:
         self.submitted += [job.number for job in todo]
         return [job.number for job in todo]
-
-    def exit_status(self, handle: int) -> int | str | None:
-        return self.statuses.pop(0)
-
-    def interrupt(self, handles: Sequence[Any]) -> bool:
-        return True
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def test_jobs_are_watched_until_each_has_ended(
@@ -150,12 +134,15 @@ def test_jobs_are_watched_until_each_has_ended(
     with table.changing():
         for seed in range(3):
             table.add([f"seed={seed}"], "")
-    engine = Scripted(0, EXIT_LOCKED, -9, "lost by Ray: Died")  # job 1 is submitted again
+    statuses: list[Any] = [0, EXIT_LOCKED, -9, "lost by Ray: Died"]  # job 1 is submitted again
+    engine = Scripted(submitted=[], known=lambda todo: {}, close=lambda: closed.append(True))
+    engine.exit_status = lambda handle: statuses.pop(0)
+    closed: list[bool] = []
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}}})
     jobs = [[f"seed={seed}", f"hydra.sweep.subdir={seed}"] for seed in range(3)]
     returns = cluster.train(engine, config, jobs, 0)
     assert [each.return_value for each in returns] == [None] * 3
-    assert (engine.submitted, engine.closed) == ([0, 1, 2, 1], True)
+    assert (engine.submitted, closed) == ([0, 1, 2, 1], [True])
     reasons = [job.exit_reason for job in Table(tmp_path).current]
     assert reasons == [None, "lost by Ray: Died", "killed by signal 9"]
     assert "job 2 (seed=2) killed by signal 9; sweep: 0 of 3 done" in capsys.readouterr().err

@@ -303,12 +303,6 @@ def test_process_that_goes_on_takes_everything_from_its_record(
     ]
 
 
-@pytest.mark.parametrize(("n_jobs", "gpus"), [(0, 1), (1, 0)])
-def test_no_slots_are_refused(n_jobs: int, gpus: int) -> None:
-    with pytest.raises(ValueError, match=r"launcher\.\w+ must be at least 1, got 0"):
-        local.Processes(local.Program([], []), slots=n_jobs, gpus_per_job=gpus)
-
-
 # Progress
 
 
