@@ -1,7 +1,6 @@
 """Sweeps on Ray and in Slurm's queue: what they promise is what launcher=local promises."""
 
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -345,11 +344,7 @@ def test_node_of_ray_that_dies_ends_no_other_job(tmp_path: Path) -> None:
         raylet = node.all_processes["raylet"][0].process.pid
         trainers = [holder(tmp_path / f"s/{job}") for job in (0, 1)]
         (lost,) = (job for job in (0, 1) if parent(parent(trainers[job])) == raylet)
-        for each in (
-            raylet,
-            parent(trainers[lost]),
-            trainers[lost],
-        ):  # all that a machine takes along
+        for each in (raylet, parent(trainers[lost]), trainers[lost]):  # all of a machine
             os.kill(each, signal.SIGKILL)
         _, err = process.communicate(timeout=300)
         assert process.returncode == 1
@@ -378,8 +373,5 @@ def test_signal_reaches_the_jobs_on_ray(number: signal.Signals, tmp_path: Path) 
     assert result(tmp_path / "s/0")["status"] == "interrupted"
     assert (tmp_path / "s/0/checkpoints/last.ckpt").exists()
     assert not Path(f"/proc/{trainer}").exists()
-    assert (
-        json.loads((tmp_path / "s/sweep.json").read_text())["jobs"]["0"]["exit_reason"]
-        == "interrupted"
-    )
+    assert Table(tmp_path / "s").jobs[0].exit_reason == "interrupted"
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True).stdout

@@ -396,7 +396,6 @@ def test_sweep_killed_ten_times_and_started_twice_at_once_gives_what_an_undistur
         process.communicate()
         look()
     resumed = len(list(sweep.glob("*/.hydra/resume-*")))
-    print(f"{launcher}: {len(finished)} of 8 finished after ten kills, {resumed} went on")
     assert resumed or launcher == "local"  # whose jobs outlive it
     both = [start(tmp_path, *command) for _ in range(2)]
     trained: list[str] = []
@@ -405,7 +404,6 @@ def test_sweep_killed_ten_times_and_started_twice_at_once_gives_what_an_undistur
         assert process.returncode == 0, err
         assert "12 of 12 jobs finished: s" in out
         trained += re.findall(r"^job (\d+) .* finished; sweep", err, re.MULTILINE)
-    print(f"{launcher}: the two at once trained {trained}")
     assert len(trained) == len(set(trained))
     assert launcher == "local" or len(trained) == 12 - len(finished)
     look()
