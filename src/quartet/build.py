@@ -83,7 +83,7 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
         choices = (cfg.pop("hydra", None) or {}).get("runtime", {}).get("choices", {})
         cfg.directory = str(directory or cfg.directory or new_directory())
     faults = check_keys(cfg)
-    faults += allow.faults(to_container(cfg))
+    faults += map(str, allow.find_problems(to_container(cfg)))
 
     def sound(*keys: str) -> bool:
         return problems.keys(faults).isdisjoint(keys)
@@ -193,7 +193,7 @@ def rebuild(
         cfg.directory, cfg.callbacks, cfg.logger = str(directory), {}, {}
         for key in ("task", "input_shape", "num_classes", "num_outputs"):
             cfg.data[key] = told[key]
-    faults = allow.faults(to_container(cfg))
+    faults = [*map(str, allow.find_problems(to_container(cfg)))]
     if not faults:
         model: Any = None
         with collect_problems(faults, "model", argument_names(cfg, "model")):

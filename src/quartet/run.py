@@ -7,19 +7,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
+from quartet.core.processes import process_rank
 from quartet.core.signals import shutdown
 from quartet.records import result as record
 from quartet.records.locks import DirectoryLocked, lock
-from quartet.records.run_directory import read_result
+from quartet.records.run_directory import commit_record, holds_run, read_result, records
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from quartet.build import Run
     from quartet.training.callbacks.predictions import PredictionCollector
 
 
-def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any]:
+def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, Any]:
     """Trains what `cfg` describes, tests the best checkpoint and writes the run's directory.
 
     Args:
@@ -37,13 +38,16 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
         return train_locked(cfg, directory, locks)
 
 
-def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack) -> dict[str, Any]:
+def train_locked(
+    cfg: "DictConfig", directory: str | Path | None, locks: ExitStack
+) -> dict[str, Any]:
     """As `train`, with the lock of the directory that it takes."""
     start = perf_counter()
     from quartet.build import build
     from quartet.checkpoints.resume_state import ResumeState
     from quartet.compat.lightning import quieten
     from quartet.config import resume
+    from quartet.config.records import read_choices
     from quartet.core.problems import ConfigError
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
     from quartet.reports import picture, text
@@ -78,17 +82,17 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
     trainer.callbacks += [timer, StopAtBatchEnd(shutdown), *pruners]  # type: ignore[attr-defined]
     result = record.initial_result(cfg)
     if place:
-        result["choices"] = record.group_choices(resume.choices(run.directory))
+        result["choices"] = record.group_choices(read_choices(run.directory))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ResumeState):
                 callback.extended = place.extended
     try:
         if main:
-            record.write_environment(cfg, run)
+            save_record(cfg, run)
             (run.directory / "result.json").unlink(missing_ok=True)  # of what went before
         fit_start = perf_counter()
         with shutdown.deferred():
-            begin_logging(run, cfg, result["choices"], locks)
+            start_logging(run, cfg, result["choices"], locks)
             path = place.checkpoint if place else None
             if place and not path:
                 print(f"{run.directory} holds no checkpoint yet; it starts from the beginning.")
@@ -115,10 +119,10 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
             log_best(trainer.loggers, result, trainer.global_step)
             picture.of_training(run, seen)
     except (KeyboardInterrupt, SystemExit) as error:
-        result |= record.failure("interrupted", error, cfg)
+        result |= record.failure("interrupted", error)
         raise
     except BaseException as error:
-        result |= record.failure("failed", error, cfg)
+        result |= record.failure("failed", error)
         raise
     finally:
         result["seconds"]["total"] = perf_counter() - start
@@ -130,17 +134,36 @@ def train_locked(cfg: DictConfig, directory: str | Path | None, locks: ExitStack
     return result
 
 
-def begin_logging(
-    run: "Run", cfg: DictConfig, choices: Mapping[str, Any], ending: ExitStack
+def save_record(cfg: "DictConfig", run: "Run") -> None:
+    """Writes environment.json, and the configuration where Hydra has not (a run from Python)."""
+    from quartet.config.compose import hydra_record, save_config
+
+    kept = hydra_record(run.directory)
+    if kept is None:
+        record.describe_environment.cache_clear()  # a notebook outlives many commits
+    record.write_environment(run.directory, str(run.trainer.strategy.root_device))
+    if kept is None:
+        begun = records(run.directory)
+        save_config(cfg, run.directory / ".hydra" / (f"resume-{len(begun)}" if begun else ""))
+    elif kept != run.directory:
+        commit_record(kept)
+
+
+def start_logging(
+    run: "Run", cfg: "DictConfig", choices: Mapping[str, Any], stack: ExitStack
 ) -> None:
-    """Tells the loggers what run they log, until `ending` is left."""
+    """Tells the loggers which run they log, and ends them with `stack`."""
+    from quartet.config.compose import unresolved
     from quartet.records import loggers as logger
 
-    record.write_logged_runs(run)
-    if run.trainer.is_global_zero:
-        loggers = run.trainer.loggers
-        ending.push(lambda error, *_: logger.finish_loggers(loggers, failed=error is not None))
-        logger.start_loggers(loggers, record.hyperparameters(run.config, cfg, choices))
+    if not run.trainer.is_global_zero:
+        return
+    loggers = run.trainer.loggers
+    named = [name for name, node in run.config["logger"].items() if node]
+    # The first is metrics.csv.
+    logger.write_logged_runs(run.directory, dict(zip(named, loggers[1:], strict=True)))
+    stack.push(lambda error, *_: logger.finish_loggers(loggers, failed=error is not None))
+    logger.start_loggers(loggers, logger.hyperparameters(run.config, unresolved(cfg), choices))
 
 
 def see_validation(run: "Run", seen: "PredictionCollector", path: Path | None) -> None:
@@ -157,10 +180,12 @@ def see_validation(run: "Run", seen: "PredictionCollector", path: Path | None) -
 
 
 def refuse_taken(directory: Path) -> None:
-    """Refuses a directory that holds another run."""
+    """Refuses a directory that holds another run than Hydra's job that is under way in it."""
+    from quartet.config.compose import hydra_record
     from quartet.core.problems import ConfigError
 
-    if record.is_taken(directory):
+    ours = hydra_record(directory) is not None or process_rank() > 0
+    if not ours and holds_run(directory):
         raise ConfigError(
             [
                 f"{directory} already holds a run, and nothing in it was touched; name another "

@@ -1,8 +1,7 @@
 """A configuration names parts of a training, and nothing else is ever called."""
 
 import ast
-import gc
-import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,11 +16,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet import build
 from quartet.checkpoints import storage
-from quartet.config import allow, foreign
+from quartet.config import allow
+from quartet.config.compose import evaluation_config
 from quartet.config.instantiate import make
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
+from quartet.inference import evaluate as evaluation
 from quartet.inference.evaluate import evaluate
+from quartet.records.run_directory import find_outside_links
+from quartet.run import train
 
 ROOT = CONF.parent
 
@@ -67,7 +70,6 @@ HOSTILE = [
         "quartet.config.instantiate.make",
         "quartet.build.compose",
         "quartet.config.allow.locate",
-        "quartet.config.allow.guard",
     ),
     *(
         "quartet.checkpoints.storage.save",
@@ -95,11 +97,7 @@ HOSTILE = [
         "quartet.build",
     ),
     *("hydra_plugins.quartet.GridSweeper", "hydra_plugins.quartet.GridSweeper.sweep"),
-    *(
-        "quartet.sweeps.cluster.Work",
-        "quartet.sweeps.local.Program",
-        "quartet.records.sweep_table.Job",
-    ),
+    *("quartet.sweeps.cluster.Work", "quartet.sweeps.local.Program", "quartet.sweeps.jobs.Job"),
     *(
         "quartet.data.datamodule.DataModule",
         "quartet.data.datamodule.DataModule.load",
@@ -173,7 +171,7 @@ def refused(cfg: DictConfig, place: str, target: str, run: Callable[[DictConfig]
         run(cfg)
     faults = [fault for fault in raised.value.faults if fault.startswith(f"{KEYS[place]}=")]
     assert len(faults) == 1, raised.value.faults
-    assert target.strip() in faults[0]
+    assert target.strip()[:30] in faults[0]
 
 
 @pytest.mark.parametrize("target", HOSTILE)
@@ -211,8 +209,8 @@ def test_every_hostile_target_is_refused_in_a_configuration(
     small = OmegaConf.create({group: resolved[group] for group in ("loss", "model")})
     for target in HOSTILE:
         tree = OmegaConf.to_container(hostile(small, place, target), resolve=True)
-        faults = allow.faults({k: v for k, v in tree.items() if k in ("loss", "model")})
-        assert [fault.partition("=")[0] for fault in faults] == [KEYS[place]], target
+        faults = allow.find_problems({k: v for k, v in tree.items() if k in ("loss", "model")})
+        assert [fault.key for fault in faults] == [KEYS[place]], target
 
 
 @pytest.mark.parametrize(
@@ -338,178 +336,138 @@ def test_parts_of_a_training_are_allowed(target: str) -> None:
     assert callable(allow.locate(target))
 
 
-def test_a_fork_allows_more_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allow, "FAMILIES", list(allow.FAMILIES))
-    with pytest.raises(ValueError, match=r"allow it in FAMILIES of quartet/allow.py"):
-        allow.locate("torchvision.models.ResNet")
-    allow.FAMILIES.append(("torchvision.models", "torch.nn.Module"))
-    assert allow.locate("torchvision.models.ResNet").__name__ == "ResNet"
-    with pytest.raises(ValueError, match="no part of a training"):
-        allow.locate("torchvision.models.resnet18")
-
-
-# What Hydra makes by itself
-
-HYDRA = {
-    "callback": ["+hydra.callbacks.a._target_=os.mkdir", "+hydra.callbacks.a.path=canary"],
-    "callback_args": ["+hydra.callbacks.a={_target_:os.mkdir,_args_:[canary]}"],
-    "own_callback_nested": ["+hydra.callbacks.directory.a={_target_:os.mkdir,path:canary}"],
-    "pieces": [
-        "+hydra.callbacks.a._target_=${evil}",
-        "+evil=os.mkdir",
-        "+hydra.callbacks.a.path=c",
-    ],
-    "node": ["+hydra.callbacks.a=${evil}", "+evil={_target_:os.mkdir,path:canary}"],
-    "function": ["+hydra.callbacks.a._target_=quartet.core.files.make_unique_directory"],
-    "launcher": ["+hydra.launcher.a={_target_:os.mkdir,path:canary}", "hydra.mode=MULTIRUN"],
-    "launcher_itself": ["hydra.launcher._target_=os.system", "hydra.mode=MULTIRUN"],
-    "sweeper": ["+hydra.sweeper.a={_target_:os.mkdir,path:canary}", "hydra.mode=MULTIRUN"],
-    "handler": ["+hydra.job_logging.handlers.a={class:subprocess.Popen,args:[touch,canary]}"],
-    "handler_node": [
-        "+hydra.job_logging.handlers.a=${hydra.help.a}",
-        "+hydra.help.a={class:subprocess.Popen,args:[touch,canary]}",
-    ],
-    "handler_node_late": [
-        "+hydra.job_logging.handlers.a=${hydra:help.a}",
-        "+hydra.help.a={class:subprocess.Popen,args:[touch,canary]}",
-    ],
-    "queue": ["+hydra.job_logging.handlers.a={class:logging.handlers.QueueHandler}"],
-    "socket": ["+hydra.job_logging.handlers.a={class:logging.handlers.SocketHandler}"],
-    "file": ["hydra.job_logging.handlers.file.filename=canary"],
-    "another_file": ["+hydra.job_logging.handlers.a={class:logging.FileHandler,filename:canary}"],
-    "log_elsewhere": ["hydra.job.name=../canary"],
-    "log_elsewhere_late": ["hydra.job.name=${data.dir}"],
-    "attributes": ["+hydra.job_logging.handlers.a={class:logging.NullHandler,.:{a:b}}"],
-    "record_elsewhere": ["hydra.output_subdir=../canary"],
-    "environment": ["+hydra.job.env_set.GIT_CONFIG_COUNT='1'"],
-    "import": ["hydra.job_logging.handlers.console.stream=ext://os.system"],
-}
-
-
-# The command line has no words for these, files have.
-IN_FILES = {
-    "decoded": {"callbacks": {"a": "${oc.decode:'{_target_: os.mkdir, path: canary}'}"}},
-    "decoded_list": {"sweeper": {"a": "${oc.decode:'[{_target_: os.mkdir, path: canary}]'}"}},
-    "escaped": {"callbacks": {"a": {"b": "\\${oc.decode:'{_target_: os.mkdir, path: canary}'}"}}},
-    "late": {"callbacks": {"a": {"b": "${oc.decode:'{_target_: ${hydra:job.id}}'}"}}},
-    "late_target": {"callbacks": {"a": {"_target_": "${hydra:job.id}"}}},
-    "no_text": {"callbacks": {"a": {"_target_": ["os.mkdir"]}}},
-    "list": {"launcher": {"a": [[{"_target_": "os.mkdir", "path": "canary"}]]}},
-    "formatter": {"job_logging": {"formatters": {"a": {"()": "os.mkdir", "path": "canary"}}}},
-    "filter": {"hydra_logging": {"filters": {"a": {"()": "subprocess.Popen", "args": ["touch"]}}}},
-    "late_class": {"job_logging": {"handlers": {"a": {"class": "${hydra:job.id}"}}}},
-    "late_file": {"job_logging": {"handlers": {"a": {"filename": "${hydra.job.id}/../canary"}}}},
-    "itself": {"callbacks": {"a": {"b": "${..c}"}, "c": {"d": "${..a}"}}},
-}
-
-
-@pytest.mark.parametrize("name", IN_FILES)
-def test_hydras_own_settings_are_checked_when_files_set_them(name: str) -> None:
-    cfg = OmegaConf.create({"hydra": IN_FILES[name]})
-    assert list(allow.found_in_hydra(cfg.hydra, "hydra"))
-
-
-def test_overrides_that_nobody_typed_are_refused() -> None:
-    cfg = OmegaConf.create(
-        {
-            "job": {"name": "train", "env_set": {}},
-            "output_subdir": ".hydra",
-            "overrides": {"hydra": ["hydra.run.dir=a"], "task": ["lr=${b}"]},
-        }
-    )
-    assert list(allow.elsewhere(cfg, ["hydra.run.dir=a", "lr=${b}"])) == []
-    (fault,) = allow.elsewhere(cfg, ["lr=${b}"])
-    assert fault.startswith("hydra.overrides: hydra.run.dir=a is not on the command line")
-
-
-@pytest.fixture
-def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
-    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
-    allow.guard()
-
-
-@pytest.mark.usefixtures("guarded")
-def test_garbage_is_collected_from_the_composed_configuration_on() -> None:
-    gc.disable()
-    try:
-        build.compose([])
-        assert gc.isenabled()
-    finally:
-        gc.enable()
-
-
-@pytest.mark.parametrize("name", HYDRA)
-@pytest.mark.usefixtures("guarded")
-def test_hydras_own_settings_are_checked_when_composed(
-    name: str, capsys: pytest.CaptureFixture[str]
+def test_a_fork_allows_a_package_in_allow_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit) as raised:
-        build.compose(HYDRA[name])
-    assert raised.value.code == 2
-    assert "Refused:\n  hydra." in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"if you trust its package, add that to conf/allow.yaml"):
+        allow.locate("torchvision.models.ResNet")
+    (tmp_path / "allow.yaml").write_text("packages: [torchvision.models]")
+    monkeypatch.setattr(allow, "CONF", tmp_path)
+    allow.extra_families.cache_clear()
+    try:
+        assert allow.locate("torchvision.models.ResNet").__name__ == "ResNet"
+        with pytest.raises(ValueError, match="no part of a training"):
+            allow.locate("torchvision.models.resnet18")  # a function
+    finally:
+        allow.extra_families.cache_clear()
 
 
-@pytest.mark.usefixtures("guarded")
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [],
-        ["hydra/job_logging=disabled"],
-        ["hydra/job_logging=stdout", "hydra/hydra_logging=none"],
-        ["hydra.mode=MULTIRUN", "hydra.sweeper.max_batch_size=2"],
-        ["hydra.run.dir=a", "hydra.job.name=b", "hydra.verbose=true"],
-        ["+hydra.callbacks.a._target_=hydra.experimental.callbacks.LogJobReturnCallback"],
-        ["loss.label_smoothing=${data.crop}"],
-    ],
-    ids=lambda node: str(node).split(" at 0x")[0],
-)
-def test_usual_settings_of_hydra_pass(overrides: list[str]) -> None:
-    build.compose(overrides)
+# Records of runs and sweeps, which may be someone else's
 
-
-def command(script: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("name", ["callback", "own_callback_nested", "launcher", "handler"])
-def test_a_command_refuses_before_hydra_calls_anything(name: str, tmp_path: Path) -> None:
-    done = command("train.py", tmp_path, *HYDRA[name])
-    assert done.returncode == 2
-    assert done.stderr.startswith("Refused:\n  hydra.")
-    assert list(tmp_path.iterdir()) == []
-
-
+RECORD = "{data: {}, model: {}, trainer: {}, monitor: {}}"
 RECORDS = {
-    "hydra": "hydra:\n  callbacks:\n    a:\n      _target_: os.mkdir\n      path: canary\n",
+    "no configuration": "hydra:\n  callbacks:\n    a:\n      _target_: os.mkdir\n      path: canary\n",
     "defaults": "defaults:\n  - hydra/callbacks: evil\n  - _self_\n",
-    "package": "# @package hydra.callbacks\na:\n  _target_: os.mkdir\n  path: canary\n",
-    "search": "hydra:\n  searchpath: ['pkg://evil']\n",
-    "environment": "hydra:\n  job:\n    env_set: {PATH: .}\n",
-    # Python ends a line by more than a line feed.
-    "separated": "# a\u2028# @package hydra\nverbose: true\n",
-    "fed": "# a\x0c # @package hydra\nverbose: true\n",
-    "repeated": "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "python": f"{RECORD}\n---\n",
+    "object": "data: !!python/object/apply:os.mkdir [canary]\n",
+    "object_name": "data: !!python/name:os.system\n",
+    "list": "[1, 2]",
+    "empty": " ",
 }
 
 
-@pytest.mark.parametrize("script", ["evaluate.py", "predict.py"])
+def run_command(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("script", "key"), [("evaluate.py", "run"), ("train.py", "resume")])
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_run_cannot_direct_hydra(script: str, name: str, tmp_path: Path) -> None:
+def test_a_record_is_read_as_plain_data(script: str, key: str, name: str, tmp_path: Path) -> None:
     run = tmp_path / "run" / ".hydra"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(RECORDS[name])
-    done = command(script, tmp_path, "run=run")
+    done = run_command(script, tmp_path, f"{key}=run")
     assert done.returncode == 2
-    assert done.stderr.startswith("Refused:\n  run/.hydra/config.yaml: ")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert "run/.hydra/config.yaml: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", ".hydra", "config.yaml"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "logger=csv", "data=wine"]
+    train(build.compose([*words, "trainer.accelerator=cpu"]), folder)
+    return folder
+
+
+def with_record(trained: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of a run whose record names something else."""
+    shutil.copytree(trained, folder)
+    file = folder / ".hydra" / "config.yaml"
+    cfg = OmegaConf.load(file)
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    OmegaConf.save(cfg, file)
+    return folder
+
+
+EVIL = {"_target_": "os.mkdir", "path": "canary"}
+SPIKES = "lightning.pytorch.callbacks.spike_detection.SpikeDetection"
+HOSTILE_RECORDS: dict[str, dict[str, Any]] = {
+    "model": {"model": EVIL},
+    "loss_argument": {"loss__a": EVIL},
+    "trainer": {"trainer__plugins": [EVIL]},
+    "data": {"data___target_": "os.mkdir"},
+    "decoded": {"loss__a": "${oc.decode:'{_target_: os.mkdir, path: canary}'}"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_RECORDS)
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export", "resume"])
+def test_a_hostile_record_runs_nothing(
+    trained: Path, name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = with_record(trained, tmp_path / "run", **HOSTILE_RECORDS[name])
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+
+    def act() -> None:
+        if command == "resume":
+            train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
+        else:
+            getattr(evaluation, command)(evaluation_config(run, []), run)
+
+    with pytest.raises(ConfigError, match="no part of a training that a configuration may name"):
+        act()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"logger": {"a": EVIL}}, r"Repeat them on the command line: \+logger.a._target_=os.mkdir"),
+        ({"logger": {"c": {"_target_": "x", "save_dir": "/"}}}, r"\+logger.c.save_dir=/"),
+        (
+            {"callbacks__a": EVIL},
+            r"callbacks.a._target_=os.mkdir: a record may name the classes of",
+        ),
+        (
+            {"callbacks__a": {"_target_": SPIKES}},
+            "a record may name the classes of conf/callbacks/",
+        ),
+        ({"callbacks__best__dirpath": "/elsewhere"}, "dirpath=/elsewhere is outside the run"),
+    ],
+    ids=["logger", "place of a logger", "callback", "class of a callback", "place of a callback"],
+)
+def test_a_record_names_no_logger_and_no_place(
+    trained: Path, changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    run = with_record(trained, tmp_path / "run", **changes)
+    with pytest.raises(ConfigError, match=words):
+        train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
+
+
+def test_a_recorded_profiler_that_says_where_it_writes_is_left_out(
+    trained: Path, tmp_path: Path
+) -> None:
+    profiler = {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": "/elsewhere"}
+    run = with_record(trained, tmp_path / "run", trainer__profiler=profiler)
+    assert evaluation_config(run, []).trainer.profiler is None
+    again = evaluation_config(run, ["trainer.profiler=simple"])
+    assert again.trainer.profiler == "simple"
 
 
 @pytest.mark.parametrize(
@@ -522,12 +480,12 @@ def test_nothing_is_written_through_a_link(
 ) -> None:
     for folder in ("run/.hydra", "run/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "run/.hydra/config.yaml").write_text("seed: 0\n")
+    (tmp_path / "run/.hydra/config.yaml").write_text(RECORD)
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
-    done = command(script, tmp_path, f"{key}=run")
+    done = run_command(script, tmp_path, f"{key}=run")
     assert done.returncode == 2
-    assert f"run/{name} is a link to {tmp_path}/mine; put the file itself there." in done.stderr
+    assert f"is a link to {tmp_path}/mine; put the file itself there." in done.stderr
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -536,41 +494,11 @@ def test_a_value_that_is_no_text_or_number_is_refused(composed: DictConfig) -> N
     with open_dict(cfg):
         cfg.model = OmegaConf.create("{_target_: torch.nn.Linear, _args_: [!!python/object/apply:pathlib.PosixPath [a]]}")  # fmt: skip
     with pytest.raises(
-        ConfigError, match=r"model._args_.0=a: is a PosixPath; write a text or a number"
+        ConfigError, match=r"model._args_.0=a: is a PosixPath. Write a text or a number"
     ):
         build.rebuild(
             cfg, dict.fromkeys(("task", "input_shape", "num_classes", "num_outputs")), CONF
         )
-
-
-def test_a_record_sends_no_secret_and_writes_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SERVICE", "https://a.example")
-    monkeypatch.setenv("ACCESS", "0123456789")
-    monkeypatch.setattr(sys, "argv", ["train.py", "resume=run", "logger.c.save_dir=/again"])
-    cfg = OmegaConf.create(
-        {
-            "model": {"a": "${oc.env:SERVICE}", "weights": "http://b.example/${oc.env:ACCESS}"},
-            "logger": {
-                "a": {"uri": "http://c.example", "name": "of ${oc.env:ACCESS}"},
-                "b": {"uri": "http://d.example", "save_dir": str(tmp_path), "name": ""},
-                "c": {"key": "${oc.env:ACCESS}", "save_dir": "/again"},
-                "d": {"save_dir": "/elsewhere", "version": "../../x"},
-            },
-            "trainer": {"profiler": {"dirpath": "/there", "filename": "/there"}},
-            "data": {"dir": "/somewhere", "name": "../data"},
-        }
-    )
-    told = [fault.partition(": ")[0] for fault in foreign.faults(cfg, tmp_path)]
-    assert told == [
-        "logger.d.save_dir=/elsewhere",
-        "logger.d.version=../../x",
-        "trainer.profiler.dirpath=/there",
-        "trainer.profiler.filename=/there",
-        "model.weights=http://b.example/${oc.env:ACCESS}",
-        "logger.a.uri=http://c.example",
-    ]
 
 
 def test_a_reference_of_a_record_that_leads_nowhere_is_refused(
@@ -593,10 +521,10 @@ def test_links_within_a_directory_and_those_of_wandb_are_none_of_ours(tmp_path: 
         (run / name).mkdir(parents=True)
     (run / "latest").symlink_to("tensorboard")
     (run / "wandb/run-1/logs/core.log").symlink_to(tmp_path / "core.log")
-    assert foreign.links(run) == []
+    assert find_outside_links(run) == []
     for name in ("tensorboard/a", "0/.hydra/starting/b"):
         (run / name).symlink_to(tmp_path / "new")
-    assert len(foreign.links(run)) == 2
+    assert len(find_outside_links(run)) == 2
 
 
 def test_what_would_direct_a_terminal_is_written_out(composed: DictConfig, tmp_path: Path) -> None:
@@ -607,22 +535,9 @@ def test_what_would_direct_a_terminal_is_written_out(composed: DictConfig, tmp_p
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     OmegaConf.save(cfg, tmp_path / "run" / ".hydra" / "config.yaml")
     storage.save({"state_dict": {}}, tmp_path / "run" / "checkpoints" / "best.ckpt")
-    done = command("evaluate.py", tmp_path, "run=run")
+    done = run_command("evaluate.py", tmp_path, "run=run")
     assert done.returncode == 2
     assert "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training" in done.stderr
-
-
-def test_a_run_cannot_replace_the_options_of_hydra(tmp_path: Path) -> None:
-    groups = tmp_path / "run" / ".hydra" / "hydra" / "job_logging"
-    groups.mkdir(parents=True)
-    (groups.parents[1] / "config.yaml").write_text("seed: 0\n")
-    (groups / "disabled.yaml").write_text(
-        "version: 1\nformatters: {a: {'()': os.mkdir, path: canary}}\n"
-    )
-    done = command("evaluate.py", tmp_path, "run=run")
-    assert done.returncode
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert not (tmp_path / "run" / "canary").exists()
 
 
 # The only door
@@ -650,11 +565,13 @@ def test_nothing_else_makes_objects_of_names() -> None:
                     found.add((path.stem, getattr(scope, "name", ""), name, ast.unparse(node)))
     doors = {(file, scope, name) for file, scope, name, _ in found}
     assert doors - through_the_door(found) == {
-        ("parts", "make", "instantiate"),
-        ("schema", "locate", "import_module"),
-        ("allow", "locate", "locate"),  # schema.locate, between two checks
-        ("allow", "belongs", "locate"),  # the base of a family
-        ("allow", "refused", "locate"),
+        ("instantiate", "make", "instantiate"),
+        ("signatures", "locate", "import_module"),
+        ("allow", "locate", "locate"),  # signatures.locate, between two checks
+        ("allow", "is_member", "locate"),  # the base of a family
+        ("allow", "_check_target", "locate"),
+        ("__init__", "__getattr__", "import_module"),  # of the public names
+        ("__init__", "", "import_module"),
     }
 
 
@@ -672,15 +589,3 @@ def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node
             yield from own_nodes(node)
-
-
-def test_functions_of_every_file_but_those_of_parts_are_out_of_reach() -> None:
-    source = Path(allow.__file__).parent
-    conf = "".join(path.read_text() for path in CONF.rglob("*.yaml"))
-    parts = {"metrics", "scheduler", "task", *re.findall(rf"_target_: {allow.OWN}\.(\w+)", conf)}
-    own = {path.stem for path in source.iterdir()} - {"__init__", "__pycache__"}
-    left = {f"{allow.OWN}.{name}" for name in own - parts} - allow.MACHINERY
-    assert not left, "no option names them: MACHINERY of allow.py is where they belong"
-    for name in ("after.predict", "find.learning_rate", "weights.load", "logger.rewind"):
-        with pytest.raises(ValueError, match="is no part of a training"):
-            allow.locate(f"{allow.OWN}.{name}")

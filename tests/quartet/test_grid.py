@@ -22,7 +22,6 @@ from sklearn import datasets
 from quartet.build import compose
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
-from quartet.records import result as record
 from quartet.reports import picture
 from quartet.run import train
 
@@ -67,7 +66,7 @@ def _light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     labelled_table(tmp_path / "table.csv")
     monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
-    monkeypatch.setattr(record, "write_environment", lambda cfg, run: None)
+    monkeypatch.setattr("quartet.run.save_record", lambda cfg, run: None)
     for name in ("load_digits", "load_breast_cancer", "load_wine", "load_diabetes"):
         monkeypatch.setattr(datasets, name, functools.cache(getattr(datasets, name)))
 

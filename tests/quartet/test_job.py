@@ -19,7 +19,7 @@ from processes import Command
 from torch import Tensor, nn
 
 from quartet.build import compose
-from quartet.cli import arguments as command
+from quartet.compat.hydra import allow_lazy_help
 from quartet.config import allow
 from quartet.core.files import make_unique_directory
 from quartet.run import train
@@ -472,6 +472,6 @@ def test_flag_whose_help_is_no_text_yet_is_let_pass(monkeypatch: pytest.MonkeyPa
         raise ValueError("badly formed help string")
 
     monkeypatch.setattr(ArgumentParser, "_check_help", check, raising=False)
-    command.let_hydra_start()
+    allow_lazy_help()
     see = ArgumentParser._check_help  # type: ignore[attr-defined]
     assert see(ArgumentParser(), Namespace(help=object())) is None

@@ -16,8 +16,10 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from quartet.build import compose
-from quartet.cli import arguments
-from quartet.records.result import group_choices, hyperparameters
+from quartet.config.compose import unresolved
+from quartet.config.records import is_option
+from quartet.records.loggers import hyperparameters
+from quartet.records.result import group_choices
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -102,7 +104,7 @@ def test_settings_name_a_secret_and_do_not_tell_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MY_TOKEN", "a long one")
     cfg = compose(["+model.key=${oc.env:MINE}", "+model.other=with a long one"])
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    told = hyperparameters(settings, cfg, {})
+    told = hyperparameters(settings, unresolved(cfg), {})
     assert told["model.key"] == "${oc.env:MINE}"
     assert told["model.other"] == "with ${oc.env:MY_TOKEN}"
 
@@ -127,8 +129,8 @@ def test_csv_writes_no_other_log(tmp_path: Path) -> None:
 
 def test_several_loggers_are_a_list_for_a_run_that_goes_on_too() -> None:
     assert list(compose(["logger=[tensorboard,mlflow]"]).logger) == ["tensorboard", "mlflow"]
-    assert arguments.is_option("logger", "[tensorboard,mlflow]")
-    assert not arguments.is_option("logger", "[tensorboard,mlflo]")
+    assert is_option("logger", "[tensorboard,mlflow]")
+    assert not is_option("logger", "[tensorboard,mlflo]")
 
 
 @pytest.mark.slow

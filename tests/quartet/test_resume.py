@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 import shlex
 import shutil
@@ -30,7 +29,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import compose
 from quartet.checkpoints import callbacks, resume_state
-from quartet.cli.arguments import argv_for_resume
+from quartet.cli.arguments import find_resumed_run
+from quartet.config.compose import evaluation_config
 from quartet.config.overrides import quote, unquote
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
@@ -38,7 +38,13 @@ from quartet.core.signals import ShutdownHandler, shutdown
 from quartet.data.datamodule import DataModule
 from quartet.data.loader import Batches
 from quartet.data.split import Parts
-from quartet.records import run_directory
+from quartet.records.run_directory import (
+    STARTING,
+    commit_record,
+    discard_record,
+    read_result,
+    records,
+)
 from quartet.reports import picture
 from quartet.run import train
 
@@ -575,7 +581,7 @@ def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
         patch.setattr(picture, "of_training", Mock(side_effect=SystemExit(130)))
         with pytest.raises(SystemExit):
             train(compose(names), tmp_path / "run")
-    assert run_directory.read_result(tmp_path / "run")["status"] == "interrupted"
+    assert read_result(tmp_path / "run")["status"] == "interrupted"
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 1 + 3  # all epochs
     again = resume(tmp_path / "run")
     assert again["metrics"] == whole["metrics"]
@@ -599,18 +605,15 @@ def test_patience_may_grow(tmp_path: Path) -> None:
 
 
 def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
-    before = run_directory.records(done)
-    start = done / ".hydra" / f"{run_directory.STARTING}-1"
+    before = records(done)
+    start = done / ".hydra" / f"{STARTING}-1"
     start.mkdir()
     (start / "config.yaml").write_text("seed: 7\n")
-    assert run_directory.records(done) == before
-    run_directory.commit_record(start)
-    assert run_directory.records(done) == [
-        *before,
-        done / f".hydra/resume-{len(before)}/config.yaml",
-    ]
-    run_directory.discard_record(done / f".hydra/resume-{len(before)}")
-    assert len(run_directory.records(done)) == len(before) + 1
+    assert records(done) == before
+    commit_record(start)
+    assert records(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
+    discard_record(done / f".hydra/resume-{len(before)}")
+    assert len(records(done)) == len(before) + 1
     shutil.rmtree(done / f".hydra/resume-{len(before)}")
 
 
@@ -788,45 +791,68 @@ def test_batches_begin_at_their_start_and_only_in_that_epoch() -> None:
     assert len(begun) == 5
 
 
-def rewritten(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    argv_for_resume()
-    return sys.argv[1:]
-
-
-def test_command_line_becomes_that_of_the_run(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    once = rewritten(monkeypatch, f"resume={done}", "trainer.max_epochs=9", "logger=tensorboard")
-    assert once[:4] == ["--config-dir", str(done / ".hydra"), "--config-name", "config"]
-    assert once[-2:] == ["trainer.max_epochs=9", "+logger=tensorboard"]
-    assert f"hydra.output_subdir=.hydra/starting-{os.getpid()}" in once
-    assert rewritten(monkeypatch, *once) == once
-    assert rewritten(monkeypatch, "resume=null") == ["resume=null"]
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert rewritten(monkeypatch, f"resume={done}") == [f"resume={done}"]
+def test_command_line_names_the_run_to_continue(done: Path) -> None:
+    line = [f"resume={done}", "trainer.max_epochs=9", "logger=tensorboard"]
+    assert find_resumed_run(line) == (done, line[1:], False)
+    assert find_resumed_run([f"resume={quote(done)}"]) == (done, [], False)
+    assert find_resumed_run(["resume=null", "seed=1"]) is None
+    of_sweep = [f"resume={done}", "hydra.job.num=3", "hydra.mode=RUN"]
+    assert find_resumed_run(of_sweep) == (done, [], True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resume=nowhere"], "resume=nowhere holds no run"),
-        (["resume=DONE", "-m"], "leave out -m"),
-        (["resume=DONE", "optimizer=sgd"], "optimizer=sgd would change"),
-        (
-            ["resume=DONE", "hydra.run.dir=other"],
-            "in that directory; leave out hydra.run.dir=other",
-        ),
+        (["-m"], "leave out -m"),
+        (["hydra.run.dir=other"], "in its directory; leave out hydra.run.dir=other"),
     ],
 )
-def test_command_line_that_cannot_go_on_is_refused(
-    arguments: list[str],
-    message: str,
-    done: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_command_line_that_a_run_cannot_take_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        rewritten(monkeypatch, *(each.replace("DONE", str(done)) for each in arguments))
+        find_resumed_run(["resume=run", *arguments])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optimizer=sgd"], "optimizer=sgd would change"),
+        (["optimizer.lrr=1"], "^optimizer.lrr: .*Correct optimizer.lrr=1"),
+        (["trainer.max_epochs=3,4"], "^trainer.max_epochs: holds several values"),
+        (["trainer.max_epochs=[3"], "^trainer.max_epochs: .*Correct"),
+    ],
+)
+def test_override_that_a_run_cannot_take_is_refused(
+    overrides: list[str], words: str, done: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compose([f"resume={done}", *overrides])
+
+
+def test_run_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="resume=nowhere holds no run"):
+        compose(["resume=nowhere"])
+
+
+def test_overrides_apply_to_the_record(done: Path) -> None:
+    cfg = compose([f"resume={done}", "trainer.max_epochs=9", "+trainer.min_epochs=2", "~data.keep"])
+    assert (cfg.trainer.max_epochs, cfg.trainer.min_epochs) == (9, 2)
+    assert "keep" not in cfg.data
+
+
+def test_loggers_come_from_conf_and_the_command_line(done: Path) -> None:
+    assert [*compose([f"resume={done}", "logger=tensorboard"]).logger] == ["tensorboard"]
+
+
+def test_run_of_version_0_1_is_refused(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / ".hydra", tmp_path / ".hydra")
+    for file in tmp_path.rglob("config.yaml"):
+        file.write_text(file.read_text().replace("project.model.mlp.MLP", "quartet.model.mlp.MLP"))
+    with pytest.raises(ConfigError, match=r"version 0.1 trained this run.*evaluate.py, predict.py"):
+        compose([f"resume={tmp_path}"])
+    assert evaluation_config(tmp_path, []).model._target_ == "project.model.mlp.MLP"
 
 
 # --- Processes -----------------------------------------------------------------------------------

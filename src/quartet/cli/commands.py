@@ -1,4 +1,7 @@
-"""A run as a command: exit statuses, and messages instead of tracebacks."""
+"""The commands: train, evaluate, predict, export. Exit statuses, and messages instead of tracebacks.
+
+Hydra and torch are imported within functions: the handlers of signals come first.
+"""
 
 import atexit
 import errno
@@ -7,50 +10,121 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+import yaml
 
+from quartet.cli.exit import run_and_exit
+from quartet.cli.help import print_and_exit
 from quartet.core import processes, redaction
+from quartet.core.files import CONF
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
 from quartet.records import result as record
-from quartet.records.run_directory import discard_record
-from quartet.sweeps.directory import in_sweep
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
-# Numbers of the system's errors about folders that are full or cannot be written.
+# errno of full or read-only file systems.
 CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def train_command(cfg: DictConfig) -> float | None:
-    """Trains `cfg`. Exits with 2 when refused, 1 when failed, 130, 138 or 143 when interrupted.
+@dataclass(frozen=True)
+class Start:
+    """Where a training starts, and as what.
 
-    In a sweep's own process only an interruption exits; the other jobs go on, and result.json tells
-    the status.
+    Attributes:
+        directory: Of the run.
+        in_sweep: Whether it is a job of a sweep, in the sweep's process or in one of its own.
+        sweeping: Whether this is the sweep's process, which goes on with other jobs.
+    """
+
+    directory: Path
+    in_sweep: bool = False
+    sweeping: bool = False
+
+
+def train() -> None:
+    """``python train.py``. Exits with 2 when refused, 1 when failed, 130, 138 or 143 when interrupted."""
+    print_and_exit()
+    shutdown.install()
+    shutdown.defer()  # until the run starts: Hydra would turn a signal into an error of its own
+    from quartet.cli.arguments import find_resumed_run
+    from quartet.sweeps.directory import expand_sweep_arguments
+
+    expand_sweep_arguments()
+    if resumed := find_resumed_run(sys.argv[1:]):
+        run_and_exit(partial(resume, *resumed))
+    else:
+        run_and_exit(train_by_hydra)
+
+
+def train_by_hydra() -> None:
+    """Has Hydra compose conf/train.yaml and the command line, and train that, or sweep."""
+    import hydra
+
+    from quartet.compat.hydra import allow_lazy_help
+
+    allow_lazy_help()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_command)()
+
+
+def train_command(cfg: "DictConfig") -> float | None:
+    """Trains what Hydra has composed, in the directory that it has made."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import open_dict
+
+    from quartet.sweeps.directory import in_sweep
+
+    shutdown.install()
+    hydra: Any = HydraConfig.get()
+    with open_dict(cfg):
+        cfg.hydra = {
+            "runtime": {"choices": hydra.runtime.choices},
+            "overrides": {"task": hydra.overrides.task},
+        }
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    start = Start(Path(hydra.runtime.output_dir), in_sweep(hydra), sweeping)
+    if not sweeping:
+        return attempt(cfg, start)
+    with suppress(locks.DirectoryLocked), locks.lock(start.directory):
+        return attempt(cfg, start)
+    return None  # another start of the sweep trains it
+
+
+def resume(directory: Path, overrides: Sequence[str], in_sweep: bool) -> None:
+    """``python train.py resume=DIR``: continues a run from its own record, without Hydra."""
+    from quartet.config.compose import compose
+
+    if in_sweep:
+        from quartet.sweeps.directory import lock_job
+
+        lock_job(directory)
+    with refusals("Refused, before the first batch:"):
+        cfg = compose([f"resume={directory}", *overrides])
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if processes.process_rank() == 0:
+        handlers.append(logging.FileHandler(directory / "train.log", delay=True))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)
+    attempt(cfg, Start(directory, in_sweep))
+
+
+def attempt(cfg: "DictConfig", start: Start) -> float | None:
+    """Trains `cfg`; turns every end into an exit status or, within a sweep's process, a result.json.
 
     Returns:
         The best monitored value; None for a job of a sweep that did not finish.
     """
-    shutdown.install()  # before torch is imported, which takes seconds
-    hydra: Any = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        return attempt(cfg, hydra, sweeping=False)
-    with suppress(locks.DirectoryLocked), locks.lock(Path(hydra.runtime.output_dir)):
-        return attempt(cfg, hydra, sweeping=True)
-    return None  # another start of the sweep trains it
-
-
-def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
-    """As `job`, in a directory that no other process works in."""
-    directory = Path(hydra.runtime.output_dir)
+    directory, sweeping = start.directory, start.sweeping
     redaction.register(cfg)
     redaction.install_log_filter()
     try:
@@ -63,11 +137,6 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
     except SystemExit:
         withdraw(cfg, directory)
         raise
-    with open_dict(cfg):
-        cfg.hydra = {
-            "runtime": {"choices": hydra.runtime.choices},
-            "overrides": {"task": hydra.overrides.task},
-        }
     try:
         if cfg.check == "only":
             quieten()
@@ -88,12 +157,12 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
         best: float | None = result["monitor"]["best"]
         return best
     except ConfigError as refusal:
-        log.error("\n  ".join(["Refused, before the first batch:", *refusal.faults]))
-        if not in_sweep(hydra):
+        log.error("\n  ".join(["Refused, before the first batch:", *map(str, refusal.problems)]))
+        if not start.in_sweep:
             withdraw(cfg, directory)
             raise SystemExit(2) from None
         record.write_result(
-            directory, record.initial_result(cfg) | record.failure("refused", refusal, cfg)
+            directory, record.initial_result(cfg) | record.failure("refused", refusal)
         )
         if not sweeping:
             raise SystemExit(2) from None
@@ -104,7 +173,7 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
         log.error(f"Failed: {known}" if known else traceback.format_exc())
         if not (directory / "result.json").exists():  # it failed before the training began
             with suppress(OSError):
-                failure = record.failure("failed", error, cfg)
+                failure = record.failure("failed", error)
                 record.write_result(directory, record.initial_result(cfg) | failure)
         if not sweeping:
             raise SystemExit(1) from None
@@ -120,9 +189,9 @@ def attempt(cfg: DictConfig, hydra: Any, sweeping: bool) -> float | None:
             withdraw(cfg, directory)
             raise
         log.error(f"Interrupted; what was done lies in {directory}")
-        if shutdown.requeues and not in_sweep(hydra):
+        if shutdown.requeues and not start.in_sweep:
             log.error(processes.requeue_slurm_job())
-        if not in_sweep(hydra):
+        if not start.in_sweep:
             log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
         raise SystemExit(shutdown.exit_code) from error
     return None
@@ -168,81 +237,116 @@ def expected(error: BaseException) -> BaseException | None:
     return error
 
 
-def evaluate_command(cfg: DictConfig) -> None:
-    """Evaluates ``cfg.run``. Exits with 2 when refused."""
-    with nothing_collected():
+def evaluate() -> None:
+    """``python evaluate.py run=DIR``. Exits with 2 when refused."""
+
+    def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
         from quartet.inference.evaluate import evaluate
 
-    options = take(cfg, "split", "checkpoint")
-    with refusals(cfg):
-        evaluate(cfg, HydraConfig.get().runtime.output_dir, **options)
+        evaluate(cfg, directory, **options)
+
+    run_and_exit(partial(command_on_run, "evaluate", run))
 
 
-def predict_command(cfg: DictConfig) -> None:
-    """Writes predictions of ``cfg.run``. Exits with 2 when refused."""
-    with nothing_collected():
+def predict() -> None:
+    """``python predict.py run=DIR``. Exits with 2 when refused."""
+
+    def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
         from quartet.inference.evaluate import predict
 
-    options = take(cfg, "split", "checkpoint", "input", "id", "output")
-    with refusals(cfg):
-        predict(cfg, HydraConfig.get().runtime.output_dir, **options)
+        predict(cfg, directory, **options)
+
+    run_and_exit(partial(command_on_run, "predict", run))
 
 
-def export_command(cfg: DictConfig) -> None:
-    """Exports the model of ``cfg.run``. Exits with 2 when refused, 1 when the export differs."""
-    with nothing_collected():
+def export() -> None:
+    """``python scripts/export.py run=DIR``. Exits with 2 when refused, 1 when the export differs."""
+
+    def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
         from quartet.inference.evaluate import export
         from quartet.inference.export import Different
 
-    options = take(cfg, "format", "checkpoint", "output", "tolerance")
-    with refusals(cfg):
         try:
-            export(cfg, HydraConfig.get().runtime.output_dir, **options)
+            export(cfg, directory, **options)
         except Different as error:
             print(f"Failed: {error}", file=sys.stderr)
             raise SystemExit(1) from None
 
+    run_and_exit(partial(command_on_run, "export", run))
 
-def take(cfg: DictConfig, *keys: str) -> dict[str, Any]:
-    """Takes the command's own keys out of a run's configuration."""
-    with open_dict(cfg):
-        cfg.pop("run")
-        return {key: cfg.pop(key) for key in keys if key in cfg}
+
+def command_on_run(name: str, run: Callable[["DictConfig", Path, dict[str, Any]], None]) -> None:
+    """Calls `run` with the configuration of ``run=DIR``, read as plain data.
+
+    Args:
+        name: Of the command; conf/NAME.yaml holds its own keys and their defaults.
+        run: Takes the configuration, the directory of the run and the command's own keys.
+    """
+    print_and_exit()
+    options: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    options["run"], overrides = None, []
+    for argument in sys.argv[1:]:
+        key, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            abort(f"{argument}: {Path(sys.argv[0]).name} has no such flag; --help shows its keys.")
+        if equals and key in options:
+            options[key] = parse_text(value)
+        else:
+            overrides.append(argument)
+    if not (place := options.pop("run")):
+        abort(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME")
+    with refusals("Refused:"), nothing_collected():
+        from quartet.config.compose import evaluation_config
+        from quartet.sweeps.directory import find_run
+
+        directory = find_run(Path(place))
+        cfg = evaluation_config(directory, overrides)
+        redaction.register(cfg)
+        run(cfg, directory, options)
+
+
+def parse_text(value: str) -> str | None:
+    """A text as the command line writes it, with quotes or without; null is None."""
+    from quartet.config.overrides import unquote
+
+    return None if value == "null" else unquote(value)
 
 
 @contextmanager
-def refusals(cfg: DictConfig) -> Iterator[None]:
-    """Turns a refusal into a message and exit status 2."""
+def refusals(first: str) -> Iterator[None]:
+    """Turns a ConfigError into a message and exit status 2, any other error into a traceback and 1."""
     from quartet.core.problems import ConfigError
 
-    redaction.register(cfg)
     try:
         yield
-    except ConfigError as refusal:
-        abort("\n  ".join(["Refused:", *refusal.faults]))
+    except ConfigError as error:
+        abort("\n  ".join([first, *map(str, error.problems)]))
     except Exception:
         print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 
 
-def withdraw(cfg: DictConfig, directory: Path) -> None:
+def withdraw(cfg: "DictConfig", directory: Path) -> None:
     """Removes what Hydra wrote for a start that came to nothing; a run that was there stays."""
-    if processes.process_rank() > 0:
+    from quartet.config.compose import hydra_record
+    from quartet.records.run_directory import discard_record
+
+    record = hydra_record(directory)
+    if record is None or processes.process_rank() > 0:
         return  # the first process of a run decides, and may have trained
+    logging.shutdown()
     if cfg.get("resume"):
-        logging.shutdown()
-        discard_record(directory / str(HydraConfig.get().output_subdir))
+        discard_record(record)
     else:
         remove_empty(directory)
 
 
 def remove_empty(directory: Path) -> None:
     """Removes what Hydra wrote for a run that never began; results of others cannot be lost."""
-    logging.shutdown()
     locks.unlock(directory)
     for name in ("config", "hydra", "overrides"):
         (directory / ".hydra" / f"{name}.yaml").unlink(missing_ok=True)
-    (directory / f"{HydraConfig.get().job.name}.log").unlink(missing_ok=True)
+    (directory / "train.log").unlink(missing_ok=True)
     here = Path.cwd()
     for path in (directory / ".hydra", directory, *list(directory.parents)[:2]):
         if path in (here, *here.parents):

@@ -25,8 +25,7 @@ from quartet.core.problems import ConfigError, collect_problems
 from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
-from quartet.records import result
-from quartet.records.loggers import MetricsCSV
+from quartet.records.loggers import MetricsCSV, logged_run
 from quartet.training import parameters, schedule, task
 from quartet.training.module import Module
 from quartet.validation import training
@@ -40,7 +39,7 @@ def make(node: Any, partial: bool = False) -> Any:
     Raises:
         Refusal: the node, or one within it, names what must not be called.
     """
-    if faults := allow.faults(node):
+    if faults := allow.find_problems(node):
         raise ConfigError(faults)
     try:
         # As keywords Hydra would merge these into a copy (6 ms a build).
@@ -168,7 +167,8 @@ def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
                 if on_train and node.get("monitor") == cfg.monitor.metric and key in node:
                     node[key] = node[key] if node[key] is not None else True
             if group == "logger" and cfg.resume:
-                node |= result.logged_run(Path(cfg.directory), name, node)
+                target = allow.locate(node["_target_"])
+                node |= logged_run(Path(cfg.directory), name, node, target)
             with collect_problems(
                 faults, f"{group}.{name}", signatures.hints(allow.locate(node["_target_"]))
             ):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet.config import foreign
-from quartet.records.run_directory import is_filled, read_result, records
+from quartet.records.run_directory import read_result, records
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -60,8 +59,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     begun = records(directory)
     if not begun:
         raise ConfigError([f"resume={directory} holds no run: {directory}/.hydra is missing."])
-    faults = foreign.links(directory) + foreign.faults(cfg, directory)
-    if faults := faults or changes(flat(begun[0]), flat(cfg), str(directory)):
+    if faults := changes(flat(begun[0]), flat(cfg), str(directory)):
         raise ConfigError(faults)
     finished = read_result(directory).get("status") == "finished"
     if not finished and not any(directory.glob("checkpoints/*.ckpt")):
@@ -165,11 +163,3 @@ def flat(source: Path | DictConfig) -> dict[str, Any]:
 
     collect("", OmegaConf.to_container(cfg, resolve=True))
     return values
-
-
-def choices(directory: Path) -> dict[str, Any]:
-    """The options of the groups with which a run was started."""
-    record = directory / ".hydra" / "hydra.yaml"
-    if is_filled(record):
-        return dict(OmegaConf.load(record).hydra.runtime.choices)
-    return dict(read_result(directory).get("choices", {}))

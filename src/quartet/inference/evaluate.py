@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, open_dict
 
 from quartet.compat.lightning import quieten
-from quartet.config import foreign
 from quartet.core import redaction
 from quartet.core.files import unique_path
 from quartet.records import result
@@ -113,8 +112,6 @@ def predict(
         model = predictor.from_run(run, path)
         count = prediction.write(model, prediction.of_part(run, split, model.names), output)
     else:
-        if faults := foreign.faults(cfg, directory):
-            raise ConfigError(faults)
         path = checkpoint_path(Path(directory), checkpoint)
         model = predictor.from_checkpoint(cfg, Path(directory), path)
         try:
@@ -203,7 +200,7 @@ def existing(
     from quartet.core.problems import ConfigError, collect_problems
 
     quieten()
-    faults = foreign.faults(cfg, directory)
+    faults: list[str] = []
     with collect_problems(faults, "checkpoint"):
         path = checkpoint_path(directory, checkpoint)
     if split not in splits:

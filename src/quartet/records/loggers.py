@@ -1,9 +1,11 @@
-"""metrics.csv, the record of a run's learning curves, and what other loggers tell of a run."""
+"""metrics.csv, the record of a run's learning curves, and the settings that other loggers get."""
 
 import csv
+import inspect
+import json
 import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from quartet.core import files, redaction
+from quartet.records.result import as_json
+
 log = logging.getLogger(__name__)
+
+Setting = bool | int | float | str
 
 
 def shorten_float(value: float) -> float:
@@ -179,3 +186,100 @@ class MetricsCSV(Logger):
                 writer.writeheader()
             writer.writerows(rows if anew else new)
         self.written = len(rows)
+
+
+# What does not change what is trained, or is not yet what a run does.
+EXCLUDED_FROM_HPARAMS = {
+    *("directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra"),
+}
+EXCLUDED_KEYS = {"search", "tasks"}  # of every group
+EXCLUDED_CALLBACKS = {"best", "last", "progress_bar"}
+
+
+def write_logged_runs(directory: Path, loggers: Mapping[str, Logger]) -> None:
+    """Writes to loggers.json under which names services like MLflow keep this run.
+
+    A run that continues is then logged to the same, by `logged_run`.
+
+    Args:
+        directory: Of the run.
+        loggers: By their names in the configuration.
+    """
+    found = {}
+    for name, logger in loggers.items():
+        if argument := run_argument(type(logger)):
+            _ = logger.experiment  # type: ignore[attr-defined]  # starts it
+            found[name] = {argument: logger.version}
+    if found:
+        files.write_atomic(directory / "loggers.json", as_json(found))
+
+
+def logged_run(
+    directory: Path, name: str, node: Mapping[str, Any], logger: Callable[..., Any]
+) -> dict[str, str]:
+    """Arguments with which a logger of a run that continues finds what it has logged.
+
+    Args:
+        directory: Of the run.
+        name: Of the logger in the configuration.
+        node: Its arguments there.
+        logger: Its class.
+    """
+    path, argument = directory / "loggers.json", run_argument(logger)
+    if argument is None or node.get(argument) is not None or not path.exists():
+        return {}
+    known = json.loads(path.read_text()).get(name, {})
+    return {argument: str(known[argument])} if argument in known else {}
+
+
+def run_argument(logger: Callable[..., Any]) -> str | None:
+    """The argument of a logger that names the run it continues: MLflow's run_id, id of W&B."""
+    taken = inspect.signature(logger).parameters
+    return next((argument for argument in ("run_id", "id") if argument in taken), None)
+
+
+def hyperparameters(
+    config: Mapping[str, Any], written: Mapping[str, Any], choices: Mapping[str, Any]
+) -> dict[str, Setting]:
+    """What a run is, as loggers list it: ``optimizer: adam``, ``optimizer.lr: 0.002`` and so on.
+
+    Values that are not set are left out. A value from the environment is the reference to it.
+
+    Args:
+        config: With everything filled in and resolved.
+        written: The same with its references.
+        choices: The options of the groups.
+    """
+    found: list[tuple[str, Setting]] = [
+        (group, str(option)) for group, option in choices.items() if option
+    ]
+    found += leaves("", config)
+    references = dict(leaves("", written))
+    secrets = redaction.find_secrets()
+    return {
+        name: without_secrets(value, references.get(name), secrets)
+        for name, value in found
+        if name.split(".")[0] not in EXCLUDED_FROM_HPARAMS
+    }
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
+    """Names and values of a nested mapping, as far as its keys can be parts of a dotted name."""
+    if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
+        for key, part in value.items():
+            excluded = key in EXCLUDED_KEYS or (name == "callbacks" and key in EXCLUDED_CALLBACKS)
+            if not excluded:
+                yield from leaves(f"{name}.{key}" if name else key, part)
+    elif isinstance(value, bool | int | float | str):
+        yield name, value
+    elif value:
+        yield name, str(value)
+
+
+def without_secrets(
+    value: Setting, written: Setting | None, secrets: Sequence[tuple[str, str]]
+) -> Setting:
+    """A value, or the reference to the environment by which it was written."""
+    if "${oc.env:" in str(written):
+        return str(written)
+    return redaction.replace(value, secrets) if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """A run directory: its saved configurations, its result, and whether it holds a run."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -68,3 +69,19 @@ RUN = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # what no other m
 def holds_run(directory: Path) -> bool:
     """Whether anything of a run lies in a directory."""
     return any((directory / name).exists() for name in RUN)
+
+
+def find_outside_links(directory: str | Path) -> list[tuple[Path, Path]]:
+    """Links in a run directory that lead out of it, and where to: a write would follow them.
+
+    W&B makes some of its own, through which nothing here writes.
+    """
+    directory, found = Path(directory), []
+    for folder, folders, files in os.walk(directory):
+        for name in sorted([*folders, *files]):
+            path = Path(folder, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
+                found.append((path, path.readlink()))
+        if "wandb" in folders:
+            folders.remove("wandb")
+    return found

@@ -16,7 +16,7 @@ from quartet.core.files import make_unique_directory
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
-from quartet.records.run_directory import holds_run
+from quartet.records.run_directory import find_outside_links, holds_run
 from quartet.records.sweep_table import Job, Table, list_jobs
 from quartet.sweeps.jobs import EXIT_LOCKED
 
@@ -49,12 +49,7 @@ class RunDirectory(Callback):
         """Chooses the directory of a run, and refuses one that holds another."""
         directory = Path(config.hydra.run.dir)
         if in_sweep(config.hydra):
-            # Before Hydra writes there: another process that trains the job is not disturbed.
-            if not locks.try_lock(directory):
-                raise SystemExit(EXIT_LOCKED)
-            atexit.register(locks.unlock, directory)
-            if config.hydra.mode != RunMode.MULTIRUN and not Job(directory, [], "").is_pending:
-                raise SystemExit(EXIT_LOCKED)  # another process has trained it meanwhile
+            lock_job(directory, sweeping=config.hydra.mode == RunMode.MULTIRUN)
             return
         if config.get("resume"):  # continues in the directory of that run
             return
@@ -98,6 +93,25 @@ class RunDirectory(Callback):
         write_report(config.hydra.sweep.dir)
         if unfinished:
             raise SystemExit(1)
+
+
+def lock_job(directory: Path, *, sweeping: bool = False) -> None:
+    """Locks the directory of a sweep's job; exits with EXIT_LOCKED if another process has the job.
+
+    Args:
+        directory: Of the job. No link may lead out of it: it may come from elsewhere.
+        sweeping: Whether this is the sweep's process, which knows that the job is pending.
+    """
+    if links := find_outside_links(directory):
+        abort(
+            "\n".join(f"{link} is a link to {to}; put the file itself there." for link, to in links)
+        )
+    # Before anything is written there: another process that trains the job is not disturbed.
+    if not locks.try_lock(directory):
+        raise SystemExit(EXIT_LOCKED)
+    atexit.register(locks.unlock, directory)
+    if not sweeping and not Job(directory, [], "").is_pending:
+        raise SystemExit(EXIT_LOCKED)  # another process has trained it meanwhile
 
 
 def write_report(directory: str) -> None:
@@ -219,15 +233,13 @@ def refuse_foreign_overrides(table: Table, command: Sequence[str]) -> None:
         )
 
 
-def replace_sweep_by_winner() -> None:
-    """Rewrites ``run=SWEEP`` on the command line to the best job of that sweep, and prints which."""
-    for number, argument in enumerate(sys.argv):
-        key, _, value = argument.partition("=")
-        directory = Path(unquote(value))
-        if key == "run" and (directory / "sweep.json").is_file():
-            winner, message = find_winner(directory)
-            print(redaction.redact(message))
-            sys.argv[number] = f"run={winner}"
+def find_run(directory: Path) -> Path:
+    """The directory of a run; of a sweep that of its winner, which is printed."""
+    if not (directory / "sweep.json").is_file():
+        return directory
+    winner, message = find_winner(directory)
+    print(redaction.redact(message))
+    return winner
 
 
 def find_winner(directory: Path) -> tuple[Path, str]:

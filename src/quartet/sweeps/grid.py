@@ -269,14 +269,14 @@ def train_job(sweeper: "GridSweeper", job: Job, *further: str) -> None:
         run_hydra_job(sweeper, [*job.overrides, *placement(sweeper, job), *further], job.number)
     except HydraException as error:
         log.error(f"Refused, before the first batch:\n  {error}")
-        failure = result.failure("refused", error, sweeper.config)
+        failure = result.failure("refused", error)
         result.write_result(job.directory, result.empty_result() | failure)
     except Exception as error:  # the job could not even write its own
         log.error(f"Failed: {error}")
         with suppress(OSError):
             result.write_result(
                 job.directory,
-                result.empty_result() | result.failure("failed", error, sweeper.config),
+                result.empty_result() | result.failure("failed", error),
             )
 
 

@@ -1,0 +1,170 @@
+"""The configuration of a run that exists: its record, read as plain data, and overrides of it.
+
+A record may come from anyone. Hydra never composes it, and nothing it names is called before the
+allow-list has seen it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from quartet.core.files import CONF
+from quartet.core.problems import ConfigError, Problem
+from quartet.records.run_directory import find_outside_links, is_filled, newest_record, read_result
+
+# Targets of version 0.1 and where they are now.
+MOVED = {
+    "quartet.averaging": "quartet.training.callbacks.averaging",
+    "quartet.checkpoint.Best": "quartet.checkpoints.callbacks.BestCheckpoint",
+    "quartet.checkpoint.Last": "quartet.checkpoints.callbacks.LastCheckpoint",
+    "quartet.data.linear": "project.data.linear",
+    "quartet.data.ranking": "project.data.ranking",
+    "quartet.data.sklearn.digits": "project.data.digits.digits",
+    "quartet.data.sklearn": "project.data.tables",
+    "quartet.data.torchvision": "project.data.vision",
+    "quartet.loss": "project.loss",
+    "quartet.metrics.AUROC": "quartet.parts.auroc.AUROC",
+    "quartet.metrics": "project.metrics",
+    "quartet.model.torchvision": "quartet.parts.torchvision",
+    "quartet.model": "project.model",
+    "quartet.module.Module": "project.module.Module",
+    "quartet.optimizer.Muon": "project.optimizer.Muon",
+    "quartet.progress.ProgressBar": "quartet.training.callbacks.progress.ProgressBar",
+    "quartet.sharding.Sharded": "quartet.parts.fsdp.FSDP2",
+    "quartet.unfreezing": "quartet.training.callbacks.unfreeze",
+}
+
+
+def read_record(directory: str | Path) -> tuple[DictConfig, bool]:
+    """The newest configuration of a run, and whether version 0.1 wrote it.
+
+    Raises:
+        ConfigError: there is no run, its record cannot be read, or a link leads out of its directory.
+    """
+    try:
+        file = newest_record(directory) / "config.yaml"
+        loaded = yaml.safe_load(file.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError([str(error)]) from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError([Problem(str(file), f"cannot be read: {reason}")]) from None
+    if not isinstance(loaded, dict) or not {"data", "model", "trainer", "monitor"} <= set(loaded):
+        raise ConfigError([Problem(str(file), "is no configuration of a run.")])
+    if links := find_outside_links(directory):
+        raise ConfigError(
+            [
+                Problem(str(link), f"is a link to {to}; put the file itself there.")
+                for link, to in links
+            ]
+        )
+    is_old = any(moved_target(target) != target for target in find_targets(loaded))
+    loaded = rename_targets(loaded)
+    for key in ("hydra", "defaults"):
+        loaded.pop(key, None)
+    loaded["resume"], loaded["check"] = None, True
+    if not isinstance(loaded["trainer"].get("profiler"), str):
+        loaded["trainer"]["profiler"] = None  # it says where it writes
+    cfg = OmegaConf.create(loaded)
+    with open_dict(cfg):
+        cfg.hydra = {"runtime": {"choices": read_choices(directory)}, "overrides": {"task": []}}
+    return cfg, is_old
+
+
+def find_targets(node: Any) -> Iterator[str]:
+    """All `_target_`s of plain containers."""
+    if isinstance(node, dict):
+        if isinstance(target := node.get("_target_"), str):
+            yield target
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from find_targets(item)
+
+
+def rename_targets(node: Any) -> Any:
+    """Plain containers with the targets of version 0.1 under their names of today."""
+    if isinstance(node, list):
+        return [rename_targets(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: moved_target(item)
+        if key == "_target_" and isinstance(item, str)
+        else rename_targets(item)
+        for key, item in node.items()
+    }
+
+
+def moved_target(target: str) -> str:
+    """The name of today for a target of version 0.1."""
+    for old in sorted(MOVED, key=len, reverse=True):
+        if target == old or target.startswith(f"{old}."):
+            return MOVED[old] + target.removeprefix(old)
+    return target
+
+
+def read_choices(directory: str | Path) -> dict[str, Any]:
+    """The options of the groups with which a run was started, as its record has them."""
+    record = Path(directory) / ".hydra" / "hydra.yaml"
+    choices: Any = read_result(directory).get("choices", {})
+    if is_filled(record):
+        with suppress(yaml.YAMLError, KeyError, TypeError):
+            choices = yaml.safe_load(record.read_text())["hydra"]["runtime"]["choices"]
+    return {str(k): v for k, v in choices.items()} if isinstance(choices, Mapping) else {}
+
+
+def is_option(group: str, option: str) -> bool:
+    """Whether conf/ has such an option of such a group, or all of a list of them: ``[a,b]``."""
+    names = option.removeprefix("[").removesuffix("]").split(",")
+    known = {path.stem for path in (CONF / group).glob("*.yaml")}
+    return {name.strip() for name in names} <= known
+
+
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Sets values of a configuration as the command line writes them: ``data.path=FILE``.
+
+    Args:
+        cfg: Changed in place.
+        overrides: In Hydra's grammar; ``+key=value`` adds a key, ``~key`` removes one.
+
+    Raises:
+        ConfigError: one cannot be read, names a key that is not there, or holds several values.
+    """
+    problems = []
+    OmegaConf.set_struct(cfg, True)
+    for text in overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        try:
+            (each,) = OverridesParser.create().parse_overrides([text])
+            if each.is_sweep_override():
+                raise ValueError("holds several values, as for a sweep. Give one.")
+            if each.is_delete():
+                parent, _, name = key.rpartition(".")
+                with open_dict(cfg):
+                    del (OmegaConf.select(cfg, parent) if parent else cfg)[name]
+                continue
+            added = each.is_add() or each.is_force_add()
+            OmegaConf.update(cfg, key, each.value(), merge=True, force_add=added)
+        except (HydraException, OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            problems.append(Problem(key, f"{reason} Correct {text}."))
+    OmegaConf.set_struct(cfg, False)
+    if problems:
+        raise ConfigError(problems)
+
+
+def leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of plain containers."""
+    if isinstance(node, dict) and node:
+        for name, item in node.items():
+            yield from leaves(item, f"{key}.{name}")
+    else:
+        yield key, node
