@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import WandbLogger
 from made import composed
 from torch import nn
 from torchmetrics import MeanMetric
@@ -152,3 +154,11 @@ def test_hydra_formats_values_as_overrides() -> None:
     assert [hydra.format_value(value) for value in values] == [
         *("3", "0.5", "sgd", "True", "null", "[16,8]", "{a:1}"),
     ]
+
+
+def test_logger_is_started_by_its_experiment() -> None:
+    logger: Any = SimpleNamespace(_experiment=None)
+    assert not compat.was_started(logger)
+    logger._experiment = object()
+    assert compat.was_started(logger)
+    assert "_experiment" in vars(WandbLogger)["experiment"].fget.__code__.co_names

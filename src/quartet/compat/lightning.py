@@ -103,3 +103,8 @@ def last_update(callback: "WeightAveraging") -> int:
 def skip_nvml() -> None:
     """Drops Lightning's variable that makes Adam look for a GPU driver in each step."""
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+
+def was_started(logger: Any) -> bool:
+    """Whether a W&B logger has started its run. The public `experiment` would start it."""
+    return logger._experiment is not None

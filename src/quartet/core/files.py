@@ -1,10 +1,12 @@
 """Atomic writes, unique paths and the removal of empty directories. Without torch."""
 
 import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 CONF = Path(__file__).parents[3] / "conf"
 # Packages of the project: every package in src/ beside the engine, whatever a fork calls it.
@@ -89,3 +91,7 @@ def remove_empty_directories(directory: Path, *, parents: int = 2) -> None:
             continue  # it was never made
         except OSError:
             return
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(content, indent=2)}\n".encode()

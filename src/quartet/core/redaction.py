@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from omegaconf import DictConfig, OmegaConf
-
 # Names of variables that are nobody's business, whether a configuration names them or not.
 PRIVATE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNORECASE)
 NAMED = re.compile(r"\$\{\s*oc\.env:\s*['\"\\]*(\w+)")
@@ -22,9 +20,9 @@ SHORTEST = 8  # "1" or "gpu" is no secret, and hiding it would spoil every messa
 named: set[str] = set()  # by the configurations of this process
 
 
-def register(cfg: DictConfig) -> None:
+def register(cfg: object) -> None:
     """Has the values that a configuration takes by ``${oc.env:NAME}`` hidden from here on."""
-    named.update(NAMED.findall(str(OmegaConf.to_container(cfg, resolve=False))))
+    named.update(NAMED.findall(str(cfg)))  # which shows references as they are written
 
 
 def redact(text: str) -> str:

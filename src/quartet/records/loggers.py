@@ -13,8 +13,9 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from quartet.compat.lightning import was_started
 from quartet.core import files, redaction
-from quartet.records.result import as_json
+from quartet.core.files import as_json
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) ->
 def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
     """Ends what would go on until the process ends, and take in the next run of a sweep."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+        if isinstance(logger, WandbLogger) and was_started(logger):
             logger.experiment.finish(exit_code=int(failed))
 
 

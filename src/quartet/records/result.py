@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet.core import files, redaction
+from quartet.core.files import as_json
 
 if TYPE_CHECKING:
     from quartet.build import Run
@@ -89,10 +90,6 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Writes result.json whole or not at all, even if power fails."""
     directory.mkdir(parents=True, exist_ok=True)
     files.write_atomic(directory / "result.json", as_json(result))
-
-
-def as_json(content: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(content, indent=2)}\n".encode()
 
 
 def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
