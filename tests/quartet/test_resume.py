@@ -746,7 +746,7 @@ def test_run_cut_off_before_its_first_checkpoint_starts_from_the_beginning(
 
 def test_finished_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
     train(composed([*TINY, "callbacks.best=null", "callbacks.last=null"]), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"no checkpoint to go on from.*Start it anew"):
+    with pytest.raises(ConfigError, match=r"no checkpoint to resume from.*Start it anew"):
         resume(tmp_path / "run")
 
 

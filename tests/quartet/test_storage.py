@@ -29,7 +29,7 @@ from torch import nn
 
 from quartet.build import build, compose
 from quartet.checkpoints import storage
-from quartet.checkpoints.storage import CheckpointError, load, newest_good, save, sealed
+from quartet.checkpoints.storage import CheckpointError, load, newest_good, save, seal
 from quartet.cli.commands import expected
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate, predict
@@ -56,7 +56,7 @@ def checkpoint(step: int = 0, width: int = 4) -> dict[str, Any]:
 
 def same(first: Any, second: Any) -> bool:
     """Whether the tensors and containers of two checkpoints are equal; NaN equals NaN."""
-    return sealed(first) == sealed(second)
+    return seal(first) == seal(second)
 
 
 def names(folder: Path) -> list[str]:
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     text = str(raised.value)
     assert str(path) in text
     assert os.strerror(number) in text
-    assert f"{len(sealed(checkpoint(2))):,} bytes" in text
+    assert f"{len(seal(checkpoint(2))):,} bytes" in text
     assert ("The one before it is intact." in text) == before
     assert names(tmp_path) == ["last.ckpt"] * before
     if before:
@@ -586,11 +586,11 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_newest_good_one(
     with caplog.at_level(logging.WARNING):
         assert newest_good(tmp_path) == tmp_path / "best.ckpt"
     assert f"{tmp_path / 'last.ckpt'} (1,000 bytes) is cut short" in caplog.text
-    assert f"Taking {tmp_path / 'best.ckpt'} instead, of step 7." in caplog.text
+    assert f"Using {tmp_path / 'best.ckpt'} instead, of step 7." in caplog.text
 
 
 def test_without_a_good_checkpoint_each_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint to go on from: there is none"):
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from: there is none"):
         newest_good(tmp_path)
     for name in ("best", "last"):
         (tmp_path / f"{name}.ckpt").write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there, verified when read, and never more than plain data.
+"""Checkpoint files: written atomically, verified when read, and holding plain data only.
 
 A file is torch's own zip archive, which plain ``torch.load`` reads. Its last bytes, the comment of
 the archive, are the SHA-256 of all bytes before them: file and checksum are one and cannot disagree.
@@ -29,19 +29,19 @@ SEAL = len(LABEL) + hashlib.sha256().digest_size * 2
 ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 LISTS = (list, tuple, set)
 DICTS = (dict, OrderedDict, Counter)
-# By these keys Lightning and Hydra find what to call.
+# Keys by which Lightning and Hydra find a class or function to call.
 CALLS = ("_target_", "_instantiator", "_class_path")
 
 
 class CheckpointError(OSError):
-    """A checkpoint cannot be written, or must not be used. Tells the path and the way out."""
+    """A checkpoint cannot be written, or must not be used; the message names the path."""
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """Lets Lightning save and load by `save` and `load`, and remove nothing but checkpoints.
+    """The CheckpointIO that saves and loads by `save` and `load`, and removes nothing but checkpoints.
 
     Args:
-        directory: Of the run; nothing outside it is written or removed.
+        directory: Directory of the run; nothing outside it is written or removed.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -69,63 +69,63 @@ class DurableCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Loads as `load` does: weights only, whatever is asked for."""
+        """Loads as `load` does: weights only, whatever `weights_only` says."""
         return load(path, map_location)
 
 
 def save(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint so that `path` is the old one or the new one at every moment.
+    """Writes a checkpoint atomically: `path` is the old one or the new one at every moment.
 
     Raises:
         CheckpointError: it holds more than tensors and plain containers, or cannot be written; the
-            old one is then intact, and nothing else is left behind.
+            old one is intact then, and no other file is left.
     """
     path = Path(path)
-    for key, fault in unfit(checkpoint):
+    for key, problem in find_unsafe(checkpoint):
         raise CheckpointError(
-            f"{path} was not written: {key} {fault}; a checkpoint holds tensors, numbers, texts, "
+            f"{path} was not written: {key} {problem}; a checkpoint holds tensors, numbers, texts, "
             "lists and dictionaries only, so that loading it can run nothing."
         )
-    content = sealed(checkpoint)
+    content = seal(checkpoint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, content)
     except OSError as error:
         raise CheckpointError(
             f"{path} was not written: {len(content):,} bytes, {error.strerror or error}"
-            f"{room(path.parent)}; make room or write elsewhere, with hydra.run.dir=FOLDER. "
+            f"{describe_free_space(path.parent)}; make room or write elsewhere, with hydra.run.dir=FOLDER. "
             f"{'The one before it is intact.' if path.exists() else 'There is none before it.'}"
         ) from error
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint after its bytes are verified. What is pickled in it never runs.
+    """Reads a checkpoint and verifies its checksum. Nothing pickled in it is run.
 
     Args:
-        path: A file, or a URL.
-        map_location: Where its tensors go.
+        path: A file or a URL.
+        map_location: Device of the tensors.
 
     Raises:
         CheckpointError: it is damaged, not one of ours, or holds more than plain data.
         FileNotFoundError: there is none.
     """
-    with opened(path) as file:
+    with open_binary(path) as file:
         verify(file, path)
         file.seek(0)
         try:
             checkpoint: dict[str, Any] = torch.load(
                 file, map_location=map_location, weights_only=True
             )
-        except Exception as error:  # of many kinds: the bytes are whole, so the content is at fault
+        except Exception as error:  # of many kinds; the bytes are whole, so the content is refused
             raise CheckpointError(
-                f"{path} ({size(file):,} bytes) is refused, it holds more than plain data: "
+                f"{path} ({size_of(file):,} bytes) is refused, it holds more than plain data: "
                 f"{str(error).strip().partition(chr(10))[0]} Nothing in it was run; take a "
                 "checkpoint that this program wrote."
             ) from None
     if type(checkpoint) not in DICTS:
         raise CheckpointError(f"{path} is refused: {type(checkpoint).__name__}, no dictionary.")
     try:
-        found = next(unfit(checkpoint), None)
+        found = next(find_unsafe(checkpoint), None)
     except RecursionError:
         found = ("it", "holds itself")
     if found:
@@ -137,16 +137,16 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def newest_good(folder: str | Path) -> Path:
-    """``last.ckpt`` of a folder; if it is damaged, says so and takes the newest that is not.
+    """Returns ``last.ckpt`` of a folder; if it is damaged, warns and returns the newest good one.
 
-    One that was saved within an optimizer step does not count: the gradients so far are not in it.
+    A checkpoint that was saved within an optimizer step does not count: it lacks the gradients.
 
     Raises:
-        CheckpointError: none can be loaded; says what is wrong with each.
+        CheckpointError: none can be loaded; the message names the problem of each.
         FileNotFoundError: none is damaged, and each was saved within a step.
     """
     folder = Path(folder)
-    faults: list[str] = []
+    problems: list[str] = []
     good: dict[Path, int] = {}
     last = folder / "last.ckpt"
     for path in [last, *sorted(set(folder.glob("*.ckpt")) - {last})]:
@@ -157,24 +157,24 @@ def newest_good(folder: str | Path) -> Path:
         except FileNotFoundError:
             continue
         except OSError as error:
-            faults.append(str(error))
+            problems.append(str(error))
         if path == last and path in good:
             break
-    if not good and not faults and any(folder.glob("*.ckpt")):
+    if not good and not problems and any(folder.glob("*.ckpt")):
         raise FileNotFoundError(f"{folder} has no checkpoint that was saved between two steps.")
     if not good:
-        there = "\n  ".join(faults) or "there is none."
-        raise CheckpointError(f"{folder} has no checkpoint to go on from: {there}")
+        found_problems = "\n  ".join(problems) or "there is none."
+        raise CheckpointError(f"{folder} has no checkpoint to resume from: {found_problems}")
     newest = max(good, key=lambda path: good[path])
-    for fault in faults:
-        log.warning(fault)
+    for problem in problems:
+        log.warning(problem)
     if newest != last:
-        log.warning(f"Taking {newest} instead, of step {good[newest]}.")
+        log.warning(f"Using {newest} instead, of step {good[newest]}.")
     return newest
 
 
-def sealed(checkpoint: dict[str, Any]) -> bytes:
-    """The bytes of the file."""
+def seal(checkpoint: dict[str, Any]) -> bytes:
+    """Returns the bytes of the file: the archive and its checksum."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     with buffer.getbuffer() as archive:
@@ -188,17 +188,17 @@ def sealed(checkpoint: dict[str, Any]) -> bytes:
 
 
 def verify(file: IO[bytes], path: str | Path) -> None:
-    """Compares the checksum.
+    """Compares the checksum of a file with its content.
 
     Raises:
-        CheckpointError: there is none, or another.
+        CheckpointError: the checksum is missing or differs.
     """
-    length = size(file)
+    length = size_of(file)
     digest_length = SEAL - len(LABEL)
     file.seek(max(0, length - SEAL))
     label, expected = file.read(len(LABEL)), file.read()
     if label != LABEL or len(expected) != digest_length:
-        fault = "is cut short, damaged at its end, or not written by this program"
+        problem = "is cut short, damaged at its end, or not written by this program"
     else:
         file.seek(0)
         digest, left = hashlib.sha256(), length - digest_length
@@ -207,55 +207,55 @@ def verify(file: IO[bytes], path: str | Path) -> None:
             left -= len(block)
         if digest.hexdigest().encode() == expected:
             return
-        fault = "is damaged: its checksum does not match"
+        problem = "is damaged: its checksum does not match"
     raise CheckpointError(
-        f"{path} ({length:,} bytes) {fault}; take another one, such as checkpoint=best or "
+        f"{path} ({length:,} bytes) {problem}; take another one, such as checkpoint=best or "
         "checkpoint=last."
     )
 
 
-def unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Keys of what is no tensor and no plain container, or names something to call, and why."""
+def find_unsafe(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Finds values that are no tensor or plain container, or name something to call: key, reason."""
     kind = type(value)
     if kind in ATOMS:
         return
     if kind in DICTS:
         for name, item in value.items():
             if name in CALLS:
-                yield joined(key, name), "names something to call"
-            yield from unfit(name, f"{joined(key, name)} (the key itself)")
-            yield from unfit(item, joined(key, name))
+                yield join_key(key, name), "names something to call"
+            yield from find_unsafe(name, f"{join_key(key, name)} (the key itself)")
+            yield from find_unsafe(item, join_key(key, name))
     elif kind in LISTS:
         for index, item in enumerate(value):
-            yield from unfit(item, joined(key, index))
+            yield from find_unsafe(item, join_key(key, index))
     elif kind not in (Tensor, nn.Parameter):
         yield key, f"is a {kind.__module__}.{kind.__qualname__}"
     for name, item in getattr(value, "__dict__", {}).items():
-        yield from unfit(item, joined(key, name))
+        yield from find_unsafe(item, join_key(key, name))
 
 
-def joined(key: str, name: Any) -> str:
+def join_key(key: str, name: Any) -> str:
     return f"{key}.{name}" if key else str(name)
 
 
-def opened(path: str | Path) -> IO[bytes]:
+def open_binary(path: str | Path) -> IO[bytes]:
     scheme = str(path).partition("://")[0]
     if scheme == str(path):
         return Path(path).open("rb")
-    if scheme not in SCHEMES:  # some of fsspec's many build an address of what other files say
+    if scheme not in SCHEMES:  # some schemes of fsspec read further addresses from files
         raise CheckpointError(f"{path} cannot be read: must begin with {', '.join(SCHEMES)}.")
     try:
         with fsspec.open(str(path), "rb") as file:
             return io.BytesIO(file.read())
-    except Exception as error:  # each kind of address has its own
+    except Exception as error:  # each scheme raises its own kinds
         raise CheckpointError(f"{path} cannot be read: {error or type(error).__name__}.") from error
 
 
-def size(file: IO[bytes]) -> int:
+def size_of(file: IO[bytes]) -> int:
     return file.seek(0, io.SEEK_END)
 
 
-def room(folder: Path) -> str:
+def describe_free_space(folder: Path) -> str:
     try:
         return f", {shutil.disk_usage(folder).free:,} bytes free"
     except OSError:

@@ -1,4 +1,4 @@
-"""The weights that a training begins with, from the checkpoint of another run."""
+"""Initial weights from the checkpoint of another run."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from quartet.checkpoints import storage
 
-PREFIX = "model."  # of the model within the module that a checkpoint is of
+PREFIX = "model."  # of the model's weights in a checkpoint
 
 
-def file_of(place: str) -> str | Path:
-    """The checkpoint that a run's directory, a path or a URL names: of a run the best, else the last.
+def find_checkpoint(place: str) -> str | Path:
+    """Returns the checkpoint of a run's directory, the best or else the last; or a path or URL as it is.
 
     Raises:
         ValueError: there is none.
@@ -34,19 +34,19 @@ def file_of(place: str) -> str | Path:
 
 
 def load(model: nn.Module, place: str, *, strict: bool) -> str:
-    """Gives a model the weights of a checkpoint, and returns what it took and what did not fit.
+    """Loads the weights of a checkpoint into a model, and returns a description of what fits.
 
     Args:
         model: Changed in place.
         place: A run's directory, or the path or URL of a checkpoint.
         strict: Whether every parameter and buffer must be there with its shape, and nothing else.
-            Otherwise those are taken that fit.
+            Otherwise those that fit are loaded.
 
     Raises:
-        ValueError: there is no checkpoint, not all fits and must, or nothing does.
+        ValueError: there is no checkpoint, nothing fits, or with ``strict`` something does not.
         quartet.checkpoints.storage.CheckpointError: it is damaged or holds more than plain data.
     """
-    path = file_of(place)
+    path = find_checkpoint(place)
     saved: dict[str, Tensor] = {
         name.removeprefix(PREFIX): value
         for name, value in storage.load(path).get("state_dict", {}).items()
@@ -54,30 +54,32 @@ def load(model: nn.Module, place: str, *, strict: bool) -> str:
     }
     own = model.state_dict()
     fitting = {k: v for k, v in saved.items() if k in own and v.shape == own[k].shape}
-    unfit = [
+    mismatches = [
         *(
-            f"{k} {shape(saved[k])} there, {shape(own[k])} here"
+            f"{k} {describe_shape(saved[k])} there, {describe_shape(own[k])} here"
             for k in saved
             if k in own.keys() - fitting.keys()
         ),
         *(f"{k} only there" for k in saved if k not in own),
         *(f"{k} only here" for k in own if k not in saved),
     ]
-    said = "; ".join(unfit[:8]) + (f"; and {len(unfit) - 8} more" if len(unfit) > 8 else "")
+    differences = "; ".join(mismatches[:8]) + (
+        f"; and {len(mismatches) - 8} more" if len(mismatches) > 8 else ""
+    )
     if not fitting:
         raise ValueError(
-            f"weights={place}: nothing in {path} fits this model: {said or 'it is empty'}; choose "
+            f"weights={place}: nothing in {path} fits this model: {differences or 'it is empty'}; choose "
             "the model that it is of."
         )
-    if strict and unfit:
+    if strict and mismatches:
         raise ValueError(
-            f"weights={place}: {path} does not fit this model: {said}; choose the model that it is "
+            f"weights={place}: {path} does not fit this model: {differences}; choose the model that it is "
             "of, or take what fits with model.strict=false."
         )
     model.load_state_dict(fitting, strict=False)
-    rest = f"; left out: {said}" if unfit else ""
+    rest = f"; left out: {differences}" if mismatches else ""
     return f"{len(fitting)} of {len(own)} tensors from {path}{rest}."
 
 
-def shape(tensor: Tensor) -> str:
+def describe_shape(tensor: Tensor) -> str:
     return f"({', '.join(map(str, tensor.shape))})"

@@ -194,9 +194,9 @@ class DataModule(LightningDataModule):
         )
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         if not isinstance(dataset, TensorDataset):
-            join = functools.partial(collate, mean=self.mean, std=self.std)
+            collate_samples = functools.partial(collate, mean=self.mean, std=self.std)
             return DataLoader(
-                BatchDataset(dataset, join, self.seed, change),
+                BatchDataset(dataset, collate_samples, self.seed, change),
                 batch_sampler=EpochBatchSampler(batches),  # type: ignore[arg-type]
                 collate_fn=identity,
                 # Without one it would draw from the random numbers of the training.

@@ -1,4 +1,4 @@
-"""Batches: which samples stand in which step, and tensors sliced by them."""
+"""Loaders: the order of the samples in an epoch, and batches made of it."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -14,24 +14,24 @@ from quartet.compat.lightning_loop import DeviceBatch
 
 
 class Batches:
-    """The batches of every epoch, as index tensors: a function of the seed and the epoch alone.
+    """A batch sampler whose batches are a function of the seed and the epoch alone.
 
-    A batch sampler for a `DataLoader`, too. With several processes each takes its share of every
-    batch. Shares are equal if the epoch is filled up with its first samples; otherwise every sample
-    counts once, and the last share may be empty.
+    Batches are index tensors. With several processes, each takes its share of every batch.
 
     Args:
-        count: Samples (or queries).
-        batch_size: How many of them make a batch, for each process.
-        seed: Of the order.
+        count: Number of samples (or queries).
+        batch_size: Samples of a batch, for each process.
+        seed: Seed of the order.
         shuffle: Whether every epoch has an order of its own.
         drop_last: Whether a last batch that is smaller is left out.
-        fill: Whether the last shares are made equal, as averaged gradients need them.
-        rank: Of this process, from 0.
+        fill: Whether the epoch is filled up with its first samples, so that all shares of the last
+            batch are equal, as averaged gradients need them. Otherwise every sample counts once,
+            and the last share may be empty.
+        rank: Rank of this process, from 0.
         world_size: Number of processes.
-        start: Epoch to begin with, and how many of its batches are left out.
-        weights: How often each sample is to be drawn, in proportion; an epoch then draws `count` of
-            them with replacement. None: every sample once.
+        start: First epoch, and how many of its batches are left out.
+        weights: Relative frequency of each sample; an epoch then draws `count` of them with
+            replacement. None draws every sample once.
     """
 
     def __init__(
@@ -58,22 +58,22 @@ class Batches:
         self.world_size = world_size
         self.start = start
         self.weights = weights
-        self.epoch = start[0]  # a `DataLoader` with processes reads before `set_epoch` is called
+        self.epoch = start[0]  # a `DataLoader` with workers reads before `set_epoch` is called
 
     @property
     def sampler(self) -> "Batches":
-        """Itself: Lightning calls `set_epoch` of a batch sampler's sampler, and of nothing else."""
+        """Itself: Lightning calls `set_epoch` only on the sampler of a batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, from 0, whose batches come next."""
+        """Sets the epoch, from 0, of the next batches."""
         self.epoch = epoch
 
     def order(self) -> Tensor:
-        """The order ``(count,)`` of the current epoch."""
+        """Returns the order of the samples in the current epoch, ``(count,)``."""
         if not self.shuffle:
             return torch.arange(self.count)
-        # A SeedSequence, as seed + epoch would give seed 0 the second order of seed 1.
+        # With seed + epoch, the second epoch of seed 0 would have the first order of seed 1.
         state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0] >> 1))
         if self.weights is None:
@@ -97,17 +97,17 @@ class Batches:
 
 
 class TensorLoader:
-    """Batches of tensors in memory, each sliced in one go and finished on its device.
+    """Loads batches of tensors in memory, slicing a whole batch at once on its device.
 
-    A `DataLoader` would fetch and collate them sample by sample, which takes longer than a training
-    step of a small model. A batch without samples is an empty list.
+    A `DataLoader` would fetch and collate sample by sample, which takes longer than a training step
+    of a small model. A batch without samples is an empty list.
 
     Args:
-        tensors: Of equal length: inputs, targets and, for ranking, the query of each row.
-        batches: Which rows (or queries, for ranking) each batch holds.
-        device: Of the batches; the tensors are kept there, too, if they fit.
-        finish: Turns sliced inputs into what the model takes.
-        augment: Changes sliced inputs at random, given their rows and the epoch; None leaves them.
+        tensors: Tensors of equal length: inputs, targets and, for ranking, the query of each row.
+        batches: Rows (or queries, for ranking) of each batch.
+        device: Device of the batches; the tensors are kept there, too, if they fit.
+        normalize: Turns sliced inputs into those that the model takes.
+        augment: Changes sliced inputs at random, given their rows and the epoch; None changes nothing.
     """
 
     def __init__(
@@ -115,13 +115,13 @@ class TensorLoader:
         tensors: Sequence[Tensor],
         batches: Batches,
         device: torch.device,
-        make_normalizer: Callable[[Tensor], Tensor],
+        normalize: Callable[[Tensor], Tensor],
         augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
     ) -> None:
         kept = storage_device(tensors, device)
         self.tensors = [tensor.to(kept) for tensor in tensors]
         self.batch_sampler = batches  # the name under which Lightning looks for samplers
-        self.finish = make_normalizer
+        self.normalize = normalize
         self.augment = augment
         self.device = device
         self.rows: tuple[Tensor, ...] | None = None
@@ -147,11 +147,11 @@ class TensorLoader:
             if self.augment:
                 rows = batch.to(self.device, non_blocking=True)
                 inputs = self.augment(inputs, rows, self.batch_sampler.epoch)
-            yield DeviceBatch([self.finish(inputs), *others])
+            yield DeviceBatch([self.normalize(inputs), *others])
 
 
 def storage_device(tensors: Sequence[Tensor], device: torch.device) -> torch.device:
-    """Where data is kept: on a GPU if it takes at most half of the memory that is free there."""
+    """The device that keeps the data: the GPU if it takes at most half of its free memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if 2 * sum(tensor.nbytes for tensor in tensors) > free:
@@ -162,7 +162,7 @@ def storage_device(tensors: Sequence[Tensor], device: torch.device) -> torch.dev
 def make_normalizer(
     mean: Sequence[float] | None, std: Sequence[float] | None, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """What turns stored inputs into the model's.
+    """Returns a function that turns stored inputs into the model's.
 
     Bytes become floats in [0, 1]; the channels of images ``(batch, channels, height, width)`` are
     standardised if `mean` and `std` are given.
@@ -185,19 +185,19 @@ def collate(
     *,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-    change: Callable[[Tensor], Tensor] | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """A batch of samples read one by one, changed and finished like those in memory."""
+    """Makes a batch of samples that were read one by one, augmented and normalized."""
     if not samples:
         return []
     inputs, *others = default_collate(list(samples))
-    if change:
-        inputs = change(inputs)
+    if augment:
+        inputs = augment(inputs)
     return [make_normalizer(mean, std, inputs.device)(inputs), *others]
 
 
 class EpochBatchSampler:
-    """Batches with the number of their epoch, which the processes of a `DataLoader` do not know."""
+    """Batches with the number of their epoch, which the workers of a `DataLoader` do not know."""
 
     def __init__(self, batches: Batches) -> None:
         self.sampler = batches  # the name under which Lightning looks for `set_epoch`
@@ -213,24 +213,25 @@ class EpochBatchSampler:
 class BatchDataset(Dataset[Any]):
     """Reads whole batches of a data set whose samples come one by one.
 
-    In a process of its own, each batch has random numbers of its own too: what a sample draws is
-    then a function of the seed, the epoch and the batch, also after a resume.
+    In a worker process, each batch has its own random numbers: the draws of a sample are a
+    function of the seed, the epoch and the batch, also after a resume.
 
     Args:
-        dataset: Gives tuples of inputs and targets.
-        join: Makes a batch of samples, given also how to change the inputs.
-        seed: Of the random numbers.
-        change: Changes inputs at random, given their rows and the epoch; None leaves them.
+        dataset: Data set of tuples of inputs and targets.
+        collate: Makes a batch of samples; its keyword ``augment`` is a function of the inputs.
+        seed: Seed of the random numbers.
+        augment: Changes inputs at random, given their rows and the epoch; None changes nothing.
     """
 
     def __init__(
         self,
         dataset: Dataset[Any],
-        join: Callable[..., list[Tensor]],
+        collate: Callable[..., list[Tensor]],
         seed: int,
-        change: Callable[..., Tensor] | None,
+        augment: Callable[..., Tensor] | None,
     ) -> None:
-        self.dataset, self.join, self.seed, self.change = dataset, join, seed, change
+        self.dataset, self.collate = dataset, collate
+        self.seed, self.augment = seed, augment
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -247,8 +248,8 @@ class BatchDataset(Dataset[Any]):
             samples = self.dataset.__getitems__(rows)
         else:
             samples = [self.dataset[row] for row in rows]
-        change = self.change and partial(self.change, index=batch, epoch=epoch)
-        return self.join(samples, change=change)
+        augment = self.augment and partial(self.augment, index=batch, epoch=epoch)
+        return self.collate(samples, augment=augment)
 
 
 def identity(batch: list[Tensor]) -> list[Tensor]:
@@ -256,5 +257,5 @@ def identity(batch: list[Tensor]) -> list[Tensor]:
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:
-    """Arguments of a `DataLoader` that reads files with `num_workers` processes."""
+    """Returns the arguments of a `DataLoader` that reads files with `num_workers` processes."""
     return {"num_workers": num_workers, "persistent_workers": num_workers > 0}
