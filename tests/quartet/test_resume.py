@@ -649,13 +649,6 @@ def test_new_run_does_not_write_where_one_is(done: Path) -> None:
     assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
 
 
-def test_record_that_directs_hydra_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra/config.yaml").write_text("hydra: {searchpath: ['pkg://evil']}\n")
-    with pytest.raises(ConfigError, match="hydra: a run's record holds no such key"):
-        compose([f"resume={tmp_path}"])
-
-
 def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(composed([*TINY, "trainer.max_epochs=1"]), tmp_path / "run")
     before = (tmp_path / "run/metrics.csv").stat().st_mtime_ns

@@ -310,12 +310,6 @@ def test_numbers_for_a_cycle_are_scaled_for_each_group() -> None:
     assert scheduler.max_lrs == pytest.approx([1.0, 0.2])
 
 
-def test_list_for_max_lr_is_taken_as_it_is() -> None:
-    optimizer = two_groups()
-    from_yaml("one_cycle", optimizer, max_lr=[0.3, 0.4])
-    assert [group["max_lr"] for group in optimizer.param_groups] == [0.3, 0.4]
-
-
 @pytest.mark.parametrize("name", ["one_cycle", "cyclic"])
 @pytest.mark.parametrize(
     ("kind", "settings", "cycle_momentum", "cycles"),

@@ -89,15 +89,3 @@ def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
         ConfigError, match=r"nothing in .*best.ckpt fits this model: layers.0.weight on"
     ):
         build(composed(names))
-
-
-def test_torchvision_models_begin_with_a_run_too(tmp_path: Path) -> None:
-    names = ["model=torchvision", "model.name=squeezenet1_1", "model.image_size=32"]
-    run = build(composed(names))
-    state = {f"model.{name}": value + 1 for name, value in run.module.model.state_dict().items()}
-    from quartet.checkpoints.storage import save
-
-    save({"state_dict": state}, tmp_path / "other.ckpt")
-    again = build(composed([*names, f"model.weights='{tmp_path}/other.ckpt'"]))
-    for name, value in again.module.model.state_dict().items():
-        assert torch.equal(value, state[f"model.{name}"])
