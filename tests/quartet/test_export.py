@@ -25,8 +25,7 @@ from quartet.run import train
 pytestmark = pytest.mark.usefixtures("no_pictures")
 PAGE = Path(__file__).parents[2] / ".github/EXPORT.md"  # which a fork may not have
 EXAMPLES = re.findall(
-    r"^```python
-(import json, numpy, onnxruntime.*?)^```",
+    r"^```python\n(import json, numpy, onnxruntime.*?)^```",
     PAGE.read_text() if PAGE.exists() else "",
     re.M | re.S,
 )

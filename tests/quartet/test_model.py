@@ -54,7 +54,7 @@ def test_every_option_maps_images_to_raw_outputs(
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp"])
+@pytest.mark.parametrize("name", sorted({"linear", "mlp"} & set(NAMES)))
 def test_rows_of_features_are_inputs_too(name: str) -> None:
     keywords = keywords_of(name, input_shape=[30], num_outputs=1)
     model = hydra.utils.instantiate(keywords, _convert_="all")
