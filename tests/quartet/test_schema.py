@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from quartet.core.files import CONF
 
 SCRIPT = runpy.run_path(str(CONF.parent / "scripts/schema.py"))
+BEST = "quartet.checkpoints.callbacks.BestCheckpoint"
 SCHEMAS: dict[str, str] = SCRIPT["schemas"]()
 YAMLS = [path for path in sorted(CONF.rglob("*.yaml")) if SCRIPT["modeline"](path)]
 
@@ -52,15 +53,7 @@ def problems(group: str, content: Any) -> list[str]:
         ("model", {"_target_": f"{PROJECT}.model.mlp.MLP", "hiden": [64]}),
         ("data", {"task": "clustering"}),
         ("loss", {"tasks": "binary"}),
-        (
-            "callbacks",
-            {
-                "best": {
-                    "_target_": "quartet.checkpoints.callbacks.BestCheckpoint",
-                    "file_name": "x",
-                }
-            },
-        ),
+        ("callbacks", {"best": {"_target_": BEST, "file_name": "x"}}),
         ("metrics", {"accuracy": 3}),
         ("trainer", {"max_epochs": "many"}),
         ("module", {"_target_": f"{PROJECT}.module.Module", "model": None}),
