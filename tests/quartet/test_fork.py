@@ -42,24 +42,19 @@ def run(place: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def template(tmp_path: Path) -> Path:
     """A template of a few small files, in git, with the tag v1."""
     place = tmp_path / "template"
+    empty = "src/quartet/__init__.py src/project/__init__.py src/project/model/cnn.py tests/made.py"
+    empty += " src/project/data/tables.py src/project/data/digits.py tests/quartet/test_core.py"
+    write(place, dict.fromkeys(f"{empty} tests/project/test_cnn.py train.py .ci/run".split(), ""))
     write(
         place,
         {
             "README.md": "# Quartet\n\nA model is src/project/model/mlp.py.\n",
             "pyproject.toml": 'name = "quartet"\ntest = ["quartet[optuna]"]\n"quartet.reports" = 1\n',
             ".github/CHANGELOG.md": "# Changelog\n\n## 1\n\n- project.loss.A is new.\n",
-            "src/quartet/__init__.py": "",
             "src/quartet/old.py": "x = 1\n",
             "src/quartet/core.py": '"""Reaches the project. Never imports project.loss."""\n',
-            "src/project/__init__.py": "",
             "src/project/model/mlp.py": "from project.model import other\n",
-            "src/project/model/cnn.py": "",
-            "src/project/data/tables.py": "",
-            "src/project/data/digits.py": "",
-            "tests/made.py": "",
-            "tests/quartet/test_core.py": "",
             "tests/project/test_mlp.py": "from project.model.mlp import MLP\n",
-            "tests/project/test_cnn.py": "",
             "conf/model/mlp.yaml": "_target_: project.model.mlp.MLP\n",
             "conf/model/cnn.yaml": "_target_: project.model.cnn.CNN\n",
             "conf/model/torchvision.yaml": "_target_: quartet.parts.torchvision.classifier\n",
@@ -67,8 +62,6 @@ def template(tmp_path: Path) -> Path:
             "conf/data/wine.yaml": "_target_: project.data.tables.wine\n",
             "conf/experiment/optimizers.yaml": "seed: 0\n",
             "conf/experiment/ranking.yaml": "seed: 0\n",
-            "train.py": "",
-            ".ci/run": "",
         },
     )
     (place / "scripts").mkdir()
