@@ -82,14 +82,12 @@ def of_part(group: str, options: Mapping[str, list[dict[str, Any]]]) -> dict[str
     shared = {
         key: of_value(KEY_TYPES.get(group, {}).get(key, Any)) for key in POLICY_KEYS.get(group, ())
     }
-    shared |= {
-        "defaults": DEFAULTS,
-        "_target_": {"type": ["string", "null"], "examples": [*options]},
-    }
+    target = {"type": ["string", "null"], "examples": [*options]}
+    shared |= {"defaults": DEFAULTS, "_target_": target}
     branches = []
-    for target, nodes in options.items():
-        own = arguments(group, target, nodes)
-        chosen: dict[str, Any] = {"properties": {"_target_": {"const": target}}}
+    for path, nodes in options.items():
+        own = arguments(group, path, nodes)
+        chosen: dict[str, Any] = {"properties": {"_target_": {"const": path}}}
         if len(options) > 1:  # else it holds for a file that extends another option too
             chosen["required"] = ["_target_"]
         then = {"properties": own, "propertyNames": {"enum": [*shared, *own]}}
@@ -140,9 +138,8 @@ def arguments(group: str, target: str, nodes: list[dict[str, Any]]) -> dict[str,
         if name in RESERVED_ARGUMENTS.get(group, ()):
             continue
         null = name in AUTO_FILLED or any(node.get(name, 0) is None for node in nodes)
-        values[name] = of_value(
-            hints[name] | None if null and hints[name] is not Any else hints[name]
-        )
+        hint = hints[name]
+        values[name] = of_value(hint | None if null and hint is not Any else hint)
     words = {key: word for node in reversed(nodes) for key, word in node[""].items()}
     return described(values, words)
 
