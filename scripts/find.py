@@ -19,22 +19,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("lr", "batch_size"))
     parser.add_argument("overrides", nargs="*", help="as train.py takes them")
-    parser.add_argument("--into", type=Path, help="the picture; by default outputs/find-WHAT.png")
+    parser.add_argument(
+        "--into", type=Path, help="the picture of lr; by default outputs/find-lr.png"
+    )
     options = parser.parse_args()
     key = "optimizer.lr" if options.what == "lr" else "data.batch_size"
-    into = options.into or unique_path(Path("outputs") / f"find-{options.what}.png")
+    into = options.into or unique_path(Path("outputs/find-lr.png"))
     try:
         if options.what == "lr":
             # A schedule would move what is searched.
             others = [each for each in options.overrides if not each.startswith("scheduler")]
-            found: float = find.learning_rate(compose([*others, "scheduler=none"]), into)
+            found: float = find.find_learning_rate(compose([*others, "scheduler=none"]), into)
         else:
-            found = find.batch_size(compose(options.overrides), into)
+            found = find.find_batch_size(compose(options.overrides))
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         print("Refused:", *str(error).splitlines(), sep="\n  ", file=sys.stderr)
         sys.exit(2)
     kept = [each for each in options.overrides if not each.startswith(f"{key}=")]
-    print(into)
+    if options.what == "lr":
+        print(into)
     print(shlex.join(["python", "train.py", *kept, f"{key}={found}"]))
 
 

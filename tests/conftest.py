@@ -47,5 +47,5 @@ def _nothing_stays() -> Iterator[None]:
 def no_pictures() -> Iterator[None]:
     """Training draws none, which would take longer than it; they have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("quartet.reports.picture.of_training", lambda run, seen: [])
+        patch.setattr("quartet.reports.picture.draw_training", lambda run, seen: [])
         yield

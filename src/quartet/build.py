@@ -35,7 +35,8 @@ from quartet.core import problems, redaction
 from quartet.core.files import unique_path
 from quartet.core.problems import ConfigError, collect_problems
 from quartet.data.datamodule import DataModule
-from quartet.training import parameters, task
+from quartet.data.task import Task, find_task
+from quartet.training import parameters
 from quartet.training.module import Module
 from quartet.validation import settings, training
 from quartet.validation.compatibility import check_fit, check_schedule, check_tasks, settle_monitor
@@ -175,13 +176,13 @@ def build(cfg: DictConfig, directory: str | Path | None = None) -> Run:
 
 
 def rebuild(
-    cfg: DictConfig, told: Mapping[str, Any], directory: Path
-) -> tuple[nn.Module, nn.Module, Trainer]:
+    cfg: DictConfig, metadata: Mapping[str, Any], directory: Path
+) -> tuple[nn.Module, Task, Trainer]:
     """Model, task and trainer of a run, without its data.
 
     Args:
         cfg: Of the run.
-        told: What is known of the data, `DataModule.told`.
+        metadata: Of the data, as `DataModule.metadata` gives it.
         directory: Of the run.
 
     Raises:
@@ -192,14 +193,14 @@ def rebuild(
         cfg.pop("hydra", None)
         cfg.directory, cfg.callbacks, cfg.logger = str(directory), {}, {}
         for key in ("task", "input_shape", "num_classes", "num_outputs"):
-            cfg.data[key] = told[key]
+            cfg.data[key] = metadata[key]
     faults = [*map(str, allow.find_problems(to_container(cfg)))]
     if not faults:
         model: Any = None
         with collect_problems(faults, "model", argument_names(cfg, "model")):
             model = make(split_node(cfg, "model")[0])
         with collect_problems(faults, "data.task"):
-            kind = task.create(told["task"], told["num_outputs"])
+            kind = find_task(metadata["task"])(metadata["num_outputs"])
         trainer = build_trainer(cfg, faults)
     if faults:
         raise ConfigError(faults)

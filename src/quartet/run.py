@@ -104,7 +104,7 @@ def train_locked(
         result |= trainer.strategy.broadcast(summary)
         best = result["checkpoints"]["best"]
         path = run.directory / best if best else None  # None: the weights as they are now
-        trainer.callbacks.append(seen := PredictionCollector())  # type: ignore[attr-defined]
+        trainer.callbacks.append(collector := PredictionCollector())  # type: ignore[attr-defined]
         if run.data.parts.test is not None:
             trainer.test(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
             for name, value in trainer.callback_metrics.items():
@@ -114,10 +114,10 @@ def train_locked(
         if pruners and pruners[0].epoch:
             result["pruned"] = pruners[0].epoch
         if run.data.parts.test is None and run.data.parts.val is not None:
-            see_validation(run, seen, path)
+            collect_validation(run, collector, path)
         if main:
             log_best(trainer.loggers, result, trainer.global_step)
-            picture.of_training(run, seen)
+            picture.draw_training(run, collector)
     except (KeyboardInterrupt, SystemExit) as error:
         result |= record.failure("interrupted", error)
         raise
@@ -166,11 +166,11 @@ def start_logging(
     logger.start_loggers(loggers, logger.hyperparameters(run.config, unresolved(cfg), choices))
 
 
-def see_validation(run: "Run", seen: "PredictionCollector", path: Path | None) -> None:
+def collect_validation(run: "Run", collector: "PredictionCollector", path: Path | None) -> None:
     """Has the best checkpoint predict the validation part, and nothing of it logged."""
     trainer: Any = run.trainer
     loggers, callbacks = trainer.loggers, trainer.callbacks
-    trainer.loggers, trainer.callbacks = [], [seen]
+    trainer.loggers, trainer.callbacks = [], [collector]
     try:
         trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
     except Exception as error:  # the run has finished, whatever becomes of its pictures

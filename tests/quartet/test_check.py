@@ -294,7 +294,7 @@ REFUSED = [
     ("trainer.channels_last=true", r"^trainer.channels_last=true: the model has no convolutions"),
     ("data.std=null", r"^data.mean=\[0.305\] comes with data.std; give both or none\.$"),
     ("data.num_outputs=3", r"^data.num_outputs=3 must be 10 in this multiclass task; leave it out"),
-    ("data.drop_last=true data.batch_size=5000", r"^data.drop_last=true leaves no batch, .* 1258"),
+    ("data.drop_last=true data.batch_size=5000", r"^data.drop_last=true: leaves no batch, .* 1258"),
     ("data.input_shape=[64]", r"^data.input_shape=\[64\]: the train inputs have shape \[1, 8, 8\]"),
     ("data.num_classes=3", r"^data: 882 train targets lie outside 0..2, such as 3; set data.num_"),
     (

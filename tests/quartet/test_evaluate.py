@@ -27,8 +27,8 @@ Command = Callable[..., int]
 
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
-    monkeypatch.setattr(picture, "of_evaluation", lambda run, seen, file: [])
+    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
+    monkeypatch.setattr(picture, "draw_evaluation", lambda run, seen, file: [])
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ SWEEPS = {
 @pytest.fixture(autouse=True)
 def _quiet_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     quieten()
-    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
+    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
 
 
 @pytest.fixture(autouse=True)

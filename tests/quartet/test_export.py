@@ -17,9 +17,11 @@ from torch import nn
 
 from quartet.build import compose
 from quartet.core.problems import ConfigError
+from quartet.data.task import Multiclass
 from quartet.inference import export as exporting
-from quartet.inference.evaluate import export, predict
-from quartet.inference.export import Different, card
+from quartet.inference.export import PredictionsDiffer, describe, export
+from quartet.inference.predict import predict
+from quartet.inference.predictor import Predictor
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -54,7 +56,7 @@ def test_the_example_names_the_digit_without_quartet(
     assert told["largest_difference"] < 1e-5
     assert told["checked_on"] == 64
     assert told["outputs"]["shape"] == ["batch", 10]
-    with pytest.raises(ConfigError, match=r"model.onnx: is there already"):
+    with pytest.raises(ConfigError, match=r"model.onnx: exists"):
         export(kept(run), run, format="onnx")
     rows = pd.read_csv(predict(kept(run), run))
     part = project_part("data.digits.digits")(
@@ -122,7 +124,7 @@ def test_every_task_is_exported(data: str, form: str, tmp_path: Path) -> None:
     path = [f"data.path={tmp_path}/t.csv"] if data == "multilabel" else []
     train(compose([*SHORT, *named, *path]), tmp_path / "run")
     file = export(kept(tmp_path / "run"), tmp_path / "run", format=form)
-    assert read(exporting.beside(file))["largest_difference"] < 1e-5
+    assert read(exporting.description_path(file))["largest_difference"] < 1e-5
 
 
 def test_an_export_that_differs_is_not_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,9 @@ def test_an_export_that_differs_is_not_kept(run: Path, monkeypatch: pytest.Monke
         lambda inputs: model(inputs) + 0.01,
     )[1]
     monkeypatch.setitem(exporting.FORMS, "torch_export", wrong)
-    with pytest.raises(Different, match=r"model.pt2 was not written: .* differ by 0.01 .*0.0001"):
+    with pytest.raises(
+        PredictionsDiffer, match=r"model.pt2 was not written: .* differ by 0.01 .*0.0001"
+    ):
         export(kept(run), run, format="torch_export")
     assert sorted(run.iterdir()) == before
 
@@ -147,11 +151,12 @@ def test_what_cannot_be_exported_is_refused(run: Path, monkeypatch: pytest.Monke
         export(kept(run), run, format="onnx", output="m.onnx")
 
 
-def test_the_card_says_how_pictures_are_prepared() -> None:
+def test_the_description_says_how_pictures_are_prepared() -> None:
     config = {"image_size": 8, "mean": None, "std": None}
-    facts = {"task": "multiclass", "config": config, "feature_names": None, "encoding": None}
-    inputs = torch.zeros(2, 3, 8, 8)
-    told = card(facts, ["a", "b"], inputs, ["batch", 2], raw=False, task=nn.Identity())
-    assert told["preprocessing"]["center_crop"] == 8
-    assert told["preprocessing"]["std"] == [1, 1, 1]
-    assert told["inputs"]["shape"] == ["batch", 3, 8, 8]
+    metadata = {"config": config, "class_names": ["a", "b"], "feature_names": None}
+    metadata |= {"encoding": None}
+    predictor = Predictor(nn.Identity(), Multiclass(2), Any, metadata)  # type: ignore[arg-type]
+    description = describe(predictor, torch.zeros(2, 3, 8, 8), ["batch", 2], is_raw=False)
+    assert description["preprocessing"]["center_crop"] == 8
+    assert description["preprocessing"]["std"] == [1, 1, 1]
+    assert description["inputs"]["shape"] == ["batch", 3, 8, 8]

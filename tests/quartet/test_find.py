@@ -84,16 +84,11 @@ def test_rate_falls_where_the_loss_falls_fastest() -> None:
     assert find.steepest(rates, []) is None
 
 
-def test_trend_of_equal_losses_is_the_loss() -> None:
-    assert find.smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
-    assert find.smoothed([1.0, 2.0])[1] == pytest.approx((0.9 * 1 + 2) / 1.9)
-
-
 def test_groups_keep_their_share_of_the_rate(tmp_path: Path) -> None:
     cfg = composed([*CPU, "optimizer.lr_factors={layers.0.*: 0.1}"])
     seen: list[list[float]] = []
 
-    class Spy(find.Rates):
+    class Spy(find.LearningRateSweep):
         def on_train_batch_end(self, trainer, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
             seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
@@ -112,17 +107,11 @@ def test_size_doubles_until_memory_is_full(
         return forward(self, inputs)
 
     monkeypatch.setattr(MLP, "forward", bounded)
-    found = find.batch_size(composed([*CPU, "data.batch_size=16"]), tmp_path / "sizes.png")
+    found = find.find_batch_size(composed([*CPU, "data.batch_size=16"]))
     assert found in (16, 32, 64)
     told = capsys.readouterr().out.split("\n")
     assert [int(line.split()[0]) for line in told[:4]] == [16, 32, 64, 128]
     assert "does not fit" in told[3]
-    assert list(tmp_path.iterdir()) == [tmp_path / "sizes.png"]
-
-
-def test_size_is_the_smallest_of_those_that_are_fast() -> None:
-    speeds, stopped = find.double(lambda size: min(size, 10) * 1.0, 2, 40)
-    assert (speeds, stopped) == ({2: 2.0, 4: 4.0, 8: 8.0, 16: 10.0, 32: 10.0}, None)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +121,7 @@ def test_size_is_the_smallest_of_those_that_are_fast() -> None:
         ("lr", ["optimizer=rprop"], "Rprop finds the length of its steps itself"),
         ("lr", ["loss=mse"], "loss=mse is for regression"),
         ("lr", ["optimizer=adma"], "adma"),
-        ("lr", ["trainer=ddp", "trainer.accelerator=cpu"], "a search has one process"),
+        ("lr", ["trainer=ddp", "trainer.accelerator=cpu"], "the search needs a single process"),
         ("batch_size", ["data.batch_size=full"], "is the whole set already"),
     ],
 )
@@ -155,4 +144,4 @@ def test_rate_of_a_model_that_cannot_learn_is_refused(
     forward = MLP.forward
     monkeypatch.setattr(MLP, "forward", lambda self, inputs: 0 * forward(self, inputs))
     with pytest.raises(ConfigError, match=r"no rate from 1e-06 to .* lowered the loss"):
-        find.learning_rate(composed(CPU), tmp_path / "rates.png", steps=20)
+        find.find_learning_rate(composed(CPU), tmp_path / "rates.png", steps=20)

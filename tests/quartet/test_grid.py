@@ -65,7 +65,7 @@ def _light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what is the same in every cell and takes longer than the training."""
     monkeypatch.chdir(tmp_path)
     labelled_table(tmp_path / "table.csv")
-    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
+    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
     monkeypatch.setattr("quartet.run.save_record", lambda cfg, run: None)
     for name in ("load_digits", "load_breast_cancer", "load_wine", "load_diabetes"):
         monkeypatch.setattr(datasets, name, functools.cache(getattr(datasets, name)))

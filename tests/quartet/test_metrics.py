@@ -18,9 +18,9 @@ from torchmetrics import Metric, MetricCollection
 from quartet.build import Run, build
 from quartet.compat.lightning import quieten
 from quartet.data.loader import make_normalizer
+from quartet.data.task import Multiclass, Ranking, Regression
 from quartet.parts.auroc import AUROC
 from quartet.training.metric_buffer import MetricBuffer
-from quartet.training.task import Multiclass, Ranking, Regression
 
 Array = NDArray[Any]
 MeanReciprocalRank = project_part("metrics.MeanReciprocalRank")
@@ -308,7 +308,7 @@ class Calls(Metric):
 
 
 def counting_buffer() -> tuple[MetricBuffer, Calls]:
-    buffer = MetricBuffer(Multiclass(), MetricCollection({"calls": Calls()}))
+    buffer = MetricBuffer(Multiclass(3), MetricCollection({"calls": Calls()}))
     return buffer, buffer.metrics["calls"]
 
 
@@ -416,7 +416,9 @@ def test_buffer_starts_anew() -> None:
 
 
 def test_buffer_hands_queries_to_ranking_metrics() -> None:
-    buffer = MetricBuffer(Ranking(), MetricCollection({"mrr": MeanReciprocalRank(relevant_from=1)}))
+    buffer = MetricBuffer(
+        Ranking(1), MetricCollection({"mrr": MeanReciprocalRank(relevant_from=1)})
+    )
     for query in (0, 1):
         rows = query == QUERIES
         targets = GRADES[rows].unsqueeze(1)

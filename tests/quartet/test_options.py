@@ -59,7 +59,7 @@ def _quiet_and_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     quieten()
     # Drawing takes longer than the training here, and has tests of its own.
-    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])
+    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
 
 
 def tasks_of(group: str, option: str) -> list[str]:

@@ -19,8 +19,10 @@ from torchmetrics.functional.classification import (
 )
 
 from quartet.build import compose
-from quartet.inference.evaluate import evaluate, predict
-from quartet.reports import classes, images, picture, values
+from quartet.data.task import Binary, Multiclass, Multilabel, Regression, Task
+from quartet.inference.evaluate import evaluate
+from quartet.inference.predict import predict
+from quartet.reports import classes, picture, values
 from quartet.run import train
 from quartet.training.callbacks.predictions import PredictionCollector
 
@@ -31,6 +33,14 @@ def made_up(samples: int, count: int) -> tuple[Any, Any]:
     labels = random.integers(0, count, samples)
     logits = random.standard_normal((samples, count)) + 1.5 * np.eye(count)[labels]
     return torch.tensor(logits).softmax(1).float().numpy(), labels
+
+
+def quality_of(task: type[Task], predictions: Any, labels: Any, names: list[str]) -> Any:
+    """The canvas that a task has drawn of predictions."""
+    collector = PredictionCollector()
+    collector.predictions, collector.labels = predictions, labels
+    function, *arguments = task.figures(collector, names, {})["predictions"]
+    return getattr(classes, function)(*arguments)
 
 
 def line(panel: Any, start: str) -> Any:
@@ -68,8 +78,7 @@ def test_outcomes_of_labels_are_their_confusion_matrices() -> None:
 
 def test_curves_of_few_classes_are_sklearns() -> None:
     probabilities, labels = made_up(300, 3)
-    canvas = classes.quality("multiclass", probabilities, labels, ["a", "b", "c"])
-    assert canvas
+    canvas = quality_of(Multiclass, probabilities, labels, ["a", "b", "c"])
     roc, precision_recall, _ = canvas.figure.axes
     for k, name in enumerate("abc"):
         truth, scores = labels == k, probabilities[:, k]
@@ -88,8 +97,7 @@ def test_curves_of_few_classes_are_sklearns() -> None:
 def test_of_many_classes_the_mean_and_the_worst_stand_out() -> None:
     probabilities, labels = made_up(600, 20)
     names = [f"kind {k}" for k in range(20)]
-    canvas = classes.quality("multiclass", probabilities, labels, names)
-    assert canvas
+    canvas = quality_of(Multiclass, probabilities, labels, names)
     roc, precision_recall, _ = canvas.figure.axes
     assert len(roc.findobj(LineCollection)[0].get_segments()) == 20
     truth = labels[:, None] == np.arange(20)
@@ -118,8 +126,7 @@ def test_calibration_error_is_torchmetrics() -> None:
 
 def test_reliability_draws_the_bins_that_hold_samples() -> None:
     probabilities, labels = np.array([0.05, 0.06, 0.95, 1.0]), np.array([0, 1, 1, 1])
-    canvas = classes.quality("binary", probabilities, labels, ["no", "yes"])
-    assert canvas
+    canvas = quality_of(Binary, probabilities, labels, ["no", "yes"])
     panel = canvas.figure.axes[-1]
     assert panel.get_title(loc="left") == "Reliability (calibration error 0.2350)"
     np.testing.assert_allclose(line(panel, "observed").get_xydata(), [[0.055, 0.5], [0.975, 1]])
@@ -134,11 +141,9 @@ def test_interval_of_a_share_is_wilsons() -> None:
 
 def test_classes_without_positives_or_negatives_have_no_curve() -> None:
     probabilities, labels = made_up(50, 3)
-    canvas = classes.quality("multiclass", probabilities, np.zeros_like(labels), ["a", "b", "c"])
-    assert canvas
+    canvas = quality_of(Multiclass, probabilities, np.zeros_like(labels), ["a", "b", "c"])
     assert len(canvas.figure.axes) == 1  # reliability alone
-    canvas = classes.quality("multiclass", probabilities, labels.clip(max=1), ["a", "b", "c"])
-    assert canvas
+    canvas = quality_of(Multiclass, probabilities, labels.clip(max=1), ["a", "b", "c"])
     assert len(canvas.figure.axes[0].lines) == 3  # a, b and chance
 
 
@@ -170,21 +175,22 @@ def test_relevance_by_rank_and_ndcg_by_query() -> None:
     np.testing.assert_array_equal(mean, [(2 + 3) / 2, (1 + 1) / 2])
 
 
-def test_the_worst_is_the_least_probable_truth() -> None:
+def test_the_most_wrong_is_the_least_probable_truth() -> None:
     probabilities = np.array([[0.9, 0.1], [0.3, 0.7], [0.01, 0.99], [0.6, 0.4]])
-    found = images.worst("multiclass", probabilities, np.array([0, 0, 0, 1]), ["cat", "dog"])
+    labels, names = np.array([0, 0, 0, 1]), ["cat", "dog"]
+    found = Multiclass.most_wrong(probabilities, labels, names, 14)
     assert found == [
         (2, "true cat (0.01)\npredicted dog (0.99)"),
         (1, "true cat (0.3)\npredicted dog (0.7)"),
         (3, "true dog (0.4)\npredicted cat (0.6)"),
     ]
-    assert images.worst("binary", probabilities[:, 1], np.array([0, 0, 0, 1]), ["cat", "dog"]) == (
-        found
-    )
-    assert images.worst("multiclass", probabilities[:1], np.array([0]), ["cat", "dog"]) == []
-    told = images.worst("multilabel", probabilities[2:], np.array([[1, 1], [1, 0]]), ["a", "b"])
-    assert told == [(0, "missed: a\n(0.01)")]
-    far = images.worst("regression", probabilities[:, :1], np.array([[0.9], [0], [3], [0]]), ["x"])
+    assert Binary.most_wrong(probabilities[:, 1], labels, names, 14) == found
+    assert Multiclass.most_wrong(probabilities[:1], np.array([0]), names, 14) == []
+    truth = np.array([[1, 1], [1, 0]])
+    missed = Multilabel.most_wrong(probabilities[2:], truth, ["a", "b"], 14)
+    assert missed == [(0, "missed: a\n(0.01)")]
+    values = np.array([[0.9], [0], [3], [0]])
+    far = Regression.most_wrong(probabilities[:, :1], values, ["x"], 14)
     assert [row for row, _ in far] == [2, 3, 1, 0]
 
 
@@ -196,7 +202,7 @@ def test_predictions_are_those_of_predict(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[PredictionCollector] = []
-    monkeypatch.setattr(picture, "of_training", lambda run, seen: kept.append(seen))
+    monkeypatch.setattr(picture, "draw_training", lambda run, collector: kept.append(collector))
     monkeypatch.setattr(PredictionCollector, "max_values", -(-359 * 10 // step))
     cfg = compose(["trainer.max_epochs=1", "data.eval_batch_size=100"])
     train(cfg, tmp_path)

@@ -16,7 +16,7 @@ from PIL import Image
 from quartet.build import compose
 from quartet.core.problems import ConfigError
 from quartet.inference import inputs
-from quartet.inference.evaluate import predict
+from quartet.inference.predict import predict
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -149,7 +149,7 @@ def test_what_cannot_be_read_or_written_is_refused(
         ({"source": tmp_path / "absent.csv"}, "absent.csv is missing"),
         ({"source": tmp_path}, "is a folder; the run was trained on a table"),
         ({"source": source, "id": "nmae"}, "no column 'nmae'; did you mean 'name'"),
-        ({"source": source, "output": tmp_path / "taken.csv"}, "is there already"),
+        ({"source": source, "output": tmp_path / "taken.csv"}, "exists"),
         ({"source": source, "output": tmp_path / "p.json"}, "must end in .csv or .parquet"),
         ({"source": source, "checkpoint": "lost"}, "checkpoint=lost: lost is missing"),
     ):
@@ -178,14 +178,21 @@ def test_predictions_of_a_run_go_to_a_new_file_each_time(run: Path, tmp_path: Pa
     assert names == ["predictions-twice.csv", "predictions-twice-1.csv"]
 
 
-def test_a_checkpoint_that_tells_nothing_of_its_data_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_description_of_its_data_is_refused(
+    run: Path, tmp_path: Path
+) -> None:
     from quartet.checkpoints import storage
 
-    found = storage.load(run / "checkpoints/best.ckpt")
-    del found["data"]
-    storage.save(found, tmp_path / "old.ckpt")
-    with pytest.raises(ConfigError, match=r"old.ckpt tells nothing of the data .* resume=DIR"):
-        predicted(run, table_of(tmp_path), checkpoint=str(tmp_path / "old.ckpt"))
+    content = storage.load(run / "checkpoints/best.ckpt")
+    old, none = str(tmp_path / "old.ckpt"), str(tmp_path / "none.ckpt")
+    content["data"] = content.pop("metadata")  # as version 0.1 called it
+    storage.save(content, Path(old))
+    source = table_of(tmp_path)
+    assert predicted(run, source, checkpoint=old).equals(predicted(run, source))
+    del content["data"]
+    storage.save(content, Path(none))
+    with pytest.raises(ConfigError, match=r"none.ckpt does not describe the data .* resume=DIR"):
+        predicted(run, source, checkpoint=none)
 
 
 def test_values_are_in_the_units_of_the_table_under_the_names_of_its_columns(

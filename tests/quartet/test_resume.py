@@ -160,7 +160,7 @@ def assert_same(whole: Path, resumed: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "of_training", lambda run, seen: [])  # they take a second
+    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])  # they take a second
 
 
 WHOLE: dict[tuple[str, ...], Path] = {}
@@ -578,7 +578,7 @@ def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
     names = [*TINY, *RICH]
     whole = train(compose(names), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(picture, "of_training", Mock(side_effect=SystemExit(130)))
+        patch.setattr(picture, "draw_training", Mock(side_effect=SystemExit(130)))
         with pytest.raises(SystemExit):
             train(compose(names), tmp_path / "run")
     assert read_result(tmp_path / "run")["status"] == "interrupted"

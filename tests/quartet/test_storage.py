@@ -32,7 +32,8 @@ from quartet.checkpoints import storage
 from quartet.checkpoints.storage import CheckpointError, load, newest_good, save, seal
 from quartet.cli.commands import expected
 from quartet.core.problems import ConfigError
-from quartet.inference.evaluate import evaluate, predict
+from quartet.inference.evaluate import evaluate
+from quartet.inference.predict import predict
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -14,7 +14,7 @@ def describe_run(cfg: DictConfig) -> str:
         quartet.core.problems.ConfigError: it cannot train.
     """
     from quartet.build import build
-    from quartet.reports.card import card
+    from quartet.reports.text import describe_data
     from quartet.training.schedule import preview
 
     run = build(cfg)
@@ -28,7 +28,7 @@ def describe_run(cfg: DictConfig) -> str:
         parts = run.data.parts._asdict()
         sizes = [f"{len(parts[name] or ()):,} {name}" for name in ("train", "val", "test")]
         lines.append(f"{'samples':12}{', '.join(sizes)}")
-        lines += card(run.data.parts, run.config["data"])
+        lines += describe_data(run.data.parts, run.data.metadata())
     else:
         lines.append(f"{'samples':12}{run.config['data']['train_samples']:,}, not read yet")
     endless = run.total_steps == float("inf")

@@ -252,7 +252,7 @@ def predict() -> None:
     """``python predict.py run=DIR``. Exits with 2 when refused."""
 
     def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
-        from quartet.inference.evaluate import predict
+        from quartet.inference.predict import predict
 
         predict(cfg, directory, **options)
 
@@ -263,12 +263,11 @@ def export() -> None:
     """``python scripts/export.py run=DIR``. Exits with 2 when refused, 1 when the export differs."""
 
     def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
-        from quartet.inference.evaluate import export
-        from quartet.inference.export import Different
+        from quartet.inference.export import PredictionsDiffer, export
 
         try:
             export(cfg, directory, **options)
-        except Different as error:
+        except PredictionsDiffer as error:
             print(f"Failed: {error}", file=sys.stderr)
             raise SystemExit(1) from None
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from quartet.config import allow, signatures
 from quartet.core.files import CONF
 from quartet.data.datamodule import DataModule
+from quartet.data.task import TASKS
 from quartet.training import parameters, schedule
 
 TOP_LEVEL = [
@@ -58,7 +59,7 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
     "monitor": {"metric": str | None, "mode": Literal["min", "max"] | None},
     "data": signatures.hints(DataModule)
     | {
-        "task": Literal["multiclass", "binary", "multilabel", "regression", "ranking"],
+        "task": Literal.__getitem__(tuple(TASKS)),
         "input_shape": Sequence[int] | None,
         "num_classes": int | None,
         "num_outputs": int | None,
@@ -127,6 +128,14 @@ omegaconf.base.parse = functools.lru_cache(omegaconf.base.parse)  # type: ignore
 def to_container(cfg: DictConfig) -> dict[str, Any]:
     """Plain containers with interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def replace_values(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """A copy of a configuration with other values at dotted keys."""
+    cfg = cfg.copy()
+    for key, value in values.items():
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    return cfg
 
 
 def split_node(cfg: DictConfig, group: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -25,8 +25,9 @@ from quartet.core.problems import ConfigError, collect_problems
 from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
+from quartet.data.task import find_task
 from quartet.records.loggers import MetricsCSV, logged_run
-from quartet.training import parameters, schedule, task
+from quartet.training import parameters, schedule
 from quartet.training.module import Module
 from quartet.validation import training
 
@@ -54,7 +55,7 @@ def make(node: Any, partial: bool = False) -> Any:
 
 
 def build_data(cfg: DictConfig) -> DataModule:
-    """The data, whose facts (shape of the inputs, number of outputs) are filled in in `cfg`."""
+    """The data; fills in the shape of inputs and the numbers of classes and outputs in `cfg`."""
     node, shared = split_node(cfg, "data")
     source: Callable[..., Parts] = make(node, partial=True)
     named = signatures.parameters(source)[0]
@@ -71,19 +72,18 @@ def build_data(cfg: DictConfig) -> DataModule:
         shared.pop(key)
     data = DataModule(source, seed=cfg.seed, **shared)
     if cfg.data.train_samples is None:
-        for key, value in facts(data.load(), cfg.data.task).items():
+        for key, value in read_shapes(data.load(), cfg.data.task).items():
             if cfg.data[key] is None:
                 cfg.data[key] = value
-    told = ("task", "input_shape", "num_classes", "num_outputs")
-    data.facts = {key: to_container(cfg.data)[key] for key in told}
+    keys = ("task", "input_shape", "num_classes", "num_outputs")
+    data.config_metadata = {key: to_container(cfg.data)[key] for key in keys}
     return data
 
 
-def facts(parts: Parts, task: str) -> dict[str, Any]:
-    """What the training part tells of the shape of inputs and outputs."""
+def read_shapes(parts: Parts, task: str) -> dict[str, Any]:
+    """The shape of inputs and the numbers of classes and outputs, as the training part has them."""
     inputs, targets, *_ = parts.train[0]
-    outputs = len(parts.class_names or ()) if task == "multiclass" else targets.numel()
-    classes = {"multiclass": outputs, "binary": 2, "multilabel": outputs}.get(task)
+    classes, outputs = find_task(task).count_outputs(targets, parts.class_names)
     return {"input_shape": list(inputs.shape), "num_classes": classes, "num_outputs": outputs}
 
 
@@ -140,7 +140,7 @@ def build_scheduler(cfg: DictConfig) -> Callable[..., Any]:
 def build_module(cfg: DictConfig, parts: Mapping[str, Any]) -> Module:
     """The LightningModule of the other parts."""
     module = make(split_node(cfg, "module")[0], partial=True)(
-        task=task.create(cfg.data.task, cfg.data.num_outputs),
+        task=find_task(cfg.data.task)(cfg.data.num_outputs),
         mixing=build_mixing(cfg),
         **{name: parts[name] for name in RESERVED_ARGUMENTS["module"] if name in parts},
     )

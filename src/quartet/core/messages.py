@@ -33,6 +33,12 @@ def shorten(words: Iterable[Any], most: int = 5) -> str:
     return ", ".join(words[:most]) + more
 
 
+def cut(name: object, length: int = 18) -> str:
+    """A text in one line, of at most so many characters."""
+    text = " ".join(str(name).split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def join_or(words: Sequence[str], most: int = 10) -> str:
     """The words as an enumeration: ``a, b or c``."""
     if len(words) > most:

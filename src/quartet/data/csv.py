@@ -1,6 +1,5 @@
 """Any table in a csv file: the columns to predict, and the columns to predict them from."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
+from quartet.core.messages import closest_name, shorten
 from quartet.data.split import Fold, IntArray, Parts, assemble, split, standardize
-
-TASKS = ("multiclass", "binary", "multilabel", "regression")
+from quartet.data.task import TASKS, Task
 
 
 def csv(
@@ -65,14 +64,19 @@ def csv(
         ValueError: The file or a column is not there or does not fit the task, or a value is out of
             range.
     """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}; data/task=NAME.")
+    names_of_tasks = [name for name, kind in TASKS.items() if kind.reads_tables]
+    if task not in names_of_tasks:
+        raise ValueError(
+            f"task must be one of {', '.join(names_of_tasks)}, got {task!r}; data/task=NAME."
+        )
+    kind = TASKS[task]
     if missing not in ("error", "mean"):
         raise ValueError(f"missing must be error or mean, got {missing!r}; mean fills numbers in.")
     table = _read(path, separator)
-    wanted, inputs = _columns(table, target, features, drop, task)
-    targets, names = _targets(table[wanted], task)
-    stratify = np.array(names)[targets.astype(int).ravel()] if task in TASKS[:2] else None
+    wanted, inputs = _columns(table, target, features, drop, kind)
+    _refuse_gaps(table[wanted])
+    targets, names = kind.read_targets(table[wanted])
+    stratify = np.array(names)[targets.astype(int).ravel()] if kind.has_classes else None
     rows = split(
         len(table),
         val_fraction=val_fraction,
@@ -84,13 +88,13 @@ def csv(
     encoding, feature_names = _fit(table[inputs], rows.train, missing, max_categories)
     encoding |= {"separator": separator, "targets": wanted}
     scale: tuple[Tensor, Tensor] | None = None
-    final = torch.tensor(targets)
-    if task == "regression" and standardize_targets:
+    final = torch.tensor(targets).to(kind.target_dtype)
+    if kind.has_scale and standardize_targets:
         final, scale = standardize(targets, rows.train)
     return assemble(
         rows,
         encode(table[inputs], encoding),
-        final if task == "multiclass" else final.float(),
+        final,
         class_names=names,
         target_scale=scale,
         feature_names=feature_names,
@@ -117,7 +121,7 @@ def _columns(
     target: str | Sequence[str] | None,
     features: Sequence[str] | None,
     drop: Sequence[str],
-    task: str,
+    kind: type[Task],
 ) -> tuple[list[str], list[str]]:
     """The target columns and the input columns."""
     if not target:
@@ -128,15 +132,15 @@ def _columns(
     for key, names in (("target", wanted), ("features", features or ()), ("drop", drop)):
         for name in names:
             if name not in table.columns:
-                close = difflib.get_close_matches(str(name), table.columns, 1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
+                close = closest_name(str(name), table.columns)
+                hint = f"did you mean {close!r}? " if close else ""
                 raise ValueError(
                     f"{key} {name!r} is not a column; {hint}The columns are "
                     f"{', '.join(table.columns)}."
                 )
-    if len(wanted) > 1 and task in ("multiclass", "binary"):
+    if len(wanted) > 1 and kind.has_classes:
         raise ValueError(
-            f"target must be one column for {task}, got {len(wanted)}: {', '.join(wanted)}; "
+            f"target must be one column for {kind.name}, got {len(wanted)}: {', '.join(wanted)}; "
             "several are for data/task=multilabel or data/task=regression."
         )
     if both := [name for name in wanted if name in (features or ()) or name in drop]:
@@ -151,48 +155,13 @@ def _columns(
     return wanted, inputs
 
 
-def _targets(columns: pd.DataFrame, task: str) -> tuple[NDArray[Any], tuple[str, ...] | None]:
-    """Targets of all rows, and the names of the classes."""
-    gaps = (columns.isna() | columns.isin((np.inf, -np.inf))).sum()
+def _refuse_gaps(targets: pd.DataFrame) -> None:
+    gaps = (targets.isna() | targets.isin((np.inf, -np.inf))).sum()
     for name, count in gaps[gaps > 0].items():
         raise ValueError(
-            f"target column {name!r} has {count} missing or infinite values; remove these rows from the table."
+            f"target column {name!r} has {count} missing or infinite values; remove these rows "
+            "from the table."
         )
-    if task in ("regression", "multilabel"):
-        for name in columns:
-            values = columns[name]
-            if not pd.api.types.is_numeric_dtype(values):
-                raise ValueError(
-                    f"target column {name!r} is not numeric (its first value is {values.iloc[0]!r}); "
-                    "for classes choose data/task=multiclass or data/task=binary."
-                )
-            if task == "multilabel" and not values.isin((0, 1)).all():
-                raise ValueError(
-                    f"target column {name!r} holds values other than 0 and 1, which multilabel "
-                    "needs; for one column of classes choose data/task=multiclass."
-                )
-        numbers = columns.to_numpy(dtype=np.float64)
-        return numbers, tuple(map(str, columns)) if task == "multilabel" else None
-    name, values = columns.columns[0], columns.iloc[:, 0]
-    classes, labels = np.unique(values.to_numpy(), return_inverse=True)
-    if task == "binary":
-        if len(classes) != 2:
-            raise ValueError(
-                f"target column {name!r} has {len(classes)} classes, binary needs exactly 2; "
-                "for more choose data/task=multiclass."
-            )
-        return labels.astype(np.float64)[:, None], tuple(map(str, classes))
-    if len(classes) < 2:
-        raise ValueError(
-            f"target column {name!r} holds {str(classes[0])!r} only; multiclass needs at least 2 "
-            "classes, name another data.target."
-        )
-    if pd.api.types.is_numeric_dtype(values) and len(classes) > len(values) / 2:
-        raise ValueError(
-            f"target column {name!r} holds {len(classes)} different numbers in {len(values)} rows, "
-            "too many for classes; to predict the number choose data/task=regression."
-        )
-    return labels.astype(np.int64), tuple(map(str, classes))
 
 
 def _fit(
@@ -269,9 +238,10 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
         codes = np.array([places.get(value, -1) for value in found], dtype=np.int64)
         if strict and (codes < 0).any():
             unknown = found[int((codes < 0).argmax())]
+            texts = ["(missing)" if each is None else each for each in known]
             raise ValueError(
                 f"column {name!r} holds {unknown or 'a missing value'!r}, which the training did "
-                f"not know; its values are {_some(known)}. Correct these rows, or leave them out."
+                f"not know; its values are {shorten(texts, 10)}. Correct these rows, or leave them out."
             )
         blocks.append(codes[:, None] == np.arange(len(known)))
     return torch.from_numpy(np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe"))
@@ -290,11 +260,6 @@ def _numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
 
 def _text(value: Any) -> str | None:
     return None if pd.isna(value) else str(value)
-
-
-def _some(values: Sequence[str | None], most: int = 10) -> str:
-    more = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join("(missing)" if each is None else each for each in values[:most]) + more
 
 
 def _refuse_infinite(name: Any, values: NDArray[np.float64]) -> None:

@@ -34,7 +34,7 @@ class DataModule(LightningDataModule):
 
     Args:
         source: Gives the parts when called; downloads what is missing.
-        task: multiclass, binary, multilabel, regression or ranking.
+        task: The name of the kind of task, see `quartet.data.task`.
         batch_size: Samples (ranking: queries) a training step, or ``"full"`` for all of them.
         eval_batch_size: The same for validation and test.
         seed: Of the order of the training samples.
@@ -82,15 +82,16 @@ class DataModule(LightningDataModule):
         self.flip = flip
         self.crop = crop
         self.start = (0, 0)
-        self.facts: dict[str, Any] = {}  # task, input_shape, num_classes, num_outputs
+        # Of the configuration: task, input_shape, num_classes, num_outputs.
+        self.config_metadata: dict[str, Any] = {}
 
-    def told(self) -> dict[str, Any]:
-        """What predicting must know of the data, in plain containers."""
+    def metadata(self) -> dict[str, Any]:
+        """All that prediction needs to know of the data, in plain containers."""
 
         def texts(names: Sequence[str] | None) -> list[str] | None:
             return None if names is None else [str(name) for name in names]
 
-        return self.facts | {
+        return self.config_metadata | {
             "class_names": texts(self.parts.class_names),
             "feature_names": texts(self.parts.feature_names),
             "encoding": self.parts.encoding,

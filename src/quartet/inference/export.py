@@ -1,4 +1,4 @@
-"""A trained model as a file that needs none of this package, checked against the original."""
+"""Export a trained model to a file that needs none of this package, checked against the original."""
 
 import copy
 import importlib.util
@@ -6,36 +6,70 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from quartet.config.groups import replace_values
+from quartet.core import files
 from quartet.core.problems import ConfigError
-from quartet.inference.predictor import Predictor
+from quartet.inference.predictor import Predictor, from_run, rebuild_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
-OUTPUTS = {
-    "multiclass": "probability of each class",
-    "binary": "probability of the second class",
-    "multilabel": "probability of each label",
-    "regression": "values, in the units of the data",
-    "ranking": "scores; a higher one comes first within its query",
-}
-RAW = {
-    "multiclass": "logits; their softmax are the probabilities of the classes",
-    "binary": "logit; its sigmoid is the probability of the second class",
-    "multilabel": "logits; their sigmoids are the probabilities of the labels",
-    "regression": "values; times target_std plus target_mean in the units of the data",
-    "ranking": OUTPUTS["ranking"],
-}
 
 
-class Predicting(nn.Module):
-    """Predictions of inputs, in one step."""
+def export(
+    cfg: "DictConfig",
+    directory: str | Path,
+    *,
+    format: str = "onnx",  # noqa: A002 (the key of the command)
+    checkpoint: str = "best",
+    output: str | Path | None = None,
+    tolerance: float = 1e-4,
+) -> Path:
+    """Writes a run's model as a file that needs no Quartet, and FILE.json, which describes it.
+
+    Args:
+        cfg: The configuration it was trained with.
+        directory: Directory of the run.
+        format: onnx or torch_export, which give predictions; safetensors, the weights alone.
+        checkpoint: best, last, or the path or URL of a file.
+        output: The file; None for ``model.*`` in the directory.
+        tolerance: Largest difference to the original's predictions on samples of the run's data.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        quartet.core.problems.ConfigError: a package, the checkpoint or the data is missing, or the
+            file exists.
+        PredictionsDiffer: the exported model predicts something else.
+    """
+    suffix = SUFFIXES.get(format, "")
+    output = Path(output).expanduser() if output else Path(directory) / f"model{suffix}"
+    check_output(format, output)
+    cfg = replace_values(cfg, {"trainer.compile": False})  # it is compiled where it will run
+    run, path = rebuild_run(cfg, Path(directory), "train", checkpoint, splits=("train",))
+    part = "val" if run.data.parts.test is None else "test"
+    part = "train" if getattr(run.data.parts, part) is None else part
+    inputs = first_inputs(run.data.part_loader(part))
+    largest = write_model(from_run(run, path), inputs, format, output, float(tolerance))
+    print(
+        f"{output} and {description_path(output).name}: largest difference {largest:.2g} on "
+        f"{len(inputs)} samples of the {part} part"
+    )
+    return output
+
+
+class PredictingModel(nn.Module):
+    """Model and task in one module, which maps inputs to predictions."""
 
     def __init__(self, model: nn.Module, task: nn.Module) -> None:
         super().__init__()
@@ -45,21 +79,23 @@ class Predicting(nn.Module):
         return self.task(self.model(inputs)).float()  # type: ignore[no-any-return]
 
 
-class Different(Exception):
-    """An exported model does not predict what the original does."""
+class PredictionsDiffer(Exception):
+    """An exported model predicts something else than the original."""
 
 
-def beside(output: Path) -> Path:
-    """The file that says what the model takes and gives."""
+def description_path(output: Path) -> Path:
+    """The file that describes what the model takes and gives."""
     return output.with_name(f"{output.name}.json")
 
 
-def write(trained: Predictor, inputs: Tensor, form: str, output: Path, tolerance: float) -> float:
-    """Writes the model, and beside it what it takes and gives.
+def write_model(
+    predictor: Predictor, inputs: Tensor, form: str, output: Path, tolerance: float
+) -> float:
+    """Writes the model, and beside it a description of what it takes and gives.
 
     Args:
-        trained: The original.
-        inputs: Real ones, at least two, on which both must predict the same.
+        predictor: The original.
+        inputs: At least two real samples, on which both must predict the same.
         form: A key of SUFFIXES.
         output: The file.
         tolerance: Largest difference allowed, as a share of the largest prediction if that is
@@ -69,42 +105,41 @@ def write(trained: Predictor, inputs: Tensor, form: str, output: Path, tolerance
         The largest difference.
 
     Raises:
-        Different: it is larger than the tolerance; nothing was written.
+        PredictionsDiffer: it is larger than the tolerance; nothing was written.
     """
     inputs = inputs.float().cpu()
-    model, task = (part.cpu() for part in (trained.model, trained.task))
-    part = Predicting(model.float(), task).eval()
-    raw = form == "safetensors"
-    original = part.model if raw else part
+    whole = PredictingModel(predictor.model.cpu().float(), predictor.task.cpu()).eval()
+    is_raw = form == "safetensors"
+    original = whole.model if is_raw else whole
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
         file = Path(folder) / output.name
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporters speak of their own affairs
-            again = FORMS[form](original, inputs, file)
-            found = 0.0
+            warnings.simplefilter("ignore")  # about the exporters' own code
+            exported = FORMS[form](original, inputs, file)
+            largest = 0.0
             for samples in (inputs, inputs[:1]):  # a batch of any size
                 expected = original(samples)
-                difference = (again(samples) - expected).abs().max() / max(1, expected.abs().max())
-                found = max(found, float(difference))
-        if not found <= tolerance:
-            raise Different(
-                f"{output} was not written: its predictions differ by {found:.2g} from the "
+                error = (exported(samples) - expected).abs().max() / max(1, expected.abs().max())
+                largest = max(largest, float(error))
+        if not largest <= tolerance:
+            raise PredictionsDiffer(
+                f"{output} was not written: its predictions differ by {largest:.2g} from the "
                 f"original's, more than tolerance={tolerance:g}."
             )
         shape = ["batch", *expected.shape[1:]]
-        told = card(trained.facts, trained.names, inputs, shape, raw, task)
-        told |= {"format": form, "largest_difference": found, "checked_on": len(inputs)}
-        (Path(folder) / "card").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
-        (Path(folder) / "card").rename(beside(output))
+        description = describe(predictor, inputs, shape, is_raw)
+        description |= {"format": form, "largest_difference": largest, "checked_on": len(inputs)}
+        content = json.dumps(description, indent=2, allow_nan=False) + "\n"
+        files.write_atomic(description_path(output), content.encode())
         file.rename(output)
-    return found
+    return largest
 
 
 def to_onnx(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
-    for name in ("onnxscript", "onnx_ir"):  # they tell each step of theirs
+    for name in ("onnxscript", "onnx_ir"):  # they log every step
         logging.getLogger(name).setLevel(logging.WARNING)
     with torch.no_grad():
         torch.onnx.export(
@@ -142,39 +177,28 @@ def to_weights(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor
 FORMS = {"onnx": to_onnx, "torch_export": to_program, "safetensors": to_weights}
 
 
-def card(
-    facts: Mapping[str, Any],
-    names: list[str],
-    inputs: Tensor,
-    shape: list[Any],
-    raw: bool,
-    task: nn.Module,
+def describe(
+    predictor: Predictor, inputs: Tensor, shape: list[Any], is_raw: bool
 ) -> dict[str, Any]:
-    """What the model takes and gives, and how samples become what it takes."""
-    config, kind = facts["config"], facts["task"]
-    told: dict[str, Any] = {
-        "task": kind,
-        "inputs": {"name": "inputs", "dtype": "float32", "shape": ["batch", *inputs.shape[1:]]},
-        "outputs": {
-            "name": "predictions",
-            "shape": shape,
-            "holds": (RAW if raw else OUTPUTS)[kind],
-            "names": names,
-        },
-        "preprocessing": {"features": facts["feature_names"]},
+    """Describes what the model takes and gives, and how samples become its inputs."""
+    metadata, task = predictor.metadata, predictor.task
+    config = metadata["config"]
+    outputs = {
+        "name": "predictions",
+        "shape": shape,
+        "holds": task.raw_outputs_text if is_raw else task.outputs_text,
+        "names": predictor.names,
     }
-    if kind == "regression" and raw:
-        mean, std = (buffer.tolist() for buffer in task.buffers())
-        told["outputs"] |= {"target_mean": mean, "target_std": std}
-    if facts["encoding"]:
-        encoding = {key: facts["encoding"][key] for key in ("numeric", "categories")}
-        told["preprocessing"] |= {
+    scale = {f"target_{name}": values.tolist() for name, values in task.named_buffers()}
+    preprocessing: dict[str, Any] = {"features": metadata["feature_names"]}
+    if metadata["encoding"]:
+        preprocessing |= {
             "order": "numeric columns as (value - mean) / std, missing ones as fill; then for each "
             "column of categories a 1 in the place of its value, null being a missing one",
-            **encoding,
+            **{key: metadata["encoding"][key] for key in ("numeric", "categories")},
         }
     elif inputs.ndim == 4:
-        told["preprocessing"] |= {
+        preprocessing |= {
             "order": "channels first; resized and cut, scaled, (value - mean) / std by channel",
             "scale": 1 / 255,
             "resize_shorter_side": config.get("image_size"),
@@ -182,28 +206,33 @@ def card(
             "mean": config["mean"] or [0.0] * inputs.shape[1],
             "std": config["std"] or [1.0] * inputs.shape[1],
         }
-    return told
+    return {
+        "task": task.name,
+        "inputs": {"name": "inputs", "dtype": "float32", "shape": ["batch", *inputs.shape[1:]]},
+        "outputs": outputs | (scale if is_raw else {}),
+        "preprocessing": preprocessing,
+    }
 
 
-def samples(loader: Any, most: int = 64) -> Tensor:
-    """Inputs of the first batch, at least two: an export takes 1 for a size that never changes."""
+def first_inputs(loader: Any, most: int = 64) -> Tensor:
+    """Inputs of the first batch, at least two: an exporter takes a size of 1 for a constant."""
     inputs: Tensor = next(iter(loader))[0][:most]
     return inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))
 
 
-def refuse(form: str, output: Path) -> None:
-    """Refuses what cannot be exported.
+def check_output(form: str, output: Path) -> None:
+    """Refuses a format or a file that cannot be exported to.
 
     Raises:
-        Refusal: a package is missing, or the file is there.
+        ConfigError: a package is missing, or the file exists.
     """
     if form not in SUFFIXES:
         raise ConfigError([f"format={form}: must be one of {', '.join(SUFFIXES)}."])
     missing = [name for name in NEEDS.get(form, ()) if importlib.util.find_spec(name) is None]
-    found = [f"format={form}: needs {name}; pip install -e '.[export]'." for name in missing]
+    faults = [f"format={form}: needs {name}; pip install -e '.[export]'." for name in missing]
     if output.suffix != SUFFIXES[form]:
-        found.append(f"output={output}: must end in {SUFFIXES[form]} for format={form}.")
-    taken = [path for path in (output, beside(output)) if path.exists()]
-    found += [f"output={path}: is there already; name another file." for path in taken]
-    if found:
-        raise ConfigError(found)
+        faults.append(f"output={output}: must end in {SUFFIXES[form]} for format={form}.")
+    taken = [path for path in (output, description_path(output)) if path.exists()]
+    faults += [f"output={path}: exists; name another file." for path in taken]
+    if faults:
+        raise ConfigError(faults)

@@ -1,6 +1,5 @@
-"""Samples from files of a person's own, prepared as those of the training were."""
+"""Samples from other files, prepared as those of the training were."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,22 +13,24 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from quartet.core.messages import closest_name
 from quartet.data import csv
 from quartet.data.image_folder import to_tensor
 from quartet.data.loader import make_normalizer, worker_options
+from quartet.inference.predictor import Predictor
 
 CHUNK = 8192  # rows of a table that are in memory at once
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
 
 
 class Batch(NamedTuple):
-    """Some samples.
+    """A few samples to predict.
 
     Attributes:
-        samples: What names each of them: a number, a path, or a value of a column.
+        samples: Names of the samples: numbers, paths, or values of a column.
         inputs: As the model takes them.
-        targets: Columns of what is known to be true, or empty.
-        queries: Of each sample, for ranking.
+        targets: Columns of known targets, or empty.
+        queries: Query of each sample, for ranking.
     """
 
     samples: list[Any]
@@ -38,60 +39,59 @@ class Batch(NamedTuple):
     queries: list[int] | None = None
 
 
-def batches(path: Path, facts: Mapping[str, Any], names: Sequence[str], key: str | None) -> Any:
+def read_batches(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
     """Batches of a table, a picture, or a folder of pictures; never all of it in memory.
 
     Args:
         path: The file or folder.
-        facts: Of `quartet.inference.predictor.Predictor`.
-        names: Of the classes, labels or values.
+        predictor: Predictor of the run.
         key: The column of a table that names its rows; None for their numbers.
 
     Raises:
         ValueError: it does not hold what the model was trained on.
     """
-    shape = facts["input_shape"]
+    metadata = predictor.metadata
+    shape = metadata["input_shape"]
     if not path.exists():
         raise ValueError(f"{path} is missing; name a file or a folder.")
-    if facts["encoding"] is not None:
+    if metadata["encoding"] is not None:
         if path.is_dir():
             raise ValueError(
                 f"{path} is a folder; the run was trained on a table, name a csv file."
             )
-        return rows(path, facts, names, key)
+        return read_table(path, predictor, key)
     if len(shape) == 3 and shape[0] in (1, 3):
         if key is not None:
             raise ValueError("id names a column of a table; leave it out for pictures.")
-        return pictures(path, facts, names)
+        return read_pictures(path, metadata, predictor.names)
     raise ValueError(
         f"{path}: the run's data is neither a table (data=csv) nor pictures, and its samples of "
         f"shape {list(shape)} come from nowhere else; split=test predicts those it has."
     )
 
 
-def rows(
-    path: Path, facts: Mapping[str, Any], names: Sequence[str], key: str | None
-) -> Iterator[Batch]:
-    """Batches of a table, its columns encoded by the training part of that of the run."""
-    encoding, size = facts["encoding"], facts["config"]["eval_batch_size"]
+def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
+    """Batches of a table, its columns encoded as those of the run's training part."""
+    task, metadata = predictor.task, predictor.metadata
+    encoding, size = metadata["encoding"], metadata["config"]["eval_batch_size"]
     separator: str = encoding["separator"]
-    packed: Any = PACKED.get(path.suffix)
     given = list(pd.read_csv(path, sep=separator, nrows=0).columns)
     features = [*encoding["numeric"], *encoding["categories"]]
     for name in [*features, *([] if key is None else [key])]:
         if name not in given:
-            close = difflib.get_close_matches(name, given, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            close = closest_name(name, given)
+            hint = f"did you mean {close!r}? " if close else ""
             raise ValueError(
                 f"{path} has no column {name!r}; {hint}The columns are {', '.join(given)}."
             )
-    known = all(name in given for name in encoding["targets"])
-    targets = encoding["targets"] if known else []
-    # Texts stay as they are written; of yes and no there are several spellings, which pandas knows.
-    texts = [name for name, of in encoding["categories"].items() if not flags(of)]
-    texts += [] if facts["task"] in ("regression", "multilabel") else targets
+    has_targets = all(name in given for name in encoding["targets"])
+    targets = encoding["targets"] if has_targets else []
+    # Texts stay as they are written; pandas knows the spellings of true and false.
+    texts = [name for name, known in encoding["categories"].items() if not are_flags(known)]
+    texts += targets if task.column_type is str else []
     texts += [] if key is None or key in features else [key]
     wanted = list(dict.fromkeys([*features, *targets, *([] if key is None else [key])]))
+    compression: Any = COMPRESSIONS.get(path.suffix)
     start = 0
     with (
         path.open("rb") as file,
@@ -103,7 +103,7 @@ def rows(
             usecols=wanted,
             dtype=dict.fromkeys(texts, str),
             chunksize=max(CHUNK, size),
-            compression=packed,
+            compression=compression,
         ):
             if chunk.empty:
                 break
@@ -115,7 +115,7 @@ def rows(
             yield Batch(
                 samples if key is None else [str(value) for value in chunk[key]],
                 inputs,
-                truth(chunk[targets], facts["task"], names),
+                task.known_targets(chunk[targets], predictor.names) if targets else {},
             )
             start += len(chunk)
             bar.update(file.tell() - bar.n)
@@ -123,46 +123,12 @@ def rows(
         raise ValueError(f"{path} has no rows below the names of its columns.")
 
 
-def flags(values: Sequence[str | None]) -> bool:
+def are_flags(values: Sequence[str | None]) -> bool:
     return {value for value in values if value is not None} <= {"True", "False"}
 
 
-def truth(columns: pd.DataFrame, task: str, names: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns of targets; a class under the name that the training gave it, where it has one."""
-    if columns.empty:
-        return {}
-    if task in ("regression", "multilabel"):
-        alone = columns.shape[1] == 1 and task == "regression"
-        whole = int if task == "multilabel" else float
-        return {
-            "target" if alone else f"target_{name}": [
-                None if pd.isna(value) else whole(value) for value in columns[name]
-            ]
-            for name in columns
-        }
-    numbers = {}
-    for name in names:  # 1 may be written as 1.0
-        try:
-            numbers[float(name)] = name
-        except ValueError:
-            continue
-
-    def name_of(value: Any) -> str | None:
-        if pd.isna(value):
-            return None
-        text = str(value)
-        if text in names or not numbers:
-            return text
-        try:
-            return numbers.get(float(text), text)
-        except ValueError:
-            return text
-
-    return {"target": [name_of(value) for value in columns.iloc[:, 0]]}
-
-
-class Pictures(Dataset[Any]):
-    """Image files as tensors, or a text that says why one is none.
+class PictureFiles(Dataset[Any]):
+    """Image files as tensors, or a text that says why one cannot be read.
 
     Args:
         paths: The files.
@@ -196,22 +162,22 @@ class Pictures(Dataset[Any]):
         return tensor
 
 
-def pictures(path: Path, facts: Mapping[str, Any], names: Sequence[str]) -> Iterator[Batch]:
-    """Batches of a picture, or of all pictures in a folder and those within it.
+def read_pictures(path: Path, metadata: Mapping[str, Any], names: Sequence[str]) -> Iterator[Batch]:
+    """Batches of a picture, or of all pictures in a folder and in the folders within it.
 
     The folder that a picture lies in is its target, if it is called like a class.
     """
-    config = facts["config"]
+    config = metadata["config"]
     paths = [path]
     if path.is_dir():
         paths = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMG_EXTENSIONS)
     if not paths:
         raise ValueError(f"{path} holds no picture, which end in {', '.join(IMG_EXTENSIONS)}.")
-    channels, height, width = facts["input_shape"]
-    free = "image_size" in config  # data=image_folder takes pictures of any size
-    transform = to_tensor(config["image_size"]) if free else exactly(height, width)
+    channels, height, width = metadata["input_shape"]
+    any_size = "image_size" in config  # as data=image_folder takes them
+    transform = to_tensor(config["image_size"]) if any_size else resize_to(height, width)
     loader: DataLoader[Any] = DataLoader(
-        Pictures(paths, channels, transform, None if free else (height, width)),
+        PictureFiles(paths, channels, transform, None if any_size else (height, width)),
         batch_size=config["eval_batch_size"],
         collate_fn=list,
         **worker_options(config["num_workers"]),
@@ -219,20 +185,22 @@ def pictures(path: Path, facts: Mapping[str, Any], names: Sequence[str]) -> Iter
     convert = make_normalizer(config["mean"], config["std"], torch.device("cpu"))
     known, start = any(each.parent.name in names for each in paths), 0
     with tqdm(total=len(paths), desc="predicting", unit="picture") as bar:
-        for found in loader:
-            if faults := [each for each in found if isinstance(each, str)]:
-                raise ValueError(faults[0])
-            part = paths[start : start + len(found)]
+        for tensors in loader:
+            if problems := [each for each in tensors if isinstance(each, str)]:
+                raise ValueError(problems[0])
+            part = paths[start : start + len(tensors)]
             folders = [each.parent.name for each in part]
             targets = {"target": [each if each in names else None for each in folders]}
             yield Batch(
-                [str(each) for each in part], convert(torch.stack(found)), targets if known else {}
+                [str(each) for each in part],
+                convert(torch.stack(tensors)),
+                targets if known else {},
             )
-            start += len(found)
-            bar.update(len(found))
+            start += len(tensors)
+            bar.update(len(tensors))
 
 
-def exactly(height: int, width: int) -> v2.Compose:
+def resize_to(height: int, width: int) -> v2.Compose:
     return v2.Compose(
         [
             v2.ToImage(),

@@ -1,4 +1,4 @@
-"""The model of a run with the weights of a checkpoint, ready to predict."""
+"""A trained run, built again: with its data, or its model alone, ready to predict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +9,13 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
+from quartet.build import Run, build, rebuild
 from quartet.checkpoints import storage
-from quartet.core.problems import ConfigError
+from quartet.compat.lightning import quieten
+from quartet.config.groups import replace_values, to_container
+from quartet.core.problems import ConfigError, collect_problems
+from quartet.data.task import Task
+from quartet.validation.data import load_data
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that has learnt.
+    """A trained model.
 
     Attributes:
         model: Maps inputs to raw outputs.
         task: Maps raw outputs to predictions.
-        trainer: Of the run; knows the device and the precision.
-        facts: Of the data, `quartet.data.datamodule.DataModule.told`, and ``config``, the data group.
+        trainer: Trainer of the run; knows the device and the precision.
+        metadata: `quartet.data.datamodule.DataModule.metadata`, and ``config``, the data group.
     """
 
     model: nn.Module
-    task: nn.Module
+    task: Task
     trainer: Trainer
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     @property
     def device(self) -> torch.device:
@@ -38,11 +43,8 @@ class Predictor:
 
     @property
     def names(self) -> list[str]:
-        """Of the classes, labels or values."""
-        told = self.facts
-        count = told["num_outputs"] if told["task"] != "binary" else 2
-        targets = (told["encoding"] or {}).get("targets") if told["task"] == "regression" else None
-        return list(told["class_names"] or targets or map(str, range(count)))
+        """Names of the classes, labels or values."""
+        return self.task.names(self.metadata)
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -55,56 +57,115 @@ class Predictor:
         return predictions
 
 
-def from_run(run: Any, checkpoint: str) -> Predictor:
-    """A run that was built with its data."""
-    found = storage.load(checkpoint)
-    facts = run.data.told() | found.get("data", {}) | {"config": run.config["data"]}
+def from_run(run: Run, checkpoint: str) -> Predictor:
+    """The predictor of a run that was built with its data."""
+    content = storage.load(checkpoint)
+    metadata = run.data.metadata() | (metadata_of(content) or {}) | {"config": run.config["data"]}
+    task: Any = run.module.task
     return load_weights(
-        Predictor(run.module.model, run.module.task, run.trainer, facts), found, checkpoint
+        Predictor(run.module.model, task, run.trainer, metadata), content, checkpoint
     )
 
 
 def from_checkpoint(cfg: "DictConfig", directory: Path, checkpoint: str) -> Predictor:
-    """A run without its data, which may be gone: the checkpoint tells what it was.
+    """The predictor of a run without its data, which the checkpoint describes.
 
     Raises:
-        Refusal: the checkpoint cannot be used, or does not fit the configuration.
+        ConfigError: the checkpoint cannot be used, or does not fit the configuration.
     """
-    from quartet.build import rebuild
-    from quartet.config.groups import to_container
-
-    found = storage.load(checkpoint)
-    told = found.get("data")
-    if not isinstance(told, dict):
+    content = storage.load(checkpoint)
+    metadata = metadata_of(content)
+    if metadata is None:
         raise ConfigError(
             [
-                f"checkpoint: {checkpoint} tells nothing of the data that it was trained on; train "
-                "the run again, or go on with it, resume=DIR trainer.max_epochs=N."
+                f"checkpoint: {checkpoint} does not describe the data that it was trained on; train "
+                "the run again, or continue it, resume=DIR trainer.max_epochs=N."
             ]
         )
-    model, task, trainer = rebuild(cfg, told, directory)
-    facts = told | {"config": to_container(cfg)["data"]}
-    return load_weights(Predictor(model, task, trainer, facts), found, checkpoint)
+    model, task, trainer = rebuild(cfg, metadata, directory)
+    metadata = metadata | {"config": to_container(cfg)["data"]}
+    return load_weights(Predictor(model, task, trainer, metadata), content, checkpoint)
 
 
-def load_weights(trained: Predictor, found: Mapping[str, Any], checkpoint: str) -> Predictor:
-    """With the weights of a checkpoint, on its device.
+def metadata_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The description of the data in a checkpoint; version 0.1 called it ``data``."""
+    metadata = content.get("metadata", content.get("data"))
+    return metadata if isinstance(metadata, dict) else None
+
+
+def load_weights(predictor: Predictor, content: Mapping[str, Any], checkpoint: str) -> Predictor:
+    """The predictor with the weights of a checkpoint, on its device.
 
     Raises:
-        Refusal: they do not fit.
+        ConfigError: they do not fit.
     """
-    plugin = trained.trainer.precision_plugin
-    for name, part in (("model", trained.model), ("task", trained.task)):
+    for name, part in (("model", predictor.model), ("task", predictor.task)):
         weights = {
             key.removeprefix(f"{name}."): value
-            for key, value in found["state_dict"].items()
+            for key, value in content["state_dict"].items()
             if key.startswith(f"{name}.")
         }
         try:
             part.load_state_dict(weights)
         except RuntimeError as error:
-            fault = " ".join(str(error).split())
-            raise ConfigError([f"checkpoint: {checkpoint} does not fit the run: {fault}"]) from None
-        part.to(trained.device).eval()
-    plugin.convert_module(trained.model)
-    return trained
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                [f"checkpoint: {checkpoint} does not fit the run: {reason}"]
+            ) from None
+        part.to(predictor.device).eval()
+    predictor.trainer.precision_plugin.convert_module(predictor.model)
+    return predictor
+
+
+def find_checkpoint(directory: Path, checkpoint: str) -> str:
+    """The path or URL of a run's checkpoint, which was loaded on trial.
+
+    Args:
+        directory: Directory of the run.
+        checkpoint: best, last, or the path or URL of a file.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    named = {name: str(directory / f"checkpoints/{name}.ckpt") for name in ("best", "last")}
+    path = named.get(checkpoint, checkpoint)
+    faults: list[str] = []
+    if "://" not in path and not Path(path).is_file():
+        faults.append(f"checkpoint={checkpoint}: {path} is missing; name best, last or a file.")
+    else:
+        with collect_problems(faults, f"checkpoint={checkpoint}"):
+            storage.load(path)  # before the data, which may take long
+    if faults:
+        raise ConfigError(faults)
+    return path
+
+
+def rebuild_run(
+    cfg: "DictConfig", directory: Path, split: str, checkpoint: str, splits: tuple[str, ...]
+) -> tuple[Run, str]:
+    """A trained run, built again with its data, and the path or URL of one of its checkpoints.
+
+    Args:
+        cfg: The configuration it was trained with.
+        directory: Directory of the run.
+        split: The part of the data that is wanted.
+        checkpoint: best, last, or the path or URL of a file.
+        splits: What `split` may be.
+
+    Raises:
+        ConfigError: there is no such split or checkpoint, or the data cannot be read.
+    """
+    quieten()
+    faults: list[str] = []
+    with collect_problems(faults, "checkpoint"):
+        path = find_checkpoint(directory, checkpoint)
+    if split not in splits:
+        faults.append(f"split={split}: must be one of {', '.join(splits)}.")
+    if faults:
+        raise ConfigError(faults)
+    run = build(replace_values(cfg, {"callbacks": {}, "logger": {}}), directory)
+    run.trainer.loggers = []  # metrics.csv is that of the training
+    load_data(run)
+    if getattr(run.data.parts, split) is None:
+        raise ConfigError([f"split={split}: this data has no such part."])
+    return run, path

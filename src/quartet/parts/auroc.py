@@ -53,7 +53,7 @@ class AUROC(Metric):
     def update(self, preds: Tensor, target: Tensor) -> None:
         outputs = self.counts.shape[0]
         self.preds.append(preds.reshape(-1, outputs).float())
-        if self.task != "multiclass":
+        if preds.shape == target.shape:  # else it holds classes
             target = target.reshape(-1, outputs).bool()
         self.target.append(target)
         self.kept += preds.numel()

@@ -1,4 +1,4 @@
-"""What the pictures of a run have in common: their style, their panels, how they are saved."""
+"""The style of a run's pictures, their panels in inches, and how they are saved."""
 
 import io
 import logging
@@ -22,28 +22,36 @@ INK, GREY, PALE = "#262626", "#767676", "#c9c9c9"
 # Okabe and Ito's colours, told apart by the colour-blind too; their yellow is too light for lines.
 BLUE, RED = "#0072b2", "#d55e00"
 SERIES = (BLUE, RED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
-STYLE: Any = {
-    "font.size": 9,
+
+
+def make_style(ink: str, grey: str) -> dict[str, Any]:
+    """The style of all figures, in two colours."""
+    return {
+        "font.size": 9,
+        "axes.edgecolor": grey,
+        "axes.labelcolor": ink,
+        "text.color": ink,
+        "xtick.color": grey,
+        "ytick.color": grey,
+        "xtick.labelcolor": ink,
+        "ytick.labelcolor": ink,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.unicode_minus": False,
+        "text.parse_math": False,  # a class may be called $5
+    }
+
+
+STYLE: Any = make_style(INK, GREY) | {
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.titley": 1.0,  # else matplotlib measures every label to find a place
     "axes.labelsize": 9,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": False,
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
     "legend.borderpad": 0.2,
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
-    "text.parse_math": False,  # a class may be called $5
 }
 
 
@@ -87,13 +95,8 @@ def row(count: int, width: float = 3.2, height: float = 2.9) -> tuple[Canvas, li
     return canvas, [canvas.panel(0.65 + i * step, 0.55, width, height) for i in range(count)]
 
 
-def short(name: object, length: int = 18) -> str:
-    text = " ".join(str(name).split())
-    return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
 def text_width(names: Iterable[str], size: float = 9) -> float:
-    """About how many inches the longest of the names takes."""
+    """About the width of the longest name, in inches."""
     return max((len(name) for name in names), default=0) * size * 0.6 / 72
 
 
@@ -112,7 +115,7 @@ def save(
 
 @contextmanager
 def forgiving(path: Path) -> Iterator[None]:
-    """Says of a fault that it left out `path`."""
+    """Logs an error, which leaves out the picture `path`, and goes on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a font without some letter of a class's name
         try:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
+from quartet.core.messages import cut
 from quartet.reports.canvas import (
     BLUE,
     GREY,
@@ -21,7 +22,6 @@ from quartet.reports.canvas import (
     STYLE,
     Canvas,
     row,
-    short,
     text_width,
 )
 
@@ -33,28 +33,9 @@ BINS = (
 
 
 def counts(predicted: Array, true: Array, classes: int) -> Array:
-    """How many samples of each class (row) were taken for each class (column)."""
+    """Numbers of samples of each class (row) of which each class (column) was predicted."""
     pairs = np.bincount(true.astype(int) * classes + predicted.astype(int), minlength=classes**2)
     return pairs.reshape(classes, classes)
-
-
-def mistakes(
-    task: str, predictions: Array, labels: Array, names: Sequence[str], shown: str
-) -> Canvas:
-    """The confusion matrix, or what became of each of several labels.
-
-    Args:
-        task: multiclass, binary or multilabel.
-        predictions: Probabilities.
-        labels: Classes, or 0 and 1.
-        names: Of the classes or labels.
-        shown: What samples they are, for the title.
-    """
-    if task == "multilabel":
-        title = f"Outcomes of {len(labels):,} {shown}"
-        return outcomes(predictions > 0.5, labels, names, title)
-    predicted = predictions > 0.5 if task == "binary" else predictions.argmax(1)
-    return confusion(predicted, labels, names, f"Confusion of {len(labels):,} {shown}")
 
 
 def confusion(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
@@ -64,7 +45,7 @@ def confusion(predicted: Array, true: Array, names: Sequence[str], title: str) -
 
 
 def outcomes(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
-    """What became of each label: the four cells of its own confusion matrix in a row."""
+    """A row for each label: the four cells of its own confusion matrix."""
     hit, said = true.astype(bool), predicted.astype(bool)
     cells = [(hit & said), (hit & ~said), (~hit & said), (~hit & ~said)]
     matrix = np.stack([cell.sum(0) for cell in cells], axis=1)
@@ -81,7 +62,7 @@ def heat_map(
     size = min(size, 13 / most)
     font = min(9.0, size * 72 * 0.62)
     every = -(-most // NAMED)
-    rows, columns = ([short(name) for name in names] for names in (rows, columns))
+    rows, columns = ([cut(name) for name in names] for names in (rows, columns))
     left, below = (text_width(names[::every], font) for names in (rows, columns))
     turned = below > 0.9 * size
     left, below = left + 0.55, (below if turned else font / 72) + 0.5
@@ -110,25 +91,27 @@ def heat_map(
     return canvas
 
 
-def quality(task: str, probabilities: Array, labels: Array, names: Sequence[str]) -> Canvas | None:
-    """ROC, precision-recall and reliability side by side; None if there is nothing to draw.
+def quality(
+    scores: Array,
+    truth: Array,
+    names: Sequence[str],
+    confidence: Array | None = None,
+    is_right: Array | None = None,
+) -> Canvas:
+    """ROC, precision-recall and reliability side by side; reliability alone without two classes.
 
     Args:
-        task: binary, multiclass or multilabel.
-        probabilities: ``(samples,)`` of class 1, else ``(samples, classes)``.
-        labels: ``(samples,)`` classes, for multilabel ``(samples, labels)`` of 0 and 1.
-        names: Of the classes or labels.
+        scores: ``(samples, classes)`` probabilities, each class against the rest.
+        truth: ``(samples, classes)`` of bool.
+        names: Names of the classes or labels.
+        confidence: ``(samples,)`` probability of the chosen class; None takes all `scores`.
+        is_right: ``(samples,)`` whether it is the true class; None takes all of `truth`.
     """
-    scores, truth = one_against_rest(task, probabilities, labels)
     drawn = [
-        (short(names[-1] if task == "binary" else names[k]), truth[:, k], scores[:, k])
-        for k in range(scores.shape[1])
+        (cut(name), truth[:, k], scores[:, k])
+        for k, name in enumerate(names)
         if 0 < truth[:, k].sum() < len(truth)
     ]
-    if task == "multiclass":
-        confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    else:
-        confidence, right = scores.ravel(), truth.ravel()
     canvas, panels = row(3 if drawn else 1)
     with mpl.rc_context(STYLE):
         if drawn:
@@ -137,21 +120,13 @@ def quality(task: str, probabilities: Array, labels: Array, names: Sequence[str]
             panels[0].plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, zorder=1)
             curves(panels[1], drawn, precision_recall, "AP")
             panels[1].set(title="Precision and recall", xlabel="recall", ylabel="precision")
-        reliability(panels[-1], confidence, right)
-        if task == "multiclass":
-            labels_of = {"xlabel": "confidence", "ylabel": "accuracy"}
+        if confidence is None or is_right is None:
+            reliability(panels[-1], scores.ravel(), truth.ravel())
+            panels[-1].set(xlabel="predicted probability", ylabel="frequency observed")
         else:
-            labels_of = {"xlabel": "predicted probability", "ylabel": "frequency observed"}
-        panels[-1].set(**labels_of)
+            reliability(panels[-1], confidence, is_right)
+            panels[-1].set(xlabel="confidence", ylabel="accuracy")
     return canvas
-
-
-def one_against_rest(task: str, probabilities: Array, labels: Array) -> tuple[Array, Array]:
-    """Scores and truth of each class or label, ``(samples, classes)`` both."""
-    scores = probabilities.reshape(len(probabilities), -1)
-    if task == "multiclass":
-        return scores, labels[:, None] == np.arange(scores.shape[1])
-    return scores, labels.reshape(scores.shape).astype(bool)
 
 
 def receiver_operating(truth: Array, scores: Array) -> tuple[Array, Array, float]:

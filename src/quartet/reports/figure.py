@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from quartet.reports.canvas import make_style
+
 # Stand-ins that become the page's custom properties of the same names.
 COLOURS = {
     f"#0102{number:02x}": f"var(--{name})"
@@ -22,22 +24,7 @@ COLOURS = {
 }
 INK, FAINT, PAPER, *SERIES = COLOURS
 DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a value may hold a dollar sign
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "axes.unicode_minus": False,
-}
+STYLE: Any = make_style(INK, FAINT) | {"svg.fonttype": "none", "legend.frameon": False}
 Table = TypeVar("Table", pd.DataFrame, "pd.Series[float]")
 MANY = 12  # values of a knob that are drawn side by side; more numbers make a scatter
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from quartet.reports.canvas import DPI, STYLE, Canvas, short, text_width
+from quartet.reports.canvas import DPI, STYLE, Canvas, text_width
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -45,48 +45,14 @@ def read(dataset: "Dataset[Any]", rows: Sequence[int]) -> Array:
     return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
-def worst(
-    task: str, predictions: Array, labels: Array, names: Sequence[str]
-) -> list[tuple[int, str]]:
-    """The samples that were got wrong, the worst first, and what to write beside them.
+def known_tensors(dataset: "Dataset[Any]") -> tuple[Any, ...]:
+    """Targets, and queries if there are any; empty if they are not known without reading files."""
+    import torch
+    from torch.utils.data import TensorDataset
 
-    Args:
-        task: binary, multiclass, multilabel or regression.
-        predictions: Probabilities or values.
-        labels: Classes, 0 and 1, or values.
-        names: Of the classes, labels or outputs.
-    """
-    if task == "regression":
-        faults = np.abs(predictions - labels).sum(1)
-        return [
-            (int(i), f"true {labels[i, 0]:.4g}\npredicted {predictions[i, 0]:.4g}")
-            for i in np.argsort(-faults, kind="stable")[:WORST]
-        ]
-    if task == "multilabel":
-        wrong = (predictions > 0.5) != labels.astype(bool)
-        faults = np.abs(predictions - labels).max(1) * wrong.any(1)
-        first = [i for i in np.argsort(-faults, kind="stable")[:WORST] if faults[i]]
-        return [(int(i), told(predictions[i], labels[i], names)) for i in first]
-    if task == "binary":
-        predictions = np.stack([1 - predictions, predictions], axis=1)
-    truth, said = labels.astype(int), predictions.argmax(1)
-    of_truth = predictions[np.arange(len(truth)), truth]
-    order = [i for i in np.argsort(of_truth, kind="stable") if said[i] != truth[i]][:WORST]
-    return [
-        (
-            int(i),
-            f"true {short(names[truth[i]], 14)} ({of_truth[i]:.2g})\n"
-            f"predicted {short(names[said[i]], 14)} ({predictions[i, said[i]]:.2g})",
-        )
-        for i in order
-    ]
-
-
-def told(probabilities: Array, labels: Array, names: Sequence[str]) -> str:
-    """The label that a sample's prediction is most wrong about."""
-    k = int(np.abs(probabilities - labels).argmax())
-    kind = "missed" if labels[k] else "false"
-    return f"{kind}: {short(names[k], 14)}\n({probabilities[k]:.2g})"
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1:]
+    return (torch.as_tensor(dataset.targets),) if hasattr(dataset, "targets") else ()
 
 
 def captioned(tiles: Array, captions: Sequence[str], title: str) -> Canvas:

@@ -166,7 +166,7 @@ def cell(value: Any) -> str:
 def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[str, Any]:
     """What the page tells of the jobs that monitor one metric."""
     done = jobs[(jobs["status"] == "finished") & np.isfinite(jobs["best"].astype(float))]
-    told: dict[str, Any] = {"metric": metric, "mode": mode, "ranking": [], "winner": None}
+    told: dict[str, Any] = {"metric": metric, "mode": mode, "ranked": [], "winner": None}
     told |= {"cautions": cautions(jobs, metric), "finished": len(done)}
     if done.empty:
         return told
@@ -181,7 +181,7 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
     ranked = ranking.assign(name=names, seeds=[seeds(row) for _, row in ranking.iterrows()])
     comparable = ranked[np.isfinite(ranked["mean"])].head(SETTINGS)
     told |= {
-        "ranking": ranked.to_dict("records"),
+        "ranked": ranked.to_dict("records"),
         "legend": "" if named else ", ".join(knobs),
         "name": setting(ranking.iloc[0], results.knobs, 400),
         "plus_minus": plus_minus(ranking.iloc[0]),

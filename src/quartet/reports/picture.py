@@ -1,4 +1,4 @@
-"""Every picture of one run: what is drawn for which task, and where it goes."""
+"""The pictures of one run: which are drawn, and where they are written."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from quartet.core.messages import cut
+from quartet.data.task import find_task
 from quartet.reports import classes, images, values
-from quartet.reports.canvas import Canvas, forgiving, save, short
-from quartet.reports.card import known_targets
+from quartet.reports.canvas import Canvas, forgiving, save
 from quartet.reports.curves import curves
 from quartet.training.callbacks.predictions import PredictionCollector
 
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 Draw = Callable[[], Canvas | None]
 
 
-def of_training(run: "Run", seen: PredictionCollector) -> list[Path]:
-    """Draws what a finished run is known by, into its directory and its TensorBoard.
+def draw_training(run: "Run", collector: PredictionCollector) -> list[Path]:
+    """Draws the pictures of a finished run into its directory and its TensorBoard.
 
     Args:
         run: Trained.
-        seen: Predictions of its best checkpoint.
+        collector: Predictions of its best checkpoint.
     """
     directory = run.directory
     boards = [
@@ -37,14 +38,14 @@ def of_training(run: "Run", seen: PredictionCollector) -> list[Path]:
     drawn: dict[str, Draw | None] = {}
     with forgiving(directory / "samples.png"):
         drawn["samples"] = samples(run)
-    drawn |= of_predictions(run, seen)
+    drawn |= draw_predictions(run, collector)
     drawn["curves"] = partial(curves, directory)
     return write(drawn, directory, boards=boards)
 
 
-def of_evaluation(run: "Run", seen: PredictionCollector, file: Path) -> list[Path]:
-    """Draws the predictions of an evaluation beside the file of its figures, whose name they bear."""
-    return write(of_predictions(run, seen), file.parent, f"{file.stem}-")
+def draw_evaluation(run: "Run", collector: PredictionCollector, file: Path) -> list[Path]:
+    """Draws the predictions of an evaluation beside the file of its figures, named after it."""
+    return write(draw_predictions(run, collector), file.parent, f"{file.stem}-")
 
 
 def write(
@@ -53,12 +54,12 @@ def write(
     prefix: str = "",
     boards: Sequence[tuple[str, int]] = (),
 ) -> list[Path]:
-    """Draws each picture that can be drawn; a fault costs the picture, never the run.
+    """Draws each picture that can be drawn; an error costs the picture, never the run.
 
     Args:
-        drawn: By name.
-        directory: Of the files.
-        prefix: Of their names.
+        drawn: Drawing functions by the name of the picture.
+        directory: Directory of the files.
+        prefix: Prefix of their names.
         boards: Directories of TensorBoards that show them, too, and the step.
 
     Returns:
@@ -69,69 +70,53 @@ def write(
     return [path for path in made if path.exists()]
 
 
-def of_predictions(run: "Run", seen: PredictionCollector) -> dict[str, Draw | None]:
-    """The pictures that suit the task, by name."""
-    if seen.part is None:
+def draw_predictions(run: "Run", collector: PredictionCollector) -> dict[str, Draw | None]:
+    """Drawing functions of the pictures that the task has of predictions, by name."""
+    if collector.part is None:
         return {}
-    task, names = run.config["data"]["task"], names_of(run)
-    predictions, labels = seen.predictions, seen.labels
+    task: Any = run.module.task
+    names = task.names(run.data.metadata())
     drawn: dict[str, Draw | None] = {}
-    if task == "ranking":
-        top = (run.config["metrics"].get("ndcg") or {}).get("top_k")
-        return {"predictions": partial(values.orders, predictions, labels, seen.queries, top)}
-    if task == "regression":
-        drawn["predictions"] = partial(values.scatter, predictions, labels, names)
-    else:
-        drawn["confusion"] = partial(
-            classes.mistakes, task, predictions, labels, names, which(seen)
-        )
-        drawn["predictions"] = partial(classes.quality, task, predictions, labels, names)
+    with forgiving(run.directory / "predictions.png"):
+        figures = task.figures(collector, names, run.config["metrics"])
+        for name, (function, *arguments) in figures.items():
+            room = classes if hasattr(classes, function) else values
+            drawn[name] = partial(getattr(room, function), *arguments)
     if images.are_images(run.config["data"]["input_shape"]):
         with forgiving(run.directory / "worst.png"):
-            drawn["worst"] = worst(run, seen, names)
+            drawn["worst"] = most_wrong(run, collector, names)
     return drawn
 
 
-def names_of(run: "Run") -> list[str]:
-    """Of the classes, labels or outputs."""
-    data = run.config["data"]
-    count = 2 if data["task"] == "binary" else data["num_outputs"]
-    return list(run.data.parts.class_names or map(str, range(count)))
-
-
-def which(seen: PredictionCollector) -> str:
-    """The samples of a picture, for its title."""
-    return f"{seen.part} samples" + (f", one in {seen.step} of all" if seen.step > 1 else "")
-
-
-def worst(run: "Run", seen: PredictionCollector, names: Sequence[str]) -> Draw | None:
-    """The images that were got most wrong; None if there are none."""
-    assert seen.part
-    found = images.worst(run.config["data"]["task"], seen.predictions, seen.labels, names)
+def most_wrong(run: "Run", collector: PredictionCollector, names: Sequence[str]) -> Draw | None:
+    """The images with the largest errors; None if there are none."""
+    assert collector.part
+    task: Any = run.module.task
+    found = task.most_wrong(collector.predictions, collector.labels, names, images.WORST)
     if not found:
         return None
-    dataset: Any = getattr(run.data.parts, seen.part)
-    tiles = images.read(dataset, [int(seen.rows[i]) for i, _ in found])
-    title = f"Most wrong of the {which(seen)}"
-    if run.config["data"]["task"] != "regression":
+    dataset: Any = getattr(run.data.parts, collector.part)
+    tiles = images.read(dataset, [int(collector.rows[i]) for i, _ in found])
+    title = f"Most wrong of the {collector.describe()}"
+    if task.has_probabilities:
         title += ", probabilities in brackets"
     return partial(images.captioned, tiles, [caption for _, caption in found], title)
 
 
 def samples(run: "Run") -> Draw | None:
     """Training images as they are stored: a row for each class, or one of each of many classes."""
-    shape, task = run.config["data"]["input_shape"], run.config["data"]["task"]
-    if not images.are_images(shape):
+    kind = find_task(run.config["data"]["task"])
+    if not images.are_images(run.config["data"]["input_shape"]):
         return None
-    dataset, names = run.data.parts.train, names_of(run)
+    dataset, names = run.data.parts.train, kind.names(run.data.metadata())
     count = len(dataset)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
     rows = torch.randperm(count, generator=random).tolist() if count < 1 << 20 else range(4096)
-    targets = known_targets(dataset)
-    if targets is None or task not in ("multiclass", "binary"):
+    tensors = images.known_tensors(dataset)
+    if not tensors or not kind.has_classes:
         tiles = images.read(dataset, rows[: 4 * images.ACROSS])
         return partial(images.captioned, tiles, [""] * len(tiles), "Training samples")
-    labels = targets.flatten().long().tolist()
+    labels = tensors[0].flatten().long().tolist()
     of_class: list[list[int]] = [[] for _ in names]
     each = 8 if len(names) <= images.CLASSES else 1
     for row in rows:
@@ -140,8 +125,8 @@ def samples(run: "Run") -> Draw | None:
     if each > 1:
         tiles = images.read(dataset, [row for some in of_class for row in some])
         parts = np.split(tiles, np.cumsum([len(some) for some in of_class])[:-1])
-        return partial(images.by_class, parts, [short(name) for name in names], "Training samples")
-    shown = [(some[0], short(name, 14)) for some, name in zip(of_class, names, strict=True) if some]
+        return partial(images.by_class, parts, [cut(name) for name in names], "Training samples")
+    shown = [(some[0], cut(name, 14)) for some, name in zip(of_class, names, strict=True) if some]
     shown = shown[: 8 * images.ACROSS]
     tiles = images.read(dataset, [row for row, _ in shown])
     return partial(images.captioned, tiles, [name for _, name in shown], "Training samples")

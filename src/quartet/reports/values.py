@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from quartet.reports.canvas import BLUE, GREY, INK, PALE, RED, STYLE, Canvas, short
+from quartet.core.messages import cut
+from quartet.reports.canvas import BLUE, GREY, INK, PALE, RED, STYLE, Canvas
 
 Array = NDArray[Any]
 POINTS = 5000  # of a scatter; more of them are only a blot
@@ -31,7 +32,7 @@ def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
         for k in range(outputs):
             below = 3.6 * (outputs - 1 - k) + 0.5
             predicted, true = predictions[chosen, k], labels[chosen, k]
-            name = f"{short(names[k])}: " if len(names) > 1 else ""
+            name = f"{cut(names[k])}: " if len(names) > 1 else ""
             first = canvas.panel(0.75, below, 2.75, 2.75)
             ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
             first.plot(ends, ends, color=GREY, linewidth=1)

@@ -206,7 +206,7 @@ class Module(LightningModule):
             "lr": getattr(self, "lr", None),
         }
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
-            checkpoint["data"] = self.trainer.datamodule.told()  # type: ignore[attr-defined]
+            checkpoint["metadata"] = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainer = trainer_of(self)

@@ -11,7 +11,7 @@ from quartet.config.groups import argument_names, options_for, to_container
 from quartet.core import problems
 from quartet.core.problems import collect_problems
 from quartet.data.datamodule import DataModule
-from quartet.training import task
+from quartet.data.task import find_task
 from quartet.validation import dry_run as trial
 from quartet.validation import settings, training
 from quartet.validation.length import reaches_validation
@@ -32,13 +32,14 @@ def check_tasks(cfg: DictConfig, choices: Mapping[str, str]) -> list[str]:
 
 def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> list[str]:
     """Whether model, loss and metrics take what the data gives: tried on made-up samples."""
-    kind, count = cfg.data.task, cfg.data.num_outputs
+    count = cfg.data.num_outputs
+    task = find_task(cfg.data.task)(count)
     faults: list[str] = []
     if "loss" in parts:
-        refusal = trial.loss(parts["loss"], kind, count, argument_names(cfg, "loss"))
-        faults += refusal or trial.mixing(to_container(cfg.data), parts["loss"])
+        refusal = trial.loss(parts["loss"], task, argument_names(cfg, "loss"))
+        faults += refusal or trial.mixing(to_container(cfg.data), parts["loss"], task)
     for name, metric in parts.get("metrics", {}).items():
-        faults += trial.metric(f"metrics.{name}", metric, task.create(kind, count), kind, count)
+        faults += trial.metric(f"metrics.{name}", metric, task)
     if "model" in parts:
         faults += trial.outputs(parts["model"], cfg.data.input_shape, count)
         if cfg.trainer.channels_last is True:

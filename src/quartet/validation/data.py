@@ -1,174 +1,130 @@
-"""What only the data can show: values that cannot be trained on, parts that cannot be scored."""
+"""Problems that only the data shows: values that cannot be trained on, parts that cannot be scored."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from quartet.core.messages import format_value
-from quartet.core.problems import ConfigError, collect_problems
+from quartet.core.messages import shorten
+from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.datamodule import rows
 from quartet.data.split import Parts
+from quartet.data.task import find_task
 
 Config = Mapping[str, Any]
 
 
 def check(parts: Parts, config: Config, metrics: Container[str]) -> list[str]:
-    """Faults of the data, a sentence each.
+    """Finds problems in the parts of the data.
 
     Args:
-        parts: Of the data.
-        config: The data group, with its facts.
-        metrics: Names of those that will be computed.
+        parts: Parts of the data.
+        config: The data group, with its shapes filled in.
+        metrics: Names of the metrics that will be computed.
     """
-    faults = []
-    auroc, r2 = "auroc" in metrics, "r2" in metrics
+    return [str(each) for each in find_problems(parts, config, metrics)]
+
+
+def find_problems(parts: Parts, config: Config, metrics: Container[str]) -> Iterator[Problem]:
     for part in ("train", "val", "test"):
         dataset: Dataset[Any] | None = getattr(parts, part)
         if dataset is None:
             continue
         size = len(dataset)  # type: ignore[arg-type]
         if not size:
-            faults.append(
-                f"data: the {part} part is empty; change data.val_fraction or data.test_fraction."
+            yield Problem(
+                "data",
+                f"the {part} part is empty; change data.val_fraction or data.test_fraction.",
             )
             continue
-        if r2 and size == 1:
-            faults.append(
-                f"data: the {part} part holds one sample, for which there is no R2; choose a larger "
-                "part, or metrics=none."
+        if "r2" in metrics and size == 1:
+            yield Problem(
+                "data",
+                f"the {part} part holds one sample, for which there is no R2; choose a larger "
+                "part, or metrics=none.",
             )
-        if isinstance(dataset, TensorDataset):
-            wrong = layout(part, dataset.tensors, config) or labels(
-                part, dataset.tensors[1], config
-            )
-            faults += wrong or contents(part, dataset.tensors, parts, config, auroc)
-        else:
-            wrong = layout(part, default_collate([dataset[0]]), config)
-            if not wrong and config["task"] == "multiclass" and hasattr(dataset, "targets"):
-                targets = torch.as_tensor(dataset.targets)
-                wrong = labels(part, targets, config)
-                wrong = wrong or classes(part, targets, parts, config["num_outputs"], auroc)
-            faults += wrong
-        if wrong and part == "train":  # the other parts would say the same
+        found = list(check_part(part, dataset, parts, config, "auroc" in metrics))
+        yield from found
+        if found and part == "train":  # the other parts would say the same
             break
     size, count = config["batch_size"], rows(parts.train)
     if config["drop_last"] and size != "full" and count < size:
-        faults.append(
-            f"data.drop_last=true leaves no batch, for data.batch_size={size} is more than the "
-            f"{count} samples of the training part; use a smaller one, or data.batch_size=full."
+        yield Problem(
+            "data.drop_last",
+            f"leaves no batch, for data.batch_size={size} is more than the {count} samples of the "
+            "training part; use a smaller one, or data.batch_size=full.",
+            True,
         )
-    return faults
 
 
-def layout(part: str, tensors: Sequence[Tensor], config: Config) -> list[str]:
-    """Whether inputs and targets have the shape and type that model and loss will meet."""
+def check_part(
+    part: str, dataset: Dataset[Any], parts: Parts, config: Config, has_auroc: bool
+) -> Iterator[Problem]:
+    """Checks shapes first, then the range of targets, then all that needs both to be right."""
+    kind, count = find_task(config["task"]), config["num_outputs"]
+    tensors: Sequence[Tensor] = ()
+    if isinstance(dataset, TensorDataset):
+        tensors = dataset.tensors
+    wrong = list(check_shapes(part, tensors or default_collate([dataset[0]]), config))
+    if not wrong and not tensors and hasattr(dataset, "targets"):
+        targets = torch.as_tensor(dataset.targets)  # known without opening a file
+        if targets.shape[1:] == kind.target_shape(count):
+            tensors = torch.empty(0), targets
+    if wrong or not tensors:
+        yield from wrong
+        return
+    inputs, targets, *queries = tensors
+    if wrong := list(kind.value_problems(part, targets, count)):
+        yield from wrong
+        return
+    yield from check_finite(part, "inputs", inputs, parts.feature_names)
+    yield from check_finite(part, "targets", targets, None)
+    names = kind.names({"class_names": parts.class_names, "num_outputs": count})
+    yield from kind.part_problems(part, [targets, *queries], names, has_auroc)
+
+
+def check_shapes(part: str, tensors: Sequence[Tensor], config: Config) -> Iterator[Problem]:
+    """Checks that inputs and targets have the shape and type that model and loss will meet."""
     inputs, targets, *_ = tensors
-    task = config["task"]
+    kind = find_task(config["task"])
     if list(inputs.shape[1:]) != list(config["input_shape"]):
-        return [
-            f"data.input_shape={format_value(config['input_shape'])}: the {part} inputs have shape "
-            f"{list(inputs.shape[1:])}; null reads it off the data."
-        ]
-    shape = [len(inputs)] if task == "multiclass" else [len(inputs), config["num_outputs"]]
-    kind = torch.int64 if task == "multiclass" else torch.float32
-    if list(targets.shape) != shape or targets.dtype != kind:
-        return [
-            f"data: the {part} targets are {targets.dtype} of shape {list(targets.shape)}; a {task} "
-            f"task takes {kind} of shape {shape}."
-        ]
-    return []
+        yield Problem(
+            "data.input_shape",
+            f"the {part} inputs have shape {list(inputs.shape[1:])}; null reads it off the data.",
+            config["input_shape"],
+        )
+        return
+    shape = [len(inputs), *kind.target_shape(config["num_outputs"])]
+    if list(targets.shape) != shape or targets.dtype != kind.target_dtype:
+        yield Problem(
+            "data",
+            f"the {part} targets are {targets.dtype} of shape {list(targets.shape)}; a {kind.name} "
+            f"task takes {kind.target_dtype} of shape {shape}.",
+        )
 
 
-def labels(part: str, targets: Tensor, config: Config) -> list[str]:
-    """Whether targets are classes, or 0 and 1, that the model has outputs for."""
-    task, count = config["task"], config["num_outputs"]
-    if task == "multiclass":
-        wrong = targets[(targets < 0) | (targets >= count)]
-        if len(wrong):
-            return [
-                f"data: {len(wrong)} {part} targets lie outside 0..{count - 1}, such as {wrong[0]}; "
-                "set data.num_classes, or correct them."
-            ]
-    elif task in ("binary", "multilabel"):
-        wrong = targets[(targets != 0) & (targets != 1)]
-        if len(wrong):
-            return [
-                f"data: {len(wrong)} {part} targets of a {task} task are neither 0 nor 1, such as "
-                f"{wrong[0]:g}; correct them, or choose another data.task."
-            ]
-    return []
-
-
-def contents(
-    part: str, tensors: Sequence[Tensor], parts: Parts, config: Config, auroc: bool
-) -> list[str]:
-    """Faults of the values of a part held in memory."""
-    inputs, targets, *indexes = tensors
-    task, count = config["task"], config["num_outputs"]
-    faults = non_finite(part, "inputs", inputs, parts.feature_names)
-    if task == "multiclass":
-        return faults + classes(part, targets, parts, count, auroc)
-    faults += non_finite(part, "targets", targets, None)
-    if task in ("binary", "multilabel"):
-        names = parts.class_names or tuple(map(str, range(count)))
-        constant = [names[i] for i in range(count) if (targets[:, i] == targets[0, i]).all()]
-        if constant and (part == "train" or auroc):
-            what = f"label {', '.join(constant)}" if task == "multilabel" else "the target"
-            faults.append(f"data: in the {part} part {what} has one value only; {ONE_VALUE}")
-    elif task == "ranking":
-        documents = indexes[0].unique_consecutive(return_counts=True)[1]
-        if alone := int((documents == 1).sum()):
-            faults.append(
-                f"data: {alone} of the {len(documents)} queries of the {part} part have one document, "
-                "which has no order; leave them out."
-            )
-    return faults
-
-
-ONE_VALUE = (
-    "for it there is no AUROC; choose another data.split_seed, a larger part, or metrics=none."
-)
-
-
-def classes(part: str, targets: Tensor, parts: Parts, count: int, auroc: bool) -> list[str]:
-    present = torch.bincount(targets, minlength=count) > 0
-    names = parts.class_names or tuple(map(str, range(count)))
-    if part == "train" and not present.all():
-        absent = [names[i] for i in (~present).nonzero().flatten().tolist()]
-        return [
-            f"data: no training sample of class {some(absent)}; choose another data.split_seed, add "
-            "samples, or set data.num_classes to the classes there are."
-        ]
-    if auroc and present.sum() == 1:
-        return [f"data: the {part} part holds one class only; {ONE_VALUE}"]
-    return []
-
-
-def non_finite(part: str, kind: str, values: Tensor, names: Sequence[str] | None) -> list[str]:
+def check_finite(
+    part: str, what: str, values: Tensor, names: Sequence[str] | None
+) -> Iterator[Problem]:
     if not values.is_floating_point() or math.isfinite(values.sum()) or values.isfinite().all():
-        return []
+        return
     wrong = (~values.isfinite()).flatten(1).sum(0)
     columns = [names[i] if names else str(i) for i in wrong.nonzero().flatten().tolist()]
-    return [
-        f"data: {int(wrong.sum())} {part} {kind} are NaN or infinite, in column {some(columns)}; "
-        "correct or remove these rows."
-    ]
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    yield Problem(
+        "data",
+        f"{int(wrong.sum())} {part} {what} are NaN or infinite, in column {shorten(columns)}; "
+        "correct or remove these rows.",
+    )
 
 
 def load_data(run: Any) -> None:
-    """Reads, downloads if need be, and checks the data.
+    """Reads the data, downloading it if need be, and checks it.
 
     Raises:
-        quartet.core.problems.ConfigError: it cannot be had, or cannot train.
+        quartet.core.problems.ConfigError: it cannot be read, or cannot be trained on.
     """
     faults: list[str] = []
     if not run.data.loaded:

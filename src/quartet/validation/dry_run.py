@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 from torchmetrics import Metric, MetricCollection
 
 from quartet.core.messages import format_value
 from quartet.core.problems import Config, collect_problems, describe_exception
+from quartet.data.task import Task
 from quartet.training.metric_buffer import MetricBuffer
 
 
@@ -75,32 +75,15 @@ def convolutions(model: nn.Module) -> list[str]:
     return ["trainer.channels_last=true: the model has no convolutions of images; leave it false."]
 
 
-def example(task: str, num_outputs: int) -> tuple[Tensor, ...]:
-    """Outputs and targets of a few made-up samples, and for ranking their queries."""
-    targets: tuple[Tensor, ...]
-    if task == "multiclass":
-        classes = {*range(min(num_outputs, 64)), num_outputs - 1}
-        targets = (torch.tensor([0, *sorted(classes)]),)
-    elif task == "ranking":
-        targets = (torch.tensor([[1.0], [0.0], [2.0], [0.0]]), torch.tensor([0, 0, 1, 1]))
-    elif task == "regression":
-        targets = (torch.arange(3.0 * num_outputs).view(3, num_outputs),)
-    else:
-        targets = (torch.tensor([[1.0], [0.0], [1.0]]).expand(3, num_outputs).contiguous(),)
-    size = len(targets[0])
-    return torch.arange(1.0 * size * num_outputs).sin().view(size, num_outputs), *targets
-
-
-def loss(module: nn.Module, task: str, num_outputs: int, names: Sequence[str]) -> list[str]:
+def loss(module: nn.Module, task: Task, names: Sequence[str]) -> list[str]:
     """Whether the loss takes outputs and targets of the task: tried on made-up samples.
 
     Args:
         module: Is copied.
         task: That of the data.
-        num_outputs: Of the model.
         names: Of the arguments of the loss.
     """
-    made, targets, *indexes = example(task, num_outputs)
+    made, targets, *indexes = task.example()
     made.requires_grad_()
     module = copy.deepcopy(module)
     takes_indexes = "indexes" in inspect.signature(module.forward).parameters
@@ -121,41 +104,40 @@ def loss(module: nn.Module, task: str, num_outputs: int, names: Sequence[str]) -
     return faults
 
 
-def mixing(data: Config, module: nn.Module) -> list[str]:
+def mixing(data: Config, module: nn.Module, task: Task) -> list[str]:
     """Whether samples can be mixed, and the loss of a mixture is the mixture of the losses.
 
     Args:
         data: The data group, with its facts.
         module: The loss; is copied.
+        task: That of the data.
     """
     given = {key: data[key] for key in ("mixup", "cutmix") if data[key]}
     if not given:
         return []
     named = " ".join(f"data.{key}={value}" for key, value in given.items())
     off = " ".join(f"data.{key}=0" for key in given)
-    task, count = data["task"], data["num_outputs"]
-    if task in ("regression", "ranking"):
-        return [f"{named}: mixes classes, and the task is {task}; set {off}."]
+    if task.mixing_losses is None:
+        return [f"{named}: mixes classes, and the task is {task.name}; set {off}."]
     faults = []
     if "cutmix" in given and len(data["input_shape"]) != 3:
         faults.append(
             f"data.cutmix={data['cutmix']}: cuts patches out of images, and the inputs have shape "
             f"{format_value(list(data['input_shape']))}; set data.cutmix=0, data.mixup mixes any inputs."
         )
-    if not takes_mixtures(copy.deepcopy(module), task, count):
-        right = "cross_entropy or label_smoothing" if task == "multiclass" else "bce"
+    if not takes_mixtures(copy.deepcopy(module), task):
         faults.append(
             f"{named}: {type(module).__name__} has no value for targets between classes; use "
-            f"loss={right}, or set {off}."
+            f"loss={task.mixing_losses}, or set {off}."
         )
     return faults
 
 
-def takes_mixtures(module: nn.Module, task: str, num_outputs: int) -> bool:
-    outputs, targets = example(task, num_outputs)
+def takes_mixtures(module: nn.Module, task: Task) -> bool:
+    outputs, targets = task.example()
     if hasattr(module, "fit"):
         module.fit(targets)  # type: ignore[operator]
-    whole = one_hot(targets, num_outputs).float() if task == "multiclass" else targets
+    whole = task.mixable_targets(targets)
     other = whole.roll(1, 0)
     try:
         values = [module(outputs, one) for one in (whole, other, 0.3 * whole + 0.7 * other)]
@@ -165,15 +147,13 @@ def takes_mixtures(module: nn.Module, task: str, num_outputs: int) -> bool:
         return False
 
 
-def metric(key: str, metric: Metric, task: nn.Module, name: str, num_outputs: int) -> list[str]:
+def metric(key: str, metric: Metric, task: Task) -> list[str]:
     """Whether a metric takes predictions and labels of the task: tried on made-up samples.
 
     Args:
         key: Where it stands in the configuration.
         metric: Is copied.
-        task: Maps outputs to predictions.
-        name: Of the task.
-        num_outputs: Of the model.
+        task: That of the data.
     """
     metric = copy.deepcopy(metric)
     if hasattr(metric, "validate_args"):
@@ -182,11 +162,13 @@ def metric(key: str, metric: Metric, task: nn.Module, name: str, num_outputs: in
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            buffer.append(torch.zeros(()), *example(name, num_outputs))
+            buffer.append(torch.zeros(()), *task.example())
             value = buffer.compute()["value"]
     except Exception as error:
         reason = describe_exception(key, error, ()).rstrip(".")
-        return [f"{reason}; it must suit this {name} task with num_outputs={num_outputs}."]
+        return [
+            f"{reason}; it must suit this {task.name} task with num_outputs={task.num_outputs}."
+        ]
     if value.ndim:
         return [f"{key}: gives {list(value.shape)}, and must give a scalar; set an average."]
     return []

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from quartet.config.groups import to_container
 from quartet.data.datamodule import DataModule, rows
+from quartet.data.task import find_task
 from quartet.validation import dry_run, training
 
 
@@ -62,6 +63,6 @@ def check_batches(cfg: DictConfig, data: DataModule, parts: Mapping[str, Any]) -
     rest = 0 if cfg.data.drop_last else counts["train"] % whole
     reached = (cfg.trainer.overfit_batches or cfg.trainer.limit_train_batches) == 1.0
     smallest = math.ceil((rest if rest and reached else whole) / processes)
-    if smallest == 1 and cfg.data.task != "ranking":
+    if smallest == 1 and not find_task(cfg.data.task).has_queries:
         faults += dry_run.single(parts["model"], cfg.data.input_shape, size)
     return faults

@@ -8,6 +8,7 @@ import torch
 from quartet.core import processes as rank
 from quartet.core.messages import format_value, join_and, join_or, suggest_name
 from quartet.core.problems import Config
+from quartet.data.task import find_task
 from quartet.validation.values import whole
 
 
@@ -207,7 +208,7 @@ def balance(data: Config, trainer: Config, wrong: Container[str]) -> list[str]:
     """Whether there are classes to draw equally often, and a draw."""
     if data["balance"] is not True or "data.task" in wrong:
         return []
-    if data["task"] not in ("multiclass", "binary"):
+    if not find_task(data["task"]).has_classes:
         return [
             f"data.balance=true draws classes equally often, and the task is {data['task']}; leave "
             "it false."
@@ -221,7 +222,7 @@ def balance(data: Config, trainer: Config, wrong: Container[str]) -> list[str]:
 def facts(data: Config) -> list[str]:
     """Whether the number of outputs is the one that the task has."""
     task, count, classes = data["task"], data["num_outputs"], data["num_classes"]
-    right = {"multiclass": classes, "binary": 1, "ranking": 1}.get(task)
+    right = find_task(task).expected_outputs(classes)
     if None in (right, count) or count == right:
         return []
     return [f"data.num_outputs={count} must be {right} in this {task} task; leave it out."]

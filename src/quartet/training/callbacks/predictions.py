@@ -1,4 +1,4 @@
-"""Predictions kept while a part of the data is scored."""
+"""Collects the predictions while a part of the data is scored."""
 
 import math
 from typing import Any
@@ -19,14 +19,14 @@ class PredictionCollector(Callback):
     """Keeps the predictions of a test or a validation, so that pictures need no second pass.
 
     Memory is bounded: of a part with more than `max_values` predictions, each n-th sample (or
-    query) is kept. Several processes put theirs together.
+    query) is kept. The first of several processes gathers those of all.
 
     Attributes:
-        part: test or val; None before there is anything.
+        part: test or val; None before a part was scored.
         step: 1 if all samples were kept, n if each n-th.
-        predictions: As the task makes them of raw outputs, ``(samples, ...)``.
-        labels: As the task makes them of targets.
-        queries: Of each sample, for ranking; else empty.
+        predictions: Predictions of the task, ``(samples, ...)``.
+        labels: Labels of the task.
+        queries: Query of each sample, for ranking; else empty.
         rows: Number of each sample in its part. Meaningless for ranking.
     """
 
@@ -38,10 +38,10 @@ class PredictionCollector(Callback):
         self.kept: list[tuple[Array, ...]] = []
         self.predictions = self.labels = self.queries = self.rows = np.empty(0)
 
-    def take(
+    def append(
         self, part: str, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
-        if outputs is None:  # one of several processes may go without a share of the last batch
+        if outputs is None:  # one of several processes may have no share of the last batch
             return
         _, targets, *indexes = batch
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -61,7 +61,11 @@ class PredictionCollector(Callback):
         ]
         self.kept.append(tuple(each.cpu().numpy() for each in values))
 
-    def collect(self, part: str, trainer: Trainer) -> None:
+    def describe(self) -> str:
+        """The samples, for titles: ``test samples``."""
+        return f"{self.part} samples" + (f", one in {self.step} of all" if self.step > 1 else "")
+
+    def gather(self, part: str, trainer: Trainer) -> None:
         kept = [each for share in all_gather_object(trainer, self.kept) for each in share]
         self.kept = []
         if not kept:
@@ -81,7 +85,7 @@ class PredictionCollector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.take("test", trainer, pl_module, outputs, batch, batch_idx)
+        self.append("test", trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_batch_end(
         self,
@@ -92,10 +96,10 @@ class PredictionCollector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.take("val", trainer, pl_module, outputs, batch, batch_idx)
+        self.append("val", trainer, pl_module, outputs, batch, batch_idx)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.collect("test", trainer)
+        self.gather("test", trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.collect("val", trainer)
+        self.gather("val", trainer)
