@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from made import composed
 from torch import nn
 from torchmetrics import MeanMetric
@@ -122,6 +123,13 @@ def test_average_of_the_weights_and_its_last_update(tmp_path: Path) -> None:
     assert compat.last_update(averaging) == 4
     compat.set_last_update(averaging, 7)
     assert averaging.state_dict() == {"latest_update_step": 7}
+
+
+def test_processes_that_shard_a_model_are_counted() -> None:
+    strategy: Any = ModelParallelStrategy()
+    compat.set_data_parallel_size(strategy, 3)
+    assert strategy._data_parallel_size == 3
+    assert ModelParallelStrategy()._data_parallel_size == "auto"  # another name would be new
 
 
 def test_adam_does_not_look_for_a_gpu_driver(monkeypatch: pytest.MonkeyPatch) -> None:

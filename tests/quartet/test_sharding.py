@@ -15,7 +15,7 @@ from quartet.build import build, compose
 from quartet.checkpoints import storage
 from quartet.compat.lightning import quieten
 from quartet.inference.evaluate import evaluate
-from quartet.parts.fsdp import units
+from quartet.parts.fsdp import find_units
 
 ROOT = Path(__file__).parents[2]
 # 398 rows to train, and batches that do not divide them; a unit of each layer and one of the rest.
@@ -113,6 +113,6 @@ def test_weights_that_become_infinite_end_all_processes(tmp_path: Path) -> None:
 def test_units_are_as_large_as_asked_and_leave_the_rest_to_the_model() -> None:
     block = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
     model = nn.Sequential(block, nn.ModuleList([nn.Linear(30, 30)]), nn.Linear(2, 2))
-    assert units(model, 10_000) == []
-    assert units(model, 200) == [block, model[1][0]]  # type: ignore[index]
-    assert units(model, 110) == [*block, model[1][0]]  # type: ignore[index]
+    assert find_units(model, 10_000) == []
+    assert find_units(model, 200) == [block, model[1][0]]  # type: ignore[index]
+    assert find_units(model, 110) == [*block, model[1][0]]  # type: ignore[index]

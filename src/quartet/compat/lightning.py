@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+    from lightning.pytorch.strategies import ModelParallelStrategy
     from torch import Tensor
     from torch.optim.swa_utils import AveragedModel
 
@@ -98,6 +99,11 @@ def set_last_update(callback: "WeightAveraging", step: int) -> None:
 def last_update(callback: "WeightAveraging") -> int:
     """The optimizer step of the last update. A step that did not move must not count twice."""
     return callback._latest_update_step
+
+
+def set_data_parallel_size(strategy: "ModelParallelStrategy", size: int) -> None:
+    """Sets the processes that shard a model. Lightning's default is the number of nodes."""
+    strategy._data_parallel_size = size
 
 
 def skip_nvml() -> None:

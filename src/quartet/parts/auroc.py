@@ -10,13 +10,13 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class AUROC(Metric):
-    """Area under the receiver operating characteristic, in memory that does not grow without end.
+    """Area under the receiver operating characteristic, in bounded memory.
 
-    The share of pairs of a positive and a negative in which the positive has the higher score, ties
-    counting half. Exact for the first `exact_values` scores; beyond, all of them are counted in
+    This is the share of pairs of a positive and a negative in which the positive has the higher
+    score; ties count half. Exact for the first `exact_values` scores; beyond, all of them are counted in
     `bins` equal intervals of their log-odds, which at 4096 bins was within 1e-5 of the exact value.
 
-    torchmetrics' own keeps every score, or compares each with every threshold.
+    torchmetrics' AUROC keeps every score or compares each with every threshold.
 
     Args:
         task: binary, multiclass (each class against the others) or multilabel.
@@ -61,8 +61,8 @@ class AUROC(Metric):
             self.bin()
 
     def bin(self) -> None:
-        """Counts in bins what was kept."""
-        # Of each output the bins of negatives, and those of positives behind them.
+        """Moves the kept scores into the bins."""
+        # For each output the bins of negatives, then those of positives.
         counts = self.counts.view(len(self.counts), -1)
         one = torch.ones((), dtype=counts.dtype, device=counts.device)
         for scores, target in zip(self.preds, self.target, strict=True):

@@ -1,4 +1,4 @@
-"""Weights divided among the processes of a training: torch's FSDP2, as a strategy of Lightning's."""
+"""Sharded data parallelism: torch's FSDP2 as a Lightning strategy."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,16 +20,18 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
+from quartet.compat.lightning import set_data_parallel_size
+
 
 class FSDP2(ModelParallelStrategy):
-    """Data parallelism in which each process keeps its share of weights, gradients and states.
+    """Data parallelism in which each process keeps its shard of weights, gradients and states.
 
-    The weights of a unit are gathered when it is used, and given up again. Checkpoints are whole:
-    those of a training in one process, which loads them.
+    The weights of a unit are gathered when it is used, and freed again. Checkpoints are whole: a
+    training in one process loads them, too.
 
     Args:
-        unit_size: Parameters that make a unit of the modules that hold them; the rest of the model
-            is the last one.
+        unit_size: Least number of parameters of a unit, a module that is sharded by itself; the
+            rest of the model is the last unit.
     """
 
     def __init__(self, *, unit_size: int) -> None:
@@ -40,25 +42,25 @@ class FSDP2(ModelParallelStrategy):
 
     def connect(self, model: LightningModule) -> None:
         super().connect(model)
-        # A hook that the class had would be taken for a model too large for averages of its weights.
+        # Lightning's weight averaging warns of classes that have this hook, so the object gets it.
         network: Any = model.model
-        model.configure_model = partial(self.divide, network)  # type: ignore[method-assign]
+        model.configure_model = partial(self.shard, network)  # type: ignore[method-assign]
 
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
-    def divide(self, model: nn.Module) -> None:
-        """Divides a model, once."""
+    def shard(self, model: nn.Module) -> None:
+        """Shards a model unless it is sharded already."""
         if isinstance(model, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
-        for unit in units(model, self.unit_size):
+        for unit in find_units(model, self.unit_size):
             fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
-    # Loaded when every other strategy loads: Lightning's own would come too late for the place in
-    # the epoch, and pass over what verifies the file.
+    # Loads when every other strategy loads. Lightning's own would load too late for the place in the
+    # epoch, and without the CheckpointIO that verifies the file.
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -88,16 +90,16 @@ class FSDP2(ModelParallelStrategy):
             set_optimizer_state_dict(module, optimizer, named, options=options)
 
 
-def units(model: nn.Module, size: int) -> list[nn.Module]:
-    """Modules of a model that hold so many parameters, less those that one of them holds, inner first."""
+def find_units(model: nn.Module, size: int) -> list[nn.Module]:
+    """Finds modules with at least `size` parameters outside of other units, inner ones first."""
     found: list[nn.Module] = []
 
     def walk(module: nn.Module) -> int:
-        held = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        held += sum(walk(child) for child in module.children())
+        count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        count += sum(walk(child) for child in module.children())
         called = not isinstance(module, nn.ModuleList | nn.ModuleDict)
-        if held < size or module is model or not called:
-            return held
+        if count < size or module is model or not called:
+            return count
         found.append(module)
         return 0
 

@@ -22,8 +22,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     Args:
         model: Its matching parameters get ``requires_grad = False``.
-        patterns: Shell patterns of ``model.named_parameters()``, such as ``layers.0.*``; none freeze
-            nothing.
+        patterns: Shell patterns of parameter names, such as ``layers.0.*``.
 
     Raises:
         ValueError: a pattern matches no parameter, or nothing is left to train.
@@ -54,7 +53,7 @@ def create(
     lr_factors: Mapping[str, float],
     decay_bias_and_norm: bool,
 ) -> Optimizer:
-    """The optimizer of the model's trainable parameters.
+    """Makes the optimizer of the model's trainable parameters.
 
     The optimizer gets one plain list of parameters, in the model's order, unless some of them need a
     learning rate or weight decay of their own.
@@ -131,7 +130,7 @@ def _biases_and_norms(model: nn.Module, parameters: Mapping[str, nn.Parameter]) 
 
 
 def _bound(factory: Callable[..., Optimizer], argument: str) -> Any:
-    """The value that an argument of the factory will have: the one bound, else the class's own default."""
+    """The value that an argument of the factory will have: the bound one, else the class's default."""
     parameter = inspect.signature(factory).parameters.get(argument)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: torch's schedulers, with the unknowns of their YAML and a warm-up.
+"""Learning-rate schedules: torch's schedulers with their open settings filled in, and a warm-up.
 
 Horizons are counted in ticks of the scheduler itself: optimizer steps or epochs after the warm-up,
 divided by the frequency.
@@ -21,18 +21,18 @@ _LENGTHS = (*_HORIZONS, "step_size", "step_size_up", "step_size_down")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Schedulers in the form Lightning takes, and when a tick of the main one counts.
+    """Schedulers in Lightning's form, and the ticks that the main one takes.
 
-    Lightning ticks everything in ``configs`` at its own times. The warm-up takes every tick; the
-    main scheduler only those that are :meth:`due`.
+    Lightning ticks every scheduler in ``configs`` at its own times. The warm-up takes every tick;
+    the main scheduler takes only those that are :meth:`due`.
 
     Attributes:
         configs: Lightning's ``lr_scheduler`` dictionaries: the main scheduler, then the warm-up;
             empty for a constant learning rate.
         warmup: The ramp that precedes the main scheduler, or None.
         warmup_steps: Length of the ramp in optimizer steps, 0 without one.
-        interval: What the main scheduler counts: ``step`` or ``epoch``.
-        frequency: How many of them make one tick.
+        interval: Unit of the main scheduler: ``step`` or ``epoch``.
+        frequency: Steps or epochs per tick.
         ticks: Ticks of the main scheduler in the whole training, at least 1; None if the training
             has no end.
     """
@@ -83,7 +83,7 @@ def create(
         optimizer: Freshly made; its groups' learning rates become those of the first step.
         factory: The scheduler's class with its keywords, called with the optimizer; None for a
             constant learning rate.
-        interval: What a tick is counted in, ``step`` (of the optimizer) or ``epoch``.
+        interval: Unit of the ticks, ``step`` (of the optimizer) or ``epoch``.
         frequency: Steps or epochs per tick, at least 1.
         warmup_steps: Optimizer steps of warm-up, or 0.
         warmup_epochs: The same in epochs, parts of an epoch allowed; only one of the two.
@@ -268,16 +268,15 @@ def _check_phases(keywords: dict[str, Any]) -> None:
 def preview(
     schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
 ) -> list[float]:
-    """Learning rates of the first parameter group at the first, middle and last optimizer step.
+    """Returns the first group's learning rates at the first, middle and last optimizer step.
 
-    Nothing is trained: the schedule alone runs, as Lightning would drive it. A plateau is taken to
-    find improvement always.
+    Only the schedule runs, as Lightning would drive it. Plateau schedulers are left out.
 
     Args:
-        schedule: Freshly made; it is used up.
-        optimizer: That of the schedule.
-        total_steps: Of the whole training.
-        steps_per_epoch: Of one epoch.
+        schedule: A new schedule; it is used up.
+        optimizer: The optimizer of the schedule.
+        total_steps: Optimizer steps of the whole training.
+        steps_per_epoch: Optimizer steps of an epoch.
     """
     wanted = (0, total_steps // 2, total_steps - 1)
     rates: dict[int, float] = {}
