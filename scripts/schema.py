@@ -132,7 +132,7 @@ def named(group: str) -> dict[str, list[dict[str, Any]]]:
 
 def arguments(group: str, target: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
     """The schemas of the arguments of a `_target_`; null is allowed where an option has it."""
-    hints = signatures.hints(allow.locate(target))
+    hints = signatures.type_hints(allow.locate(target))
     values = {}
     for name in list(hints)[N_POSITIONAL.get(group, 0) :]:
         if name in RESERVED_ARGUMENTS.get(group, ()):

@@ -67,9 +67,9 @@ def test_run_draws_rare_classes_as_often_as_others() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("data.shuffle=false", r"^data.balance=true draws .*; set data.shuffle=true\.$"),
+        ("data.shuffle=false", r"^data.balance=true: draws .*; set data.shuffle=true\.$"),
         ("trainer.overfit_batches=1", r"; set trainer.overfit_batches=0\.$"),
-        ("data=diabetes", r"^data.balance=true draws classes .* the task is regression; leave it"),
+        ("data=diabetes", r"^data.balance=true: draws classes .* the task is regression; leave it"),
     ],
 )
 def test_balance_that_cannot_be_is_refused(overrides: str, words: str) -> None:

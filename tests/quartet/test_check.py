@@ -19,9 +19,9 @@ from quartet.config.groups import POLICY_KEYS
 from quartet.core.messages import format_value, suggest_name
 from quartet.core.problems import ConfigError
 from quartet.data.split import Parts
-from quartet.validation.dry_run import outputs
-from quartet.validation.settings import device, optimizer_settings
-from quartet.validation.values import in_words, inside
+from quartet.validation.dry_run import check_model
+from quartet.validation.settings import check_device, check_optimizer
+from quartet.validation.values import describe_interval, is_inside
 
 HERE = Path(__file__).stem
 
@@ -63,6 +63,12 @@ class Raises(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         {}["width"]
+
+
+class Mistyped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = "3" + 1  # type: ignore[operator]
 
 
 class Untrainable(nn.Module):
@@ -146,12 +152,12 @@ REFUSED = [
     ("scheduler=step +scheduler.gama=3", r"^scheduler.gama: StepLR has no .*did you mean gamma"),
     (f"{FORK}.PassesOn +model.widht=3", r"^model.widht: nothing takes this .*did you mean width"),
     (f"{FORK}.PassesOn ~model.num_outputs", r"model: TypeError: .*missing .* 'num_outputs'"),
-    ("~model.hidden", r"^model.hidden is missing: MLP needs it\.$"),
-    ("~optimizer.betas optimizer=muon", r"^optimizer.betas is missing: Muon needs it\.$"),
-    ("~optimizer", r"^optimizer._target_ is missing; .*optimizer=adam\.$"),
-    ("~model", r"^model._target_ is missing; .*model=mlp\.$"),
-    ("~trainer.max_epochs", r"^trainer.max_epochs is missing"),
-    ("~scheduler.frequency", r"^scheduler.frequency is missing"),
+    ("~model.hidden", r"^model.hidden: is missing, and MLP needs it\.$"),
+    ("~optimizer.betas optimizer=muon", r"^optimizer.betas: is missing, and Muon needs it\.$"),
+    ("~optimizer", r"^optimizer._target_: is missing; .*optimizer=adam\.$"),
+    ("~model", r"^model._target_: is missing; .*model=mlp\.$"),
+    ("~trainer.max_epochs", r"^trainer.max_epochs: is missing"),
+    ("~scheduler.frequency", r"^scheduler.frequency: is missing"),
     ("+callbacks.foo.patience=3", r"^callbacks.foo: has no _target_, .*; null leaves it out\.$"),
     ("+trainer.logger=true", r"^trainer.logger: cannot be set here; the logger group holds them"),
     ("+trainer.fast_dev_run=true", r"fast_dev_run: cannot be set here; trainer=smoke tries"),
@@ -230,16 +236,19 @@ REFUSED = [
         "data.val_fraction=2",
         r"^data.val_fraction=2: must be at least 0 and below 1; 0 trains witho",
     ),
-    ("data.val_fraction=0.9", r"^data.val_fraction \+ test_fraction must be below 1, got 0.9 \+ 0"),
-    ("data.val_fraction=0.0001", r"^data.val_fraction=0.0001 of 1797 rows is an empty part"),
+    (
+        "data.val_fraction=0.9",
+        r"^data.val_fraction: val_fraction \+ test_fraction must be below 1, got 0.9 \+ 0",
+    ),
+    ("data.val_fraction=0.0001", r"^data.val_fraction=0.0001: makes an empty part of 1797 rows"),
     ("data.split_seed=-1", r"^data.split_seed=-1: must be from 0 to 4294967295\.$"),
     ("data.num_workers=-1", r"^data.num_workers=-1: must be at least 0; 0 reads in this process"),
     ("data.mean=[0] data.std=[0]", r"^data.std=\[0\]: each must be above 0\.$"),
-    ("data.keep={0:3}", r"^data.keep must be above 0 and at most 1 for each class, got 3"),
-    ("model.dropout=2", r"^model.dropout must be in \[0, 1\), got 2; 0 is no dropout\.$"),
-    ("model.hidden=[0]", r"^model.hidden must hold widths of at least 1, got \[0\]"),
-    ("model.activation=rleu", r"^model.activation must be one of elu, .*got rleu\.$"),
-    ("model=cnn model.channels=[1,2,3,4]", r"^model.channels=\[1, 2, 3, 4\] halves images of 8x8"),
+    ("data.keep={0:3}", r"^data.keep: must be above 0 and at most 1 for each class, got 3"),
+    ("model.dropout=2", r"^model.dropout: must be in \[0, 1\), got 2; 0 is no dropout\.$"),
+    ("model.hidden=[0]", r"^model.hidden: must hold widths of at least 1, got \[0\]"),
+    ("model.activation=rleu", r"^model.activation: must be one of elu, .*got rleu\.$"),
+    ("model=cnn model.channels=[1,2,3,4]", r"^model.channels=\[1, 2, 3, 4\]: halves images of 8x8"),
     ("optimizer.lr=-1", r"^optimizer.lr=-1: must be at least 0\.$"),
     ("optimizer.lr=nan", r"^optimizer.lr=nan: must be at least 0\.$"),
     ("optimizer.lr=inf", r"^optimizer.lr=inf: must be finite and at least 0\.$"),
@@ -265,11 +274,11 @@ REFUSED = [
     ("scheduler.warmup_steps=-1", r"^scheduler.warmup_steps=-1: must be at least 0; 0 is no warm"),
     ("loss.label_smoothing=2", r"^loss.label_smoothing=2: must be from 0 to 1; 0 is plain cross-"),
     ("loss.label_smoothing=-1", r"^loss.label_smoothing=-1: must be from 0 to 1"),
-    ("loss=focal loss.gamma=-1", r"^loss.gamma must be at least 0, got -1; 0 gives cross-entropy"),
-    ("loss=focal loss.alpha=0.3", r"^loss.alpha must be a list of one weight for each of the 10"),
+    ("loss=focal loss.gamma=-1", r"^loss.gamma: must be at least 0, got -1; 0 gives cross-entropy"),
+    ("loss=focal loss.alpha=0.3", r"^loss.alpha: must be a list of one weight for each of the 10"),
     ("data=diabetes loss=huber loss.delta=-1", r"^loss.delta=-1: must be above 0\.$"),
     ("data=diabetes loss=smooth_l1 loss.beta=-1", r"^loss.beta=-1: must be at least 0; 0 is the a"),
-    ("data=ranking loss.sigma=0", r"^loss.sigma must be above 0, got 0; 1 is the plain logistic"),
+    ("data=ranking loss.sigma=0", r"^loss.sigma: must be above 0, got 0; 1 is the plain logistic"),
     ("trainer.max_epochs=0", r"^trainer.max_epochs=0: must be at least 1\.$"),
     ("trainer.max_epochs=-1", r"^trainer.max_epochs=-1: the training would never end; set a num"),
     ("trainer.max_steps=0", r"^trainer.max_steps=0: must be at least 1\.$"),
@@ -285,15 +294,18 @@ REFUSED = [
         r"^callbacks.early_stopping.patience=-1: must be at least 0\.$",
     ),
     # Contradictions
-    ("optimizer=sgd optimizer.nesterov=true", r"nesterov=true needs momentum and no dampening"),
+    ("optimizer=sgd optimizer.nesterov=true", r"nesterov=true: needs momentum and no dampening"),
     ("optimizer=rprop optimizer.etas=[2,3]", r"etas=\[2, 3\]: the first must lie between 0 and 1"),
     ("optimizer=lbfgs trainer.accumulate_grad_batches=2", r"=2: LBFGS evaluates one batch several"),
-    ("optimizer.freeze=['layers.*']", r"^optimizer.freeze must leave a parameter to train"),
+    ("optimizer.freeze=['layers.*']", r"^optimizer.freeze: must leave a parameter to train"),
     ("optimizer.freeze=[layer]", r"^optimizer.freeze: 'layer' matches no trainable parameter"),
     ("optimizer.lr_factors={layers.9.*:2}", r"^optimizer.lr_factors: 'layers.9.\*' matches no"),
     ("trainer.channels_last=true", r"^trainer.channels_last=true: the model has no convolutions"),
-    ("data.std=null", r"^data.mean=\[0.305\] comes with data.std; give both or none\.$"),
-    ("data.num_outputs=3", r"^data.num_outputs=3 must be 10 in this multiclass task; leave it out"),
+    ("data.std=null", r"^data.mean=\[0.305\]: needs data.std too; give both or none\.$"),
+    (
+        "data.num_outputs=3",
+        r"^data.num_outputs=3: must be 10 in this multiclass task; leave it out",
+    ),
     ("data.drop_last=true data.batch_size=5000", r"^data.drop_last=true: leaves no batch, .* 1258"),
     ("data.input_shape=[64]", r"^data.input_shape=\[64\]: the train inputs have shape \[1, 8, 8\]"),
     ("data.num_classes=3", r"^data: 882 train targets lie outside 0..2, such as 3; set data.num_"),
@@ -304,36 +316,45 @@ REFUSED = [
     ("scheduler.warmup_epochs=30", r"A warm-up of 1200 optimizer steps leaves nothing of a train"),
     (
         "scheduler.warmup_steps=1 scheduler.warmup_epochs=1",
-        r"both set the warm-up; set one of them",
+        r"^scheduler.warmup_steps=1: sets the warm-up, and so does .*=1; set one of them",
     ),
-    ("scheduler=cosine scheduler.T_max=5", r"^scheduler.T_max=5 ends before the training, .*30 ti"),
-    ("scheduler=cosine scheduler.eta_min=1", r"eta_min=1 is above optimizer.lr=0"),
-    ("scheduler=one_cycle scheduler.total_steps=5", r"total_steps=5 is shorter than the training"),
+    (
+        "scheduler=cosine scheduler.T_max=5",
+        r"^scheduler.T_max=5: ends before the training, .*30 ti",
+    ),
+    ("scheduler=cosine scheduler.eta_min=1", r"eta_min=1: is above optimizer.lr=0"),
+    ("scheduler=one_cycle scheduler.total_steps=5", r"total_steps=5: is shorter than the training"),
     (
         "scheduler=cyclic scheduler.base_lr=1 scheduler.max_lr=0.1",
-        r"base_lr=1 is above scheduler.max_lr=0.1; exchange them\.$",
+        r"base_lr=1: is above scheduler.max_lr=0.1; exchange them\.$",
     ),
-    ("scheduler=plateau scheduler.interval=step", r"interval=step does not suit ReduceLROnPlateau"),
+    (
+        "scheduler=plateau scheduler.interval=step",
+        r"interval=step: does not suit ReduceLROnPlateau",
+    ),
     # What is monitored
     ("monitor.metric=accuracy", r"will not be logged while training; did you mean val/accuracy\?$"),
     ("monitor.metric=test/accuracy", r"will not be logged while .*; did you mean val/accuracy\?$"),
     ("metrics=none monitor.metric=val/accuracy", r"will not be logged while"),
-    ("monitor.mode=max", r"^monitor.mode=max contradicts val/loss, which is better when lower; l"),
+    ("monitor.mode=max", r"^monitor.mode=max: contradicts val/loss, which is better when lower; l"),
     (
         "monitor.metric=val/f1 monitor.mode=min",
-        r"mode=min contradicts val/f1, .*better when higher",
+        r"mode=min: contradicts val/f1, .*better when higher",
     ),
     (
         "scheduler=plateau trainer.limit_val_batches=0",
-        r"^scheduler looks at val/loss, and there is",
+        r"^scheduler: monitors val/loss, and there is",
     ),
-    ("scheduler=plateau scheduler.monitor=null", r"scheduler needs a value to look at; set it"),
-    ("scheduler=plateau scheduler.monitor=val/f", r"scheduler.monitor=val/f will not .*val/f1\?$"),
-    ("scheduler=plateau scheduler.mode=max", r"^scheduler.mode=max contradicts val/loss"),
-    ("callbacks=early_stopping data.val_fraction=0", r"^callbacks.early_stopping looks at val/los"),
+    ("scheduler=plateau scheduler.monitor=null", r"scheduler needs a value to monitor; set it"),
+    ("scheduler=plateau scheduler.monitor=val/f", r"scheduler.monitor=val/f: will not .*val/f1\?$"),
+    ("scheduler=plateau scheduler.mode=max", r"^scheduler.mode=max: contradicts val/loss"),
+    (
+        "callbacks=early_stopping data.val_fraction=0",
+        r"^callbacks.early_stopping: monitors val/los",
+    ),
     (
         "callbacks=early_stopping callbacks.early_stopping.mode=max",
-        r"mode=max contradicts val/loss",
+        r"mode=max: contradicts val/loss",
     ),
     ("callbacks=early_stopping callbacks.early_stopping.mode=foo", r"mode=foo: must be min or max"),
     # Parts that do not fit the task
@@ -344,11 +365,11 @@ REFUSED = [
     ("data=breast_cancer loss=cross_entropy", r"the data's is binary; use loss=bce or focal\.$"),
     (
         "data=diabetes loss=listnet",
-        r"^loss=listnet is for ranking tasks, .*regression; use loss=hu",
+        r"^loss=listnet: is for ranking tasks, .*regression; use loss=hu",
     ),
     (
         "metrics=regression",
-        r"^metrics=regression is for .*multiclass; use metrics=classification\.$",
+        r"^metrics=regression: is for .*multiclass; use metrics=classification\.$",
     ),
     ("data=diabetes metrics=classification", r"the data's is regression; use metrics=regression"),
     ("data.task=regression", r"targets are torch.int64 of shape \[1258\]; a regression task takes"),
@@ -375,6 +396,7 @@ REFUSED = [
         r"^model: .*\(2x13 and 7x3\) \(test_check.py, line \d+\); it must",
     ),
     (f"{FORK}.Raises {ALONE}", r"^model: KeyError: 'width' \(test_check.py, line \d+\)$"),
+    (f"{FORK}.Mistyped {ALONE}", r"^model: TypeError: can only .* \(test_check.py, line \d+\)$"),
     (f"{FORK}.Untrainable {ALONE}", r"^model: has no parameter that requires a gradient"),
     (
         "data=linear loss={TARGET}.FlatTargets",
@@ -418,7 +440,7 @@ def overrides(text: str) -> list[str]:
 def faults(*words: str) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         build(composed(words))
-    return refused.value.faults
+    return refused.value.messages
 
 
 @pytest.mark.parametrize(("text", "words"), REFUSED, ids=[text for text, _ in REFUSED])
@@ -430,6 +452,15 @@ def test_fault_is_refused_with_the_way_out(text: str, words: str) -> None:
         assert len(fault) < 260
         assert fault.endswith((".", "?", ")"))
         assert not re.search(r"[a-z]{2}\. [a-z]", fault)  # a sentence starts in upper case
+
+
+def test_error_of_the_engine_itself_is_no_problem_of_the_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("quartet.checkpoints.weights.load", None)  # which the engine calls
+    with pytest.raises(TypeError, match="'NoneType' object is not callable") as raised:
+        build(composed(["model.weights=best.ckpt"]))
+    assert raised.traceback[-1].path.name == "instantiate.py"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -449,7 +480,8 @@ def test_more_gpus_than_there_are_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     trainer = OmegaConf.to_container(OmegaConf.from_dotlist([f"devices={devices}"]))
-    found = device({"accelerator": "gpu", "precision": "32-true", **trainer}, wrong=())  # type: ignore[dict-item]
+    settings = {"accelerator": "gpu", "precision": "32-true", **trainer}  # type: ignore[dict-item]
+    found = list(map(str, check_device(settings, wrong=())))
     assert bool(found) == refused
     assert not refused or "this machine has" in found[0]
 
@@ -477,8 +509,8 @@ def test_half_precision_is_refused_on_a_gpu_without_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     settings = {"accelerator": "auto", "devices": 1, "precision": "bf16-mixed"}
-    assert "this GPU has no bfloat16; use 16-mixed" in device(settings, wrong=())[0]
-    assert device(settings | {"precision": "16-mixed"}, wrong=()) == []
+    assert "this GPU has no bfloat16; use 16-mixed" in str(next(check_device(settings, wrong=())))
+    assert not list(check_device(settings | {"precision": "16-mixed"}, wrong=()))
 
 
 @pytest.mark.parametrize(
@@ -492,10 +524,11 @@ def test_optimizer_that_half_precision_would_stop_is_refused(
     optimizer: dict[str, Any], words: str
 ) -> None:
     trainer = {"precision": "16-mixed", "gradient_clip_val": 1, "accumulate_grad_batches": 1}
-    found = optimizer_settings(optimizer, trainer, wrong=())
+    found = list(map(str, check_optimizer(optimizer, trainer, wrong=())))
     assert len(found) == 1
     assert words in found[0]
-    assert not optimizer_settings(optimizer, trainer | {"precision": "bf16-mixed"}, wrong=())
+    trainer["precision"] = "bf16-mixed"
+    assert not list(check_optimizer(optimizer, trainer, wrong=()))
 
 
 def test_all_faults_come_in_one_message() -> None:
@@ -526,8 +559,8 @@ def test_faults_of_built_parts_and_of_the_data_come_together_too() -> None:
     for words in (
         "data.input_shape=[12]: the train inputs have shape [13]",
         "did you mean val/accuracy?",
-        "model.dropout must be in",
-        "loss.gamma must be at least 0",
+        "model.dropout: must be in",
+        "loss.gamma: must be at least 0",
         "trainer.precision=16-mixed",
         "metrics.mae: ",
     ):
@@ -536,7 +569,7 @@ def test_faults_of_built_parts_and_of_the_data_come_together_too() -> None:
 
 def test_faults_are_found_though_the_data_cannot_be_read() -> None:
     assert faults("data=csv", "optimizer.lr=-1", "trainer.precision=half", "model.dropout=a") == [
-        "data.path is not set; data.path=table.csv names the table.",
+        "data.path: is not set; data.path=table.csv names the table.",
         "model.dropout=a: must be a number.",
         "optimizer.lr=-1: must be at least 0.",
         "trainer.precision=half: must be 32-true, 16-mixed, bf16-mixed, 16-true, bf16-true, "
@@ -698,7 +731,7 @@ def test_flaw_of_the_data_is_refused(flaw: str) -> None:
     task, _, words = FLAWS[flaw]
     with pytest.raises(ConfigError, match=words) as refused:
         built(task, flaw)
-    assert len(refused.value.faults) == 1
+    assert len(refused.value.messages) == 1
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel", "regression", "ranking"])
@@ -719,7 +752,7 @@ def test_data_read_sample_by_sample_is_looked_at_too(flaw: str) -> None:
     words = words.replace("12", "1").replace(r"\[1\]; a", r"\[1\]; a")
     with pytest.raises(ConfigError) as refused:
         built(task, flaw, pairs=True)
-    assert re.search(words, refused.value.faults[0])
+    assert re.search(words, refused.value.messages[0])
 
 
 def test_data_read_sample_by_sample_passes() -> None:
@@ -731,8 +764,8 @@ def test_data_read_sample_by_sample_passes() -> None:
     [
         ("a", [None], r"column 'a' has 1 missing values; data.missing=mean fills in the mean"),
         ("a", [float("inf")], r"column 'a' holds infinite values; correct them"),
-        ("red", [None], r"target column 'red' has 1 missing or infinite values"),
-        ("red", [7], r"target column 'red' has 3 classes, binary needs exactly 2"),
+        ("red", [None], r"data.target: column 'red' has 1 missing or infinite values"),
+        ("red", [7], r"data.target: column 'red' has 3 classes, binary needs exactly 2"),
     ],
 )
 def test_flaw_of_a_table_names_the_column(
@@ -805,9 +838,9 @@ def test_nested_parts_of_a_fork_are_looked_into() -> None:
         cfg.model.normal.epps = cfg.model.normal.pop("eps")
     with pytest.raises(ConfigError) as refused:
         build(cfg)
-    assert refused.value.faults == [
+    assert refused.value.messages == [
         "model.part.in_feature: Linear has no such argument; did you mean in_features?",
-        "model.part.in_features is missing: Linear needs it.",
+        "model.part.in_features: is missing, and Linear needs it.",
         "model.normal.epps: BatchNorm1d has no such argument; did you mean eps?",
     ]
 
@@ -816,7 +849,7 @@ def test_looking_at_a_model_leaves_it_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    assert outputs(model, [3], 2) == []
+    assert list(check_model(model, [3], 2)) == []
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in model.state_dict().items():
@@ -837,9 +870,9 @@ def test_looking_at_a_model_leaves_it_as_it_was() -> None:
     ],
 )
 def test_ranges(interval: str, within: list[float], beyond: list[float], words: str) -> None:
-    assert inside(within, interval)
-    assert not any(inside(value, interval) for value in beyond)
-    assert in_words(interval) == words
+    assert is_inside(within, interval)
+    assert not any(is_inside(value, interval) for value in beyond)
+    assert describe_interval(interval) == words
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def test_training_that_ends_before_its_first_validation_tests_its_last_weights(
         assert "test/accuracy" in result["metrics"]
         assert not any(name.startswith("val/") for name in result["metrics"])
     with pytest.raises(
-        ConfigError, match=r"looks at val/loss, .* train until the first validation"
+        ConfigError, match=r"monitors val/loss, .* train until the first validation"
     ):
         build(composed(["trainer.max_steps=2", "scheduler=plateau"]))
 

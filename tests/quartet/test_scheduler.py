@@ -358,7 +358,11 @@ def test_insisting_on_momentum_without_any_is_refused(name: str) -> None:
         ("step", {"warmup_steps": -1}, r"warmup_steps must be .* at least 0, got -1; 0 is no"),
         ("none", {"warmup_steps": 0.5}, r"warmup_steps must be a whole number.*got 0.5"),
         ("step", {"warmup_epochs": -1}, r"warmup_epochs must be at least 0, got -1; 0 is no"),
-        ("step", {"warmup_epochs": 1, "warmup_steps": 5}, r"both set the warm-up; set one"),
+        (
+            "step",
+            {"warmup_epochs": 1, "warmup_steps": 5},
+            r"warmup_steps=5 sets the warm-up, and so does .*; set one",
+        ),
         ("none", {"warmup_steps": 72}, r"warm-up of 72 optimizer steps .* training of 72; shorten"),
         ("cosine", {"warmup_epochs": 30}, r"warm-up of 90 optimizer steps .* training of 72"),
         ("plateau", {"interval": "step"}, r"interval=step does not suit.*interval=epoch"),

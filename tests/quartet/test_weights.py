@@ -73,7 +73,7 @@ def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path
     [
         ("model.weights=foo", r"^model.weights=foo: there is no such file; name the directory"),
         ("model.weights=a/b.ckpt model=cnn", r"^model.weights=a/b.ckpt: there is no such file"),
-        ("model=torchvision model.weights=IMAGENETX", r"^model.weights=IMAGENETX is unknown; did"),
+        ("model=torchvision model.weights=IMAGENETX", r"^model.weights=IMAGENETX: is unknown; did"),
         ("model.weights=3", r"^model.weights=3: "),
         ("model.strict=maybe", r"^model.strict=maybe: "),
     ],

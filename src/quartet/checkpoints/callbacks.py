@@ -1,6 +1,7 @@
 """Callbacks that save the best and the last checkpoint of a run."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from quartet.compat.lightning import (
     is_validation_due,
     save_checkpoint,
 )
+from quartet.core.problems import Context, Problem
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -28,6 +30,19 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(relocate_paths(state_dict, self.dirpath))
         self.current_score = state_dict["current_score"]
+
+
+def check_directories(context: Context) -> Iterator[Problem]:
+    """Checkpoints must go into the run's own directory, where none of another run lies."""
+    for each in context.trainer.callbacks:
+        if not isinstance(each, ModelCheckpoint) or not each.dirpath:
+            continue
+        if not Path(each.dirpath).resolve().is_relative_to(context.directory.resolve()):
+            yield Problem(
+                "callbacks",
+                f"{type(each).__name__}.dirpath={each.dirpath} is outside the run's directory, "
+                f"{context.directory}; leave it out, and name that one by hydra.run.dir.",
+            )
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -1,11 +1,9 @@
-"""What each group of a configuration holds: its own keys, their types, the arguments of its parts."""
+"""The groups of a configuration: their keys, the types of these, the arguments of their parts."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import omegaconf.base
 from omegaconf import DictConfig, OmegaConf
 
 from quartet.config import allow, signatures
@@ -32,7 +30,7 @@ TOP_LEVEL = [
     "directory",
     "hydra",
 ]
-# Keys of a group that say how its part is used; all others are arguments of its `_target_`.
+# Keys of a group that say how to use its part; all others are arguments of its `_target_`.
 POLICY_KEYS: dict[str, tuple[str, ...]] = {
     "data": (
         *("task", "input_shape", "num_classes", "num_outputs", "train_samples", "dir"),
@@ -53,11 +51,11 @@ PART_GROUPS = (
     *("model", "loss", "metrics", "optimizer", "scheduler"),
     *("module", "trainer", "callbacks", "logger"),
 )
-# What fits them, where the parts that take them do not say it more closely.
+# Types of these keys, where the annotation of the part that gets them is too loose.
 KEY_TYPES: dict[str, dict[str, Any]] = {
     "": {"seed": int, "directory": str, "check": Literal[True, False, "only"]},
     "monitor": {"metric": str | None, "mode": Literal["min", "max"] | None},
-    "data": signatures.hints(DataModule)
+    "data": signatures.type_hints(DataModule)
     | {
         "task": Literal.__getitem__(tuple(TASKS)),
         "input_shape": Sequence[int] | None,
@@ -74,9 +72,9 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
     "loss": {"tasks": Sequence[str] | None},
     "metrics": {"tasks": Sequence[str] | None},
     "model": {"weights": str | None, "strict": bool},
-    "optimizer": signatures.hints(parameters.create)
+    "optimizer": signatures.type_hints(parameters.create)
     | {"freeze": Sequence[str], "lr_factors": Mapping[str, float] | None},
-    "scheduler": signatures.hints(schedule.create) | {"interval": Literal["step", "epoch"]},
+    "scheduler": signatures.type_hints(schedule.create) | {"interval": Literal["step", "epoch"]},
     "trainer": {"compile": bool, "channels_last": bool},
 }
 # Keys that may be absent.
@@ -88,9 +86,9 @@ TRAINER_KEYS = (
     *("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"),
     *("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"),
 )
-# Arguments that come first when the part is called.
+# Number of arguments that are passed by position when the part is called.
 N_POSITIONAL = {"optimizer": 1, "scheduler": 1}
-# Arguments that are added when the part is called, and where to set them instead.
+# Arguments that the engine passes, and where to set them instead.
 RESERVED_ARGUMENTS: dict[str, dict[str, str]] = {
     "data": dict.fromkeys(POLICY_KEYS["data"], ""),
     "module": {
@@ -110,7 +108,7 @@ RESERVED_ARGUMENTS: dict[str, dict[str, str]] = {
         "use_distributed_sampler": "the data divides itself",
     },
 }
-# Arguments for which null means: fill it in.
+# Arguments that are filled in where they are null.
 AUTO_FILLED = (
     *("T_max", "total_iters", "total_steps", "max_lr", "base_lr", "cycle_momentum"),
     *("monitor", "mode"),
@@ -119,10 +117,6 @@ DEFAULT_OPTION = {
     **{"data": "digits", "model": "mlp", "loss": "mse", "optimizer": "adam"},
     **{"module": "default", "trainer": "default"},
 }
-
-
-# A configuration's 16 references are asked for 250 times, and parsed anew each time (25 ms a build).
-omegaconf.base.parse = functools.lru_cache(omegaconf.base.parse)  # type: ignore[attr-defined]
 
 
 def to_container(cfg: DictConfig) -> dict[str, Any]:
@@ -138,30 +132,30 @@ def replace_values(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     return cfg
 
 
-def split_node(cfg: DictConfig, group: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A group's arguments of ``_target_``, and its keys that say how the part is used."""
-    values = to_container(cfg[group])
-    driving = {key: values.pop(key) for key in POLICY_KEYS.get(group, ()) if key in values}
-    name = driving.get("weights") if group == "model" else None
-    if isinstance(name, str) and is_own_name(name, values["_target_"]):
-        values["weights"] = name  # torchvision's models have names for theirs
-    return values, driving
+def split_node(config: Mapping[str, Any], group: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a group into the arguments of its ``_target_`` and the keys that say how to use it."""
+    arguments = dict(config[group])
+    policy = {key: arguments.pop(key) for key in POLICY_KEYS.get(group, ()) if key in arguments}
+    name = policy.get("weights") if group == "model" else None
+    if isinstance(name, str) and is_pretrained_name(name, arguments["_target_"]):
+        arguments["weights"] = name  # torchvision's models have names for their weights
+    return arguments, policy
 
 
-def argument_names(cfg: DictConfig, group: str) -> list[str]:
-    """Names of what a group takes."""
-    target = cfg[group].get("_target_")
-    taken = list(signatures.hints(allow.locate(target))) if target else []
-    return [*POLICY_KEYS[group], *taken[N_POSITIONAL.get(group, 0) :]]
+def argument_names(config: Mapping[str, Any], group: str) -> list[str]:
+    """Names of what a group accepts."""
+    target = config[group].get("_target_")
+    accepted = list(signatures.type_hints(allow.locate(target))) if target else []
+    return [*POLICY_KEYS[group], *accepted[N_POSITIONAL.get(group, 0) :]]
 
 
-def is_own_name(name: str, target: str) -> bool:
+def is_pretrained_name(name: str, target: str) -> bool:
     """Whether ``model.weights`` is a name that the model itself knows, and no path."""
     path = "/" in name or name.endswith(".ckpt") or Path(name).exists()
     return not path and "weights" in signatures.parameters(allow.locate(target))[0]
 
 
-def options_for(group: str, task: str) -> list[str]:
+def find_options(group: str, task: str) -> list[str]:
     """Options of a group that are for `task`, from the listing of conf/."""
     files = (CONF / group).glob("*.yaml")
     tasks = {path.stem: OmegaConf.select(OmegaConf.load(path), "tasks") for path in files}

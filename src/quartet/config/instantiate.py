@@ -1,4 +1,4 @@
-"""Each part as its group describes it, made by Hydra from what allow.py permits."""
+"""Makes each part as its group describes it, by Hydra, of the classes that allow.py permits."""
 
 import functools
 import logging
@@ -11,8 +11,7 @@ from hydra.errors import InstantiationException
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from quartet.checkpoints import weights
@@ -20,8 +19,9 @@ from quartet.checkpoints.resume_state import ResumeState
 from quartet.checkpoints.storage import DurableCheckpoints
 from quartet.compat import lightning_loop
 from quartet.config import allow, resume, signatures
-from quartet.config.groups import RESERVED_ARGUMENTS, is_own_name, split_node, to_container
-from quartet.core.problems import ConfigError, collect_problems
+from quartet.config.configuration import Configuration
+from quartet.config.groups import RESERVED_ARGUMENTS, is_pretrained_name, split_node
+from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
@@ -29,7 +29,6 @@ from quartet.data.task import find_task
 from quartet.records.loggers import MetricsCSV, logged_run
 from quartet.training import parameters, schedule
 from quartet.training.module import Module
-from quartet.validation import training
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +37,12 @@ def make(node: Any, partial: bool = False) -> Any:
     """The object that `node` describes; with `partial`, a callable that still makes it.
 
     Raises:
-        Refusal: the node, or one within it, names what must not be called.
+        ConfigError: the node, or one within it, names what must not be called.
     """
-    if faults := allow.find_problems(node):
-        raise ConfigError(faults)
+    if problems := allow.find_problems(node):
+        raise ConfigError(problems)
     try:
-        # As keywords Hydra would merge these into a copy (6 ms a build).
+        # As keywords Hydra would merge these into a copy.
         node = {**node, "_convert_": "all"}
         if not partial:
             return hydra.utils.instantiate(node)
@@ -54,9 +53,9 @@ def make(node: Any, partial: bool = False) -> Any:
     return functools.partial(made.func, *made.args, **made.keywords)
 
 
-def build_data(cfg: DictConfig) -> DataModule:
-    """The data; fills in the shape of inputs and the numbers of classes and outputs in `cfg`."""
-    node, shared = split_node(cfg, "data")
+def build_data(config: Configuration) -> DataModule:
+    """The data; fills in the shape of inputs and the numbers of classes and outputs in `config`."""
+    node, shared = split_node(config, "data")
     source: Callable[..., Parts] = make(node, partial=True)
     named = signatures.parameters(source)[0]
     folds = shared.pop("folds")
@@ -70,139 +69,161 @@ def build_data(cfg: DictConfig) -> DataModule:
     read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
     for key in (*read_here, "fold", "mixup", "cutmix"):
         shared.pop(key)
-    data = DataModule(source, seed=cfg.seed, **shared)
-    if cfg.data.train_samples is None:
-        for key, value in read_shapes(data.load(), cfg.data.task).items():
-            if cfg.data[key] is None:
-                cfg.data[key] = value
+    data = DataModule(source, seed=config["seed"], **shared)
+    if config["data"]["train_samples"] is None:
+        found = read_shapes(data.load(), config["data"]["task"])
+        unset = {key: value for key, value in found.items() if config["data"][key] is None}
+        config.fill({f"data.{key}": value for key, value in unset.items()})
     keys = ("task", "input_shape", "num_classes", "num_outputs")
-    data.config_metadata = {key: to_container(cfg.data)[key] for key in keys}
+    data.config_metadata = {key: config["data"][key] for key in keys}
     return data
 
 
 def read_shapes(parts: Parts, task: str) -> dict[str, Any]:
     """The shape of inputs and the numbers of classes and outputs, as the training part has them."""
-    inputs, targets, *_ = parts.train[0]
+    if not isinstance(parts, Parts):
+        raise ValueError(f"_target_ gives a {type(parts).__name__}, and must give quartet.Parts.")
+    sample = parts.train[0]
+    if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
+        raise ValueError(f"a sample is a {type(sample).__name__}, and must be a tuple of tensors.")
+    inputs, targets, *_ = sample
     classes, outputs = find_task(task).count_outputs(targets, parts.class_names)
     return {"input_shape": list(inputs.shape), "num_classes": classes, "num_outputs": outputs}
 
 
-def build_model(cfg: DictConfig) -> nn.Module:
+def build_model(config: Configuration) -> nn.Module:
     """The model, with the weights it begins with."""
-    model: nn.Module = make(split_node(cfg, "model")[0])
-    place = cfg.model.weights
-    # Afterwards a run has weights of its own, and those may be gone.
-    begun = any(Path(cfg.directory, "checkpoints").glob("*.ckpt"))
-    if place and not is_own_name(place, cfg.model._target_) and not begun:
-        log.info("model.weights: %s", weights.load(model, place, strict=cfg.model.strict))
+    model: nn.Module = make(split_node(config, "model")[0])
+    place = config["model"]["weights"]
+    # A run that is resumed or evaluated has weights of its own, and those may be gone.
+    begun = any(Path(config["directory"], "checkpoints").glob("*.ckpt"))
+    if place and not is_pretrained_name(place, config["model"]["_target_"]) and not begun:
+        strict = config["model"]["strict"]
+        log.info("model.weights: %s", weights.load(model, place, strict=strict))
     return model
 
 
-def build_mixing(cfg: DictConfig) -> Mixing | None:
-    values = {key: cfg.data[key] for key in ("mixup", "cutmix")}
+def build_mixing(config: Configuration) -> Mixing | None:
+    values = {key: config["data"][key] for key in ("mixup", "cutmix")}
     if not any(values.values()):
         return None
-    return Mixing(**values, num_outputs=cfg.data.num_outputs, seed=cfg.seed)
+    return Mixing(**values, num_outputs=config["data"]["num_outputs"], seed=config["seed"])
 
 
-def build_metrics(cfg: DictConfig) -> MetricCollection:
-    faults: list[str] = []
-    metrics: dict[str, Any] = {}
-    for name, node in split_node(cfg, "metrics")[0].items():
-        if node:
-            with collect_problems(
-                faults, f"metrics.{name}", signatures.hints(allow.locate(node["_target_"]))
-            ):
-                metrics[name] = make(node)
-    if faults:
-        raise ConfigError(faults)
+def build_metrics(config: Configuration) -> MetricCollection:
+    metrics = build_each("metrics", split_node(config, "metrics")[0])
     # Groups of metrics that share states are found by their first values, which may agree by chance.
     return MetricCollection(metrics, compute_groups=False)
 
 
-def build_optimizer(cfg: DictConfig) -> Callable[[nn.Module], Any]:
-    node, policy = split_node(cfg, "optimizer")
+def build_each(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The named parts of a group; one that is null is left out.
+
+    Raises:
+        ConfigError: some of them cannot be made.
+    """
+    made: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, node in nodes.items():
+        if node:
+            names = signatures.type_hints(allow.locate(node["_target_"]))
+            with collect_problems(problems, f"{group}.{name}", names):
+                made[name] = make(node)
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def build_optimizer(config: Configuration) -> Callable[[nn.Module], Any]:
+    node, policy = split_node(config, "optimizer")
     policy.pop("freeze")
-    policy.pop("search", None)  # what sweep=optuna may try; one run has its values
+    policy.pop("search", None)  # the ranges of sweep=optuna; one run has its values
     # null in the configuration: the command line adds no keys to a dictionary that has none.
     policy["lr_factors"] = policy["lr_factors"] or {}
     return functools.partial(parameters.create, make(node, partial=True), **policy)
 
 
-def build_scheduler(cfg: DictConfig) -> Callable[..., Any]:
-    node, drive = split_node(cfg, "scheduler")
-    drive.setdefault("monitor", None)
-    drive.pop("search", None)
+def build_scheduler(config: Configuration) -> Callable[..., Any]:
+    node, policy = split_node(config, "scheduler")
+    policy.setdefault("monitor", None)
+    policy.pop("search", None)
     factory = make(node, partial=True) if node["_target_"] else None
-    return functools.partial(schedule.create, factory=factory, **drive)
+    return functools.partial(schedule.create, factory=factory, **policy)
 
 
-def build_module(cfg: DictConfig, parts: Mapping[str, Any]) -> Module:
+def build_module(config: Configuration, parts: Mapping[str, Any]) -> Module:
     """The LightningModule of the other parts."""
-    module = make(split_node(cfg, "module")[0], partial=True)(
-        task=find_task(cfg.data.task)(cfg.data.num_outputs),
-        mixing=build_mixing(cfg),
+    data = config["data"]
+    module = make(split_node(config, "module")[0], partial=True)(
+        task=find_task(data["task"])(data["num_outputs"]),
+        mixing=build_mixing(config),
         **{name: parts[name] for name in RESERVED_ARGUMENTS["module"] if name in parts},
     )
     if not isinstance(module, Module):
         raise ValueError(
-            f"_target_ makes a {type(module).__name__}, and must make a quartet.training.module.Module: a "
-            "subclass of it with a training_step of its own."
+            f"_target_ makes a {type(module).__name__}, and must make a quartet.Module: a subclass "
+            "of it with a training_step of its own."
         )
     return module
 
 
-def build_trainer(cfg: DictConfig, faults: list[str]) -> Trainer | None:
-    """The trainer with its callbacks and loggers; None if one of them adds to `faults`."""
-    on_train = not (cfg.monitor.metric or "").startswith("val/")
-    before = len(faults)
-    made: dict[str, list[Any]] = {"callbacks": [], "logger": [MetricsCSV(cfg.directory)]}
-    for group, objects in made.items():
-        for name, node in to_container(cfg[group]).items():
-            if not node:
-                continue
-            for key in ("save_on_train_epoch_end", "check_on_train_epoch_end"):
-                # Lightning would look after validation: a training metric is not there yet, and
-                # without anything to monitor there may be no validation.
-                if on_train and node.get("monitor") == cfg.monitor.metric and key in node:
-                    node[key] = node[key] if node[key] is not None else True
-            if group == "logger" and cfg.resume:
-                target = allow.locate(node["_target_"])
-                node |= logged_run(Path(cfg.directory), name, node, target)
-            with collect_problems(
-                faults, f"{group}.{name}", signatures.hints(allow.locate(node["_target_"]))
-            ):
-                objects.append(make(node))
-    callbacks: list[Callback] = made["callbacks"]
-    loggers: list[Logger] = made["logger"]
-    node = split_node(cfg, "trainer")[0]
-    with collect_problems(faults, "trainer", signatures.hints(Trainer)):
+def build_trainer(config: Configuration) -> Trainer:
+    """The trainer with its callbacks and loggers.
+
+    Raises:
+        ConfigError: some of them cannot be made.
+    """
+    directory = config["directory"]
+    problems: list[Problem] = []
+    callbacks: dict[str, Callback] = {}
+    loggers: dict[str, Logger] = {}
+    for group, made in (("callbacks", callbacks), ("logger", loggers)):
+        with collect_problems(problems, group):
+            made |= build_each(group, prepare_nodes(config, group))
+    node = split_node(config, "trainer")[0]
+    with collect_problems(problems, "trainer", signatures.type_hints(Trainer)):
         create = make(node, partial=True)
         trainer: Trainer = create(
-            plugins=[*(create.keywords.get("plugins") or ()), DurableCheckpoints(cfg.directory)],
-            callbacks=[*callbacks, ResumeState(resume.end(cfg))],
-            logger=loggers,
+            plugins=[*(create.keywords.get("plugins") or ()), DurableCheckpoints(directory)],
+            callbacks=[*callbacks.values(), ResumeState(resume.end(config.node))],
+            logger=[MetricsCSV(directory), *loggers.values()],
             profiler=create.keywords.get("profiler") or lightning_loop.NoProfiler(),
-            default_root_dir=cfg.directory,
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            default_root_dir=directory,
+            enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks.values()),
             enable_model_summary=False,
             num_sanity_val_steps=0,  # they would move the random numbers
             use_distributed_sampler=False,  # the data divides itself
         )
-        faults += [*training.averages(trainer), *training.folders(trainer, cfg.directory)]
-        settle(trainer, cfg)
-    if len(faults) > before:
-        return None
+        finish_trainer(trainer, config["trainer"], directory)
+    if problems:
+        raise ConfigError(problems)
     lightning_loop.install(trainer)
     return trainer
 
 
-def settle(trainer: Trainer, cfg: DictConfig) -> None:
-    """What Lightning's constructor does not take, or takes otherwise."""
-    if cfg.trainer.profiler:
+def prepare_nodes(config: Configuration, group: str) -> dict[str, Any]:
+    """The callbacks or loggers, with the arguments that follow from other settings."""
+    monitored = config["monitor"]["metric"]
+    on_train = not (monitored or "").startswith("val/")
+    nodes = {name: dict(node) for name, node in config[group].items() if node}
+    for name, node in nodes.items():
+        for key in ("save_on_train_epoch_end", "check_on_train_epoch_end"):
+            # Lightning would look after validation: a training metric is not there yet, and
+            # without anything to monitor there may be no validation.
+            if on_train and node.get("monitor") == monitored and key in node:
+                node[key] = node[key] if node[key] is not None else True
+        if group == "logger" and config["resume"]:
+            target = allow.locate(node["_target_"])
+            node |= logged_run(Path(config["directory"]), name, node, target)
+    return nodes
+
+
+def finish_trainer(trainer: Trainer, settings: Mapping[str, Any], directory: str) -> None:
+    """Applies the settings that Lightning's constructor does not accept, or changes."""
+    if settings["profiler"]:
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-        # One that is named would print, where nobody looks.
-        profiler.dirpath = profiler.dirpath or cfg.directory
+        # One that is chosen by its name would print, where nobody looks.
+        profiler.dirpath = profiler.dirpath or directory
         profiler.filename = profiler.filename or "profile"
-    if cfg.trainer.limit_val_batches == 0:
+    if settings["limit_val_batches"] == 0:
         trainer.limit_val_batches = 0  # the batches to overfit take its place otherwise

@@ -1,11 +1,9 @@
 """The form of the ranges that a search may try: a list of values, or the ends of an interval."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-
+from quartet.core.problems import Problem
 
 # A list of values to choose from, or the ends of a range: whole numbers if both ends are.
 Range = list[Any] | dict[str, Any]
@@ -13,8 +11,8 @@ Range = list[Any] | dict[str, Any]
 FORM = "{low: 0.001, high: 0.1, log: true}, or a list of values"
 
 
-def faults(group: str, node: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the form of the ranges that a group's option names for its own settings.
+def check_search_ranges(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields what is wrong with the ranges that a group's option names for its own settings.
 
     Args:
         group: Its name.
@@ -22,16 +20,16 @@ def faults(group: str, node: Mapping[str, Any]) -> list[str]:
     """
     ranges = node.get("search") or {}
     if not isinstance(ranges, Mapping):
-        return [f"{group}.search={ranges}: must be a range for each setting, such as lr: {FORM}."]
-    return [
-        f"{group}.search.{name}={range_}: {fault}"
-        for name, range_ in ranges.items()
-        if (fault := wrong(range_))
-    ]
+        message = f"must be a range for each setting, such as lr: {FORM}."
+        yield Problem(f"{group}.search", message, ranges)
+        return
+    for name, range_ in ranges.items():
+        if reason := check_range(range_):
+            yield Problem(f"{group}.search.{name}", reason, range_)
 
 
-def wrong(range_: Any) -> str | None:
-    """Why something is no range; None if it is one."""
+def check_range(range_: Any) -> str | None:
+    """The reason why something is no range; None if it is one."""
     if isinstance(range_, list):
         return None if range_ else "holds no value to choose from."
     if not isinstance(range_, Mapping) or not {"low", "high"} <= set(range_):

@@ -1,7 +1,4 @@
-"""What the signature of a `_target_` says of its arguments: their names, and what values fit.
-
-The typed constructor is the schema, so that nothing about an argument is written down twice.
-"""
+"""Signatures of `_target_`s: the names of their arguments, and the values that fit them."""
 
 import collections.abc
 import importlib
@@ -10,52 +7,53 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
 from quartet.core.messages import closest_name, format_value, join_or, suggest_name
+from quartet.core.problems import Problem
 
 
-def arguments(
+def check_arguments(
     key: str,
     target: Callable[..., Any],
     given: Iterable[str],
     *,
-    first: int = 0,
-    added: Mapping[str, str] | None = None,
+    positional: int = 0,
+    reserved: Mapping[str, str] | None = None,
     partial: bool = False,
-) -> list[str]:
-    """Misspelt and missing arguments of `target`, a sentence each.
+) -> Iterator[Problem]:
+    """Yields the unknown and the missing arguments of `target`.
 
     Args:
         key: Where it stands in the configuration.
-        target: What is called.
+        target: The class or function.
         given: Names of the arguments in the configuration.
-        first: How many come first when it is called.
-        added: Names of those added when it is called, and where to set them instead.
-        partial: Whether more are added when it is called, nobody knows which.
+        positional: Number of arguments that its caller passes by position.
+        reserved: Names of arguments that its caller passes, and where to set them instead.
+        partial: Whether its caller passes further arguments, whose names are not known.
     """
-    given, added = list(given), added or {}
+    given, reserved = list(given), reserved or {}
     named, takes_all = parameters(target)
-    free = [name for name in list(named)[first:] if name not in added]
+    free = [name for name in list(named)[positional:] if name not in reserved]
     title = getattr(target, "__name__", str(target))
-    faults = [
-        f"{key}.{name}: cannot be set here; {added[name]}."
-        if added.get(name)
-        else f"{key}.{name}: {title} has no such argument; {suggest_name(name, free)}"
-        for name in given
-        if name not in free and not takes_all
-    ]
-    return faults + [
-        f"{key}.{name} is missing: {title} needs it."
-        for name in free
-        if named[name].default is inspect.Parameter.empty and name not in given and not partial
-    ]
+    for name in given:
+        if name in free or takes_all:
+            continue
+        if reserved.get(name):
+            yield Problem(f"{key}.{name}", f"cannot be set here; {reserved[name]}.")
+        else:
+            way_out = suggest_name(name, free)
+            yield Problem(f"{key}.{name}", f"{title} has no such argument; {way_out}")
+    for name in free:
+        required = named[name].default is inspect.Parameter.empty
+        if required and name not in given and not partial:
+            yield Problem(f"{key}.{name}", f"is missing, and {title} needs it.")
 
 
-@lru_cache  # a build asks 100 times for the same few (15 ms)
+@lru_cache
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Parameters of `target` that have a name, and whether it takes arguments of any other name."""
     try:
@@ -67,7 +65,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
 
 
 @lru_cache
-def hints(target: Callable[..., Any]) -> dict[str, Any]:
+def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """The annotation of each parameter, Any without one.
 
     Of a class with ``**kwargs``, those of its base classes too, to which it may pass them on.
@@ -77,13 +75,13 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
     if takes_all and inspect.isclass(target):
         for base in reversed(inspect.getmro(target)[1:]):
             inherited = parameters(vars(base).get("__init__", object))[0]
-            found |= {name: resolve(p, base.__module__) for name, p in inherited.items()}
-    found |= {name: resolve(p, target.__module__) for name, p in named.items()}
+            found |= {name: resolve_hint(p, base.__module__) for name, p in inherited.items()}
+    found |= {name: resolve_hint(p, target.__module__) for name, p in named.items()}
     found.pop("self", None)
     return found
 
 
-def resolve(parameter: inspect.Parameter, module: str) -> Any:
+def resolve_hint(parameter: inspect.Parameter, module: str) -> Any:
     hint = parameter.annotation
     if hint is parameter.empty:
         return Any
@@ -143,62 +141,62 @@ def elements_fit(values: Sequence[Any], kind: type, inner: Sequence[Any]) -> boo
     return not inner or all(fits(value, inner[0]) for value in values)
 
 
-ONE = {
+SINGULAR = {
     float: ["a number"],
     int: ["a whole number"],
     bool: ["true", "false"],
     str: ["text"],
     types.NoneType: ["null"],
 }
-MANY = {float: "numbers", int: "whole numbers", bool: "true and false", str: "text"}
+PLURAL = {float: "numbers", int: "whole numbers", bool: "true and false", str: "text"}
 
 
-def describe(hint: Any) -> list[str]:
+def describe_hint(hint: Any) -> list[str]:
     """What fits an annotation, in words: the alternatives."""
     origin, inner = get_origin(hint), get_args(hint)
     kind = origin or hint
     if origin in (Union, types.UnionType):
-        words = [word for one in inner for word in describe(one)]
+        words = [word for one in inner for word in describe_hint(one)]
         if "a number" in words and "a whole number" in words:
             words.remove("a whole number")
         return list(dict.fromkeys(words))
     if origin is Literal:
         return [format_value(one) for one in inner]
-    if kind in ONE:
-        return ONE[kind]
+    if kind in SINGULAR:
+        return SINGULAR[kind]
     if not isinstance(kind, type):
         return [str(hint)]
     if issubclass(kind, PurePath):
         return ["text"]
     if issubclass(kind, Mapping):
-        return [f"a mapping of names to {many(inner[-1:])}"]
+        return [f"a mapping of names to {describe_elements(inner[-1:])}"]
     if is_sequence(kind):
         number = f"{len(inner)} " if kind is tuple and inner and Ellipsis not in inner else ""
-        return [f"a list of {number}{many(inner[:1])}"]
+        return [f"a list of {number}{describe_elements(inner[:1])}"]
     return []  # no YAML makes one
 
 
-def many(inner: Sequence[Any]) -> str:
+def describe_elements(inner: Sequence[Any]) -> str:
     kinds = [kind for hint in inner for kind in (hint, *get_args(hint))]
-    return next((word for kind, word in MANY.items() if kind in kinds), "values")
+    return next((word for kind, word in PLURAL.items() if kind in kinds), "values")
 
 
-def mismatch(name: str, value: Any, hint: Any) -> str:
-    """The sentence about a value that does not fit an annotation."""
-    words = describe(hint)
+def describe_mismatch(key: str, value: Any, hint: Any) -> Problem:
+    """The problem of a value that does not fit an annotation."""
+    words = describe_hint(hint)
     if isinstance(value, str) and (close := closest_name(value, words)):
-        return f"{name}={value}: did you mean {close}?"
+        return Problem(key, f"did you mean {close}?", value)
     way_out = f", such as {format_value([value])}" if fits([value], hint) else ""
     if isinstance(value, int | float) and "text" in words:
-        way_out = f"; quotes make it text: '{name}=\"{value}\"'"
-    return f"{name}={format_value(value)}: must be {join_or(words) or 'left out'}{way_out}."
+        way_out = f"; quotes make it text: '{key}=\"{value}\"'"
+    return Problem(key, f"must be {join_or(words) or 'left out'}{way_out}.", value)
 
 
-def choice(name: str, value: str, words: Sequence[str]) -> str:
-    """The sentence about a word that is none of those there are."""
+def describe_unknown_word(key: str, value: str, words: Sequence[str]) -> Problem:
+    """The problem of a word that is none of those there are."""
     close = closest_name(value, words)
     way_out = f"did you mean {close}?" if close else f"must be {join_or(words) or 'left out'}."
-    return f"{name}={format_value(value)}: {way_out}"
+    return Problem(key, way_out, value)
 
 
 def locate(path: str) -> Callable[..., Any]:

@@ -1,8 +1,4 @@
-"""What refuses a configuration before the first batch, with the reason and the way out.
-
-Every function of this package returns faults, one sentence each: the key, the value, why, and what
-to do instead.
-"""
+"""Problems of a configuration: what is wrong, where, and what to do instead."""
 
 import re
 import sys
@@ -18,6 +14,19 @@ from quartet.core.messages import format_value, suggest_name
 
 Config = Mapping[str, Any]
 UNSET: Any = object()
+
+ENGINE = Path(__file__).parents[1]
+# Parts and data sources that the engine ships: their errors are about what they were given.
+SHIPPED = (ENGINE / "parts", ENGINE / "data/csv.py", ENGINE / "data/image_folder.py")
+# Errors about a value, a file or a library; others raised by the engine are faults of its own.
+REPORTED = (ValueError, OSError, ImportError, RuntimeError, Warning)
+SIGNATURE = re.compile(
+    r"unexpected keyword argument|missing \d+ required|positional arguments? but|multiple values for"
+)
+# What a part says of an argument: "gamma must be at least 0, ...", "folds=3: ...", "epochs: ..."
+STATEMENT = re.compile(
+    r"(?P<path>\w[\w.]*?)(=(?P<value>\[[^\]]*\]|\{[^}]*\}|\S+?))?:?\s(?P<message>\w.*|'.*)"
+)
 
 
 @dataclass(frozen=True)
@@ -41,82 +50,134 @@ class Problem:
         return f"{self.key}{shown}: {self.message}"
 
 
+@dataclass(frozen=True)
+class Context:
+    """What the method ``problems(context)`` of a part, callback or strategy may look at.
+
+    Attributes:
+        model: The network, with its frozen parameters.
+        trainer: Lightning's Trainer.
+        config: The configuration, in plain containers.
+        directory: The directory of the run.
+    """
+
+    model: Any
+    trainer: Any
+    config: Config
+    directory: Path
+
+
 class ConfigError(Exception):
     """A configuration that cannot train.
 
     Attributes:
         problems: What is wrong with it, each with the way out.
+        messages: The same as sentences, none of them twice.
     """
 
-    def __init__(self, problems: Sequence[Problem | str]) -> None:
+    def __init__(self, problems: Iterable[Problem | str]) -> None:
         self.problems = [
             each if isinstance(each, Problem) else Problem("", each) for each in problems
         ]
-        super().__init__("\n".join(map(str, self.problems)))
+        self.messages = list(dict.fromkeys(map(str, self.problems)))
+        super().__init__("\n".join(self.messages))
 
     @property
     def faults(self) -> list[str]:
-        return list(map(str, self.problems))
+        return self.messages
 
 
 @contextmanager
-def collect_problems(faults: list[str], key: str, names: Iterable[str] = ()) -> Iterator[None]:
-    """Adds what a part says of its arguments to `faults`, with the key before it.
+def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -> Iterator[None]:
+    """Appends what a part or a library says of its arguments to `problems`.
+
+    An error in the engine's own code is no problem of the configuration: it is raised as it is.
 
     Args:
-        faults: Grows.
+        problems: Grows.
         key: Where the part stands in the configuration.
-        names: Of its arguments.
+        names: Names of its arguments.
     """
     try:
         yield
-    except ConfigError as refusal:
-        faults += refusal.faults
+    except ConfigError as error:
+        problems += error.problems
     except Exception as error:
-        faults.append(describe_exception(key, error, list(names)))
+        if is_engine_fault(error):
+            raise
+        problems.append(describe_exception(key, error, list(names)))
 
 
-def describe_exception(key: str, error: Exception, names: Sequence[str]) -> str:
-    """What an error says, as a fault of `key`."""
+def is_engine_fault(error: Exception) -> bool:
+    """Whether an error was raised by a mistake in the engine's own code."""
+    if isinstance(error, REPORTED) or SIGNATURE.search(str(error)):
+        return False
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(files) and is_engine(files[-1])
+
+
+def is_engine(file: str | Path) -> bool:
+    """Whether a file is of the engine, and neither a part nor a data source that it ships."""
+    path = Path(file)
+    return path.is_relative_to(ENGINE) and not any(map(path.is_relative_to, SHIPPED))
+
+
+def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Problem:
+    """What an error says, as a problem of `key` or of the argument that its text begins with.
+
+    Args:
+        key: Where the part that raised it stands in the configuration.
+        error: The error.
+        names: Names of the part's arguments.
+    """
     text = " ".join(redaction.redact(str(error)).split())
     if isinstance(error, Warning):
-        return f"{key}: {text.partition('. ')[0]}, so torch would broadcast; give both one shape."
+        shapes = f"{text.partition('. ')[0]}, so torch would broadcast; give both one shape."
+        return Problem(key, shapes)
     if missing := re.search(r"Requirement '([\w-]+)[^']*' not met", text):
-        return f"{key}: needs {missing[1]}, which is not installed; pip install {missing[1]}."
+        way_out = f"needs {missing[1]}, which is not installed; pip install {missing[1]}."
+        return Problem(key, way_out)
     if unknown := re.search(r"[Uu]nexpected keyword arguments?:? ['`](\w+)", text):
         others = [name for name in names if name != unknown[1]]
         way_out = suggest_name(unknown[1], others) if others else "remove it, or correct its name."
-        return f"{key}.{unknown[1]}: nothing takes this argument; {way_out}"
-    if re.match(rf"{re.escape(key)}[.= ]", text):
-        return text
-    if (word := re.match(r"\w+", text)) and word[0] in names:  # "gamma must be at least 0, ..."
-        return f"{key}.{text}"
-    # Lightning's, which is not imported for its name alone.
+        return Problem(f"{key}.{unknown[1]}", f"nothing takes this argument; {way_out}")
+    if found := STATEMENT.match(text):
+        path, value = found["path"], found["value"] or UNSET
+        if path in names:
+            return Problem(f"{key}.{path}", found["message"], value)
+        if path == key or path.startswith(f"{key}."):
+            return Problem(path, found["message"], value)
+    if (word := re.match(r"\w+", text)) and word[0] in names:  # "epochs[2] must be ..."
+        return Problem(f"{key}.{word[0]}", text)
+    # Lightning's class, which is not imported for its name alone.
     misconfigured = type(error).__name__ == "MisconfigurationException"
     if isinstance(error, ValueError | OSError) or misconfigured:
-        return f"{key}: {text}"
-    # An error of the program: where, for whoever wrote it.
-    frames = traceback.extract_tb(error.__traceback__)
-    paths = [(Path(frame.filename), frame.lineno) for frame in frames]
-    package = Path(__file__).parents[1]
-    machinery = [package / "build", package / "check", package / "meter.py"]
+        return Problem(key, text)
+    kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+    return Problem(key, f"{kind}{text}{find_place(error)}")
+
+
+def find_place(error: Exception) -> str:
+    """The last line of the user's own code in a traceback: `` (model.py, line 3)``."""
+    places = [
+        (Path(frame.f_code.co_filename), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     own = [
         (path, line)
-        for path, line in paths
-        if "site-packages" not in path.parts and not any(map(path.is_relative_to, machinery))
+        for path, line in places
+        if "site-packages" not in path.parts and not is_engine(path)
     ]
-    place = f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
-    kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
-    return f"{key}: {kind}{text}{place}"
+    return f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
 
 
-def keys(faults: Iterable[str]) -> set[str]:
-    """The keys that faults are about, those above them included."""
-    named = (re.match(r"[\w.]+", fault) for fault in faults)
-    paths = [match[0].rstrip(".").split(".") for match in named if match]
+def wrong_keys(problems: Iterable[Problem]) -> set[str]:
+    """The keys that have problems, and the keys above them."""
+    paths = [problem.key.split(".") for problem in problems if problem.key]
     return {".".join(path[:length]) for path in paths for length in range(1, len(path) + 1)}
 
 
 def abort(message: str) -> NoReturn:
+    """Ends the command with exit status 2, as a configuration that is refused does."""
     print(redaction.redact(message), file=sys.stderr)
     raise SystemExit(2)

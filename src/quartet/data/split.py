@@ -101,7 +101,7 @@ def split(
     for name, size in sizes.items():
         if fractions[name] > 0 and size == 0:
             raise ValueError(
-                f"{name}={fractions[name]} of {len(units)} {what} is an empty part; "
+                f"{name}={fractions[name]} makes an empty part of {len(units)} {what}; "
                 f"raise it to at least {1 / max(len(units), 1):.2g}, or set it to 0 to go without."
             )
     if sum(sizes.values()) >= len(units):

@@ -1,12 +1,12 @@
 """Sharded data parallelism: torch's FSDP2 as a Lightning strategy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -21,6 +21,10 @@ from torch.distributed.fsdp import (
 )
 
 from quartet.compat.lightning import set_data_parallel_size
+from quartet.core.problems import Context, Problem
+
+# Optimizers that torch cannot run on divided weights, or that would give another result.
+NEED_WHOLE_WEIGHTS = ("Adafactor", "LBFGS")
 
 
 class FSDP2(ModelParallelStrategy):
@@ -58,6 +62,23 @@ class FSDP2(ModelParallelStrategy):
         for unit in find_units(model, self.unit_size):
             fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh)
+
+    def problems(self, context: Context) -> Iterator[Problem]:
+        """The weights and the optimizer must be divisible."""
+        for name, parameter in context.model.named_parameters():
+            if parameter.ndim == 0:
+                yield Problem(
+                    "model",
+                    f"{name} is a single number, which cannot be divided; give it shape (1,), or "
+                    "use trainer=ddp.",
+                )
+        title = context.config["optimizer"]["_target_"].rpartition(".")[2]
+        if title in NEED_WHOLE_WEIGHTS:
+            yield Problem(
+                "optimizer",
+                f"{title} computes with whole weights, and trainer.strategy divides them; use "
+                "optimizer=adamw, or trainer=ddp.",
+            )
 
     # Loads when every other strategy loads. Lightning's own would load too late for the place in the
     # epoch, and without the CheckpointIO that verifies the file.
@@ -105,3 +126,15 @@ def find_units(model: nn.Module, size: int) -> list[nn.Module]:
 
     walk(model)
     return found
+
+
+def check_sharding(context: Context) -> Iterator[Problem]:
+    """Of the strategies that divide the weights, only FSDP2 works with any module."""
+    strategy = context.trainer.strategy
+    divides = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
+    if divides and not isinstance(strategy, FSDP2):
+        yield Problem(
+            "trainer.strategy",
+            f"{type(strategy).__name__} needs a module that divides itself, and writes checkpoints "
+            "that are not verified; use trainer=fsdp.",
+        )

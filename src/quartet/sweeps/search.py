@@ -357,7 +357,7 @@ def choose_direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
     # The metric itself knows, which needs torch.
     from quartet.build import build
     from quartet.core.problems import ConfigError
-    from quartet.validation.training import direction as of_metric
+    from quartet.validation.monitor import find_mode as of_metric
 
     drawn = space.draw_random(0, 0)
     try:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from quartet.compat.hydra import format_value
-from quartet.config.search_ranges import Range, faults, wrong
+from quartet.config.search_ranges import Range, check_range, check_search_ranges
 from quartet.sweeps.jobs import SWEEP_GROUPS
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Space:
     def add_user_ranges(self) -> None:
         """Adds the ranges of ``sweep.space``."""
         for key, range_ in (self.sweeper.space or {}).items():
-            if fault := wrong(range_):
+            if fault := check_range(range_):
                 raise ValueError(f"sweep.space: {key}={range_}: {fault}")
             if key in self.fixed or key in self.ranges:
                 raise ValueError(
@@ -196,8 +196,8 @@ def checked_ranges(cfg: DictConfig, group: str, option: str) -> dict[str, Range]
     """
     node: Any = OmegaConf.to_container(cfg[group]) if group in cfg else {}
     node = node if isinstance(node, dict) else {}
-    if found := faults(group, node) or find_unknown_settings(group, node):
-        raise ValueError("\n".join(f"{group}={option}: {fault}" for fault in found))
+    if problems := [*check_search_ranges(group, node)] or find_unknown_settings(group, node):
+        raise ValueError("\n".join(f"{group}={option}: {problem}" for problem in problems))
     ranges = list_ranges(cfg, group)
     return {
         name: [format_value(value) for value in range_] if isinstance(range_, list) else range_

@@ -154,8 +154,8 @@ def _check_driving(interval: str, frequency: int, warmup_steps: int, warmup_epoc
         )
     if warmup_steps and warmup_epochs:
         raise ValueError(
-            f"scheduler.warmup_steps={warmup_steps} and scheduler.warmup_epochs={warmup_epochs} "
-            "both set the warm-up; set one of them to 0."
+            f"scheduler.warmup_steps={warmup_steps} sets the warm-up, and so does "
+            f"scheduler.warmup_epochs={warmup_epochs}; set one of them to 0."
         )
 
 

@@ -17,18 +17,14 @@ from quartet.data.task import find_task
 Config = Mapping[str, Any]
 
 
-def check(parts: Parts, config: Config, metrics: Container[str]) -> list[str]:
-    """Finds problems in the parts of the data.
+def find_problems(parts: Parts, config: Config, metrics: Container[str]) -> Iterator[Problem]:
+    """Yields the problems of the parts of the data.
 
     Args:
         parts: Parts of the data.
         config: The data group, with its shapes filled in.
         metrics: Names of the metrics that will be computed.
     """
-    return [str(each) for each in find_problems(parts, config, metrics)]
-
-
-def find_problems(parts: Parts, config: Config, metrics: Container[str]) -> Iterator[Problem]:
     for part in ("train", "val", "test"):
         dataset: Dataset[Any] | None = getattr(parts, part)
         if dataset is None:
@@ -126,9 +122,9 @@ def load_data(run: Any) -> None:
     Raises:
         quartet.core.problems.ConfigError: it cannot be read, or cannot be trained on.
     """
-    faults: list[str] = []
+    problems: list[Problem] = []
     if not run.data.loaded:
-        with collect_problems(faults, "data", run.config["data"]):
-            faults += check(run.data.load(), run.config["data"], run.config["metrics"])
-    if faults:
-        raise ConfigError(faults)
+        with collect_problems(problems, "data", run.config["data"]):
+            problems += find_problems(run.data.load(), run.config["data"], run.config["metrics"])
+    if problems:
+        raise ConfigError(problems)

@@ -1,13 +1,11 @@
-"""Keys, names and values of a configuration, before anything is made of them."""
+"""Keys, arguments and values of a configuration, before anything is made of them."""
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from quartet.config import allow, signatures
+from quartet.config.configuration import Configuration
 from quartet.config.groups import (
     AUTO_FILLED,
     DEFAULT_OPTION,
@@ -19,169 +17,120 @@ from quartet.config.groups import (
     TOP_LEVEL,
     TRAINER_KEYS,
     split_node,
-    to_container,
 )
-from quartet.core import problems
-from quartet.core.problems import ConfigError
-from quartet.validation import settings
-from quartet.validation import values as ranges
-
-
-def check_keys(cfg: DictConfig) -> list[str]:
-    """Keys that nothing reads, that are absent, or whose value cannot be had; that becomes null.
-
-    Raises:
-        Refusal: a whole group is absent.
-    """
-    absent = [key for key in TOP_LEVEL if key != "hydra" and key not in list(cfg)]
-    absent += [
-        f"{group}.{key}"
-        for group, keys in (
-            *POLICY_KEYS.items(),
-            ("trainer", TRAINER_KEYS),
-            ("monitor", KEY_TYPES["monitor"]),
-        )
-        for key in keys
-        if group in cfg and key not in list(cfg[group]) and key not in OPTIONAL_KEYS
-    ]
-    faults = [f"{key} is missing; conf/ sets it, leave it there." for key in absent]
-    if faults:
-        raise ConfigError(faults)
-    text = str(OmegaConf.to_container(cfg, resolve=False))
-    interpolated = re.findall(r"\$\{\.*([A-Za-z_]\w*)", text)
-    faults += settings.top_level(cfg, {*TOP_LEVEL, *interpolated})
-    others = [name for name in cfg.monitor if name not in KEY_TYPES["monitor"]]
-    faults += [
-        f"monitor.{name}: nothing reads this key; it has metric and mode." for name in others
-    ]
-    return faults + check_references(cfg, "")
-
-
-def check_references(
-    node: DictConfig | ListConfig, prefix: str, above: tuple[Any, ...] = ()
-) -> list[str]:
-    """Values that must be set, and interpolations that lead nowhere or to what holds them.
-
-    All of them become null.
-    """
-    faults: list[str] = []
-    above = (*above, node)
-    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-        path = f"{prefix}{key}"
-        if OmegaConf.is_missing(node, key):
-            faults.append(f"{path}=???: must be set.")
-        else:
-            try:
-                child = node[key]
-            except OmegaConfBaseException as error:
-                raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
-                reason = str(error).partition("\n")[0]
-                faults.append(f"{path}={raw}: {reason}; name a key that is there, or give a value.")
-            else:
-                if not any(child is each for each in above):
-                    if isinstance(child, DictConfig | ListConfig):
-                        faults += check_references(child, f"{path}.", above)
-                    continue
-                raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
-                faults.append(f"{path}={raw}: holds itself; give a value.")
-        node[key] = None
-    return faults
-
-
-def check_values(cfg: DictConfig, group: str, faults: Sequence[str]) -> list[str]:
-    """Values of the keys that say how a part is used; "" is the top level."""
-    hints, wrong = KEY_TYPES.get(group, {}), refused(cfg, faults)
-    values = to_container(cfg[group]) if group else {name: cfg[name] for name in hints}
-    keys = [
-        key for key in POLICY_KEYS.get(group, hints) if f"{group}.{key}".strip(".") not in wrong
-    ]
-    return ranges.check(group, {key: values[key] for key in keys if key in values}, hints)
-
-
-def check_arguments(
-    cfg: DictConfig, group: str, faults: Sequence[str], known: bool = True
-) -> list[str]:
-    """Names and values of all arguments of a group's parts.
-
-    Args:
-        cfg: Of everything.
-        group: Its name.
-        faults: Those found before.
-        known: Whether the facts of the data are; else null may stand for them.
-    """
-    node, wrong = split_node(cfg, group)[0], refused(cfg, faults)
-    if group not in ("metrics", "callbacks", "logger"):
-        if node.get("_target_"):
-            return check_tree(group, node, wrong, known)
-        if group == "scheduler":
-            others = [key for key in node if key != "_target_"]
-            return [f"scheduler.{key}: scheduler=none does not read it." for key in others]
-        return [
-            f"{group}._target_ is missing; choose an option, such as {group}={DEFAULT_OPTION[group]}."
-        ]
-    found = []
-    for name, part in node.items():
-        if isinstance(part, Mapping) and part.get("_target_"):
-            found += check_tree(f"{group}.{name}", part, wrong, known)
-        elif part is not None:
-            found.append(
-                f"{group}.{name}: has no _target_, the class to make it of; null leaves it out."
-            )
-    return found
-
+from quartet.core.messages import suggest_name
+from quartet.core.problems import ConfigError, Problem
+from quartet.validation.values import check_values
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+# Groups that hold any number of parts, each by a name of its own.
+NAMED_PARTS = ("metrics", "callbacks", "logger")
 
 
-def check_tree(key: str, node: Any, wrong: Container[str], known: bool) -> list[str]:
-    """Arguments of a node that has a ``_target_``, and of all such nodes within it."""
+def check_keys(config: Configuration) -> Iterator[Problem]:
+    """Yields keys that nothing reads, and values that cannot be resolved, which become null.
+
+    Raises:
+        ConfigError: a key that the engine reads is absent.
+    """
+    if absent := list(find_absent(config)):
+        message = "is missing; conf/ sets it, leave it there."
+        raise ConfigError([Problem(key, message) for key in absent])
+    interpolated = re.findall(r"\$\{\.*([A-Za-z_]\w*)", str(config.raw))
+    known = sorted({*TOP_LEVEL, *interpolated})
+    for key in config.raw:
+        if key not in known:
+            yield Problem(key, f"nothing reads this key; {suggest_name(key, known)}")
+    for name in config.keys_of("monitor"):
+        if name not in KEY_TYPES["monitor"]:
+            yield Problem(f"monitor.{name}", "nothing reads this key; it has metric and mode.")
+    yield from config.clear_unresolved()
+
+
+def find_absent(config: Configuration) -> Iterator[str]:
+    """Yields keys that the engine reads and that are not there."""
+    yield from (key for key in TOP_LEVEL if key != "hydra" and key not in config.raw)
+    read = {**POLICY_KEYS, "monitor": tuple(KEY_TYPES["monitor"])}
+    read["trainer"] += TRAINER_KEYS
+    for group, keys in read.items():
+        present = config.keys_of(group) if group in config.raw else keys
+        for key in keys:
+            if key not in present and key not in OPTIONAL_KEYS:
+                yield f"{group}.{key}"
+
+
+def check_policy(config: Configuration, group: str, wrong: Collection[str]) -> Iterator[Problem]:
+    """Yields wrong values of the keys that say how to use a part; "" is the top level."""
+    hints = KEY_TYPES.get(group, {})
+    values = config[group] if group else config
+    keys = [
+        key
+        for key in POLICY_KEYS.get(group, hints)
+        if key in values and f"{group}.{key}".strip(".") not in wrong
+    ]
+    yield from check_values(group, {key: values[key] for key in keys}, hints)
+
+
+def check_parts(
+    config: Configuration, group: str, wrong: Collection[str], shapes_known: bool = True
+) -> Iterator[Problem]:
+    """Yields wrong names and values of the arguments of a group's parts.
+
+    Args:
+        config: The configuration.
+        group: The group.
+        wrong: Keys that have problems already, or refer to such.
+        shapes_known: Whether the shapes of the data are; else null may stand for them.
+    """
+    node = split_node(config, group)[0]
+    if group in NAMED_PARTS:
+        for name, part in node.items():
+            if isinstance(part, Mapping) and part.get("_target_"):
+                yield from check_tree(f"{group}.{name}", part, wrong, shapes_known)
+            elif part is not None:
+                message = "has no _target_, the class to make it of; null leaves it out."
+                yield Problem(f"{group}.{name}", message)
+    elif node.get("_target_"):
+        yield from check_tree(group, node, wrong, shapes_known)
+    elif group == "scheduler":
+        for key in node:
+            if key != "_target_":
+                yield Problem(f"scheduler.{key}", "scheduler=none does not read it.")
+    else:
+        option = f"{group}={DEFAULT_OPTION[group]}"
+        yield Problem(f"{group}._target_", f"is missing; choose an option, such as {option}.")
+
+
+def check_tree(
+    key: str, node: Any, wrong: Collection[str], shapes_known: bool
+) -> Iterator[Problem]:
+    """Checks the arguments of a node that has a ``_target_``, and of all such nodes within it."""
     if isinstance(node, list):
         node = dict(enumerate(node))
     if not isinstance(node, dict):
-        return []
-    faults: list[str] = []
+        return
     if node.get("_target_"):
         try:
             target = allow.locate(node["_target_"])
         except ValueError as error:
-            return [f"{key}._target_={node['_target_']}: {error}"]
+            yield Problem(f"{key}._target_", str(error), node["_target_"])
+            return
         given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
-        faults += signatures.arguments(
+        yield from signatures.check_arguments(
             key,
             target,
             given,
-            first=N_POSITIONAL.get(key, len(node.get("_args_", ()))),
-            added=RESERVED_ARGUMENTS.get(key),
+            positional=N_POSITIONAL.get(key, len(node.get("_args_", ()))),
+            reserved=RESERVED_ARGUMENTS.get(key),
             partial=node.get("_partial_", False),
         )
-        unset = AUTO_FILLED if known else given
+        filled = AUTO_FILLED if shapes_known else given
         given = {
             name: value
             for name, value in given.items()
-            if f"{key}.{name}" not in wrong and not (value is None and name in unset)
+            if f"{key}.{name}" not in wrong and not (value is None and name in filled)
         }
         title = getattr(target, "__name__", "")
-        faults += ranges.check(key, given, signatures.hints(target), title)
+        yield from check_values(key, given, signatures.type_hints(target), title)
     for name, child in node.items():
-        faults += check_tree(f"{key}.{name}", child, wrong, known)
-    return faults
-
-
-def refused(cfg: DictConfig, faults: Sequence[str]) -> set[str]:
-    """Keys with faults, and those whose values are taken from them."""
-    if not (wrong := problems.keys(faults)):
-        return wrong
-    taken = dict(references(OmegaConf.to_container(cfg, resolve=False)))
-    while more := {path for path, source in taken.items() if source in wrong} - wrong:
-        wrong |= more
-    return wrong
-
-
-def references(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The path of every value that stands for another, and the path of that."""
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, value in items:
-        if isinstance(value, dict | list):
-            yield from references(value, f"{prefix}{key}.")
-        elif isinstance(value, str) and (match := re.fullmatch(r"\$\{([\w.]+)\}", value)):
-            yield f"{prefix}{key}", match[1]
+        yield from check_tree(f"{key}.{name}", child, wrong, shapes_known)

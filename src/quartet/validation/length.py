@@ -1,68 +1,117 @@
-"""How long a training is: samples, batches and optimizer steps, before the first of them."""
+"""The length of a training: samples, batches and optimizer steps, before the first of them."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from omegaconf import DictConfig
+from torch import nn
 
-from quartet.config.groups import to_container
+from quartet.core.problems import Config, Problem
 from quartet.data.datamodule import DataModule, rows
 from quartet.data.task import find_task
-from quartet.validation import dry_run, training
+from quartet.validation.dry_run import check_single_sample
 
 
-def count_steps(cfg: DictConfig, data: DataModule, world_size: int) -> tuple[int, float]:
+def count_steps(config: Config, data: DataModule, world_size: int) -> tuple[int, float]:
     """Optimizer steps of an epoch and of the whole training."""
-    batches = data.count_batches(world_size, count_rows(cfg, data)["train"])
-    limit = cfg.trainer.overfit_batches or cfg.trainer.limit_train_batches
+    trainer = config["trainer"]
+    batches = data.count_batches(world_size, count_rows(config, data)["train"])
+    limit = trainer["overfit_batches"] or trainer["limit_train_batches"]
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    per_epoch = max(1, math.ceil(batches / cfg.trainer.accumulate_grad_batches))
-    epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
+    per_epoch = max(1, math.ceil(batches / trainer["accumulate_grad_batches"]))
+    epochs, steps = trainer["max_epochs"], trainer["max_steps"]
     total = math.inf if epochs in (None, -1) else epochs * per_epoch
     return per_epoch, total if steps == -1 else min(total, steps)
 
 
-def count_rows(cfg: DictConfig, data: DataModule) -> dict[str, int]:
+def count_rows(config: Config, data: DataModule) -> dict[str, int]:
     """Samples (or queries) of each part that is known before a download."""
     if not data.loaded:
-        count, folds = cfg.data.train_samples, cfg.data.folds
-        val = round(count * cfg.data.val_fraction)
+        count, folds = config["data"]["train_samples"], config["data"]["folds"]
+        val = round(count * config["data"]["val_fraction"])
         if folds:
-            val = len(range(cfg.data.fold, count, folds))  # the first ones are larger by one
+            val = len(range(config["data"]["fold"], count, folds))  # the first are larger by one
         return {"train": count - val, "val": val}
     parts = {name: getattr(data.parts, name) for name in ("train", "val", "test")}
     return {name: rows(part) for name, part in parts.items() if part is not None}
 
 
-def reaches_validation(cfg: DictConfig, data: DataModule) -> bool:
+def validates(config: Config, data: DataModule | None, countable: bool) -> bool:
+    """Whether there is a validation before the training ends.
+
+    Args:
+        config: The configuration, in plain containers.
+        data: The data; None if it could not be made.
+        countable: Whether the settings let the steps of the training be counted.
+    """
+    has_part = config["data"].get("val_fraction") != 0 or bool(config["data"]["folds"])
+    if data is not None and data.loaded:
+        has_part = data.parts.val is not None
+    if not has_part or config["trainer"]["limit_val_batches"] == 0:
+        return False
+    return not (countable and data) or reaches_validation(config, data)
+
+
+def reaches_validation(config: Config, data: DataModule) -> bool:
     """Whether the training is long enough for its first validation."""
-    trainer = cfg.trainer
-    devices = max(1, trainer.devices) if isinstance(trainer.devices, int) else 1
-    nodes = max(1, trainer.num_nodes) if isinstance(trainer.num_nodes, int) else 1
-    per_epoch, total = count_steps(cfg, data, devices * nodes)
+    trainer = config["trainer"]
+    devices, nodes = (
+        max(1, trainer[key]) if isinstance(trainer[key], int) else 1
+        for key in ("devices", "num_nodes")
+    )
+    per_epoch, total = count_steps(config, data, devices * nodes)
     first: float = per_epoch
-    if isinstance(trainer.val_check_interval, int):  # batches
-        first = min(first, trainer.val_check_interval / trainer.accumulate_grad_batches)
-    elif isinstance(trainer.val_check_interval, float):
-        first = per_epoch * trainer.val_check_interval
-    before: int = (trainer.check_val_every_n_epoch - 1) * per_epoch
+    interval = trainer["val_check_interval"]
+    if isinstance(interval, int):  # batches
+        first = min(first, interval / trainer["accumulate_grad_batches"])
+    elif isinstance(interval, float):
+        first = per_epoch * interval
+    before: int = (trainer["check_val_every_n_epoch"] - 1) * per_epoch
     return total >= before + math.ceil(first)
 
 
-def check_batches(cfg: DictConfig, data: DataModule, parts: Mapping[str, Any]) -> list[str]:
-    """Whether there are batches to train on, and whether the model takes the smallest of them."""
-    processes = parts["trainer"].world_size
-    counts = count_rows(cfg, data)
-    batches = {"train": data.count_batches(processes, counts["train"])}
+def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[Problem]:
+    """The limits of the trainer must leave some of the batches of each part."""
+    counts = count_rows(config, data)
+    batches = {"train": data.count_batches(world_size, counts["train"])}
     for part in counts.keys() - {"train"}:
-        batches[part] = math.ceil(counts[part] / (cfg.data.eval_batch_size * processes))
-    faults = training.limits(to_container(cfg.trainer), batches)
-    size = cfg.data.batch_size
-    whole = counts["train"] if size == "full" else size * processes
-    rest = 0 if cfg.data.drop_last else counts["train"] % whole
-    reached = (cfg.trainer.overfit_batches or cfg.trainer.limit_train_batches) == 1.0
-    smallest = math.ceil((rest if rest and reached else whole) / processes)
-    if smallest == 1 and not find_task(cfg.data.task).has_queries:
-        faults += dry_run.single(parts["model"], cfg.data.input_shape, size)
-    return faults
+        size = config["data"]["eval_batch_size"] * world_size
+        batches[part] = math.ceil(counts[part] / size)
+    yield from check_batches(config["trainer"], batches)
+
+
+def check_batches(trainer: Config, batches: Mapping[str, int]) -> Iterator[Problem]:
+    """As `check_limits`, for numbers of batches of an epoch by the part of the data."""
+    for part, count in batches.items():
+        overfits = trainer["overfit_batches"] and part != "test"
+        key = "overfit_batches" if overfits else f"limit_{part}_batches"
+        limit = trainer[key]
+        left = int(count * limit) if isinstance(limit, float) else min(count, limit)
+        if count and not left and (limit or part == "train"):
+            yield Problem(
+                f"trainer.{key}",
+                f"leaves none of the {count} {part} batches; a whole number counts batches, a "
+                f"share of them is at least {1 / count:.2g}.",
+                limit,
+            )
+        interval = trainer["val_check_interval"]
+        if part == "train" and isinstance(interval, int) and interval > left > 0:
+            yield Problem(
+                "trainer.val_check_interval",
+                f"an epoch has {left} batches only; 1.0 validates at its end, "
+                "trainer.check_val_every_n_epoch less often.",
+                interval,
+            )
+
+
+def check_smallest_batch(
+    config: Config, data: DataModule, model: nn.Module, world_size: int
+) -> Iterator[Problem]:
+    """The model must accept the smallest batch of an epoch."""
+    size, count = config["data"]["batch_size"], count_rows(config, data)["train"]
+    whole = count if size == "full" else size * world_size
+    rest = 0 if config["data"]["drop_last"] else count % whole
+    trainer = config["trainer"]
+    reached = (trainer["overfit_batches"] or trainer["limit_train_batches"]) == 1.0
+    smallest = math.ceil((rest if rest and reached else whole) / world_size)
+    if smallest == 1 and not find_task(config["data"]["task"]).has_queries:
+        yield from check_single_sample(model, config["data"]["input_shape"], size)

@@ -1,55 +1,61 @@
-"""What values a setting may have: numbers in their range, names that there are."""
+"""Values of settings: numbers in their range, words that there are."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lightning.pytorch.strategies import StrategyRegistry
 
 from quartet.config import signatures
-from quartet.core.messages import format_value
+from quartet.core.problems import Config, Problem
 
-Config = Mapping[str, Any]
-
-# The range of a number (or of each in a list) and, where it is no matter of course, the way out.
-# A name in capitals is that of the class, wherever it stands.
-RANGES = {
+# Settings by the range of their number, or of each in their list. A name in capitals is that of the
+# class, wherever it stands.
+INTERVALS: dict[str, tuple[str, ...]] = {
+    "[0, inf)": (
+        *("data.fold", "optimizer.lr", "optimizer.weight_decay", "optimizer.eps"),
+        *("Adagrad.lr_decay", "Adagrad.initial_accumulator_value", "ASGD.alpha", "ASGD.lambd"),
+        *("ASGD.t0", "LBFGS.tolerance_change", "LBFGS.tolerance_grad", "NAdam.momentum_decay"),
+        *("scheduler.eta_min", "CyclicLR.base_lr", "ReduceLROnPlateau.cooldown"),
+        *("ReduceLROnPlateau.eps", "ReduceLROnPlateau.min_lr", "ReduceLROnPlateau.patience"),
+        *("ReduceLROnPlateau.threshold", "EMA.start_step", "EarlyStopping.min_delta"),
+        *("EarlyStopping.patience", "trainer.log_every_n_steps"),
+    ),
+    "(0, inf)": (
+        *("data.std", "Rprop.step_sizes", "CyclicLR.max_lr", "OneCycleLR.div_factor"),
+        *("OneCycleLR.final_div_factor", "OneCycleLR.max_lr", "PolynomialLR.power"),
+        "HuberLoss.delta",
+    ),
+    "[1, inf)": (
+        *("data.eval_batch_size", "data.input_shape", "data.num_outputs", "Adafactor.d"),
+        *("LBFGS.history_size", "LBFGS.max_eval", "LBFGS.max_iter", "scheduler.step_size"),
+        *("CosineAnnealingWarmRestarts.T_0", "CyclicLR.step_size_down", "CyclicLR.step_size_up"),
+        *("MultiStepLR.milestones", "EMA.every_n_steps", "trainer.num_nodes"),
+    ),
+    "[0, 1)": (
+        *("optimizer.betas", "optimizer.momentum", "CyclicLR.base_momentum"),
+        *("CyclicLR.max_momentum", "OneCycleLR.base_momentum", "OneCycleLR.max_momentum"),
+        *("EMA.decay", "SWA.start"),
+    ),
+    "[0, 1]": (
+        *("optimizer.dampening", "Adadelta.rho", "RMSprop.alpha", "LinearLR.end_factor"),
+        "OneCycleLR.pct_start",
+    ),
+    "(0, 1)": ("ReduceLROnPlateau.factor",),
+    "(0, 1]": ("LinearLR.start_factor",),
+    "[1, 100)": ("Muon.ns_steps",),
+    "[2, inf)": ("data.num_classes",),
+    "[0, 4294967295]": ("data.split_seed",),
+}
+# Those that have a special value, which is explained behind the range.
+RANGES = {name: interval for interval, names in INTERVALS.items() for name in names} | {
     "data.batch_size": "[1, inf) full is the whole training set",
-    "data.eval_batch_size": "[1, inf)",
     "data.num_workers": "[0, inf) 0 reads in this process",
-    "data.input_shape": "[1, inf)",
-    "data.num_classes": "[2, inf)",
-    "data.num_outputs": "[1, inf)",
     "data.val_fraction": "[0, 1) 0 trains without validation",
-    "data.test_fraction": "[0, 1) 0 goes without a test",
-    "data.split_seed": "[0, 4294967295]",
-    "data.std": "(0, inf)",
+    "data.test_fraction": "[0, 1) 0 leaves out the test",
     "data.folds": "[2, inf) null divides by data.val_fraction",
-    "data.fold": "[0, inf)",
     "data.mixup": "[0, inf) 0 does not mix",
     "data.cutmix": "[0, inf) 0 does not mix",
-    "optimizer.lr": "[0, inf)",
-    "optimizer.betas": "[0, 1)",
-    "optimizer.momentum": "[0, 1)",
-    "optimizer.dampening": "[0, 1]",
-    "optimizer.weight_decay": "[0, inf)",
-    "optimizer.eps": "[0, inf)",
-    "Adadelta.rho": "[0, 1]",
-    "Adafactor.d": "[1, inf)",
-    "Adagrad.lr_decay": "[0, inf)",
-    "Adagrad.initial_accumulator_value": "[0, inf)",
-    "ASGD.alpha": "[0, inf)",
-    "ASGD.lambd": "[0, inf)",
-    "ASGD.t0": "[0, inf)",
-    "LBFGS.history_size": "[1, inf)",
-    "LBFGS.max_eval": "[1, inf)",
-    "LBFGS.max_iter": "[1, inf)",
-    "LBFGS.tolerance_change": "[0, inf)",
-    "LBFGS.tolerance_grad": "[0, inf)",
-    "Muon.ns_steps": "[1, 100)",
-    "NAdam.momentum_decay": "[0, inf)",
-    "RMSprop.alpha": "[0, 1]",
-    "Rprop.step_sizes": "(0, inf)",
     "scheduler.frequency": "[1, inf) 1 is every step or epoch",
     "scheduler.warmup_steps": "[0, inf) 0 is no warm-up",
     "scheduler.warmup_epochs": "[0, inf) 0 is no warm-up",
@@ -57,89 +63,55 @@ RANGES = {
     "scheduler.T_max": "[1, inf) null is the whole training",
     "scheduler.total_iters": "[1, inf) null is the whole training",
     "scheduler.total_steps": "[1, inf) null is the whole training",
-    "scheduler.step_size": "[1, inf)",
-    "scheduler.eta_min": "[0, inf)",
-    "CosineAnnealingWarmRestarts.T_0": "[1, inf)",
-    "CosineAnnealingWarmRestarts.T_mult": "[1, inf) 1 keeps all falls as long as the first",
-    "CyclicLR.base_lr": "[0, inf)",
-    "CyclicLR.base_momentum": "[0, 1)",
-    "CyclicLR.max_lr": "(0, inf)",
-    "CyclicLR.max_momentum": "[0, 1)",
-    "CyclicLR.step_size_down": "[1, inf)",
-    "CyclicLR.step_size_up": "[1, inf)",
-    "LinearLR.start_factor": "(0, 1]",
-    "LinearLR.end_factor": "[0, 1]",
-    "MultiStepLR.milestones": "[1, inf)",
-    "OneCycleLR.base_momentum": "[0, 1)",
-    "OneCycleLR.div_factor": "(0, inf)",
-    "OneCycleLR.final_div_factor": "(0, inf)",
-    "OneCycleLR.max_lr": "(0, inf)",
-    "OneCycleLR.max_momentum": "[0, 1)",
-    "OneCycleLR.pct_start": "[0, 1]",
-    "PolynomialLR.power": "(0, inf)",
-    "ReduceLROnPlateau.cooldown": "[0, inf)",
-    "ReduceLROnPlateau.eps": "[0, inf)",
-    "ReduceLROnPlateau.factor": "(0, 1)",
-    "ReduceLROnPlateau.min_lr": "[0, inf)",
-    "ReduceLROnPlateau.patience": "[0, inf)",
-    "ReduceLROnPlateau.threshold": "[0, inf)",
+    "CosineAnnealingWarmRestarts.T_mult": "[1, inf) 1 keeps all periods as long as the first",
     "CrossEntropyLoss.label_smoothing": "[0, 1] 0 is plain cross-entropy",
-    "HuberLoss.delta": "(0, inf)",
     "SmoothL1Loss.beta": "[0, inf) 0 is the absolute error",
-    "EMA.decay": "[0, 1)",
-    "EMA.every_n_steps": "[1, inf)",
-    "EMA.start_step": "[0, inf)",
-    "SWA.start": "[0, 1)",
-    "EarlyStopping.min_delta": "[0, inf)",
-    "EarlyStopping.patience": "[0, inf)",
-    "trainer.accumulate_grad_batches": "[1, inf) 1 is a step a batch",
+    "trainer.accumulate_grad_batches": "[1, inf) 1 is a step for each batch",
     "trainer.gradient_clip_val": "(0, inf) null does not clip",
-    "trainer.log_every_n_steps": "[0, inf)",
-    "trainer.max_epochs": "[-1, inf) -1 goes with trainer.max_steps or trainer.max_time",
-    "trainer.max_steps": "[-1, inf) -1 is no limit but that of the epochs",
-    "trainer.num_nodes": "[1, inf)",
+    "trainer.max_epochs": "[-1, inf) -1 needs trainer.max_steps or trainer.max_time",
+    "trainer.max_steps": "[-1, inf) -1 leaves the length to trainer.max_epochs",
 }
 
 
-def whole(value: Any, least: float) -> bool:
+def is_whole(value: Any, least: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def share(value: Any) -> bool:
-    return whole(value, 0) or (isinstance(value, float) and 0 <= value <= 1)
+def is_limit(value: Any) -> bool:
+    return is_whole(value, 0) or (isinstance(value, float) and 0 <= value <= 1)
 
 
-BATCHES = (share, "must be a number of batches, or a share of them from 0.0 to 1.0.")
-# Values that annotations describe too loosely.
-KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+LIMIT = (is_limit, "must be a number of batches, or a share of them from 0.0 to 1.0.")
+# Values whose annotation is too loose: whether one fits, and the message.
+CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (
-        lambda value: whole(value, 0) and value < 2**32,
+        lambda value: is_whole(value, 0) and value < 2**32,
         f"must be a whole number from 0 to {2**32 - 1}.",
     ),
     "trainer.check_val_every_n_epoch": (
-        lambda value: whole(value, 1),
+        lambda value: is_whole(value, 1),
         "must be a whole number of at least 1; data.val_fraction=0 trains without validation.",
     ),
     "trainer.devices": (
-        lambda value: whole(value, 1) or value in (-1, "auto") or isinstance(value, list),
+        lambda value: is_whole(value, 1) or value in (-1, "auto") or isinstance(value, list),
         "must be a number of devices from 1, a list of their indices, or auto.",
     ),
     "trainer.val_check_interval": (
         lambda value: (
-            whole(value, 1)
+            is_whole(value, 1)
             or value is None
             or (0 < value <= 1 if isinstance(value, float) else not isinstance(value, int))
         ),
         "must be a number of batches, or a share of the epoch above 0.0 and at most 1.0.",
     ),
-    "trainer.limit_train_batches": BATCHES,
-    "trainer.limit_val_batches": BATCHES,
-    "trainer.limit_test_batches": BATCHES,
-    "trainer.overfit_batches": BATCHES,
+    "trainer.limit_train_batches": LIMIT,
+    "trainer.limit_val_batches": LIMIT,
+    "trainer.limit_test_batches": LIMIT,
+    "trainer.overfit_batches": LIMIT,
 }
 
-# Names of which an annotation says no more than that they are text.
-NAMES = {
+# Words, where the annotation says only that they are text.
+WORDS = {
     "trainer.accelerator": ["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
     "trainer.gradient_clip_algorithm": ["norm", "value"],
     "trainer.profiler": ["simple", "advanced", "pytorch"],
@@ -151,55 +123,52 @@ NAMES = {
     "LBFGS.line_search_fn": ["strong_wolfe"],
     "Muon.adjust_lr_fn": ["match_rms_adamw", "original", "spectral_unclamped"],
     "EarlyStopping.mode": ["min", "max"],
-    "Best.mode": ["min", "max"],
+    "BestCheckpoint.mode": ["min", "max"],
 }
 
 
-def check(key: str, given: Config, hints: Config, title: str = "") -> list[str]:
-    """Values of a wrong kind or out of range.
+def check_values(key: str, given: Config, hints: Config, title: str = "") -> Iterator[Problem]:
+    """Yields values of a wrong type or out of range.
 
     Args:
         key: Where they stand in the configuration.
         given: The values, by name.
         hints: An annotation for each; any value fits where there is none.
-        title: Of the class that takes them.
+        title: Name of the class that takes them.
     """
-    faults = []
     for name, value in given.items():
         path = f"{key}.{name}" if key else name
         known = [path, f"{title}.{name}"]
-        kind = next((KINDS[one] for one in known if one in KINDS), None)
-        names = next((NAMES[one] for one in known if one in NAMES), None)
+        condition = next((CONDITIONS[one] for one in known if one in CONDITIONS), None)
+        words = next((WORDS[one] for one in known if one in WORDS), None)
         interval = next((RANGES[one] for one in known if one in RANGES), None)
-        if kind:
-            if not kind[0](value):
-                faults.append(f"{path}={format_value(value)}: {kind[1]}")
-        elif names and isinstance(value, str):
-            if value not in names:
-                faults.append(signatures.choice(path, value, names))
+        if condition:
+            if not condition[0](value):
+                yield Problem(path, condition[1], value)
+        elif words and isinstance(value, str):
+            if value not in words:
+                yield signatures.describe_unknown_word(path, value, words)
         elif not signatures.fits(value, hints.get(name, Any)):
-            faults.append(signatures.mismatch(path, value, hints[name]))
-        elif interval and not inside(value, interval):
+            yield signatures.describe_mismatch(path, value, hints[name])
+        elif interval and not is_inside(value, interval):
             several = "each " if isinstance(value, list) else ""
             finite = "finite and " if value in (float("inf"), float("-inf")) else ""
-            faults.append(
-                f"{path}={format_value(value)}: {several}must be {finite}{in_words(interval)}."
-            )
-    return faults
+            must = f"{several}must be {finite}{describe_interval(interval)}."
+            yield Problem(path, must, value)
 
 
-def inside(value: Any, interval: str) -> bool:
+def is_inside(value: Any, interval: str) -> bool:
     """Whether a number, or each in a list, lies in a range such as ``[0, 1)``."""
     if isinstance(value, list):
-        return all(inside(element, interval) for element in value)
-    if not isinstance(value, int | float):  # null, or a word of its own meaning
+        return all(is_inside(element, interval) for element in value)
+    if not isinstance(value, int | float):  # null, or a word with a meaning of its own
         return True
     low, high = map(float, re.findall(r"[-\w.]+", interval)[:2])
     above = value >= low if interval[0] == "[" else value > low
     return above and (value <= high if "]" in interval else value < high)
 
 
-def in_words(interval: str) -> str:
+def describe_interval(interval: str) -> str:
     """The range ``[0, 1)`` as "at least 0 and below 1", and what stands behind it."""
     low, high, way_out = re.findall(r"^.([^,]+), ([^\])]+).\s*(.*)", interval)[0]
     closed = interval[0] == "[", "]" in interval

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from quartet.compat.lightning import average_of, is_last_batch_done, last_update, set_last_update
+from quartet.core.messages import join_and
+from quartet.core.problems import Context, Problem
 
 
 class WeightAverage(WeightAveraging):
@@ -131,6 +134,16 @@ class SWA(WeightAverage):
         super().__init__()
         self.start = start
 
+    def problems(self, context: Context) -> Iterator[Problem]:
+        """The length of the training must be known."""
+        if context.trainer.max_epochs == -1 and context.trainer.max_steps == -1:
+            yield Problem(
+                "callbacks.swa.start",
+                "a share of a training limited by time alone is not known; set trainer.max_epochs "
+                "or trainer.max_steps, or use callbacks=ema.",
+                self.start,
+            )
+
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         # Before the validation at the end of the epoch, which uses the average.
         steps = trainer.global_step
@@ -138,3 +151,26 @@ class SWA(WeightAverage):
             return
         if steps > self.start * trainer.estimated_stepping_batches:
             super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+def check_averages(context: Context) -> Iterator[Problem]:
+    """There may be one average of the weights, of a kind that is validated and saved."""
+    kinds = (WeightAveraging, StochasticWeightAveraging)
+    found = [each for each in context.trainer.callbacks if isinstance(each, kinds)]
+    names = [type(each).__name__ for each in found]
+    for each, name in zip(found, names, strict=True):
+        if not isinstance(each, WeightAverage):
+            yield Problem(
+                "callbacks",
+                f"{name} leaves the average out of validation, checkpoints or test; use "
+                "callbacks=ema or callbacks=swa.",
+            )
+    if len(found) > 1:
+        message = f"{join_and(names)} each average the weights; choose one of them."
+        yield Problem("callbacks", message)
+    if found and isinstance(context.trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        yield Problem(
+            "callbacks",
+            f"{names[0]} needs the whole model on every device, and trainer.strategy divides it; "
+            "leave it out, or set trainer.strategy=ddp.",
+        )

@@ -1,12 +1,13 @@
 """Gradual unfreezing: parameters that are trained only from a later epoch on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from quartet.core.problems import Context, Problem, collect_problems
 from quartet.training.parameters import matching
 
 
@@ -65,6 +66,19 @@ class Unfreeze(Callback):
                 "pattern."
             )
         return first_epochs
+
+    def problems(self, context: Context) -> Iterator[Problem]:
+        """The patterns must match, and the training must run in one process."""
+        found: list[Problem] = []
+        with collect_problems(found, "callbacks.unfreeze", ["epochs"]):
+            self.find_first_epochs(context.model)
+        yield from found
+        if context.trainer.world_size > 1:
+            yield Problem(
+                "callbacks.unfreeze",
+                "several processes agree on what is trained before they begin; set "
+                "trainer.devices=1, or optimizer.freeze for the whole training.",
+            )
 
     def freeze(self, epoch: int) -> None:
         """Freezes the parameters that are trained after an epoch only, and unfreezes the others."""

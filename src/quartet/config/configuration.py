@@ -1,0 +1,112 @@
+"""A composed configuration in plain containers: the door behind which nobody knows OmegaConf."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from quartet.core.problems import Problem
+
+
+class Configuration(Mapping[str, Any]):
+    """A configuration whose values are read as plain containers, with references resolved.
+
+    A value that is filled in reaches the values that refer to it.
+
+    Args:
+        cfg: As `compose` gives it; is copied.
+        directory: Where the run writes.
+
+    Attributes:
+        node: The configuration as OmegaConf has it, without Hydra's own settings.
+        options: The chosen option of each group.
+    """
+
+    def __init__(self, cfg: DictConfig, directory: str) -> None:
+        self.node = cfg.copy()
+        with open_dict(self.node):
+            hydra = self.node.pop("hydra", None) or {}
+            self.node.directory = directory
+        self.options: Mapping[str, str] = hydra.get("runtime", {}).get("choices", {})
+        self.raw: Any = OmegaConf.to_container(self.node, resolve=False)
+        self._references = dict(find_references(self.raw))
+        self._values: dict[str, Any] | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_dict()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole configuration in plain containers; do not change them."""
+        if self._values is None:
+            self._values = OmegaConf.to_container(self.node, resolve=True)  # type: ignore[assignment]
+        assert self._values is not None
+        return self._values
+
+    def keys_of(self, group: str) -> list[str]:
+        """The keys of a group, whose values may not be known yet."""
+        return list(self.node[group])
+
+    def fill(self, values: Mapping[str, Any]) -> None:
+        """Sets values by their dotted keys."""
+        for key, value in values.items():
+            OmegaConf.update(self.node, key, value, merge=False)
+        self._values = None
+
+    def find_dependents(self, keys: Iterable[str]) -> set[str]:
+        """The keys, and those whose values refer to one of them."""
+        found = set(keys)
+        while more := {path for path, key in self._references.items() if key in found} - found:
+            found |= more
+        return found
+
+    def clear_unresolved(self) -> Iterator[Problem]:
+        """Yields values that must be set and references that lead nowhere; they become null."""
+        self._values = None
+        yield from clear_unresolved(self.node, "")
+
+
+def clear_unresolved(
+    node: DictConfig | ListConfig, prefix: str, above: tuple[Any, ...] = ()
+) -> Iterator[Problem]:
+    above = (*above, node)
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        path = f"{prefix}{key}"
+        if OmegaConf.is_missing(node, key):
+            yield Problem(path, "must be set.", "???")
+        else:
+            try:
+                child = node[key]
+            except OmegaConfBaseException as error:
+                reason = str(error).partition("\n")[0]
+                way_out = f"{reason}; name a key that is there, or give a value."
+                yield Problem(path, way_out, find_raw(node, key))
+            else:
+                if not any(child is each for each in above):
+                    if isinstance(child, DictConfig | ListConfig):
+                        yield from clear_unresolved(child, f"{path}.", above)
+                    continue
+                yield Problem(path, "holds itself; give a value.", find_raw(node, key))
+        node[key] = None
+
+
+def find_raw(node: DictConfig | ListConfig, key: Any) -> Any:
+    """A value as it is written, with its references."""
+    return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
+
+
+def find_references(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The path of every value that stands for another, and the path of that."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        if isinstance(value, dict | list):
+            yield from find_references(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and (match := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+            yield f"{prefix}{key}", match[1]
