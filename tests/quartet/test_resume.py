@@ -307,7 +307,13 @@ LEFT = [
 PAIRS = [*MOMENTUM.items(), *islice(zip(*map(cycle, LEFT), strict=False), max(map(len, LEFT)))]
 
 
-@pytest.mark.parametrize(("optimizer", "scheduler"), PAIRS)
+QUICK = (*MOMENTUM, "adam", "asgd", "lbfgs", "muon")  # each keeps another kind of state
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler"),
+    [pytest.param(*pair, marks=[] if pair[0] in QUICK else pytest.mark.slow) for pair in PAIRS],
+)
 def test_optimizers_and_schedulers_go_on_exactly(
     optimizer: str, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

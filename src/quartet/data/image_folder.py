@@ -1,4 +1,4 @@
-"""A folder of pictures of the user's own, one subfolder a class."""
+"""A folder of the user's own pictures, with a subfolder for each class."""
 
 import copy
 from pathlib import Path
@@ -47,8 +47,10 @@ def image_folder(
     if not root.is_dir():
         raise ValueError(f"path {root} is not a folder; data.path=FOLDER holds a folder a class.")
     transform = to_tensor(image_size)
-    own = {part: _read(root / part, transform) for part in ("val", "test") if _own(root, part)}
-    train = _read(root / "train" if _own(root, "train") else root, transform)
+    own = {
+        part: _read(root / part, transform) for part in ("val", "test") if _has_folder(root, part)
+    }
+    train = _read(root / "train" if _has_folder(root, "train") else root, transform)
     for part, pictures in own.items():
         if pictures.classes != train.classes:
             raise ValueError(
@@ -71,15 +73,15 @@ def image_folder(
     )
 
     return Parts(
-        _take(train, rows.train),
-        own.get("val") or (_take(train, rows.val) if len(rows.val) else None),
-        own.get("test") or (_take(train, rows.test) if len(rows.test) else None),
+        _select(train, rows.train),
+        own.get("val") or (_select(train, rows.val) if len(rows.val) else None),
+        own.get("test") or (_select(train, rows.test) if len(rows.test) else None),
         class_names=tuple(train.classes),
     )
 
 
 def to_tensor(image_size: int) -> v2.Compose:
-    """What makes a picture float32 ``(channels, size, size)`` in [0, 1]."""
+    """Returns the transform that makes a picture float32 ``(channels, size, size)`` in [0, 1]."""
     return v2.Compose(
         [
             v2.ToImage(),
@@ -91,7 +93,7 @@ def to_tensor(image_size: int) -> v2.Compose:
     )
 
 
-def _own(root: Path, part: str) -> bool:
+def _has_folder(root: Path, part: str) -> bool:
     # Without train/, folders named val and test are classes like any other.
     return (root / "train").is_dir() and (root / part).is_dir()
 
@@ -105,8 +107,8 @@ def _read(folder: Path, transform: v2.Compose) -> ImageFolder:
         ) from error
 
 
-def _take(pictures: ImageFolder, rows: IntArray) -> ImageFolder:
-    """Some of the pictures; unlike a Subset it has ``targets``, known without opening a file."""
+def _select(pictures: ImageFolder, rows: IntArray) -> ImageFolder:
+    """Selects some of the pictures; unlike a Subset, the result has ``targets`` without reading files."""
     part = copy.copy(pictures)
     part.samples = part.imgs = [pictures.samples[row] for row in rows]
     part.targets = [target for _, target in part.samples]
