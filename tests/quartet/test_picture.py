@@ -22,7 +22,7 @@ from quartet.build import compose
 from quartet.data.task import Binary, Multiclass, Multilabel, Regression, Task
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
-from quartet.reports import classes, picture, values
+from quartet.reports import drawings, picture
 from quartet.run import train
 from quartet.training.callbacks.predictions import PredictionCollector
 
@@ -40,7 +40,7 @@ def quality_of(task: type[Task], predictions: Any, labels: Any, names: list[str]
     collector = PredictionCollector()
     collector.predictions, collector.labels = predictions, labels
     function, *arguments = task.figures(collector, names, {})["predictions"]
-    return getattr(classes, function)(*arguments)
+    return getattr(drawings, function)(*arguments)
 
 
 def line(panel: Any, start: str) -> Any:
@@ -55,10 +55,10 @@ def test_confusion_matrix_is_sklearns(count: int) -> None:
     probabilities, labels = made_up(500, count)
     names = [f"class {k}" for k in range(count)]
     predicted = probabilities.argmax(1)
-    canvas = classes.confusion(predicted, labels, names, "title")
+    canvas = drawings.confusion(predicted, labels, names, "title")
     (panel,) = canvas.figure.axes
     expected = metrics.confusion_matrix(labels, predicted, labels=range(count))
-    assert (classes.counts(predicted, labels, count) == expected).all()
+    assert (drawings.counts(predicted, labels, count) == expected).all()
     shares = expected / np.maximum(expected.sum(1, keepdims=True), 1)
     np.testing.assert_allclose(panel.images[0].get_array(), shares)
     told = [label.get_text() for label in panel.get_yticklabels()]
@@ -70,7 +70,7 @@ def test_confusion_matrix_is_sklearns(count: int) -> None:
 
 def test_outcomes_of_labels_are_their_confusion_matrices() -> None:
     truth, said = np.random.default_rng(0).integers(0, 2, (2, 80, 3))
-    (panel,) = classes.outcomes(said, truth, ["a", "b", "c"], "title").figure.axes
+    (panel,) = drawings.outcomes(said, truth, ["a", "b", "c"], "title").figure.axes
     expected = metrics.multilabel_confusion_matrix(truth, said)
     cells = expected[:, [1, 1, 0, 0], [1, 0, 1, 0]]
     assert [text.get_text() for text in panel.texts] == [str(n) for n in cells.ravel()]
@@ -90,7 +90,7 @@ def test_curves_of_few_classes_are_sklearns() -> None:
         y, x, _ = metrics.precision_recall_curve(truth, scores, drop_intermediate=True)
         np.testing.assert_array_equal(drawn[1:], np.column_stack([x, y])[-2::-1])
         assert drawn[0, 1] == drawn[1, 1]
-        corners = classes.steps(drawn[:, 0], drawn[:, 1])
+        corners = drawings.steps(drawn[:, 0], drawn[:, 1])
         assert np.trapezoid(corners[:, 1], corners[:, 0]) == pytest.approx(area)
 
 
@@ -115,11 +115,11 @@ def test_of_many_classes_the_mean_and_the_worst_stand_out() -> None:
 def test_calibration_error_is_torchmetrics() -> None:
     probabilities, labels = made_up(400, 4)
     right = probabilities.argmax(1) == labels
-    error = classes.calibration(probabilities.max(1), right)[3]
+    error = drawings.calibration(probabilities.max(1), right)[3]
     expected = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), 4)
     assert error == pytest.approx(float(expected), abs=1e-6)
     one, truth = probabilities[:, 0], labels == 0
-    error = classes.calibration(one, truth)[3]
+    error = drawings.calibration(one, truth)[3]
     expected = binary_calibration_error(torch.tensor(one), torch.tensor(truth).int())
     assert error == pytest.approx(float(expected), abs=1e-6)
 
@@ -135,7 +135,7 @@ def test_reliability_draws_the_bins_that_hold_samples() -> None:
 
 def test_interval_of_a_share_is_wilsons() -> None:
     # 8 of 10 at 95 %: 0.4902 to 0.9433 (Brown, Cai and DasGupta, 2001, their formula).
-    low, high = classes.interval(np.array([0.8]), np.array([10]))
+    low, high = drawings.interval(np.array([0.8]), np.array([10]))
     assert (low[0], high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
@@ -151,7 +151,7 @@ def test_scatter_draws_every_sample() -> None:
     random = np.random.default_rng(0)
     labels = random.standard_normal((90, 2))
     predictions = labels + 0.1 * random.standard_normal((90, 2))
-    axes = values.scatter(predictions, labels, ["height", "weight"]).figure.axes
+    axes = drawings.scatter(predictions, labels, ["height", "weight"]).figure.axes
     first, residuals, side = axes[3:]
     assert first.get_title(loc="left") == "weight: Predicted against true"
     data = np.column_stack([labels[:, 1], predictions[:, 1]])
@@ -167,11 +167,11 @@ def test_relevance_by_rank_and_ndcg_by_query() -> None:
     relevance = np.array([0.0, 1.0, 2.0, 3.0, 1.0])
     queries = np.array([7, 7, 7, 9, 9])
     by_hand = (1 + 2 / 2) / (2 + 1 / np.log2(3))
-    found = values.by_query(scores, relevance, queries, None)
+    found = drawings.by_query(scores, relevance, queries, None)
     np.testing.assert_allclose(found, [by_hand, 1], rtol=1e-6)
-    mean = values.mean_at_ranks(relevance, -scores, queries, 20)
+    mean = drawings.mean_at_ranks(relevance, -scores, queries, 20)
     np.testing.assert_array_equal(mean, [(1 + 3) / 2, (0 + 1) / 2, 2])
-    mean = values.mean_at_ranks(relevance, -relevance, queries, 2)
+    mean = drawings.mean_at_ranks(relevance, -relevance, queries, 2)
     np.testing.assert_array_equal(mean, [(2 + 3) / 2, (1 + 1) / 2])
 
 
@@ -306,7 +306,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(
     def fails(*args: Any) -> None:
         raise ZeroDivisionError("no samples")
 
-    monkeypatch.setattr(classes, "quality", fails)
+    monkeypatch.setattr(drawings, "quality", fails)
     result = train(compose(["trainer=smoke"]), tmp_path)
     assert result["status"] == "finished"
     assert "predictions.png" not in files(tmp_path)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from quartet.build import compose
 from quartet.cli import check_only
 from quartet.records.loggers import MetricsCSV, shorten_float
-from quartet.reports import picture, text
+from quartet.reports import drawings, text
 from quartet.run import train
 
 
@@ -103,7 +103,7 @@ def test_figures_are_written_as_short_as_32_bits_allow(value: float) -> None:
 def test_picture_has_a_panel_for_each_figure(
     run: tuple[Path, dict[str, Any]], panels: list[Any]
 ) -> None:
-    path = picture.curves(run[0]).save(run[0] / "curves.png")
+    path = drawings.learning_curves(run[0]).save(run[0] / "curves.png")
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert [panel.get_title("left") for panel in panels] == [
         *("loss", "accuracy", "auroc", "f1", "precision", "recall"),
@@ -117,7 +117,7 @@ def test_picture_has_a_panel_for_each_figure(
 
 def test_picture_of_one_epoch_without_validation(tmp_path: Path, panels: list[Any]) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,lr,train/loss\n1,4,0.1,0.7\n")
-    picture.curves(tmp_path).save(tmp_path / "curves.png")
+    drawings.learning_curves(tmp_path).save(tmp_path / "curves.png")
     assert [panel.get_title("left") for panel in panels] == ["loss", "learning rate"]
     assert [line.get_marker() for line in panels[0].lines] == ["o"]  # one point shows no line
 
@@ -128,7 +128,7 @@ def test_picture_of_several_validations_an_epoch_shows_the_last(
     (tmp_path / "metrics.csv").write_text(
         "epoch,step,lr,train/loss,val/loss\n1,4,,,0.9\n1,9,0.1,0.7,0.8\n2,14,,,0.6\n2,19,0.1,0.5,0.5\n"
     )
-    picture.curves(tmp_path).save(tmp_path / "curves.png")
+    drawings.learning_curves(tmp_path).save(tmp_path / "curves.png")
     train_loss, val_loss = panels[0].lines
     assert list(train_loss.get_xdata()) == list(val_loss.get_xdata()) == [1, 2]
     assert list(val_loss.get_ydata()) == [0.8, 0.5]

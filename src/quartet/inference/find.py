@@ -7,7 +7,6 @@ training, and writes a checkpoint.
 
 import math
 import statistics
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -138,40 +137,23 @@ def find_batch_size(cfg: "DictConfig") -> int:
         message = "is the whole set already; give a number to begin at."
         raise ConfigError([Problem("data.batch_size", message, first)])
 
-    def measure(size: int) -> float:
-        run = prepare(cfg, WARM_UP_STEPS + TIMED_STEPS, size)
-        timer = BatchTimer()
-        fit(run, timer)
-        return size / statistics.median(timer.seconds[WARM_UP_STEPS:])
-
     largest = first * prepare(cfg, 1, first).data.count_batches(1)
-    speeds, too_large = measure_sizes(measure, first, largest)
-    for size, speed in speeds.items():
-        print(f"{size:8} {speed:12,.0f} samples a second")
-    print(f"{too_large:8} does not fit" if too_large else "The training set holds no larger batch.")
-    return min(size for size in speeds if speeds[size] >= FAST_ENOUGH * max(speeds.values()))
-
-
-def measure_sizes(
-    measure: Callable[[int], float], first: int, limit: int
-) -> tuple[dict[int, float], int | None]:
-    """Speeds of sizes, each twice the last, up to a limit; and the first that memory cannot hold.
-
-    Raises:
-        ConfigError: memory cannot hold the first.
-    """
     speeds: dict[int, float] = {}
     size = first
-    while size <= limit:
+    while size <= largest:
+        timer = BatchTimer()
         try:
-            speeds[size] = measure(size)
+            fit(prepare(cfg, WARM_UP_STEPS + TIMED_STEPS, size), timer)
         except (torch.OutOfMemoryError, MemoryError):
-            if speeds:
-                return speeds, size
-            message = "does not fit into memory; begin with a smaller one."
-            raise ConfigError([Problem("data.batch_size", message, size)]) from None
+            print(f"{size:8} does not fit into memory")
+            break
+        speeds[size] = size / statistics.median(timer.seconds[WARM_UP_STEPS:])
+        print(f"{size:8} {speeds[size]:12,.0f} samples a second")
         size *= 2
-    return speeds, None
+    if not speeds:
+        message = "does not fit into memory; begin with a smaller one."
+        raise ConfigError([Problem("data.batch_size", message, first)])
+    return min(size for size in speeds if speeds[size] >= FAST_ENOUGH * max(speeds.values()))
 
 
 def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:

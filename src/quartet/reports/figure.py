@@ -36,7 +36,7 @@ def blank(width: float = 4.4, height: float = 3.0) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, title: str) -> str:
-    """The figure as an element for a page; nothing in it points anywhere outside."""
+    """The figure as an element of a page, without references to other files."""
     buffer = StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -127,7 +127,7 @@ def thin(table: Table, most: int = 200) -> Table:
 
 
 def intervals(table: pd.DataFrame, metric: str) -> str:
-    """A row a setting: its mean and 95 % interval, the best on top."""
+    """A row for each setting: mean and 95 % interval, the best on top."""
     with mpl.rc_context(STYLE):
         figure, axes = blank(height=0.9 + 0.24 * len(table))
         places = np.arange(len(table))
@@ -151,7 +151,7 @@ def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, f
 
 
 def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> str:
-    """What a knob does alone: each job a point; mean and standard deviation where values repeat.
+    """The effect of one knob: each job a point; mean and standard deviation where values repeat.
 
     Args:
         jobs: Finished jobs, with `knob` and `best`.

@@ -14,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from quartet.core import files, redaction
+from quartet.core.messages import cut
 from quartet.reports import figure
 from quartet.reports.results import Results, cautions, gather, history, rank, read
 
@@ -58,7 +59,7 @@ def report(directories: Sequence[str | Path], into: str | Path | None = None) ->
 
 
 def commands(job: "pd.Series[Any]") -> tuple[str, str]:
-    """What trains a job again, and what scores its checkpoint."""
+    """Commands that train a job again and evaluate its checkpoint."""
     return job["command"], f"python evaluate.py {shlex.quote('run=' + job['directory'])}"
 
 
@@ -91,9 +92,8 @@ def summary(results: Results, most: int = 5) -> str:
 
 def setting(row: "pd.Series[Any]", knobs: Sequence[str], length: int = 60) -> str:
     """The values of the knobs in words; a search leaves out those that an option does not have."""
-    told = ", ".join(f"{k}={figure.label(row[k])}" for k in knobs if pd.notna(row[k]))
-    told = told or "the only setting"
-    return told if len(told) <= length else f"{told[: length - 1]}…"
+    text = ", ".join(f"{k}={figure.label(row[k])}" for k in knobs if pd.notna(row[k]))
+    return cut(text or "the only setting", length)
 
 
 def short(row: "pd.Series[Any]", knobs: Sequence[str], named: bool) -> str:
@@ -144,7 +144,7 @@ def render(results: Results, title: str) -> str:
 
 
 def failures(jobs: pd.DataFrame) -> list[dict[str, Any]]:
-    """What went wrong, and in which jobs; the most frequent first."""
+    """Reasons why jobs did not finish, the most frequent first, with the jobs."""
     bad = jobs[~jobs["status"].isin(["finished"])].fillna({"reason": ""})
     groups = bad.groupby(["status", "reason"], sort=False)
     found = [
@@ -164,12 +164,12 @@ def cell(value: Any) -> str:
 
 
 def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[str, Any]:
-    """What the page tells of the jobs that monitor one metric."""
+    """Values of the template for the jobs that monitor one metric."""
     done = jobs[(jobs["status"] == "finished") & np.isfinite(jobs["best"].astype(float))]
-    told: dict[str, Any] = {"metric": metric, "mode": mode, "ranked": [], "winner": None}
-    told |= {"cautions": cautions(jobs, metric), "finished": len(done)}
+    content: dict[str, Any] = {"metric": metric, "mode": mode, "ranked": [], "winner": None}
+    content |= {"cautions": cautions(jobs, metric), "finished": len(done)}
     if done.empty:
-        return told
+        return content
     ranking = rank(results, metric)
     winner = jobs.loc[ranking["winner"].iloc[0]]
     knobs = [knob for knob in results.knobs if done[knob].nunique(dropna=False) > 1]
@@ -180,7 +180,7 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
     ]
     ranked = ranking.assign(name=names, seeds=[seeds(row) for _, row in ranking.iterrows()])
     comparable = ranked[np.isfinite(ranked["mean"])].head(SETTINGS)
-    told |= {
+    content |= {
         "ranked": ranked.to_dict("records"),
         "legend": "" if named else ", ".join(knobs),
         "name": setting(ranking.iloc[0], results.knobs, 400),
@@ -194,7 +194,7 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
         "pairs": pairs(done, knobs, metric, mode),
         "search": search_history(done, knobs, metric, mode),
     }
-    return told
+    return content
 
 
 def learning_curves(ranking: pd.DataFrame, names: Sequence[str], metric: str) -> list[str]:

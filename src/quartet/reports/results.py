@@ -24,11 +24,11 @@ FIRST = ["job", "status", "reason"]
 LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
 FULL = ["command", "directory"]
 # Overrides that say how a sweep is run, not what a job is.
-MACHINERY = ("launcher", "sweep", "hydra")
+SWEEP_KEYS = ("launcher", "sweep", "hydra")
 
 
 # Overrides whose values are repetitions of one setting.
-GATHERED = ("seed", "data.fold")
+REPEATED = ("seed", "data.fold")
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,17 @@ def read(directories: Sequence[str | Path]) -> Results:
         all_given.append(given)
     keys = list(dict.fromkeys(key for given in all_given for key in given))
     for row, given, run in zip(rows, all_given, runs, strict=True):
-        row["given"] = given | looked_up(run, [key for key in keys if key not in given])
+        row["given"] = given | look_up(run, [key for key in keys if key not in given])
     # A fork may have a setting called epochs.
     own = {*FIRST, *LAST, *FULL}
     names = {key: f"override {key}" if key in own else key for key in keys}
     table = pd.DataFrame([row.pop("given") for row in rows], columns=keys).rename(columns=names)
     table = table.apply(numbers).rename_axis(columns=None)
     overrides = [str(key) for key in table]
-    knobs = [k for k in overrides if k not in GATHERED and table[k].nunique(dropna=False) > 1]
-    facts = pd.DataFrame(rows)
-    metrics = [c for c in facts if c not in own]
-    jobs = pd.concat([facts[FIRST], table, facts[LAST], facts[metrics], facts[FULL]], axis=1)
+    knobs = [k for k in overrides if k not in REPEATED and table[k].nunique(dropna=False) > 1]
+    frame = pd.DataFrame(rows)
+    metrics = [c for c in frame if c not in own]
+    jobs = pd.concat([frame[FIRST], table, frame[LAST], frame[metrics], frame[FULL]], axis=1)
     return Results(jobs, overrides, knobs)
 
 
@@ -170,13 +170,13 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def overrides_of(run: Path) -> list[str]:
-    """What the run was given on its command line, less what concerns the sweep alone."""
-    told: list[str] = []
+    """Overrides of the run's command line, without those of the sweep alone."""
+    overrides: list[str] = []
     if (path := run / ".hydra" / "overrides.yaml").exists():
-        told = load(path) or []
+        overrides = load(path) or []
     elif (path := run / ".hydra" / "hydra.yaml").exists():  # a run from Python
-        told = load(path)["hydra"].get("overrides", {}).get("task", [])
-    return [each for each in told if split(each)[0].split(".")[0] not in MACHINERY]
+        overrides = load(path)["hydra"].get("overrides", {}).get("task", [])
+    return [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
 
 
 def split(override: str) -> tuple[str, str]:
@@ -189,8 +189,8 @@ def load(path: Path) -> Any:
     return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def looked_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
-    """Values of keys that were not given, from what Hydra recorded of the run."""
+def look_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Values of keys that were not given, from the configuration that Hydra recorded."""
     if not keys or not (run / ".hydra" / "config.yaml").exists():
         return {}
     config, found = load(run / ".hydra" / "config.yaml"), {}
@@ -208,14 +208,14 @@ def looked_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
 
 
 def epochs(run: Path) -> int:
-    """How far metrics.csv has come; its last line may be half written."""
+    """The last epoch in metrics.csv, whose last line may be half written."""
     path = run / "metrics.csv"
     lines = path.read_text().split("\n")[1:-1] if path.exists() else []
     return int(lines[-1].partition(",")[0]) if lines else 0
 
 
 def nearest(run: Path) -> str:
-    """The path that the commands take, from the project's folder where this is it."""
+    """The path for the commands, relative to the working directory if that is the project's."""
     run, here = run.resolve(), Path.cwd()
     at_home = (here / "evaluate.py").is_file() and run.is_relative_to(here)
     return str(run.relative_to(here) if at_home else run)
@@ -284,19 +284,19 @@ def rank(results: Results, metric: str) -> pd.DataFrame:
 
 
 def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
-    """Why values of the metric may not be comparable over these jobs."""
+    """Reasons why values of the metric may not be comparable over these jobs."""
     varied = [str(key) for key in jobs if jobs[key].map(str).nunique() > 1]
     loss = [key for key in varied if key == "loss" or key.startswith("loss.")]
     data = [key for key in varied if key in ("data", "data/task", "data.path")]
-    told = []
+    found = []
     if loss and metric.endswith("/loss"):
-        told.append(
+        found.append(
             f"{' and '.join(loss)} differs between these jobs, so {metric} does not mean the same "
             "in all of them; compare a metric that does, such as monitor.metric=val/accuracy."
         )
     if data:
-        told.append(
+        found.append(
             f"{' and '.join(data)} differs between these jobs: {metric} on one data set says little "
             "about another; compare within each."
         )
-    return told
+    return found

@@ -8,7 +8,7 @@ import torch
 
 from quartet.data.split import Parts
 from quartet.data.task import find_task
-from quartet.reports.images import known_tensors
+from quartet.reports.picture import targets_of
 
 
 def table(result: Mapping[str, Any], directory: Path) -> str:
@@ -58,7 +58,7 @@ def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> list[str]:
     kind = find_task(metadata["task"])
     for part in ("train", "val", "test"):
         dataset = getattr(parts, part)
-        tensors = () if dataset is None else known_tensors(dataset)
+        tensors = () if dataset is None else targets_of(dataset)
         if tensors:
             summary = kind.summary(tensors, kind.names(metadata), parts.target_scale)
             lines.append(f"{part:12}{summary}")

@@ -1,13 +1,19 @@
-"""Pictures of how well classes are told apart: confusion, ROC, precision-recall, calibration."""
+"""Drawings of a run: confusion, ROC, calibration, scatter, orders and learning curves.
 
+A task names its drawings by the names of these functions, `quartet.data.task.Task.figures`.
+"""
+
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
@@ -115,10 +121,10 @@ def quality(
     canvas, panels = row(3 if drawn else 1)
     with mpl.rc_context(STYLE):
         if drawn:
-            curves(panels[0], drawn, receiver_operating, "AUC")
+            class_curves(panels[0], drawn, receiver_operating, "AUC")
             panels[0].set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
             panels[0].plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, zorder=1)
-            curves(panels[1], drawn, precision_recall, "AP")
+            class_curves(panels[1], drawn, precision_recall, "AP")
             panels[1].set(title="Precision and recall", xlabel="recall", ylabel="precision")
         if confidence is None or is_right is None:
             reliability(panels[-1], scores.ravel(), truth.ravel())
@@ -140,7 +146,7 @@ def precision_recall(truth: Array, scores: Array) -> tuple[Array, Array, float]:
     return recall[::-1], precision[::-1], float(average_precision_score(truth, scores))
 
 
-def curves(
+def class_curves(
     panel: Axes,
     drawn: Sequence[tuple[str, Array, Array]],
     curve: Callable[[Array, Array], tuple[Array, Array, float]],
@@ -232,3 +238,182 @@ def reliability(panel: Axes, confidence: Array, right: Array) -> None:
     panel.set_title(f"Reliability (calibration error {error:.4f})")
     panel.legend(loc="upper left")
     unit_square(panel)
+
+
+POINTS = 5000  # of a scatter; more of them are only a blot
+ROWS = 4  # outputs that are drawn
+
+
+def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
+    """Predicted against true, and residuals against predicted, a row for each output.
+
+    Args:
+        predictions: ``(samples, outputs)``.
+        labels: ``(samples, outputs)``.
+        names: Of the outputs.
+    """
+    outputs = min(predictions.shape[1], ROWS)
+    canvas = Canvas(9.1, 3.6 * outputs + 0.1)
+    chosen = slice(None, None, -(-len(labels) // POINTS))
+    with mpl.rc_context(STYLE):
+        for k in range(outputs):
+            below = 3.6 * (outputs - 1 - k) + 0.5
+            predicted, true = predictions[chosen, k], labels[chosen, k]
+            name = f"{cut(names[k])}: " if len(names) > 1 else ""
+            first = canvas.panel(0.75, below, 2.75, 2.75)
+            ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
+            first.plot(ends, ends, color=GREY, linewidth=1)
+            dots(first, true, predicted)
+            margin = 0.03 * (ends[1] - ends[0] or 1)
+            limits = (ends[0] - margin, ends[1] + margin)
+            first.set(title=f"{name}Predicted against true", xlabel="true", ylabel="predicted")
+            first.set(xlim=limits, ylim=limits)
+            second = canvas.panel(4.35, below, 3.2, 2.75)
+            second.axhline(0, color=GREY, linewidth=1)
+            dots(second, predicted, true - predicted)
+            second.set(title="Residuals", xlabel="predicted", ylabel="true - predicted")
+            side = canvas.panel(7.65, below, 1.1, 2.75)
+            side.hist(
+                labels[:, k] - predictions[:, k],
+                bins=24,
+                orientation="horizontal",
+                color=PALE,
+            )
+            side.set_ylim(second.get_ylim())
+            side.set(xlabel="samples")
+            side.tick_params(labelleft=False, left=False)
+            side.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+    return canvas
+
+
+def dots(panel: Axes, x: Array, y: Array) -> None:
+    faint = float(np.interp(len(x), [100, POINTS], [0.8, 0.25]))
+    panel.plot(x, y, "o", color=BLUE, markersize=3.5, alpha=faint, markeredgewidth=0)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+
+
+def by_query(scores: Array, relevance: Array, queries: Array, top: int | None) -> Array:
+    """The nDCG of each query, in the order of their numbers; 0 where nothing is relevant.
+
+    Args:
+        scores: ``(documents,)``.
+        relevance: ``(documents,)`` grades.
+        queries: ``(documents,)``, ascending.
+        top: Documents that count; None for all.
+    """
+    import torch
+    from torchmetrics.functional.retrieval import retrieval_normalized_dcg
+
+    starts = np.flatnonzero(np.diff(queries, prepend=queries[0] - 1))[1:]
+    pairs = zip(np.split(scores, starts), np.split(relevance, starts), strict=True)
+    values = [
+        retrieval_normalized_dcg(torch.from_numpy(score), torch.from_numpy(grade), top_k=top)
+        for score, grade in pairs
+    ]
+    return torch.stack(values).numpy()
+
+
+def orders(scores: Array, relevance: Array, queries: Array, top: int | None) -> Canvas:
+    """The nDCG of all queries, and the mean relevance at each rank beside the best possible one."""
+    values = by_query(scores, relevance, queries, top)
+    at = f"nDCG@{top}" if top else "nDCG"
+    canvas = Canvas(8.2, 3.7)
+    with mpl.rc_context(STYLE):
+        first = canvas.panel(0.65, 0.55, 3.2, 2.75)
+        first.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=PALE)
+        first.axvline(values.mean(), color=BLUE, label=f"mean {values.mean():.4f}")
+        lowest = np.quantile(values, 0.1)
+        first.axvline(lowest, color=RED, linestyle="--", label=f"a tenth below {lowest:.4f}")
+        first.set(title=f"{at} by query", xlabel=at, ylabel="queries", xlim=(-0.02, 1.02))
+        first.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        first.legend(loc="upper left")
+        second = canvas.panel(4.75, 0.55, 3.2, 2.75)
+        length = top or 20
+        curves = (
+            ("best order", -relevance, GREY, "--"),
+            ("predicted order", -scores, BLUE, "-"),
+        )
+        for name, key, colour, dash in curves:
+            mean = mean_at_ranks(relevance, key, queries, length)
+            second.plot(np.arange(1, len(mean) + 1), mean, dash, color=colour, label=name)
+        level = float(relevance.mean())
+        second.axhline(level, color=INK, linestyle=":", linewidth=1, label="by chance")
+        second.set(title="Relevance at each rank", xlabel="rank", ylabel="mean relevance")
+        second.set_ylim(bottom=0)
+        second.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        second.legend()
+    return canvas
+
+
+def mean_at_ranks(relevance: Array, key: Array, queries: Array, length: int) -> Array:
+    """Mean relevance of the documents in each of the first places, when ordered by the key."""
+    order = np.lexsort((key, queries))
+    starts = np.searchsorted(queries, queries, side="left")
+    ranks = np.arange(len(queries)) - starts
+    near = ranks < length
+    total = np.bincount(ranks[near], relevance[order][near])
+    mean: Array = total / np.bincount(ranks[near])
+    return mean
+
+
+PANEL = 3.3, 2.0  # inches
+ACROSS = 3  # panels in a row
+
+
+def learning_curves(directory: Path) -> Canvas:
+    """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
+    history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
+    names = list(dict.fromkeys(c.split("/", 1)[1] for c in map(str, history) if "/" in c))
+    down = max(1, math.ceil(len(names) / ACROSS))
+    across = max(1, math.ceil(len(names) / down))
+    rate = 1.35 if "lr" in history else 0.0
+    canvas = Canvas(across * (PANEL[0] + 0.7) + 0.1, down * (PANEL[1] + 0.75) + rate + 0.1)
+    with mpl.rc_context(STYLE):
+        for number, name in enumerate(names):
+            place = number % across, down - 1 - number // across
+            panel = canvas.panel(
+                0.6 + place[0] * (PANEL[0] + 0.7),
+                rate + 0.5 + place[1] * (PANEL[1] + 0.75),
+                PANEL[0],
+                PANEL[1],
+            )
+            metric_curve(panel, history, name)
+        if rate:
+            rate_curve(canvas.panel(0.6, 0.45, canvas.width - 0.8, 0.75), history["lr"])
+    return canvas
+
+
+def metric_curve(panel: Axes, history: pd.DataFrame, name: str) -> None:
+    """A figure by epoch, train beside val."""
+    for part, colour in (("train", GREY), ("val", BLUE)):
+        if f"{part}/{name}" in history:
+            values = history[f"{part}/{name}"].dropna()
+            style = "o" if len(values) == 1 else "-"
+            panel.plot(values.index, values, style, label=part, color=colour)
+    panel.set_title(name)
+    by_epoch(panel)
+    if name == "loss":
+        panel.legend()
+
+
+def rate_curve(panel: Axes, rates: "pd.Series[float]") -> None:
+    """The rate that each epoch began with; logarithmic where it spans more than two decades."""
+    rates = rates.dropna()
+    style = "o" if len(rates) == 1 else "-"
+    panel.plot(rates.index, rates, style, color=INK, drawstyle="steps-post")
+    panel.set_title("learning rate")
+    if 0 < 100 * rates.min() < rates.max():
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        top = max(rates.max(), 1e-12)
+        panel.set(ylim=(0, 1.15 * top), yticks=(0, top))
+        panel.yaxis.set_major_formatter("{x:.3g}")
+    by_epoch(panel)
+
+
+def by_epoch(panel: Axes) -> None:
+    panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    panel.set_xlabel("epoch", labelpad=1)
