@@ -1,4 +1,4 @@
-"""The pictures of one run: which are drawn, sheets of images among them, and where they are written."""
+"""The pictures of one run: which are drawn, and where they are written; sheets of images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
