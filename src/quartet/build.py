@@ -51,7 +51,7 @@ class Run:
 def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
     """Checks and builds everything that `cfg` names. Nothing is downloaded, nothing written.
 
-    Two builds of one configuration hold the same weights.
+    Two builds of one configuration have the same weights.
 
     Args:
         cfg: As `compose` gives it.

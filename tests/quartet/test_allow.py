@@ -169,8 +169,8 @@ def hostile(cfg: DictConfig, place: str, target: str) -> DictConfig:
 def refused(cfg: DictConfig, place: str, target: str, run: Callable[[DictConfig], Any]) -> None:
     with pytest.raises(ConfigError) as raised:
         run(cfg)
-    faults = [fault for fault in raised.value.faults if fault.startswith(f"{KEYS[place]}=")]
-    assert len(faults) == 1, raised.value.faults
+    faults = [fault for fault in raised.value.messages if fault.startswith(f"{KEYS[place]}=")]
+    assert len(faults) == 1, raised.value.messages
     assert target.strip()[:30] in faults[0]
 
 
@@ -243,7 +243,7 @@ def test_all_hostile_targets_are_told_at_once(composed: DictConfig) -> None:
     cfg = hostile(hostile(composed, "callback", "os.system"), "top", "torch.load")
     with pytest.raises(ConfigError) as raised:
         build.build(cfg)
-    told = [fault.partition(":")[0] for fault in raised.value.faults]
+    told = [fault.partition(":")[0] for fault in raised.value.messages]
     assert {"loss._target_=torch.load", "callbacks.mine._target_=os.system"} <= set(told)
 
 

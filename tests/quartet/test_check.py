@@ -150,7 +150,7 @@ REFUSED = [
     ("+callbacks.best.montor=x", r"^callbacks.best.montor: .*did you mean monitor\?$"),
     ("+scheduler.gamma=3", r"^scheduler.gamma: scheduler=none does not read it\.$"),
     ("scheduler=step +scheduler.gama=3", r"^scheduler.gama: StepLR has no .*did you mean gamma"),
-    (f"{FORK}.PassesOn +model.widht=3", r"^model.widht: nothing takes this .*did you mean width"),
+    (f"{FORK}.PassesOn +model.widht=3", r"^model.widht: nothing uses this .*did you mean width"),
     (f"{FORK}.PassesOn ~model.num_outputs", r"model: TypeError: .*missing .* 'num_outputs'"),
     ("~model.hidden", r"^model.hidden: is missing, and MLP needs it\.$"),
     ("~optimizer.betas optimizer=muon", r"^optimizer.betas: is missing, and Muon needs it\.$"),

@@ -151,7 +151,7 @@ def try_one(cfg: DictConfig, directory: Path) -> tuple[str, list[str]]:
     try:
         result: dict[str, Any] = train(cfg, directory)
     except ConfigError as refusal:
-        return "refused", refusal.faults
+        return "refused", refusal.messages
     except Exception as error:
         return "other", [repr(error)]
     losses = [value for name, value in result["metrics"].items() if name.endswith("/loss")]

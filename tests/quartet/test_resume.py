@@ -694,7 +694,7 @@ def test_change_of_what_was_trained_is_refused(done: Path, override: str, fault:
 def test_all_changes_are_refused_at_once(done: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         resume(done, "optimizer.lr=0.5", "seed=1")
-    assert len(refusal.value.faults) == 3
+    assert len(refusal.value.messages) == 3
 
 
 def test_longer_training_is_refused_where_the_schedule_was_made_for_the_shorter(

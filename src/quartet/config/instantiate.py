@@ -226,4 +226,4 @@ def finish_trainer(trainer: Trainer, settings: Mapping[str, Any], directory: str
         profiler.dirpath = profiler.dirpath or directory
         profiler.filename = profiler.filename or "profile"
     if settings["limit_val_batches"] == 0:
-        trainer.limit_val_batches = 0  # the batches to overfit take its place otherwise
+        trainer.limit_val_batches = 0  # the constructor replaces it by overfit_batches

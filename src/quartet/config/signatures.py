@@ -55,7 +55,7 @@ def check_arguments(
 
 @lru_cache
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Parameters of `target` that have a name, and whether it takes arguments of any other name."""
+    """Parameters of `target` that have a name, and whether it accepts arguments of any other name."""
     try:
         every = inspect.signature(target).parameters.values()
     except (ValueError, TypeError):  # some built-ins have no signature

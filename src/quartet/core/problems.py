@@ -18,7 +18,7 @@ UNSET: Any = object()
 ENGINE = Path(__file__).parents[1]
 # Parts and data sources that the engine ships: their errors are about what they were given.
 SHIPPED = (ENGINE / "parts", ENGINE / "data/csv.py", ENGINE / "data/image_folder.py")
-# Errors about a value, a file or a library; others raised by the engine are faults of its own.
+# Errors about a value, a file or a library; others that the engine raises are its own errors.
 REPORTED = (ValueError, OSError, ImportError, RuntimeError, Warning)
 SIGNATURE = re.compile(
     r"unexpected keyword argument|missing \d+ required|positional arguments? but|multiple values for"
@@ -82,10 +82,6 @@ class ConfigError(Exception):
         self.messages = list(dict.fromkeys(map(str, self.problems)))
         super().__init__("\n".join(self.messages))
 
-    @property
-    def faults(self) -> list[str]:
-        return self.messages
-
 
 @contextmanager
 def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -> Iterator[None]:
@@ -103,12 +99,12 @@ def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -
     except ConfigError as error:
         problems += error.problems
     except Exception as error:
-        if is_engine_fault(error):
+        if is_engine_error(error):
             raise
         problems.append(describe_exception(key, error, list(names)))
 
 
-def is_engine_fault(error: Exception) -> bool:
+def is_engine_error(error: Exception) -> bool:
     """Whether an error was raised by a mistake in the engine's own code."""
     if isinstance(error, REPORTED) or SIGNATURE.search(str(error)):
         return False
@@ -140,7 +136,7 @@ def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Prob
     if unknown := re.search(r"[Uu]nexpected keyword arguments?:? ['`](\w+)", text):
         others = [name for name in names if name != unknown[1]]
         way_out = suggest_name(unknown[1], others) if others else "remove it, or correct its name."
-        return Problem(f"{key}.{unknown[1]}", f"nothing takes this argument; {way_out}")
+        return Problem(f"{key}.{unknown[1]}", f"nothing uses this argument; {way_out}")
     if found := STATEMENT.match(text):
         path, value = found["path"], found["value"] or UNSET
         if path in names:

@@ -363,5 +363,5 @@ def choose_direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
     try:
         run = build(grid.compose(sweeper, drawn))
     except ConfigError as refusal:
-        raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *refusal.faults])) from None
+        raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *refusal.messages])) from None
     return of_metric(name, run.module.val_metrics.metrics)

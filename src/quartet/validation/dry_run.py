@@ -55,7 +55,7 @@ def pass_through(model: nn.Module, shape: tuple[int, ...], training: bool = Fals
                 inputs = torch.empty(shape, device="meta")
                 return torch.func.functional_call(model, metas, (inputs,))
             except Exception:
-                # A model may look at values, or hold tensors that are no buffers.
+                # A model may branch on values, or have tensors that are no buffers.
                 copies = {name: tensor.clone() for name, tensor in tensors.items()}
                 return torch.func.functional_call(model, copies, (torch.zeros(shape),))
     finally:
@@ -166,7 +166,7 @@ def takes_mixtures(module: nn.Module, task: Task) -> bool:
         values = [module(outputs, one) for one in (whole, other, 0.3 * whole + 0.7 * other)]
         close = torch.isclose(values[2], 0.3 * values[0] + 0.7 * values[1], rtol=1e-4)
         return bool(close and torch.isclose(module(outputs, targets), values[0], rtol=1e-4))
-    except Exception:  # each loss has its own words for targets that it does not take
+    except Exception:  # each loss raises an error of its own for targets that it does not accept
         return False
 
 

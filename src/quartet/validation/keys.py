@@ -23,7 +23,7 @@ from quartet.core.problems import ConfigError, Problem
 from quartet.validation.values import check_values
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
-# Groups that hold any number of parts, each by a name of its own.
+# Groups of any number of parts, each under a name of its own.
 NAMED_PARTS = ("metrics", "callbacks", "logger")
 
 

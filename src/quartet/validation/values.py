@@ -134,7 +134,7 @@ def check_values(key: str, given: Config, hints: Config, title: str = "") -> Ite
         key: Where they stand in the configuration.
         given: The values, by name.
         hints: An annotation for each; any value fits where there is none.
-        title: Name of the class that takes them.
+        title: Name of the class that gets them.
     """
     for name, value in given.items():
         path = f"{key}.{name}" if key else name
