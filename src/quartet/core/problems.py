@@ -25,7 +25,7 @@ SIGNATURE = re.compile(
 )
 # What a part says of an argument: "gamma must be at least 0, ...", "folds=3: ...", "epochs: ..."
 STATEMENT = re.compile(
-    r"(?P<path>\w[\w.]*?)(=(?P<value>\[[^\]]*\]|\{[^}]*\}|\S+?))?:?\s(?P<message>\w.*|'.*)"
+    r"(?P<path>\w[\w.]*?)(=(?P<value>\[[^\]]*\]|\{[^}]*\}|\S+?))?:?\s(?P<message>[^\s+].*)"
 )
 
 
