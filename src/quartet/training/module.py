@@ -164,9 +164,10 @@ class Module(LightningModule):
             targets: Targets as the data gives them.
             extras: Further items of the batch, such as the query of each row.
         """
-        if stage == "train":
+        trainer = trainer_of(self)
+        if stage == "train" and trainer is not None:
             # LBFGS evaluates a batch several times; the first is the one that counts.
-            batch = self.trainer.fit_loop.batch_idx
+            batch = trainer.fit_loop.batch_idx
             if batch == self.last_batch:
                 return
             self.last_batch = batch

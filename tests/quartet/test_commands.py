@@ -35,7 +35,7 @@ FORK = '''
 import os
 import time
 from torch import nn
-from quartet import allow
+from quartet.config import allow
 
 allow.FAMILIES.append((__name__, "torch.nn.Module"))
 

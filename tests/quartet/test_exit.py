@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import atexit, sys, threading, time
-from quartet import ending
+from quartet.cli.exit import run_and_exit
 
 class Slow:
     def __del__(self):
@@ -22,7 +22,7 @@ def main():
     print("main")
     {end}
 
-ending.after(main)
+run_and_exit(main)
 """
 ENDS = {
     "pass": 0,
