@@ -53,7 +53,7 @@ PART_GROUPS = (
 )
 # Types of these keys, where the annotation of the part that gets them is too loose.
 KEY_TYPES: dict[str, dict[str, Any]] = {
-    "": {"seed": int, "directory": str, "check": Literal[True, False, "only"]},
+    "": {"seed": int, "directory": str, "check": Literal["only"] | None},
     "monitor": {"metric": str | None, "mode": Literal["min", "max"] | None},
     "data": signatures.type_hints(DataModule)
     | {

@@ -69,7 +69,7 @@ def read_record(directory: str | Path) -> tuple[DictConfig, bool]:
     loaded = rename_targets(loaded)
     for key in ("hydra", "defaults"):
         loaded.pop(key, None)
-    loaded["resume"], loaded["check"] = None, True
+    loaded["resume"] = loaded["check"] = None
     if not isinstance(loaded["trainer"].get("profiler"), str):
         loaded["trainer"]["profiler"] = None  # it says where it writes
     cfg = OmegaConf.create(loaded)

@@ -68,8 +68,9 @@ def unique_path(path: Path) -> Path:
 
 
 def make_unique_directory(path: Path) -> Path:
-    """Creates a new directory under the first of the numbered paths that is free."""
-    for each in numbered_paths(path):
+    """Creates a new directory under this name, or with -1, -2, ... behind it."""
+    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
+    for each in itertools.chain([path], numbered):
         with suppress(FileExistsError):
             each.mkdir(parents=True)
             return each
