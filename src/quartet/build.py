@@ -21,7 +21,7 @@ from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task, find_task
 from quartet.training.module import Module
-from quartet.validation.stages import STAGES, Build, run_stages
+from quartet.validation.builder import Builder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,20 +62,21 @@ def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
     """
     redaction.register(cfg)
     config = Configuration(cfg, str(directory or cfg.directory or new_directory()))
-    made = Build(config)
-    run_stages(made, STAGES)
-    if made.problems:
-        raise ConfigError(made.problems)
-    module: Module = made.parts["module"]
+    builder = Builder(config)
+    builder.run()
+    if builder.problems:
+        raise ConfigError(builder.problems)
+    parts = builder.parts
+    module: Module = parts["module"]
     if config["trainer"]["channels_last"]:
         module.model.to(memory_format=torch.channels_last)
     if config["trainer"]["compile"]:
         module.model.compile()
-    steps_per_epoch, total_steps = made.parts["steps"]
+    steps_per_epoch, total_steps = parts["steps"]
     return Run(
         module=module,
-        data=made.parts["data"],
-        trainer=made.parts["trainer"],
+        data=parts["data"],
+        trainer=parts["trainer"],
         directory=Path(config["directory"]),
         config=config.to_dict(),
         steps_per_epoch=steps_per_epoch,

@@ -103,6 +103,11 @@ def build_model(config: Configuration) -> nn.Module:
     return model
 
 
+def build_loss(config: Configuration) -> nn.Module:
+    loss: nn.Module = make(split_node(config, "loss")[0])
+    return loss
+
+
 def build_mixing(config: Configuration) -> Mixing | None:
     values = {key: config["data"][key] for key in ("mixup", "cutmix")}
     if not any(values.values()):

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from quartet.core.messages import shorten
 from quartet.core.problems import ConfigError, Problem, collect_problems
-from quartet.data.datamodule import rows
+from quartet.data.datamodule import DataModule, rows
 from quartet.data.split import Parts
 from quartet.data.task import find_task
 
@@ -116,15 +116,19 @@ def check_finite(
     )
 
 
+def check_contents(data: DataModule, config: Config) -> list[Problem]:
+    """The problems of data that can be read, or the reason why they cannot."""
+    problems: list[Problem] = []
+    with collect_problems(problems, "data", config["data"]):
+        problems += find_problems(data.load(), config["data"], [*config["metrics"]])
+    return problems
+
+
 def load_data(run: Any) -> None:
     """Reads the data, downloading it if need be, and checks it.
 
     Raises:
         quartet.core.problems.ConfigError: it cannot be read, or cannot be trained on.
     """
-    problems: list[Problem] = []
-    if not run.data.loaded:
-        with collect_problems(problems, "data", run.config["data"]):
-            problems += find_problems(run.data.load(), run.config["data"], run.config["metrics"])
-    if problems:
+    if not run.data.loaded and (problems := check_contents(run.data, run.config)):
         raise ConfigError(problems)

@@ -1,0 +1,226 @@
+"""Builds the parts of a configuration one after the other, and collects what is wrong with them."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from lightning import seed_everything
+
+from quartet.checkpoints.callbacks import check_directories
+from quartet.config import allow, search_ranges
+from quartet.config.configuration import Configuration
+from quartet.config.groups import (
+    KEY_TYPES,
+    PART_GROUPS,
+    POLICY_KEYS,
+    argument_names,
+    find_options,
+)
+from quartet.config.instantiate import (
+    build_data,
+    build_loss,
+    build_metrics,
+    build_model,
+    build_module,
+    build_optimizer,
+    build_scheduler,
+    build_trainer,
+)
+from quartet.core.problems import Context, Problem, collect_problems, wrong_keys
+from quartet.data.task import find_task
+from quartet.parts.fsdp import check_sharding
+from quartet.training import parameters
+from quartet.training.callbacks.averaging import check_averages
+from quartet.validation import data, dry_run, keys, length, monitor, settings
+
+SHAPES = ("data.task", "data.input_shape", "data.num_outputs", "data.num_classes")
+# Settings of the loader: the data can be read though they are wrong.
+LOADER_KEYS = {
+    f"data.{key}" for key in POLICY_KEYS["data"] if key not in ("task", "dir", "folds", "fold")
+}
+
+
+class Builder:
+    """Checks a configuration and makes its parts.
+
+    Attributes:
+        config: The configuration; metadata of the data and the monitor are filled in.
+        problems: Those found so far.
+        parts: What was made, by name: the groups, ``shapes`` and ``steps``.
+    """
+
+    def __init__(self, config: Configuration) -> None:
+        self.config = config
+        self.problems: list[Problem] = []
+        self.parts: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Runs each check and makes each part, where all that it needs is there and valid."""
+        config, parts = self.config, self.parts
+        self.problems += keys.check_keys(config)
+        self.problems += allow.find_problems(config.to_dict())
+        self.check_data_settings()
+        self.make_data()
+        self.check_settings()
+        if self.is_valid("seed"):
+            seed_everything(config["seed"], workers=True, verbose=False)
+        if "shapes" in parts:
+            self.make("model", build_model)
+            self.make("loss", build_loss)
+            self.make("metrics", build_metrics)
+            self.try_parts()
+        if "metrics" in parts:
+            self.resolve_monitor()
+            if self.is_valid("monitor"):
+                self.make("scheduler", build_scheduler)
+            if self.is_valid("monitor", "scheduler", "callbacks", "logger"):
+                self.make("trainer", build_trainer)
+        self.make("optimizer", build_optimizer)
+        if "model" in parts and self.is_valid("optimizer.freeze"):
+            with self.collect("optimizer", ["freeze"]):
+                parameters.freeze(parts["model"], config["optimizer"]["freeze"])
+        if self.has("trainer", "model") and self.is_valid("optimizer._target_"):
+            self.problems += self.ask_parts()
+        if self.has("data", "trainer") and self.is_valid("data", "trainer"):
+            world_size = parts["trainer"].world_size
+            parts["steps"] = length.count_steps(config, parts["data"], world_size)
+        if self.has("model", "optimizer") and self.is_valid("model", "optimizer"):
+            self.try_schedule()
+        if "steps" in parts:
+            self.problems += length.check_limits(config, parts["data"], world_size)
+        if self.has("steps", "model"):
+            self.problems += length.check_smallest_batch(
+                config, parts["data"], parts["model"], world_size
+            )
+        if self.has("data", "shapes") and parts["data"].loaded:
+            self.problems += data.check_contents(parts["data"], config)
+        if not self.problems:
+            self.make("module", lambda config: build_module(config, parts))
+
+    def is_valid(self, *names: str) -> bool:
+        """Whether these keys, and all below them, have no problem."""
+        return wrong_keys(self.problems).isdisjoint(names)
+
+    def has(self, *names: str) -> bool:
+        """Whether these parts were made."""
+        return self.parts.keys() >= set(names)
+
+    def find_wrong(self) -> set[str]:
+        """The keys that have problems, and those whose values refer to them."""
+        return self.config.find_dependents(wrong_keys(self.problems))
+
+    def collect(self, group: str, names: list[str] | None = None) -> AbstractContextManager[None]:
+        """Collects what a part says of its arguments."""
+        names = argument_names(self.config, group) if names is None else names
+        return collect_problems(self.problems, group, names)
+
+    def make(self, group: str, create: Callable[[Configuration], Any]) -> None:
+        """Makes the part of a group, if no problem is known of it."""
+        if self.is_valid(group):
+            with self.collect(group):
+                self.parts[group] = create(self.config)
+
+    def check_data_settings(self) -> None:
+        self.problems += keys.check_policy(self.config, "data", self.find_wrong())
+        self.problems += settings.check_folds(self.config["data"], wrong_keys(self.problems))
+        self.problems += keys.check_parts(self.config, "data", self.find_wrong())
+
+    def make_data(self) -> None:
+        """Makes the data, and finds the shapes of its samples."""
+        wrong = {key for key in wrong_keys(self.problems) if re.fullmatch(r"data\.\w+", key)}
+        if not wrong - LOADER_KEYS:
+            with self.collect("data", [*self.config["data"], *KEY_TYPES["data"]]):
+                self.parts["data"] = build_data(self.config)
+        group = self.config["data"]
+        if self.is_valid(*SHAPES):
+            self.problems += settings.check_outputs(group)
+        if self.is_valid(*SHAPES) and None not in (group["input_shape"], group["num_outputs"]):
+            self.parts["shapes"] = (group["input_shape"], group["num_outputs"])
+
+    def check_settings(self) -> None:
+        """Checks the settings of all groups but data, and whether they agree."""
+        config = self.config
+        if self.is_valid("data.task"):
+            for group in ("loss", "metrics"):
+                option = config.options.get(group) or config[group].get("_target_", group)
+                name = config["data"]["task"]
+                others = find_options(group, name)
+                self.problems += settings.check_task(
+                    group, option, config[group].get("tasks"), name, others
+                )
+        unsuited = wrong_keys(self.problems)
+        for group in ("", "monitor", *PART_GROUPS):
+            if group in unsuited and group in PART_GROUPS:
+                continue
+            self.problems += keys.check_policy(config, group, self.find_wrong())
+            if "search" in POLICY_KEYS.get(group, ()):
+                self.problems += search_ranges.check_search_ranges(group, config[group])
+            if group in PART_GROUPS:
+                known = "shapes" in self.parts
+                self.problems += keys.check_parts(config, group, self.find_wrong(), known)
+        self.problems += settings.check_settings(config, wrong_keys(self.problems))
+
+    def try_parts(self) -> None:
+        """Tries loss, metrics and model on made-up samples."""
+        config, parts = self.config, self.parts
+        task = find_task(config["data"]["task"])(config["data"]["num_outputs"])
+        if "loss" in parts:
+            self.problems += dry_run.check_loss(parts["loss"], task, argument_names(config, "loss"))
+            if self.is_valid("loss"):
+                self.problems += dry_run.check_mixing(config["data"], parts["loss"], task)
+        for name, metric in parts.get("metrics", {}).items():
+            self.problems += dry_run.check_metric(f"metrics.{name}", metric, task)
+        if "model" in parts:
+            self.problems += dry_run.check_model(parts["model"], *parts["shapes"])
+            if config["trainer"]["channels_last"] is True:
+                self.problems += dry_run.check_channels_last(parts["model"])
+
+    def resolve_monitor(self) -> None:
+        if self.is_valid("monitor"):
+            countable = self.is_valid("data", "trainer")
+            validates = length.validates(self.config, self.parts.get("data"), countable)
+            self.problems += monitor.resolve_monitor(
+                self.config, self.parts["metrics"], validates, wrong_keys(self.problems)
+            )
+
+    def ask_parts(self) -> Iterator[Problem]:
+        """Yields what the parts that have a method ``problems`` find, and looks at Lightning's."""
+        trainer, directory = self.parts["trainer"], Path(self.config["directory"])
+        context = Context(self.parts["model"], trainer, self.config, directory)
+        for check in (check_averages, check_directories, check_sharding):
+            yield from check(context)
+        parts = [self.parts[name] for name in ("model", "loss") if name in self.parts]
+        for part in (*parts, *trainer.callbacks, *trainer.loggers, trainer.strategy):
+            if callable(method := getattr(part, "problems", None)):
+                yield from method(context)
+
+    def try_schedule(self) -> None:
+        """Makes an optimizer and, if the steps of the training are known, its schedule on trial."""
+        optimizer = None
+        with self.collect("optimizer"):
+            optimizer = self.parts["optimizer"](self.parts["model"])
+        if optimizer and self.has("steps", "scheduler"):
+            with self.collect("scheduler"):
+                steps, total = self.parts["steps"]
+                schedule = self.parts["scheduler"](
+                    optimizer,
+                    total_steps=total,
+                    steps_per_epoch=steps,
+                    validate_every=self.config["trainer"]["check_val_every_n_epoch"],
+                )
+                for main in schedule.configs[:1]:
+                    self.problems += check_horizon(main["scheduler"], schedule.ticks)
+
+
+def check_horizon(scheduler: Any, ticks: int | None) -> Iterator[Problem]:
+    """A cosine must not end before the training: torch lets the rate rise again after it."""
+    horizon = getattr(scheduler, "T_max", None)
+    if horizon is not None and ticks is not None and horizon < ticks:
+        yield Problem(
+            "scheduler.T_max",
+            f"ends before the training, whose schedule has {ticks} ticks, and the rate would rise "
+            "again; null is the whole training, scheduler=cosine_restarts rises on purpose.",
+            horizon,
+        )
