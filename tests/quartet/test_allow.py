@@ -97,7 +97,7 @@ HOSTILE = [
         "quartet.build",
     ),
     *("hydra_plugins.quartet.GridSweeper", "hydra_plugins.quartet.GridSweeper.sweep"),
-    *("quartet.sweeps.cluster.Work", "quartet.sweeps.local.Program", "quartet.sweeps.jobs.Job"),
+    *("quartet.sweeps.local.Work", "quartet.sweeps.local.Program", "quartet.sweeps.launch.Job"),
     *(
         "quartet.data.datamodule.DataModule",
         "quartet.data.datamodule.DataModule.load",

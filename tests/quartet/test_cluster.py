@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import fake_slurm
@@ -19,9 +18,8 @@ from omegaconf import OmegaConf
 from test_sweep import SMALL, SMOKE, Sweep, contents, fork, result, run, start, sweep, wait_for
 
 from quartet.records.sweep_table import Job, Table
-from quartet.sweeps import cluster
-from quartet.sweeps.jobs import EXIT_LOCKED
-from quartet.sweeps.local import Program
+from quartet.sweeps import launch
+from quartet.sweeps.local import EXIT_LOCKED, Program, Work
 
 __all__ = ["sweep"]
 
@@ -75,7 +73,7 @@ def test_engine_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     found = importlib.util.find_spec
     without = lambda name, *rest: None if name == package else found(name, *rest)  # noqa: E731
-    monkeypatch.setattr("quartet.sweeps.cluster.find_spec", without)
+    monkeypatch.setattr("quartet.sweeps.launch.find_spec", without)
     assert sweep("-m", "seed=1,2", f"launcher={launcher}") == (2, [])
     line = f"launcher={launcher} needs {package}: pip install 'quartet[{launcher}]'\n"
     assert capsys.readouterr().err == line
@@ -85,7 +83,7 @@ def test_engine_that_is_not_installed_is_named_with_its_extra(
 @pytest.fixture
 def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every engine were installed."""
-    monkeypatch.setattr("quartet.sweeps.cluster.find_spec", lambda *_: True)
+    monkeypatch.setattr("quartet.sweeps.launch.find_spec", lambda *_: True)
 
 
 @pytest.mark.usefixtures("_engines")
@@ -118,12 +116,21 @@ def test_wrong_setting_is_refused_and_leaves_nothing(
 # What both engines share
 
 
-class Scripted(SimpleNamespace):
+class Scripted(launch.Engine):
     """An engine that gives each job the next of its exit statuses."""
+
+    def __init__(self, statuses: list[Any]) -> None:
+        self.statuses, self.submitted, self.closed = statuses, list[int](), False
 
     def submit(self, todo: Sequence[Job]) -> list[int]:
         self.submitted += [job.number for job in todo]
         return [job.number for job in todo]
+
+    def exit_status(self, handle: int) -> Any:
+        return self.statuses.pop(0)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def test_jobs_are_watched_until_each_has_ended(
@@ -133,15 +140,12 @@ def test_jobs_are_watched_until_each_has_ended(
     with table.changing():
         for seed in range(3):
             table.add([f"seed={seed}"], "")
-    statuses: list[Any] = [0, EXIT_LOCKED, -9, "lost by Ray: Died"]  # job 1 is submitted again
-    engine = Scripted(submitted=[], known=lambda todo: {}, close=lambda: closed.append(True))
-    engine.exit_status = lambda handle: statuses.pop(0)
-    closed: list[bool] = []
+    engine = Scripted([0, EXIT_LOCKED, -9, "lost by Ray: Died"])  # job 1 is submitted again
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}}})
     jobs = [[f"seed={seed}", f"hydra.sweep.subdir={seed}"] for seed in range(3)]
-    returns = cluster.train(engine, config, jobs, 0)
+    returns = launch.launch(engine, config, jobs, 0)
     assert [each.return_value for each in returns] == [None] * 3
-    assert (engine.submitted, closed) == ([0, 1, 2, 1], [True])
+    assert (engine.submitted, engine.closed) == ([0, 1, 2, 1], True)
     reasons = [job.exit_reason for job in Table(tmp_path).current]
     assert reasons == [None, "lost by Ray: Died", "killed by signal 9"]
     assert "job 2 (seed=2) killed by signal 9; sweep: 0 of 3 done" in capsys.readouterr().err
@@ -153,7 +157,7 @@ def test_work_trains_a_job_in_a_process_of_its_own(tmp_path: Path) -> None:
     )
     program = Program([sys.executable, "-c", words], [])
     job = Job(tmp_path / "0", ["seed=1"], "")
-    work = cluster.Work(program, job, {"MINE": "here"}, str(tmp_path))
+    work = Work(program, job, {"MINE": "here"}, str(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_JOB_ID", "7")
         patch.chdir(tmp_path)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from quartet.records import locks
 from quartet.records import result as record
 from quartet.records.sweep_table import Job, Table, list_jobs
 from quartet.sweeps import directory, local
-from quartet.sweeps.jobs import Progress, resume_overrides
+from quartet.sweeps.launch import Progress, resume_overrides
 
 
 def finish(job: Job, status: str = "finished", best: float | None = None, **monitor: Any) -> None:
@@ -283,15 +284,16 @@ def test_process_that_goes_on_takes_everything_from_its_record(
         local.subprocess, "Popen", lambda command, **kwargs: started.append(command)
     )
     monkeypatch.setattr(local, "visible_gpus", list)
-    started_here = local.Processes(
-        local.Program(["train.py"], ["--config-dir", "x"]), slots=2, gpus_per_job=1
+    monkeypatch.setattr(
+        local, "make_program", lambda config: local.Program(["train.py"], ["--config-dir", "x"])
     )
+    launcher: Any = SimpleNamespace(config=None, n_jobs=2, gpus_per_job=1)
+    engine = local.LocalEngine(launcher)
     jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
     (jobs_[1].directory / "checkpoints").mkdir(parents=True)
     (jobs_[1].directory / "checkpoints" / "last.ckpt").touch()
-    for job in jobs_:
-        started_here.start(job)
-    for _, _, output in started_here.running.values():
+    assert engine.submit(jobs_) == [0, 1]
+    for _, _, output in engine.running.values():
         output.close()
     numbers = [[f"hydra.job.num={number}", f"hydra.job.id={number}"] for number in range(2)]
     assert started == [

@@ -1,7 +1,9 @@
 """Plugins that Hydra finds: sweepers and launchers. Imported at every start, so without torch."""
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Iterator, Sequence
+from shutil import which
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -108,7 +110,38 @@ def to_container(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-class LocalLauncher(Launcher):
+class JobLauncher(Launcher):
+    """Trains each job of a sweep in a process of its own: what all launchers share."""
+
+    extra = ""  # of pyproject.toml, with what the launcher needs
+    package: str | None = None  # that the extra installs
+    config: DictConfig
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from quartet.sweeps.launch import refuse_settings
+
+        self.config = config
+        refuse_settings(config, self.package, self.extra, self.problems())
+
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the settings."""
+        raise NotImplementedError
+
+    def engine(self) -> Any:
+        """What trains the jobs, a `quartet.sweeps.launch.Engine`."""
+        raise NotImplementedError
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from quartet.sweeps.launch import launch
+
+        return launch(self.engine(), self.config, job_overrides, initial_job_idx)
+
+
+class LocalLauncher(JobLauncher):
     """Trains each job in a process of its own on this machine.
 
     Args:
@@ -119,20 +152,18 @@ class LocalLauncher(Launcher):
     def __init__(self, *, n_jobs: int, gpus_per_job: int) -> None:
         self.n_jobs, self.gpus_per_job = n_jobs, gpus_per_job
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.config = config
+    def problems(self) -> Iterator[str]:
+        for name in ("n_jobs", "gpus_per_job"):
+            if (value := getattr(self, name)) < 1:
+                yield f"launcher.{name} must be at least 1, got {value}."
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        from quartet.sweeps.local import launch_processes
+    def engine(self) -> Any:
+        from quartet.sweeps.local import LocalEngine
 
-        return launch_processes(self, job_overrides, initial_job_idx)
+        return LocalEngine(self)
 
 
-class RayLauncher(Launcher):
+class RayLauncher(JobLauncher):
     """Trains each job in a process of its own on a Ray cluster.
 
     Args:
@@ -142,30 +173,30 @@ class RayLauncher(Launcher):
         env: Names of environment variables that are passed to the jobs.
     """
 
+    extra = package = "ray"
+
     def __init__(
         self, *, address: str | None, num_cpus: float, num_gpus: float | None, env: Sequence[str]
     ) -> None:
         self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
         self.env = list(env)
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        from quartet.sweeps.cluster import check_ray, require_engine
+    def problems(self) -> Iterator[str]:
+        for name in ("num_cpus", "num_gpus"):
+            value = getattr(self, name) or 0
+            if value < 0 or (value > 1 and value % 1):
+                yield f"launcher.{name} must be 0 or more, and a whole number above 1, got {value}."
+        for name in self.env:
+            if name not in os.environ:
+                yield f"launcher.env: {name} is not set here."
 
-        self.config = config
-        require_engine(config, "ray", "ray", check_ray(self.num_cpus, self.num_gpus, self.env))
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        from quartet.sweeps.cluster import train
+    def engine(self) -> Any:
         from quartet.sweeps.ray import RayEngine
 
-        return train(RayEngine(self), self.config, job_overrides, initial_job_idx)
+        return RayEngine(self)
 
 
-class SlurmLauncher(Launcher):
+class SlurmLauncher(JobLauncher):
     """Trains each job in a process of its own, in Slurm's queue.
 
     Args:
@@ -173,22 +204,32 @@ class SlurmLauncher(Launcher):
         settings: The other settings of conf/launcher/slurm.yaml.
     """
 
+    extra, package = "slurm", "submitit"
+    LEAST: ClassVar = {  # of whole numbers
+        **dict.fromkeys(("timeout_min", "cpus_per_task", "array_parallelism", "signal_delay_s"), 1),
+        **dict.fromkeys(("max_num_timeout", "gpus_per_node"), 0),
+    }
+
     def __init__(self, *, cluster: str, **settings: Any) -> None:
         self.cluster, self.settings = cluster, settings
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        from quartet.sweeps.cluster import check_slurm, require_engine
+    def problems(self) -> Iterator[str]:
+        if self.cluster not in ("slurm", "local"):
+            yield f"launcher.cluster={self.cluster}: must be slurm or local."
+        elif self.cluster == "slurm" and not (which("sbatch") and which("srun")):
+            yield (
+                "launcher=slurm: there is no sbatch here; start it on a machine of the cluster, or "
+                "try it with launcher.cluster=local."
+            )
+        for name, least in self.LEAST.items():
+            value = self.settings[name]
+            if value is not None and (not isinstance(value, int) or value < least):
+                yield f"launcher.{name} must be a whole number of at least {least}, got {value}."
+        for name, value in self.settings.items():
+            if "\n" in str(value):  # would add a line to the script that Slurm runs
+                yield f"launcher.{name} must be one line, got {value!r}."
 
-        self.config = config
-        problems = check_slurm(self.cluster, self.settings)
-        require_engine(config, "submitit", "slurm", problems)
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        from quartet.sweeps.cluster import train
+    def engine(self) -> Any:
         from quartet.sweeps.slurm import SlurmEngine
 
-        return train(SlurmEngine(self), self.config, job_overrides, initial_job_idx)
+        return SlurmEngine(self)

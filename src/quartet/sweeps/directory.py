@@ -18,7 +18,7 @@ from quartet.core.signals import shutdown
 from quartet.records import locks
 from quartet.records.run_directory import find_outside_links, holds_run
 from quartet.records.sweep_table import Job, Table, list_jobs
-from quartet.sweeps.jobs import EXIT_LOCKED
+from quartet.sweeps.launch import EXIT_LOCKED
 
 
 class RunDirectory(Callback):

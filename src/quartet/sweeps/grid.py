@@ -28,7 +28,7 @@ from quartet.core.signals import shutdown
 from quartet.records import locks, result
 from quartet.records.sweep_table import Job, Table
 from quartet.sweeps.directory import write_report
-from quartet.sweeps.jobs import SWEEP_GROUPS, Progress, resume_overrides
+from quartet.sweeps.launch import SWEEP_GROUPS, Progress, resume_overrides
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import GridSweeper

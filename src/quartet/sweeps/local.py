@@ -1,4 +1,4 @@
-"""Jobs of a sweep, each in a process of its own on this machine. Without torch."""
+"""Jobs of a sweep in processes on this machine, and the process of a job on another. Without torch."""
 
 import os
 import shutil
@@ -8,60 +8,19 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from quartet.config.overrides import quote
 from quartet.core.signals import shutdown
-from quartet.records import locks
 from quartet.records import result as record
-from quartet.records.sweep_table import Job, Table
-from quartet.sweeps.jobs import EXIT_LOCKED, SWEEP_GROUPS, Progress, resume_overrides
+from quartet.records.sweep_table import Job
+from quartet.sweeps.launch import EXIT_LOCKED, Engine, exit_reason, resume_overrides
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import LocalLauncher
-
-NOT_OWN = ("hydra.", "resume=", *(f"{key}=" for key in SWEEP_GROUPS))
-
-
-def launch_processes(
-    launcher: "LocalLauncher", job_overrides: Sequence[Sequence[str]], first: int
-) -> list[JobReturn]:
-    """Trains jobs in processes of their own. Each returns its best value, as a job in this process does."""
-    table = Table(launcher.config.hydra.sweep.dir)
-    todo = list_todo(table, job_overrides, first)
-    processes = Processes(
-        make_program(launcher.config), slots=launcher.n_jobs, gpus_per_job=launcher.gpus_per_job
-    )
-    total = launcher.config.hydra.sweeper.get("n_trials")
-    processes.run(todo, table, Progress(table.current or todo, total))
-    return make_returns(todo)
-
-
-def list_todo(table: Table, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-    """The jobs that a launcher was given; `first` is the number of the first if they name none."""
-    found = []
-    for number, overrides in enumerate(job_overrides, start=first):
-        own = [each for each in overrides if not each.startswith(NOT_OWN)]
-        numbers = [each for each in overrides if each.startswith("hydra.sweep.subdir=")]
-        name = numbers[-1].partition("=")[2] if numbers else str(number)
-        found.append(Job(table.directory / name, own, ""))
-    return found
-
-
-def make_returns(todo: Sequence[Job]) -> list[JobReturn]:
-    """What a launcher returns for jobs that have been trained: their best values."""
-    returns = []
-    for job in todo:
-        result = job.result or record.empty_result()
-        finished = result["status"] == "finished"
-        best = result["monitor"]["best"] if finished else None
-        returns.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))
-        returns[-1].return_value = best
-    return returns
 
 
 @dataclass(frozen=True)
@@ -111,79 +70,48 @@ def job_settings(overrides: Sequence[str]) -> list[str]:
     return [*kept, "hydra.mode=RUN"]
 
 
-class Processes:
-    """Trains jobs in processes, several at once; one that is killed ends no other.
-
-    The output of a job is written to ``output.log`` in its directory.
+class LocalEngine(Engine):
+    """Trains jobs in processes on this machine; one that is killed ends no other.
 
     Args:
-        program: For every job.
-        slots: Jobs at once.
-        gpus_per_job: GPUs that each job sees.
+        launcher: With the settings of conf/launcher/local.yaml.
     """
 
-    def __init__(self, program: Program, *, slots: int, gpus_per_job: int) -> None:
-        for name, value in (("n_jobs", slots), ("gpus_per_job", gpus_per_job)):
-            if value < 1:
-                raise ValueError(f"launcher.{name} must be at least 1, got {value}.")
-        self.program = program
-        self.environments = environments(slots, gpus_per_job, visible_gpus())
+    def __init__(self, launcher: "LocalLauncher") -> None:
+        self.program = make_program(launcher.config)
+        self.slots = launcher.n_jobs
+        self.environments = environments(launcher.n_jobs, launcher.gpus_per_job, visible_gpus())
         self.running: dict[int, tuple[Job, subprocess.Popen[bytes], IO[str]]] = {}
-        self.forwarded = 0
 
-    def run(self, todo: Sequence[Job], table: Table, progress: Progress) -> None:
-        """Trains jobs until each has ended, here or in another process that locked it.
+    def submit(self, todo: Sequence[Job]) -> list[int]:
+        """Starts a process for each job, in a free slot."""
+        slots = [n for n in range(len(self.environments)) if n not in self.running]
+        for slot, job in zip(slots, todo, strict=False):
+            environment = {**os.environ, **self.environments[slot]}
+            self.running[slot] = job, *start_process(self.program, job, environment)
+        return slots[: len(todo)]
 
-        A signal is passed on to the running jobs, and no other job is started.
-        """
-        waiting = list(todo)
-        try:
-            with shutdown.deferred():
-                while self.running or (waiting and not shutdown.exit_code):
-                    self.forward_signal(shutdown.exit_code)
-                    while not shutdown.exit_code and len(self.running) < len(self.environments):
-                        if (job := pop_free_job(waiting, progress)) is None:
-                            break
-                        self.start(job)
-                    waiting += self.collect(table, progress)
-                    time.sleep(0.1)
-        finally:
-            self.forward_signal(shutdown.exit_code or 128 + signal.SIGTERM, again=True)
-            for _, process, _ in self.running.values():
-                process.wait()
-
-    def start(self, job: Job) -> None:
-        slot = next(n for n in range(len(self.environments)) if n not in self.running)
-        process, output = start_process(
-            self.program, job, {**os.environ, **self.environments[slot]}
-        )
-        self.running[slot] = job, process, output
-
-    def collect(self, table: Table, progress: Progress) -> list[Job]:
-        """Records the jobs that have ended. Returns those that another process locked first."""
-        locked = []
-        for slot, (job, process, output) in list(self.running.items()):
-            status = process.poll()
-            if status is None:
-                continue
-            del self.running[slot]
+    def exit_status(self, handle: int) -> int | None:
+        job, process, output = self.running[handle]
+        status = process.poll()
+        if status is not None:
+            del self.running[handle]
             with output:
-                if status == EXIT_LOCKED:
-                    locked.append(job)
-                    continue
                 write_missing_result(job, status, output)
-                reason = exit_reason(status)
-                table.record_exit(job, reason)
-                progress.end(job, reason)
-        return locked
+        return status
 
-    def forward_signal(self, exit_code: int, again: bool = False) -> None:
-        """Sends the signal of an exit code to the running jobs, once unless `again`."""
-        if not exit_code or (self.forwarded and not again):
-            return
-        self.forwarded = exit_code
+    def interrupt(self, handles: Sequence[int]) -> bool:
+        self.send_signal(shutdown.exit_code - 128)
+        return True
+
+    def close(self) -> None:
+        self.send_signal(shutdown.exit_code - 128 if shutdown.exit_code else signal.SIGTERM)
         for _, process, _ in self.running.values():
-            process.send_signal(exit_code - 128)
+            process.wait()
+
+    def send_signal(self, number: int) -> None:
+        for _, process, _ in self.running.values():
+            process.send_signal(number)
 
 
 def start_process(
@@ -204,11 +132,47 @@ def start_process(
     return process, output
 
 
-def exit_reason(status: int) -> str | None:
-    """Why the process of a job ended early; None if it did not."""
-    if status < 0:
-        return f"killed by signal {-status}"
-    return "interrupted" if status in (130, 143) else None
+@dataclass
+class Work:
+    """Trains a job on another machine when called; it is pickled and sent there before.
+
+    The machines share the file system and find the same Python and files under the same names.
+
+    Whether the job is resumed, and from which checkpoint, is decided at the call, which may be days
+    later, and again after each time that the job was requeued.
+
+    Attributes:
+        program: To run.
+        job: To train.
+        further: Environment variables that the machine lacks.
+        folder: The working directory.
+    """
+
+    program: Program
+    job: Job
+    further: Mapping[str, str] = field(default_factory=dict)
+    folder: str = field(default_factory=os.getcwd)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """Returns the exit status of its process."""
+        os.chdir(self.folder)
+        if not self.job.is_pending:
+            return EXIT_LOCKED  # another process has trained it meanwhile
+        # Neither Lightning nor the run may ask the cluster for anything.
+        scheduler = ("SLURM_", "SUBMITIT_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(scheduler)}
+        self.process, output = start_process(self.program, self.job, {**kept, **self.further})
+        with output:
+            while True:
+                try:
+                    if (status := self.process.poll()) is not None:
+                        break
+                    time.sleep(0.1)
+                except KeyboardInterrupt:  # by which Ray cancels it
+                    self.process.terminate()
+            write_missing_result(self.job, status, output)
+        return status
 
 
 def write_missing_result(job: Job, status: int, output: IO[str]) -> None:
@@ -221,19 +185,6 @@ def write_missing_result(job: Job, status: int, output: IO[str]) -> None:
         "error": {"type": "SystemExit", "message": last_lines(output)},
     }
     record.write_result(job.directory, record.empty_result() | failure)
-
-
-def pop_free_job(waiting: list[Job], progress: Progress) -> Job | None:
-    """Removes the next job from those that wait that is pending and that no other process trains."""
-    for job in list(waiting):
-        if not locks.try_lock(job.directory):
-            continue
-        locks.unlock(job.directory)  # its own process locks it
-        waiting.remove(job)
-        if job.is_pending:
-            return job
-        progress.update(job)
-    return None
 
 
 def last_lines(output: IO[str]) -> str:

@@ -11,13 +11,13 @@ from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records.sweep_table import Job
 from quartet.sweeps import local
-from quartet.sweeps.cluster import Work
+from quartet.sweeps.launch import Engine
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import RayLauncher
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Trains each job as a Ray task, which Ray never retries.
 
     Args:
@@ -48,12 +48,9 @@ class RayEngine:
                 abort(f"{message}; set launcher.num_cpus and launcher.num_gpus lower.")
             logging.getLogger(__name__).warning(f"{message}; waiting for one.")
 
-    def known(self, todo: Sequence[Job]) -> dict[int, Any]:
-        return {}  # the tasks of a sweep end with it
-
     def submit(self, todo: Sequence[Job]) -> list[Any]:
         task = ray.remote(train_work).options(**self.options)
-        return [task.remote(Work(self.program, job, self.further)) for job in todo]
+        return [task.remote(local.Work(self.program, job, self.further)) for job in todo]
 
     def exit_status(self, handle: Any) -> int | str | None:
         ready, _ = ray.wait([handle], timeout=0)
@@ -75,7 +72,7 @@ class RayEngine:
         ray.shutdown()
 
 
-def train_work(work: Work) -> int:
+def train_work(work: local.Work) -> int:
     return work()
 
 

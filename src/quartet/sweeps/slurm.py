@@ -17,7 +17,7 @@ from submitit.helpers import DelayedSubmission
 from quartet.core.problems import abort
 from quartet.records.sweep_table import Job
 from quartet.sweeps import local
-from quartet.sweeps.cluster import Work
+from quartet.sweeps.launch import Engine
 
 if TYPE_CHECKING:
     from hydra_plugins.quartet import SlurmLauncher
@@ -27,7 +27,7 @@ IGNORING_SIGNALS = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
 OVER = ("UNKNOWN", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL")
 
 
-class SlurmWork(Work):
+class SlurmWork(local.Work):
     """Trains a job within a job of Slurm, which submitit requeues when its time is over."""
 
     terminated = False  # whether Slurm has sent SIGTERM, which the process has received, too
@@ -55,7 +55,7 @@ class SlurmWork(Work):
         return DelayedSubmission(SlurmWork(self.program, self.job, self.further, self.folder))
 
 
-class SlurmEngine:
+class SlurmEngine(Engine):
     """Submits the jobs of one call as one array.
 
     Args:
@@ -124,9 +124,6 @@ class SlurmEngine:
                 file=sys.stderr,
             )
         return False
-
-    def close(self) -> None:
-        pass
 
 
 def has_exited(process: int) -> bool:

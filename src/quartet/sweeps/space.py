@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from quartet.compat.hydra import format_value
 from quartet.config.search_ranges import Range, check_range, check_search_ranges
-from quartet.sweeps.jobs import SWEEP_GROUPS
+from quartet.sweeps.launch import SWEEP_GROUPS
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -1,0 +1,230 @@
+"""Trains the jobs of a sweep, each in a process of its own, here or on other machines. Without torch."""
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from quartet.config.overrides import quote
+from quartet.core.files import remove_empty_directories
+from quartet.core.problems import abort
+from quartet.core.signals import shutdown
+from quartet.records import locks
+from quartet.records.run_directory import STARTING
+from quartet.records.sweep_table import Job, Table
+
+SWEEP_GROUPS = ("launcher", "sweep")  # groups that configure the sweep itself, not its jobs
+EXIT_LOCKED = 75  # exit status of a job that another process trains
+NOT_OWN = ("hydra.", "resume=", *(f"{key}=" for key in SWEEP_GROUPS))
+
+
+def resume_overrides(job: Job) -> list[str]:
+    """Overrides that resume a job from its checkpoints; none if it has no checkpoint."""
+    if not job.has_checkpoint:
+        return []
+    return [f"resume={quote(job.directory)}", f"hydra.output_subdir=.hydra/{STARTING}"]
+
+
+class Progress:
+    """Prints a line to stderr for each job that ends: its status, and how far the sweep is.
+
+    Args:
+        jobs: Of the whole sweep.
+        total: Number of jobs that it will have, if there are more to come.
+    """
+
+    def __init__(self, jobs: Sequence[Job], total: int | None = None) -> None:
+        self.total = max(total or 0, len(jobs))
+        self.results = {job.number: job.result for job in jobs}
+        self.shared = set.intersection(*(set(job.overrides) for job in jobs)) if jobs else set()
+        self.begun = time.monotonic()
+        self.ended = 0
+
+    def update(self, job: Job) -> None:
+        """Reads the result of a job, which another process may have trained."""
+        self.results[job.number] = job.result
+
+    def end(self, job: Job, reason: str | None = None) -> None:
+        """Prints the line of a job that has ended here.
+
+        Args:
+            job: That ended.
+            reason: Why it did not finish, if it could not record that itself.
+        """
+        self.ended += 1
+        self.update(job)
+        status = reason or job.status or "did not end"
+        own = " ".join(each for each in job.overrides if each not in self.shared)
+        print(f"job {job.number} ({own}) {status}; {self}", file=sys.stderr)
+
+    def __str__(self) -> str:
+        found = [(number, result) for number, result in self.results.items() if result]
+        done = [(number, result) for number, result in found if result["status"] == "finished"]
+        failed = sum(result["status"] in ("failed", "refused") for _, result in found)
+        parts = [f"{len(done)} of {self.total} done"]
+        if failed:
+            parts.append(f"{failed} failed")
+        if best := find_best(done):
+            parts.append(best)
+        left = self.total - len(done) - failed
+        if left and self.ended:
+            seconds = round((time.monotonic() - self.begun) / self.ended * left)
+            parts.append(f"about {timedelta(seconds=seconds)} left")
+        return "sweep: " + ", ".join(parts)
+
+
+def find_best(done: Sequence[tuple[int, Any]]) -> str | None:
+    """The best of the finished jobs by the figure that the first one monitors, in words."""
+    scored = [(n, r["monitor"]) for n, r in done if r["monitor"]["best"] is not None]
+    if not scored:
+        return None
+    first = scored[0][1]
+    comparable = [each for each in scored if each[1]["metric"] == first["metric"]]
+    choose = max if first["mode"] == "max" else min
+    number, best = choose(comparable, key=lambda each: each[1]["best"])
+    return f"best {best['metric']} {best['best']:.4g} (job {number})"
+
+
+class Engine:
+    """Where the jobs of a sweep are trained.
+
+    Attributes:
+        slots: Jobs that run at once; the others wait here.
+    """
+
+    slots: float = math.inf
+
+    def known(self, todo: Sequence[Job]) -> Mapping[int, Any]:
+        """Handles of the jobs, by number, that an earlier start submitted and that still run."""
+        return {}
+
+    def submit(self, todo: Sequence[Job]) -> Sequence[Any]:
+        """Submits jobs. Returns a handle for each."""
+        raise NotImplementedError
+
+    def exit_status(self, handle: Any) -> int | str | None:
+        """The exit status of a job, or in words why it has none; None while it waits or runs."""
+        raise NotImplementedError
+
+    def interrupt(self, handles: Sequence[Any]) -> bool:
+        """Reacts to a signal that ends the sweep. Returns whether these jobs are about to end too."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends what would outlive the sweep."""
+
+
+def launch(
+    engine: Engine, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[JobReturn]:
+    """Trains jobs by an engine.
+
+    Args:
+        engine: Trains them.
+        config: Of the sweep.
+        job_overrides: Of each job.
+        first: Number of the first job, if the overrides name none.
+
+    Returns:
+        The best value of each job, as Hydra's basic launcher returns it.
+    """
+    table = Table(config.hydra.sweep.dir)
+    todo = []
+    for number, overrides in enumerate(job_overrides, start=first):
+        own = [each for each in overrides if not each.startswith(NOT_OWN)]
+        numbers = [each for each in overrides if each.startswith("hydra.sweep.subdir=")]
+        name = numbers[-1].partition("=")[2] if numbers else str(number)
+        todo.append(Job(table.directory / name, own, ""))
+    try:
+        total = config.hydra.sweeper.get("n_trials")
+        watch(engine, todo, table, Progress(table.current or todo, total))
+    finally:
+        engine.close()
+    returns = []
+    for job in todo:
+        returns.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))
+        finished = job.result if job.status == "finished" else None
+        returns[-1].return_value = finished and finished["monitor"]["best"]
+    return returns
+
+
+def watch(engine: Engine, todo: Sequence[Job], table: Table, progress: Progress) -> None:
+    """Submits jobs and waits until each has ended, here or in another process that locked it."""
+    known = engine.known(todo)
+    running = [(job, known[job.number]) for job in todo if job.number in known]
+    waiting = [job for job in todo if job.number not in known]
+    with shutdown.deferred():
+        while (waiting or running) and not shutdown.exit_code:
+            if free := pop_free_jobs(waiting, progress, engine.slots - len(running)):
+                running += zip(free, engine.submit(free), strict=True)
+            running = collect(engine, running, waiting, table, progress)
+            time.sleep(0.1)
+        if shutdown.exit_code and engine.interrupt([handle for _, handle in running]):
+            while running:
+                running = collect(engine, running, [], table, progress)
+                time.sleep(0.1)
+
+
+def pop_free_jobs(waiting: list[Job], progress: Progress, most: float) -> list[Job]:
+    """Removes the next jobs from those that wait: pending ones that no other process trains."""
+    free: list[Job] = []
+    for job in list(waiting):
+        if len(free) >= most:
+            break
+        if not locks.try_lock(job.directory):
+            continue
+        locks.unlock(job.directory)  # its own process locks it
+        waiting.remove(job)
+        if job.is_pending:
+            free.append(job)
+        else:
+            progress.update(job)
+    return free
+
+
+def collect(
+    engine: Engine,
+    running: Sequence[tuple[Job, Any]],
+    waiting: list[Job],
+    table: Table,
+    progress: Progress,
+) -> list[tuple[Job, Any]]:
+    """Records the jobs that have ended. Returns those that have not."""
+    kept = []
+    for job, handle in running:
+        status = engine.exit_status(handle)
+        if status is None:
+            kept.append((job, handle))
+        elif status == EXIT_LOCKED:
+            waiting.append(job)
+        else:
+            reason = exit_reason(status) if isinstance(status, int) else status
+            table.record_exit(job, reason)
+            progress.end(job, reason)
+    return kept
+
+
+def exit_reason(status: int) -> str | None:
+    """Why the process of a job ended early; None if it did not."""
+    if status < 0:
+        return f"killed by signal {-status}"
+    return "interrupted" if status in (130, 143) else None
+
+
+def refuse_settings(
+    config: DictConfig, package: str | None, extra: str, problems: Iterable[str]
+) -> None:
+    """Exits with 2, and leaves nothing behind, if a package is missing or a setting is wrong."""
+    found = list(problems)
+    if package and find_spec(package) is None:
+        found = [f"launcher={extra} needs {package}: pip install 'quartet[{extra}]'"]
+    if found:
+        remove_empty_directories(Path(config.hydra.sweep.dir))
+        abort("\n".join(found))
