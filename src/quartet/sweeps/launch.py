@@ -1,4 +1,4 @@
-"""Trains the jobs of a sweep, each in a process of its own, here or on other machines. Without torch."""
+"""Trains the jobs of a sweep in processes of their own, here or on other machines. Without torch."""
 
 import math
 import sys
