@@ -18,16 +18,12 @@ class Module(quartet.Module):
     metrics, over all samples and all processes; for training, the learning rate it began with.
     """
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Raw outputs of the model."""
-        return self.model(inputs)  # type: ignore[no-any-return]
-
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         inputs, targets, *extras = batch
         # With data.mixup or data.cutmix the loss takes mixed targets; the metrics compare with the
         # targets of the larger shares.
         inputs, mixed_targets, targets = self.mix(inputs, targets, batch_idx)
-        outputs = self(inputs)
+        outputs = self.model(inputs)
         loss = self.compute_loss(outputs, mixed_targets, *extras)
         self.record("train", loss, outputs, targets, *extras)
         return loss
@@ -43,14 +39,10 @@ class Module(quartet.Module):
         if not batch:  # one of several processes may have no share of the last batch
             return None
         inputs, targets, *extras = batch
-        outputs: Tensor = self(inputs)
+        outputs: Tensor = self.model(inputs)
         loss = self.compute_loss(outputs, targets, *extras)
         self.record(stage, loss, outputs, targets, *extras)
         return outputs
-
-    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Predictions as the task makes them of raw outputs, such as probabilities."""
-        return self.task(self(batch[0]))  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()

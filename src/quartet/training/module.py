@@ -85,6 +85,10 @@ class Module(LightningModule):
         self.plateau_is_due = False
         self.loss_takes_indexes = "indexes" in inspect.signature(loss.forward).parameters
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Raw outputs of the model."""
+        return self.model(inputs)  # type: ignore[no-any-return]
+
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
