@@ -19,7 +19,7 @@ from quartet.core import redaction
 from quartet.core.files import unique_path
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.datamodule import DataModule
-from quartet.data.task import Task, find_task
+from quartet.data.task import Task, create_task
 from quartet.training.module import Module
 from quartet.validation.builder import Builder
 
@@ -106,7 +106,7 @@ def rebuild(
     with collect_problems(problems, "model", argument_names(config, "model")):
         model: nn.Module = make(split_node(config, "model")[0])
     with collect_problems(problems, "data.task"):
-        kind = find_task(metadata["task"])(metadata["num_outputs"])
+        kind = create_task(metadata["task"], metadata["num_outputs"])
     with collect_problems(problems, "trainer"):
         trainer = build_trainer(config)
     if problems:

@@ -1,73 +1,62 @@
-"""Pictures, tables and the record of the learning curves."""
+"""Curves, tables, the description of check=only, and the record of the learning curves."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+import torch
+from made import composed, labelled_table, paint
+from torch.utils.data import TensorDataset
 
-from quartet.build import compose
-from quartet.cli import check_only
+from quartet.build import build
+from quartet.data.split import Parts
 from quartet.records.loggers import MetricsCSV, shorten_float
 from quartet.reports import drawings, text
 from quartet.run import train
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def run(tmp_path_factory: pytest.TempPathFactory, no_pictures: None) -> tuple[Path, dict[str, Any]]:
     directory = tmp_path_factory.mktemp("run")
-    result = train(compose(["data=breast_cancer", "trainer.max_epochs=3"]), directory)
+    result = train(composed(["data=breast_cancer", "trainer.max_epochs=3"]), directory)
     return directory, result
 
 
-@pytest.fixture
-def panels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The panels of the pictures that are saved."""
-    saved: list[Any] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *args: Any, **kwargs: Any) -> None:
-        saved.extend(self.axes)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return saved
+def panels_of(directory: Path, metrics_csv: str = "") -> list[Any]:
+    """The panels of a run's curves."""
+    if metrics_csv:
+        (directory / "metrics.csv").write_text(metrics_csv)
+    canvas = drawings.learning_curves(directory)
+    canvas.save(directory / "curves.png")
+    return canvas.figure.axes
 
 
 # metrics.csv
 
 
 def test_metrics_file_has_a_row_for_each_epoch(run: tuple[Path, dict[str, Any]]) -> None:
-    directory, _ = run
-    with (directory / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert [row["step"] for row in rows] == [str(13 * epoch - 1) for epoch in (1, 2, 3)]
-    names = ("loss", "accuracy", "precision", "recall", "f1", "auroc")
-    assert set(rows[0]) == {
-        *("epoch", "step", "lr"),
-        *(f"{part}/{name}" for part in ("train", "val") for name in names),
-    }
-    assert all(row["lr"] == "0.002" for row in rows)
-    assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
-
-
-def test_result_holds_the_figures_of_the_best_row(run: tuple[Path, dict[str, Any]]) -> None:
     directory, result = run
     history = pd.read_csv(directory / "metrics.csv")
+    assert list(history["epoch"]) == [1, 2, 3]
+    assert list(history["step"]) == [12, 25, 38]
+    names = ("loss", "accuracy", "precision", "recall", "f1", "auroc")
+    figures = [f"{part}/{name}" for part in ("train", "val") for name in names]
+    assert set(history) == {"epoch", "step", "lr", *figures}
+    assert all(history["lr"] == 0.002)
     best = history.loc[history["val/loss"].idxmin()]
     assert result["monitor"]["epoch"] == best["epoch"]
     assert result["monitor"]["best"] == best["val/loss"]
-    for name in history.columns:
-        if "/" in name:
-            assert result["metrics"][name] == best[name]
+    assert {name: result["metrics"][name] for name in figures} == dict(best[figures])
 
 
-def test_figures_that_come_later_get_a_column(tmp_path: Path) -> None:
+def test_figures_that_come_later_get_a_column_and_those_of_the_test_none(tmp_path: Path) -> None:
     logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"epoch": 0, "test/loss": 0.5}, step=3)
+    logger.finalize("success")
+    assert not (tmp_path / "metrics.csv").exists()
     for epoch in range(3):
         logger.log_metrics({"epoch": epoch, "train/loss": 0.5 - epoch / 10}, step=epoch)
         if epoch:
@@ -82,17 +71,8 @@ def test_figures_that_come_later_get_a_column(tmp_path: Path) -> None:
     ]
 
 
-def test_test_figures_are_no_part_of_the_curves(tmp_path: Path) -> None:
-    logger = MetricsCSV(tmp_path)
-    logger.log_metrics({"epoch": 0, "test/loss": 0.5}, step=3)
-    logger.finalize("success")
-    assert not (tmp_path / "metrics.csv").exists()
-
-
 @pytest.mark.parametrize("value", [0.001, 1 / 3, 1e-8, 3e38, 0.0])
 def test_figures_are_written_as_short_as_32_bits_allow(value: float) -> None:
-    import numpy as np
-
     assert np.float32(shorten_float(float(np.float32(value)))) == np.float32(value)
     assert shorten_float(float(np.float32(0.001))) == 0.001
 
@@ -100,11 +80,9 @@ def test_figures_are_written_as_short_as_32_bits_allow(value: float) -> None:
 # curves.png
 
 
-def test_picture_has_a_panel_for_each_figure(
-    run: tuple[Path, dict[str, Any]], panels: list[Any]
-) -> None:
-    path = drawings.learning_curves(run[0]).save(run[0] / "curves.png")
-    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+def test_picture_has_a_panel_for_each_figure(run: tuple[Path, dict[str, Any]]) -> None:
+    panels = panels_of(run[0])
+    assert (run[0] / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert [panel.get_title("left") for panel in panels] == [
         *("loss", "accuracy", "auroc", "f1", "precision", "recall"),
         "learning rate",
@@ -115,29 +93,24 @@ def test_picture_has_a_panel_for_each_figure(
     assert list(panels[-1].lines[0].get_ydata()) == [0.002] * 3
 
 
-def test_picture_of_one_epoch_without_validation(tmp_path: Path, panels: list[Any]) -> None:
-    (tmp_path / "metrics.csv").write_text("epoch,step,lr,train/loss\n1,4,0.1,0.7\n")
-    drawings.learning_curves(tmp_path).save(tmp_path / "curves.png")
+def test_picture_of_one_epoch_without_validation(tmp_path: Path) -> None:
+    panels = panels_of(tmp_path, "epoch,step,lr,train/loss\n1,4,0.1,0.7\n")
     assert [panel.get_title("left") for panel in panels] == ["loss", "learning rate"]
     assert [line.get_marker() for line in panels[0].lines] == ["o"]  # one point shows no line
 
 
-def test_picture_of_several_validations_an_epoch_shows_the_last(
-    tmp_path: Path, panels: list[Any]
-) -> None:
-    (tmp_path / "metrics.csv").write_text(
-        "epoch,step,lr,train/loss,val/loss\n1,4,,,0.9\n1,9,0.1,0.7,0.8\n2,14,,,0.6\n2,19,0.1,0.5,0.5\n"
-    )
-    drawings.learning_curves(tmp_path).save(tmp_path / "curves.png")
+def test_picture_of_several_validations_an_epoch_shows_the_last(tmp_path: Path) -> None:
+    rows = "1,4,,,0.9\n1,9,0.1,0.7,0.8\n2,14,,,0.6\n2,19,0.1,0.5,0.5\n"
+    panels = panels_of(tmp_path, f"epoch,step,lr,train/loss,val/loss\n{rows}")
     train_loss, val_loss = panels[0].lines
     assert list(train_loss.get_xdata()) == list(val_loss.get_xdata()) == [1, 2]
     assert list(val_loss.get_ydata()) == [0.8, 0.5]
 
 
-# Text
+# The table of a run
 
 
-def test_table(tmp_path: Path) -> None:
+def test_table() -> None:
     result = {
         "choices": {"data": "digits", "trainer": "cpu", "model": "mlp", "optimizer": "adam"},
         "metrics": {"train/loss": 0.25, "val/loss": 1 / 3, "test/loss": 0.5, "val/f1": 0.987654},
@@ -152,48 +125,105 @@ def test_table(tmp_path: Path) -> None:
         "best epoch 7, by val/loss = 0.3333\n"
         "4.6 s; everything lies in outputs/run"
     )
-
-
-def test_table_without_validation() -> None:
-    result = {
-        "choices": {},
-        "metrics": {"train/loss": 0.25},
-        "monitor": {"metric": None, "best": None, "epoch": 3},
-        "seconds": {"total": 1.0},
-    }
+    result["monitor"] = {"metric": None, "best": None, "epoch": 3}
     lines = text.table(result, Path("run")).splitlines()
-    assert lines[3] == "last epoch 3; without validation there is no best"
+    assert lines[-2] == "last epoch 3; without validation there is no best"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_printed_table_is_that_of_the_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(compose(["data=linear", "trainer.max_epochs=1"]), tmp_path)
+    train(composed(["data=linear", "trainer.max_epochs=1"]), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert capsys.readouterr().out == text.table(result, tmp_path) + "\n"
 
 
+# check=only
+
+
 @pytest.mark.parametrize(
-    ("overrides", "line"),
+    ("overrides", "lines"),
     [
         (
             ["optimizer.lr=0.002"],
-            "lr          0.002 at the start, 0.002 in the middle, 0.002 at the end",
+            ["lr          0.002 at the start, 0.002 in the middle, 0.002 at the end"],
         ),
-        (["optimizer.freeze=['layers.0.*']"], "parameters  1,290 trained, 8,320 frozen"),
-        (["data=fashion_mnist"], "samples     60,000, not read yet"),
-        (["data.batch_size=full"], "steps       1 an epoch, 30 in all"),
-        (["data.val_fraction=0"], "samples     1,438 train, 0 val, 359 test"),
-        (["data.val_fraction=0"], "monitor     nothing: the last epoch counts"),
-        (["monitor.metric=val/f1"], "monitor     val/f1 (max)"),
+        (["optimizer.freeze=['layers.0.*']"], ["parameters  1,290 trained, 8,320 frozen"]),
+        (["data=fashion_mnist"], ["samples     60,000, not read yet"]),
+        (["data.batch_size=full"], ["steps       1 an epoch, 30 in all"]),
+        (
+            ["data.val_fraction=0"],
+            [
+                "samples     1,438 train, 0 val, 359 test",
+                "monitor     nothing: the last epoch counts",
+            ],
+        ),
+        (["monitor.metric=val/f1"], ["monitor     val/f1 (max)"]),
         (
             ["trainer.max_epochs=-1", "trainer.max_time=00:00:01:00"],
-            "steps       40 an epoch, until trainer.max_time",
+            ["steps       40 an epoch, until trainer.max_time"],
         ),
+        (["data=breast_cancer"], ["train       malignant 149 (37.4%), benign 249 (62.6%)"]),
     ],
 )
-def test_plan(overrides: list[str], line: str, tmp_path: Path) -> None:
-    assert (
-        line
-        in check_only.describe_run(compose([f"data.dir='{tmp_path}'", *overrides])).splitlines()
-    )
+def test_plan(overrides: list[str], lines: list[str], tmp_path: Path) -> None:
+    described = text.describe_run(composed([f"data.dir='{tmp_path}'", *overrides])).splitlines()
+    assert set(lines) <= set(described)
+
+
+def described(parts: Parts, task: str) -> dict[str, str]:
+    metadata = {"task": task, "num_outputs": 1, "class_names": parts.class_names}
+    return text.describe_data(parts, metadata)
+
+
+def test_classes_with_their_shares() -> None:
+    def classes(*counts: int) -> Parts:
+        targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        train = TensorDataset(torch.linspace(-1, 2, len(targets))[:, None], targets)
+        test = TensorDataset(torch.zeros(len(counts), 1), torch.arange(len(counts)))
+        return Parts(train, None, test, tuple(f"kind {k}" for k in range(len(counts))))
+
+    assert described(classes(6, 3, 1), "multiclass") == {
+        "inputs": "1 float32, -1 to 2 in the first 10",
+        "train": "kind 0 6 (60.0%), kind 1 3 (30.0%), kind 2 1 (10.0%)",
+        "test": "kind 0 1 (33.3%), kind 1 1 (33.3%), kind 2 1 (33.3%)",
+    }
+    assert described(classes(*range(1, 21)), "multiclass")["train"].endswith(" and 10 more")
+
+
+def test_labels_are_named(tmp_path: Path) -> None:
+    labelled_table(tmp_path / "table.csv")
+    table = ["data=csv", f"data.path={tmp_path}/table.csv", "data.target=[red,round]"]
+    lines = text.describe_run(composed([*table, "data/task=multilabel"])).splitlines()
+    assert any(line.startswith("train       red ") and ", round " in line for line in lines)
+
+
+def test_targets_of_regression_in_their_units() -> None:
+    lines = text.describe_run(composed(["data=diabetes"])).splitlines()
+    raw = composed(["data=diabetes", "data.standardize_targets=false"])
+    values: Any = build(raw).data.parts.train.tensors[1].double()  # type: ignore[attr-defined]
+    mean, sd, least, most = values.mean(), values.std(correction=0), values.min(), values.max()
+    expected = f"mean {mean:.4g} and sd {sd:.4g} within {least:.4g} to {most:.4g}"
+    assert f"train       {expected}" in lines
+
+
+def test_queries_and_documents() -> None:
+    def part(*sizes: int) -> TensorDataset:
+        indexes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        grades = torch.arange(len(indexes))[:, None] % 4.0
+        return TensorDataset(torch.zeros(len(indexes), 2), grades, indexes)
+
+    assert described(Parts(part(2, 3, 7), None, part(4, 4)), "ranking") == {
+        "inputs": "2 float32, 0 to 0 in the first 12",
+        "train": "3 queries of 2 to 7 documents, 75.0% of them relevant",
+        "test": "2 queries of 4 to 4 documents, 75.0% of them relevant",
+    }
+
+
+def test_image_files_are_counted_without_being_read(tmp_path: Path) -> None:
+    paint(tmp_path / "images", cat=30, dog=60)
+    folder = ["data=image_folder", f"data.path={tmp_path}/images", "data.image_size=8"]
+    lines = text.describe_run(composed(folder)).splitlines()
+    assert "train       cat 21 (33.3%), dog 42 (66.7%)" in lines
+    assert "inputs      3 x 8 x 8 float32, 0.003922 to 0.6235 in the first 63" in lines

@@ -130,9 +130,9 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
     try:
         with shutdown.deferred(imports=True), nothing_collected():
             import quartet.build  # noqa: F401 (all that takes seconds)
-            from quartet.cli.check_only import describe_run
             from quartet.compat.lightning import quieten
             from quartet.core.problems import ConfigError
+            from quartet.reports.text import describe_run
             from quartet.run import train
     except SystemExit:
         withdraw(cfg, directory)

@@ -25,7 +25,7 @@ from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
-from quartet.data.task import find_task
+from quartet.data.task import create_task
 from quartet.records.loggers import MetricsCSV, logged_run
 from quartet.training import parameters, schedule
 from quartet.training.module import Module
@@ -87,7 +87,7 @@ def read_shapes(parts: Parts, task: str) -> dict[str, Any]:
     if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
         raise ValueError(f"a sample is a {type(sample).__name__}, and must be a tuple of tensors.")
     inputs, targets, *_ = sample
-    classes, outputs = find_task(task).count_outputs(targets, parts.class_names)
+    classes, outputs = create_task(task).count_outputs(targets, parts.class_names)
     return {"input_shape": list(inputs.shape), "num_classes": classes, "num_outputs": outputs}
 
 
@@ -160,7 +160,7 @@ def build_module(config: Configuration, parts: Mapping[str, Any]) -> Module:
     """The LightningModule of the other parts."""
     data = config["data"]
     module = make(split_node(config, "module")[0], partial=True)(
-        task=find_task(data["task"])(data["num_outputs"]),
+        task=create_task(data["task"], data["num_outputs"]),
         mixing=build_mixing(config),
         **{name: parts[name] for name in RESERVED_ARGUMENTS["module"] if name in parts},
     )

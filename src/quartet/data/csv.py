@@ -69,7 +69,7 @@ def csv(
         raise ValueError(
             f"task must be one of {', '.join(names_of_tasks)}, got {task!r}; data/task=NAME."
         )
-    kind = TASKS[task]
+    kind = TASKS[task]()
     if missing not in ("error", "mean"):
         raise ValueError(f"missing must be error or mean, got {missing!r}; mean fills numbers in.")
     table = _read(path, separator)
@@ -121,7 +121,7 @@ def _columns(
     target: str | Sequence[str] | None,
     features: Sequence[str] | None,
     drop: Sequence[str],
-    kind: type[Task],
+    kind: Task,
 ) -> tuple[list[str], list[str]]:
     """The target columns and the input columns."""
     if not target:

@@ -1,10 +1,10 @@
-"""The kinds of task: what targets look like, what outputs predict, and all that follows from it.
+"""The kinds of task: the form of targets, the meaning of outputs, and all that follows from them.
 
 Models end in raw outputs, losses take raw outputs, metrics take predictions. A task stands between.
 A further kind is one more subclass of `Task`, added to `TASKS`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Columns = dict[str, list[Any]]
-# Of each picture the name of a drawing function of `quartet.reports`, and its arguments.
+# For each picture the name of a drawing function of `quartet.reports`, and its arguments.
 Figures = dict[str, tuple[Any, ...]]
 Wrong = list[tuple[int, str]]
 Names = Sequence[str]
@@ -36,11 +36,11 @@ ONE_VALUE = (
 
 
 class Task(nn.Module):
-    """The base of all kinds of task; by itself, outputs are values and nothing is drawn of them.
+    """The base of all kinds of task; by itself, outputs are values and nothing is drawn.
 
     Attributes:
-        name: What ``data.task`` calls it.
-        target_dtype: Of the targets of a batch.
+        name: The value of ``data.task``.
+        target_dtype: Type of the targets of a batch.
         has_classes: Whether every sample is of exactly one class; then splits are stratified and
             the classes can be balanced.
         has_one_output: Whether the model has a single output.
@@ -48,10 +48,10 @@ class Task(nn.Module):
         has_probabilities: Whether predictions are probabilities.
         has_scale: Whether it undoes the standardisation of targets.
         reads_tables: Whether the targets can be columns of a csv file.
-        column_type: Of the columns ``target`` and ``prediction`` that predict.py writes.
-        mixing_losses: Losses that take the targets of mixed samples; None if none can be mixed.
-        outputs_text: What an exported model gives.
-        raw_outputs_text: What the raw outputs are.
+        column_type: Type of the columns ``target`` and ``prediction`` that predict.py writes.
+        mixing_losses: Losses that accept the targets of mixed samples; None if none can be mixed.
+        outputs_text: Describes the predictions of an exported model.
+        raw_outputs_text: Describes the raw outputs.
     """
 
     name: ClassVar[str]
@@ -67,7 +67,7 @@ class Task(nn.Module):
     outputs_text: ClassVar[str]
     raw_outputs_text: ClassVar[str]
 
-    def __init__(self, num_outputs: int) -> None:
+    def __init__(self, num_outputs: int = 1) -> None:
         super().__init__()
         self.num_outputs = num_outputs
 
@@ -81,27 +81,23 @@ class Task(nn.Module):
 
     # Numbers and names
 
-    @classmethod
-    def count_outputs(cls, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
+    def count_outputs(self, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
         """Numbers of classes (None if there are none) and of outputs, given a sample's target."""
         return None, target.numel()
 
-    @classmethod
-    def expected_outputs(cls, num_classes: int | None) -> int | None:
+    def expected_outputs(self, num_classes: int | None) -> int | None:
         """The only number of outputs that the task can have; None if there are several."""
-        return 1 if cls.has_one_output else None
+        return 1 if self.has_one_output else None
 
-    @classmethod
-    def target_shape(cls, num_outputs: int) -> tuple[int, ...]:
+    def target_shape(self) -> tuple[int, ...]:
         """Shape of the target of one sample."""
-        return (num_outputs,)
+        return (self.num_outputs,)
 
-    @classmethod
-    def names(cls, metadata: Mapping[str, Any]) -> list[str]:
+    def names(self, metadata: Mapping[str, Any]) -> list[str]:
         """Names of the classes, labels or values, by `DataModule.metadata`."""
         return list(metadata["class_names"] or map(str, range(metadata["num_outputs"])))
 
-    # Trials before the training
+    # The check before the training
 
     def example(self) -> tuple[Tensor, ...]:
         """Outputs and targets of a few made-up samples, and for ranking their queries."""
@@ -118,13 +114,11 @@ class Task(nn.Module):
         """Targets as floats ``(batch, outputs)``, of which mixtures can be made."""
         return targets
 
-    @classmethod
-    def value_problems(cls, part: str, targets: Tensor, num_outputs: int) -> Problems:
+    def value_problems(self, part: str, targets: Tensor) -> Problems:
         """Targets that are out of range, one problem for all of them."""
         yield from ()
 
-    @classmethod
-    def part_problems(cls, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
         """Parts that cannot be trained on or scored, though every target is in range.
 
         Args:
@@ -137,17 +131,14 @@ class Task(nn.Module):
 
     # Tables
 
-    @classmethod
-    def read_targets(cls, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
+    def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
         """Targets of all rows of a table, and the names of the classes.
 
         Raises:
             ValueError: a column does not hold what the task needs.
         """
-        import pandas as pd
-
         for name in columns:
-            if not pd.api.types.is_numeric_dtype(columns[name]):
+            if not is_numeric(columns[name]):
                 raise ValueError(
                     f"target column {name!r} is not numeric (its first value is "
                     f"{columns[name].iloc[0]!r}); for classes choose data/task=multiclass or "
@@ -155,38 +146,38 @@ class Task(nn.Module):
                 )
         return columns.to_numpy(dtype=np.float64), None
 
-    @classmethod
-    def known_targets(cls, columns: "pd.DataFrame", names: Names) -> Columns:
+    def known_targets(self, columns: "pd.DataFrame", names: Names) -> Columns:
         """Columns of targets for predict.py, from a table that holds them; None where one is missing."""
-        import pandas as pd
-
-        titles = cls.titles("target", list(map(str, columns)))
+        is_missing = columns.isna()
         return {
-            title: [None if pd.isna(value) else cls.column_type(value) for value in columns[name]]
-            for title, name in zip(titles, columns, strict=True)
+            title: [
+                None if missing else self.parse_target(value, names)
+                for value, missing in zip(columns[name], is_missing[name], strict=True)
+            ]
+            for title, name in zip(
+                self.titles("target", [*map(str, columns)]), columns, strict=True
+            )
         }
 
-    @classmethod
-    def target_columns(cls, labels: Tensor, names: Names) -> Columns:
+    def parse_target(self, value: Any, names: Names) -> Any:
+        """A target of a table as predict.py writes it."""
+        return self.column_type(value)
+
+    def target_columns(self, labels: Tensor, names: Names) -> Columns:
         """Columns of targets for predict.py, from the labels of a batch."""
-        titles = cls.titles("target", names)
-        return dict(zip(titles, shortened(labels), strict=True))
+        return columns_of(self.titles("target", names), labels)
 
-    @classmethod
-    def prediction_columns(cls, predictions: Tensor, names: Names) -> Columns:
+    def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:
         """Columns of predictions for predict.py."""
-        titles = cls.titles("prediction", names)
-        return dict(zip(titles, shortened(predictions), strict=True))
+        return columns_of(self.titles("prediction", names), predictions)
 
-    @classmethod
-    def titles(cls, kind: str, names: Names) -> list[str]:
+    def titles(self, kind: str, names: Names) -> list[str]:
         """Titles of columns, one for each of several values."""
         return [f"{kind}_{name}" for name in names] if len(names) > 1 else [kind]
 
     # Reports
 
-    @classmethod
-    def summary(cls, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         """One line on the targets of a part, for ``check=only``.
 
         Args:
@@ -204,19 +195,17 @@ class Task(nn.Module):
             for name, one in zip(names, columns, strict=False)
         )
 
-    @classmethod
-    def figures(cls, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
+    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         """Pictures of the predictions of a part, by name.
 
         Args:
-            collected: A `PredictionCollector` that has seen the part.
+            collected: The `PredictionCollector` of the part.
             names: Names of the classes, labels or values.
             metrics: The metrics group of the configuration.
         """
         return {}
 
-    @classmethod
-    def most_wrong(cls, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
+    def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
         """Numbers of the samples with the largest errors, largest first, and their captions."""
         return []
 
@@ -228,63 +217,45 @@ class Classification(Task):
     has_probabilities = True
     column_type = str
 
-    @classmethod
-    def read_targets(cls, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
+    def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
         """Numbers of the classes, which are the sorted values of the column, and their names."""
-        import pandas as pd
-
-        name, values = columns.columns[0], columns.iloc[:, 0]
+        values = columns.iloc[:, 0]
         classes, labels = np.unique(values.to_numpy(), return_inverse=True)
-        is_numeric = pd.api.types.is_numeric_dtype(values)
-        cls.check_classes(name, classes, is_numeric and len(classes) > len(values) / 2, len(values))
-        targets = labels.reshape(len(labels), *cls.target_shape(1))
-        dtype = np.float64 if cls.target_dtype.is_floating_point else np.int64
-        return targets.astype(dtype), tuple(map(str, classes))
+        self.check_classes(values, classes)
+        dtype = np.float64 if self.target_dtype.is_floating_point else np.int64
+        targets = labels.reshape(len(labels), *self.target_shape()).astype(dtype)
+        return targets, tuple(map(str, classes))
 
-    @classmethod
-    def check_classes(cls, name: str, classes: Array, is_continuous: bool, count: int) -> None:
+    def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
         """Raises ValueError where a column's values are not the classes of such a task."""
 
-    @classmethod
-    def known_targets(cls, columns: "pd.DataFrame", names: Names) -> Columns:
-        """The target of each row under the name that the training gave it, where it has one."""
-        import pandas as pd
+    def parse_target(self, value: Any, names: Names) -> str:
+        """The name that the training gave the class, if it has one; 1 may be written as 1.0."""
+        text = str(value)
+        if text in names or (number := as_number(text)) is None:
+            return text
+        return next((name for name in names if as_number(name) == number), text)
 
-        numbers = {as_number(name): name for name in names}
-
-        def name_of(value: Any) -> str:
-            text = str(value)  # 1 may be written as 1.0
-            number = None if text in names else as_number(text)
-            return text if number is None else numbers.get(number, text)
-
-        values = columns.iloc[:, 0]
-        return {"target": [None if pd.isna(value) else name_of(value) for value in values]}
-
-    @classmethod
-    def target_columns(cls, labels: Tensor, names: Names) -> Columns:
+    def target_columns(self, labels: Tensor, names: Names) -> Columns:
         return {"target": [names[label] for label in labels.tolist()]}
 
-    @classmethod
-    def prediction_columns(cls, predictions: Tensor, names: Names) -> Columns:
+    def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:
         """The most probable class, and the probability of every class."""
-        predictions = cls.of_all_classes(predictions)
+        predictions = self.of_all_classes(predictions)
         chosen = predictions.argmax(1).tolist()
         return {"prediction": [names[each] for each in chosen]} | probabilities(predictions, names)
 
-    @classmethod
-    def of_all_classes(cls, predictions: Any) -> Any:
+    def of_all_classes(self, predictions: Any) -> Any:
         """Probabilities ``(samples, classes)``."""
         return predictions
 
-    @classmethod
-    def summary(cls, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         counts = tensors[0].flatten().long().bincount(minlength=len(names))
         return shares(counts, names, len(tensors[0]))
 
-    @classmethod
-    def most_wrong(cls, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
+    def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
         """The samples of which another class was predicted, the least probable truth first."""
-        predictions = cls.of_all_classes(predictions)
+        predictions = self.of_all_classes(predictions)
         truth, predicted = labels.astype(int), predictions.argmax(1)
         of_truth = predictions[np.arange(len(truth)), truth]
         order = np.argsort(of_truth, kind="stable")
@@ -294,7 +265,7 @@ class Classification(Task):
                 f"true {cut(names[truth[i]], 14)} ({of_truth[i]:.2g})\n"
                 f"predicted {cut(names[predicted[i]], 14)} ({predictions[i, predicted[i]]:.2g})",
             )
-            for i in [i for i in order if predicted[i] != truth[i]][:most]
+            for i in order[(predicted != truth)[order]][:most]
         ]
 
 
@@ -311,16 +282,13 @@ class Multiclass(Classification):
         """Probabilities ``(batch, classes)``."""
         return outputs.softmax(dim=1)
 
-    @classmethod
-    def count_outputs(cls, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
+    def count_outputs(self, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
         return len(class_names or ()), len(class_names or ())
 
-    @classmethod
-    def expected_outputs(cls, num_classes: int | None) -> int | None:
+    def expected_outputs(self, num_classes: int | None) -> int | None:
         return num_classes
 
-    @classmethod
-    def target_shape(cls, num_outputs: int) -> tuple[int, ...]:
+    def target_shape(self) -> tuple[int, ...]:
         return ()
 
     def example_targets(self) -> tuple[Tensor, ...]:
@@ -330,18 +298,16 @@ class Multiclass(Classification):
     def mixable_targets(self, targets: Tensor) -> Tensor:
         return one_hot(targets, self.num_outputs).float()
 
-    @classmethod
-    def value_problems(cls, part: str, targets: Tensor, num_outputs: int) -> Problems:
-        wrong = targets[(targets < 0) | (targets >= num_outputs)]
+    def value_problems(self, part: str, targets: Tensor) -> Problems:
+        wrong = targets[(targets < 0) | (targets >= self.num_outputs)]
         if len(wrong):
             yield Problem(
                 "data",
-                f"{len(wrong)} {part} targets lie outside 0..{num_outputs - 1}, such as {wrong[0]}; "
-                "set data.num_classes, or correct them.",
+                f"{len(wrong)} {part} targets lie outside 0..{self.num_outputs - 1}, such as "
+                f"{wrong[0]}; set data.num_classes, or correct them.",
             )
 
-    @classmethod
-    def part_problems(cls, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
         present = torch.bincount(tensors[0], minlength=len(names)) > 0
         if part == "train" and not present.all():
             absent = [names[i] for i in (~present).nonzero().flatten().tolist()]
@@ -353,21 +319,20 @@ class Multiclass(Classification):
         elif has_auroc and present.sum() == 1:
             yield Problem("data", f"the {part} part holds one class only; {ONE_VALUE}")
 
-    @classmethod
-    def check_classes(cls, name: str, classes: Array, is_continuous: bool, count: int) -> None:
+    def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
         if len(classes) < 2:
             raise ValueError(
-                f"target column {name!r} holds {str(classes[0])!r} only; multiclass needs at least "
-                "2 classes, name another data.target."
+                f"target column {values.name!r} holds {str(classes[0])!r} only; multiclass needs at "
+                "least 2 classes, name another data.target."
             )
-        if is_continuous:
+        if is_numeric(values) and len(classes) > len(values) / 2:
             raise ValueError(
-                f"target column {name!r} holds {len(classes)} different numbers in {count} rows, "
-                "too many for classes; to predict the number choose data/task=regression."
+                f"target column {values.name!r} holds {len(classes)} different numbers in "
+                f"{len(values)} rows, too many for classes; to predict the number choose "
+                "data/task=regression."
             )
 
-    @classmethod
-    def figures(cls, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
+    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         scores, labels = collected.predictions, collected.labels
         predicted, title = scores.argmax(1), f"Confusion of {len(labels):,} {collected.describe()}"
         truth = labels[:, None] == np.arange(scores.shape[1])
@@ -386,13 +351,12 @@ class ZeroOrOne(Task):
     def example_targets(self) -> tuple[Tensor, ...]:
         return (torch.tensor([[1.0], [0.0], [1.0]]).expand(3, self.num_outputs).contiguous(),)
 
-    @classmethod
-    def value_problems(cls, part: str, targets: Tensor, num_outputs: int) -> Problems:
+    def value_problems(self, part: str, targets: Tensor) -> Problems:
         wrong = targets[(targets != 0) & (targets != 1)]
         if len(wrong):
             yield Problem(
                 "data",
-                f"{len(wrong)} {part} targets of a {cls.name} task are neither 0 nor 1, such as "
+                f"{len(wrong)} {part} targets of a {self.name} task are neither 0 nor 1, such as "
                 f"{wrong[0]:g}; correct them, or choose another data.task.",
             )
 
@@ -413,34 +377,28 @@ class Binary(ZeroOrOne, Classification):
         """Integers 0 and 1, ``(batch,)``."""
         return targets.int().squeeze(1)
 
-    @classmethod
-    def count_outputs(cls, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
+    def count_outputs(self, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
         return 2, target.numel()
 
-    @classmethod
-    def names(cls, metadata: Mapping[str, Any]) -> list[str]:
+    def names(self, metadata: Mapping[str, Any]) -> list[str]:
         return list(metadata["class_names"] or ("0", "1"))
 
-    @classmethod
-    def part_problems(cls, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
         if (tensors[0] == tensors[0][0]).all() and (part == "train" or has_auroc):
             yield Problem("data", f"in the {part} part the target has one value only; {ONE_VALUE}")
 
-    @classmethod
-    def check_classes(cls, name: str, classes: Array, is_continuous: bool, count: int) -> None:
+    def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
         if len(classes) != 2:
             raise ValueError(
-                f"target column {name!r} has {len(classes)} classes, binary needs exactly 2; "
-                "for more choose data/task=multiclass."
+                f"target column {values.name!r} has {len(classes)} classes, binary needs exactly "
+                "2; for more choose data/task=multiclass."
             )
 
-    @classmethod
-    def of_all_classes(cls, predictions: Any) -> Any:
+    def of_all_classes(self, predictions: Any) -> Any:
         stack = torch.stack if isinstance(predictions, Tensor) else np.stack
         return stack([1 - predictions, predictions], 1)
 
-    @classmethod
-    def figures(cls, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
+    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         scores, labels = collected.predictions[:, None], collected.labels
         title = f"Confusion of {len(labels):,} {collected.describe()}"
         return {
@@ -465,12 +423,10 @@ class Multilabel(ZeroOrOne):
         """Integers 0 and 1, ``(batch, labels)``."""
         return targets.int()
 
-    @classmethod
-    def count_outputs(cls, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
+    def count_outputs(self, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
         return target.numel(), target.numel()
 
-    @classmethod
-    def part_problems(cls, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
         is_constant = (tensors[0] == tensors[0][0]).all(0).tolist()
         constant = [name for name, same in zip(names, is_constant, strict=False) if same]
         if constant and (part == "train" or has_auroc):
@@ -479,8 +435,7 @@ class Multilabel(ZeroOrOne):
                 f"in the {part} part label {', '.join(constant)} has one value only; {ONE_VALUE}",
             )
 
-    @classmethod
-    def read_targets(cls, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
+    def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
         """Zeros and ones, and the names of the columns, which are the labels."""
         targets, _ = super().read_targets(columns)
         for name in columns:
@@ -491,22 +446,18 @@ class Multilabel(ZeroOrOne):
                 )
         return targets, tuple(map(str, columns))
 
-    @classmethod
-    def prediction_columns(cls, predictions: Tensor, names: Names) -> Columns:
+    def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:
         """Whether each label is more probable than not, and its probability."""
         guesses = super().prediction_columns((predictions > 0.5).int(), names)
         return guesses | probabilities(predictions, names)
 
-    @classmethod
-    def titles(cls, kind: str, names: Names) -> list[str]:
+    def titles(self, kind: str, names: Names) -> list[str]:
         return [f"{kind}_{name}" for name in names]
 
-    @classmethod
-    def summary(cls, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         return shares(tensors[0].sum(0), names, len(tensors[0]))
 
-    @classmethod
-    def figures(cls, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
+    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         scores, labels = collected.predictions, collected.labels
         title = f"Outcomes of {len(labels):,} {collected.describe()}"
         return {
@@ -514,19 +465,18 @@ class Multilabel(ZeroOrOne):
             "predictions": ("quality", scores, labels.astype(bool), names),
         }
 
-    @classmethod
-    def most_wrong(cls, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
+    def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
         """The samples with a wrong label, by the largest error of a probability."""
         errors = np.abs(predictions - labels)
         is_wrong = ((predictions > 0.5) != labels.astype(bool)).any(1)
         largest = errors.max(1) * is_wrong
-        found = [i for i in np.argsort(-largest, kind="stable")[:most] if largest[i]]
-        captions = []
-        for i in found:
+        order = np.argsort(-largest, kind="stable")[:most]
+        found = []
+        for i in order[largest[order] != 0]:
             k = int(errors[i].argmax())
             kind = "missed" if labels[i, k] else "false"
-            captions.append(f"{kind}: {cut(names[k], 14)}\n({predictions[i, k]:.2g})")
-        return list(zip(map(int, found), captions, strict=True))
+            found.append((int(i), f"{kind}: {cut(names[k], 14)}\n({predictions[i, k]:.2g})"))
+        return found
 
 
 class Regression(Task):
@@ -542,42 +492,36 @@ class Regression(Task):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, num_outputs: int) -> None:
+    def __init__(self, num_outputs: int = 1) -> None:
         super().__init__(num_outputs)
         self.register_buffer("mean", torch.zeros(num_outputs))
         self.register_buffer("std", torch.ones(num_outputs))
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Values ``(batch, values)`` in the units of the data."""
-        return _exact(outputs) * self.std + self.mean
+        # R2 is a difference of sums of squares: in 32 bits nothing is left of it far from zero.
+        exact = outputs if outputs.device.type == "mps" else outputs.double()  # MPS has no 64 bits
+        return exact * self.std + self.mean
 
     def labels(self, targets: Tensor) -> Tensor:
         """Values ``(batch, values)`` in the units of the data."""
-        return _exact(targets) * self.std + self.mean
+        return self.forward(targets)
 
-    @classmethod
-    def names(cls, metadata: Mapping[str, Any]) -> list[str]:
+    def names(self, metadata: Mapping[str, Any]) -> list[str]:
         """Names of the values: those of the columns of a table, if they come from one."""
         columns = (metadata.get("encoding") or {}).get("targets")
-        return list(metadata["class_names"] or columns or map(str, range(metadata["num_outputs"])))
+        return list(columns or super().names(metadata))
 
-    @classmethod
-    def figures(cls, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
+    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         return {"predictions": ("scatter", collected.predictions, collected.labels, names)}
 
-    @classmethod
-    def most_wrong(cls, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
+    def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
         """The samples by the sum of their absolute errors."""
         errors = np.abs(predictions - labels).sum(1)
         return [
             (int(i), f"true {labels[i, 0]:.4g}\npredicted {predictions[i, 0]:.4g}")
             for i in np.argsort(-errors, kind="stable")[:most]
         ]
-
-
-def _exact(values: Tensor) -> Tensor:
-    # R2 is a difference of sums of squares: in 32 bits nothing is left of it far from zero.
-    return values if values.device.type == "mps" else values.double()  # MPS has no 64 bits
 
 
 class Ranking(Task):
@@ -605,8 +549,7 @@ class Ranking(Task):
     def example_targets(self) -> tuple[Tensor, ...]:
         return torch.tensor([[1.0], [0.0], [2.0], [0.0]]), torch.tensor([0, 0, 1, 1])
 
-    @classmethod
-    def part_problems(cls, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
         sizes = tensors[1].unique_consecutive(return_counts=True)[1]
         if single := int((sizes == 1).sum()):
             yield Problem(
@@ -615,8 +558,7 @@ class Ranking(Task):
                 "has no order; leave them out.",
             )
 
-    @classmethod
-    def summary(cls, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         sizes = tensors[1].unique_consecutive(return_counts=True)[1]
         relevant = (tensors[0] > 0).float().mean()
         return (
@@ -624,8 +566,7 @@ class Ranking(Task):
             f"{relevant:.1%} of them relevant"
         )
 
-    @classmethod
-    def figures(cls, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
+    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         top = (metrics.get("ndcg") or {}).get("top_k")
         arrays = collected.predictions, collected.labels, collected.queries
         return {"predictions": ("orders", *arrays, top)}
@@ -636,15 +577,15 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def find_task(name: str) -> type[Task]:
-    """The class of the task called `name`.
+def create_task(name: str, num_outputs: int = 1) -> Task:
+    """The task called `name`.
 
     Raises:
         ValueError: there is no such task.
     """
     if name not in TASKS:
         raise ValueError(f"data.task must be one of {', '.join(TASKS)}; got {name!r}.")
-    return TASKS[name]
+    return TASKS[name](num_outputs)
 
 
 def as_number(text: str) -> float | None:
@@ -654,17 +595,22 @@ def as_number(text: str) -> float | None:
         return None
 
 
-def shortened(values: Tensor) -> list[list[float]]:
+def is_numeric(values: "pd.Series[Any]") -> bool:
+    import pandas as pd
+
+    return pd.api.types.is_numeric_dtype(values)
+
+
+def columns_of(titles: Iterable[str], values: Tensor) -> Columns:
     """The columns of ``(samples, ...)``; real numbers are as short as 32 bits allow."""
-    columns: list[list[float]] = values.reshape(len(values), -1).T.tolist()
-    if not values.is_floating_point():
-        return columns
-    return [[shorten_float(each) for each in column] for column in columns]
+    columns: list[list[Any]] = values.reshape(len(values), -1).T.tolist()
+    if values.is_floating_point():
+        columns = [list(map(shorten_float, column)) for column in columns]
+    return dict(zip(titles, columns, strict=True))
 
 
 def probabilities(predictions: Tensor, names: Names) -> Columns:
-    titles = [f"probability_{name}" for name in names]
-    return dict(zip(titles, shortened(predictions), strict=True))
+    return columns_of((f"probability_{name}" for name in names), predictions)
 
 
 def shares(counts: Tensor, names: Names, total: int) -> str:

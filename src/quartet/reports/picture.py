@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, TensorDataset
 
 from quartet.core.messages import cut
-from quartet.data.task import find_task
+from quartet.data.task import create_task
 from quartet.reports import drawings
 from quartet.reports.canvas import DPI, STYLE, Canvas, forgiving, save, text_width
 from quartet.training.callbacks.predictions import PredictionCollector
@@ -112,7 +112,7 @@ def most_wrong(run: "Run", collector: PredictionCollector, names: Sequence[str])
 
 def samples(run: "Run") -> Draw | None:
     """Training images as they are stored: a row for each class, or one of each of many classes."""
-    kind = find_task(run.config["data"]["task"])
+    kind = create_task(run.config["data"]["task"])
     if not are_images(run.config["data"]["input_shape"]):
         return None
     dataset, names = run.data.parts.train, kind.names(run.data.metadata())

@@ -1,37 +1,44 @@
-"""Tables for the terminal."""
+"""Texts for the terminal: the table of a run's figures, and the description of `check=only`."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from quartet.build import build
 from quartet.data.split import Parts
-from quartet.data.task import find_task
+from quartet.data.task import create_task
+from quartet.records.result import group_choices
 from quartet.reports.picture import targets_of
+from quartet.training.schedule import preview
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PARTS = ("train", "val", "test")
 
 
 def table(result: Mapping[str, Any], directory: Path) -> str:
     """A run's figures for the terminal: a row for each, a column for train, val and test."""
-    metrics, monitor, choices = result["metrics"], result["monitor"], result["choices"]
+    monitor, choices = result["monitor"], result["choices"]
     groups = ("data", "model", "loss", "optimizer", "scheduler")
-    lines = [
-        "  ".join(f"{group}={choices[group]}" for group in groups if group in choices),
-        columns(metrics),
-    ]
+    end = f"last epoch {monitor['epoch']}; without validation there is no best"
     if monitor["metric"]:
-        lines.append(
-            f"best epoch {monitor['epoch']}, by {monitor['metric']} = {monitor['best']:.4g}"
-        )
-    else:
-        lines.append(f"last epoch {monitor['epoch']}; without validation there is no best")
-    lines.append(f"{result['seconds']['total']:.1f} s; everything lies in {directory}")
-    return "\n".join(lines)
+        end = f"best epoch {monitor['epoch']}, by {monitor['metric']} = {monitor['best']:.4g}"
+    return "\n".join(
+        [
+            "  ".join(f"{group}={choices[group]}" for group in groups if group in choices),
+            columns(result["metrics"]),
+            end,
+            f"{result['seconds']['total']:.1f} s; everything lies in {directory}",
+        ]
+    )
 
 
 def columns(figures: Mapping[str, float]) -> str:
     """Figures such as val/loss as text: a row for each, a column for train, val and test."""
-    parts = [p for p in ("train", "val", "test") if any(k.startswith(f"{p}/") for k in figures)]
+    parts = [part for part in PARTS if any(key.startswith(f"{part}/") for key in figures)]
     names = dict.fromkeys(key.split("/", 1)[1] for key in figures if "/" in key)
     lines = [f"{'':12}" + "".join(f"{part:>10}" for part in parts)]
     for name in names:
@@ -41,8 +48,48 @@ def columns(figures: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> list[str]:
-    """Lines on the inputs, and on the targets of every part as far as they are known.
+def describe_run(cfg: "DictConfig") -> str:
+    """Describes the run of a configuration: its options, data, sizes, the learning rate over time.
+
+    Raises:
+        quartet.core.problems.ConfigError: it cannot train.
+    """
+    run = build(cfg)
+    lines = list(group_choices(cfg.hydra.runtime.choices).items())
+    parameters = list(run.module.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = sum(p.numel() for p in parameters) - trained
+    lines.append(("parameters", f"{trained:,} trained, {frozen:,} frozen"))
+    if run.data.loaded:
+        parts = run.data.parts._asdict()
+        lines.append(("samples", ", ".join(f"{len(parts[name] or ()):,} {name}" for name in PARTS)))
+        lines += describe_data(run.data.parts, run.data.metadata()).items()
+    else:
+        lines.append(("samples", f"{run.config['data']['train_samples']:,}, not read yet"))
+    endless = run.total_steps == float("inf")
+    end = "until trainer.max_time" if endless else f"{run.total_steps:,} in all"
+    lines.append(("steps", f"{run.steps_per_epoch:,} an epoch, {end}"))
+    if run.total_steps < 1_000_000:
+        optimizer = run.module.create_optimizer(run.module.model)
+        schedule: Any = run.module.create_schedule(
+            optimizer,
+            total_steps=run.total_steps,
+            steps_per_epoch=run.steps_per_epoch,
+            validate_every=run.config["trainer"]["check_val_every_n_epoch"],
+        )
+        rates = preview(schedule, optimizer, int(run.total_steps), run.steps_per_epoch)
+        start, middle, end = (f"{rate:.3g}" for rate in rates)
+        lines.append(("lr", f"{start} at the start, {middle} in the middle, {end} at the end"))
+    monitor = run.config["monitor"]
+    watched = f"{monitor['metric']} ({monitor['mode']})"
+    lines.append(("monitor", watched if monitor["metric"] else "nothing: the last epoch counts"))
+    return "\n".join(
+        ["Nothing is wrong with it. It would run:", *(f"{key:12}{text}" for key, text in lines)]
+    )
+
+
+def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Describes the inputs, and the targets of every part as far as they are known.
 
     Args:
         parts: Parts of the data.
@@ -51,15 +98,12 @@ def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> list[str]:
     count = min(64, len(parts.train))  # type: ignore[arg-type]
     first = torch.stack([torch.as_tensor(parts.train[row][0]) for row in range(count)])
     shape = " x ".join(map(str, first.shape[1:]))
-    lines = [
-        f"{'inputs':12}{shape} {str(first.dtype).removeprefix('torch.')}, "
-        f"{first.min():.4g} to {first.max():.4g} in the first {count}"
-    ]
-    kind = find_task(metadata["task"])
-    for part in ("train", "val", "test"):
+    kind = str(first.dtype).removeprefix("torch.")
+    extremes = f"{first.min():.4g} to {first.max():.4g} in the first {count}"
+    found = {"inputs": f"{shape} {kind}, {extremes}"}
+    task = create_task(metadata["task"])
+    for part in PARTS:
         dataset = getattr(parts, part)
-        tensors = () if dataset is None else targets_of(dataset)
-        if tensors:
-            summary = kind.summary(tensors, kind.names(metadata), parts.target_scale)
-            lines.append(f"{part:12}{summary}")
-    return lines
+        if dataset is not None and (tensors := targets_of(dataset)):
+            found[part] = task.summary(tensors, task.names(metadata), parts.target_scale)
+    return found

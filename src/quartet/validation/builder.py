@@ -29,7 +29,7 @@ from quartet.config.instantiate import (
     build_trainer,
 )
 from quartet.core.problems import Context, Problem, collect_problems, wrong_keys
-from quartet.data.task import find_task
+from quartet.data.task import create_task
 from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
@@ -165,7 +165,7 @@ class Builder:
     def try_parts(self) -> None:
         """Tries loss, metrics and model on made-up samples."""
         config, parts = self.config, self.parts
-        task = find_task(config["data"]["task"])(config["data"]["num_outputs"])
+        task = create_task(config["data"]["task"], config["data"]["num_outputs"])
         if "loss" in parts:
             self.problems += dry_run.check_loss(parts["loss"], task, argument_names(config, "loss"))
             if self.is_valid("loss"):

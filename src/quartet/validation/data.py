@@ -12,7 +12,7 @@ from quartet.core.messages import shorten
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.datamodule import DataModule, rows
 from quartet.data.split import Parts
-from quartet.data.task import find_task
+from quartet.data.task import Task, create_task
 
 Config = Mapping[str, Any]
 
@@ -60,32 +60,31 @@ def check_part(
     part: str, dataset: Dataset[Any], parts: Parts, config: Config, has_auroc: bool
 ) -> Iterator[Problem]:
     """Checks shapes first, then the range of targets, then all that needs both to be right."""
-    kind, count = find_task(config["task"]), config["num_outputs"]
+    task = create_task(config["task"], config["num_outputs"])
     tensors: Sequence[Tensor] = ()
     if isinstance(dataset, TensorDataset):
         tensors = dataset.tensors
-    wrong = list(check_shapes(part, tensors or default_collate([dataset[0]]), config))
+    wrong = list(check_shapes(part, tensors or default_collate([dataset[0]]), config, task))
     if not wrong and not tensors and hasattr(dataset, "targets"):
         targets = torch.as_tensor(dataset.targets)  # known without opening a file
-        if targets.shape[1:] == kind.target_shape(count):
+        if targets.shape[1:] == task.target_shape():
             tensors = torch.empty(0), targets
+    if tensors and not wrong:
+        wrong = list(task.value_problems(part, tensors[1]))
+    yield from wrong
     if wrong or not tensors:
-        yield from wrong
         return
-    inputs, targets, *queries = tensors
-    if wrong := list(kind.value_problems(part, targets, count)):
-        yield from wrong
-        return
-    yield from check_finite(part, "inputs", inputs, parts.feature_names)
-    yield from check_finite(part, "targets", targets, None)
-    names = kind.names({"class_names": parts.class_names, "num_outputs": count})
-    yield from kind.part_problems(part, [targets, *queries], names, has_auroc)
+    yield from check_finite(part, "inputs", tensors[0], parts.feature_names)
+    yield from check_finite(part, "targets", tensors[1], None)
+    names = task.names({"class_names": parts.class_names, "num_outputs": task.num_outputs})
+    yield from task.part_problems(part, tensors[1:], names, has_auroc)
 
 
-def check_shapes(part: str, tensors: Sequence[Tensor], config: Config) -> Iterator[Problem]:
+def check_shapes(
+    part: str, tensors: Sequence[Tensor], config: Config, task: Task
+) -> Iterator[Problem]:
     """Checks that inputs and targets have the shape and type that model and loss will meet."""
     inputs, targets, *_ = tensors
-    kind = find_task(config["task"])
     if list(inputs.shape[1:]) != list(config["input_shape"]):
         yield Problem(
             "data.input_shape",
@@ -93,12 +92,12 @@ def check_shapes(part: str, tensors: Sequence[Tensor], config: Config) -> Iterat
             config["input_shape"],
         )
         return
-    shape = [len(inputs), *kind.target_shape(config["num_outputs"])]
-    if list(targets.shape) != shape or targets.dtype != kind.target_dtype:
+    shape = [len(inputs), *task.target_shape()]
+    if list(targets.shape) != shape or targets.dtype != task.target_dtype:
         yield Problem(
             "data",
-            f"the {part} targets are {targets.dtype} of shape {list(targets.shape)}; a {kind.name} "
-            f"task takes {kind.target_dtype} of shape {shape}.",
+            f"the {part} targets are {targets.dtype} of shape {list(targets.shape)}; a {task.name} "
+            f"task takes {task.target_dtype} of shape {shape}.",
         )
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from quartet.core.problems import Config, Problem
 from quartet.data.datamodule import DataModule, rows
-from quartet.data.task import find_task
+from quartet.data.task import create_task
 from quartet.validation.dry_run import check_single_sample
 
 
@@ -113,5 +113,5 @@ def check_smallest_batch(
     trainer = config["trainer"]
     reached = (trainer["overfit_batches"] or trainer["limit_train_batches"]) == 1.0
     smallest = math.ceil((rest if rest and reached else whole) / world_size)
-    if smallest == 1 and not find_task(config["data"]["task"]).has_queries:
+    if smallest == 1 and not create_task(config["data"]["task"]).has_queries:
         yield from check_single_sample(model, config["data"]["input_shape"], size)

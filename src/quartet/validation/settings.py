@@ -8,7 +8,7 @@ import torch
 from quartet.core import processes
 from quartet.core.messages import format_value, join_and, join_or
 from quartet.core.problems import Config, Problem
-from quartet.data.task import find_task
+from quartet.data.task import create_task
 from quartet.validation.values import is_whole
 
 
@@ -224,7 +224,7 @@ def check_balance(data: Config, trainer: Config, wrong: Container[str]) -> Itera
     """There must be classes to draw equally often, and a random order to draw them in."""
     if data["balance"] is not True or "data.task" in wrong:
         return
-    if not find_task(data["task"]).has_classes:
+    if not create_task(data["task"]).has_classes:
         yield Problem(
             "data.balance",
             f"draws classes equally often, and the task is {data['task']}; leave it false.",
@@ -239,7 +239,7 @@ def check_balance(data: Config, trainer: Config, wrong: Container[str]) -> Itera
 def check_outputs(data: Config) -> Iterator[Problem]:
     """The number of outputs must be the one that the task has."""
     task, count, classes = data["task"], data["num_outputs"], data["num_classes"]
-    right = find_task(task).expected_outputs(classes)
+    right = create_task(task).expected_outputs(classes)
     if None not in (right, count) and count != right:
         message = f"must be {right} in this {task} task; leave it out."
         yield Problem("data.num_outputs", message, count)
