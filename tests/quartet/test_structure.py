@@ -23,11 +23,11 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 15_180,  # a problem with a key takes more lines than a sentence
-    "tests": 14_870,
+    "src/quartet": 15_052,
+    "tests": 14_776,
     "scripts": 700,
 }
-FILES = 103  # in src/quartet
+FILES = 102  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),
