@@ -119,7 +119,7 @@ def test_size_doubles_until_memory_is_full(
     [
         ("lr", ["optimizer=lbfgs"], "LBFGS finds the length of its steps itself"),
         ("lr", ["optimizer=rprop"], "Rprop finds the length of its steps itself"),
-        ("lr", ["loss=mse"], "loss=mse is for regression"),
+        ("lr", ["loss=mse"], "loss=mse: is for regression"),
         ("lr", ["optimizer=adma"], "adma"),
         ("lr", ["trainer=ddp", "trainer.accelerator=cpu"], "the search needs a single process"),
         ("batch_size", ["data.batch_size=full"], "is the whole set already"),
