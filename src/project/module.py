@@ -15,13 +15,14 @@ class Module(quartet.Module):
     makes the optimizer and the scheduler.
 
     Logged once an epoch for each of train, val and test: the loss (its mean over the samples) and the
-    metrics, over all samples and all processes; for training, the learning rate it began with.
+    metrics, over all samples and all processes; also ``lr``, the learning rate at the start of the epoch
+    (that of the first parameter group).
     """
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         inputs, targets, *extras = batch
-        # With data.mixup or data.cutmix the loss takes mixed targets; the metrics compare with the
-        # targets of the larger shares.
+        # With data.mixup or data.cutmix the loss takes mixed targets; the metrics take the target of
+        # the sample with the larger weight.
         inputs, mixed_targets, targets = self.mix(inputs, targets, batch_idx)
         outputs = self.model(inputs)
         loss = self.compute_loss(outputs, mixed_targets, *extras)
@@ -46,6 +47,6 @@ class Module(quartet.Module):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        # A list of {"scheduler", "interval", "frequency", "monitor"}: ReduceLROnPlateau looks at the
-        # monitored value; a warm-up is a scheduler of its own.
+        # The second is Lightning's list of scheduler dictionaries: the schedule and, if chosen, its
+        # warm-up.
         return [optimizer], self.make_scheduler(optimizer)

@@ -1,1 +1,1 @@
-"""Compose a configuration, check what it may call, and instantiate its parts."""
+"""Compose a configuration, check it against the allow-list, and instantiate its parts."""

@@ -1,1 +1,1 @@
-"""Data sets: the DataModule, loaders, splits, augmentation, and readers of files."""
+"""Data: the kinds of task, the DataModule, loaders, splits, csv tables and image folders."""

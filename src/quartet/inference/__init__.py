@@ -1,1 +1,1 @@
-"""Evaluate, predict with, and export a finished run; search a learning rate."""
+"""Evaluate, predict with, and export a finished run; find a learning rate or a batch size."""

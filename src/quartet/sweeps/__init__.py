@@ -1,1 +1,1 @@
-"""Sweeps: the job table, locks, the grid, Optuna, and launchers."""
+"""Sweeps: directories, jobs, the grid, the search with Optuna, and launchers."""

@@ -1,1 +1,1 @@
-"""The base module, tasks, schedules, parameter groups, metrics and callbacks of a training."""
+"""The base module, metric buffers, schedules, parameter groups and callbacks of a training."""
