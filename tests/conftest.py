@@ -43,6 +43,14 @@ def _nothing_stays() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_flush() -> Iterator[None]:
+    """Files are not flushed to disk, which takes longer than a training; test_storage tests that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def no_pictures() -> Iterator[None]:
     """Training draws none, which would take longer than it; they have tests of their own."""

@@ -4,15 +4,14 @@ import copy
 import functools
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from made import project_part
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
+from training_by_hand import assert_equal_models, settings, small_model, train
 
 from quartet.training.parameters import create
 
@@ -29,40 +28,6 @@ MUON: dict[str, Any] = {
     "betas": [0.8, 0.99],
     "eps": 1e-7,
 }
-
-
-def small_model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def train(model: nn.Module, optimizer: Optimizer, steps: int) -> list[float]:
-    """Trains on random numbers; returns the loss before each step."""
-    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
-    targets = inputs.argmax(1).clamp(max=2)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(inputs), targets)
-        loss.backward()
-        return loss
-
-    return [optimizer.step(closure).item() for _ in range(steps)]
-
-
-def assert_equal_models(first: nn.Module, second: nn.Module) -> None:
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def settings(model: nn.Module, optimizer: Optimizer) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay of each parameter that is trained."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        names[parameter]: (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
 
 
 class MuonByHand:
@@ -91,44 +56,6 @@ def test_muon_steps_as_torchs_muon_and_adamw_by_hand() -> None:
     model, by_hand = small_model(), small_model()
     losses = train(model, Muon(model.parameters(), **MUON), 5)
     assert losses == train(by_hand, MuonByHand(by_hand), 5)
-    assert_equal_models(model, by_hand)
-
-
-def test_muon_steps_without_a_closure() -> None:
-    model, with_closure = small_model(), small_model()
-    optimizer = Muon(model.parameters(), **MUON)
-    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
-    F.cross_entropy(model(inputs), inputs.argmax(1).clamp(max=2)).backward()
-    assert optimizer.step() is None
-    train(with_closure, Muon(with_closure.parameters(), **MUON), 1)
-    assert_equal_models(model, with_closure)
-
-
-def test_muon_obeys_a_scheduler() -> None:
-    model, by_hand = small_model(), small_model()
-    optimizer, hand_stepped = Muon(model.parameters(), **MUON), MuonByHand(by_hand)
-    schedules = [
-        torch.optim.lr_scheduler.StepLR(part, step_size=1, gamma=0.5)
-        for part in (optimizer, hand_stepped.muon, hand_stepped.adamw)
-    ]
-    for _ in range(4):
-        train(model, optimizer, 1)
-        train(by_hand, hand_stepped, 1)
-        for schedule in schedules:
-            schedule.step()
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01 / 16] * 2
-    assert_equal_models(model, by_hand)
-
-
-def test_muon_continues_from_its_state_bit_by_bit(tmp_path: Path) -> None:
-    model, by_hand = small_model(), small_model()
-    optimizer = Muon(model.parameters(), **MUON)
-    train(model, optimizer, 3)
-    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
-    resumed = Muon(model.parameters(), **MUON | {"lr": 1.0})
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    train(model, resumed, 3)
-    train(by_hand, MuonByHand(by_hand), 6)
     assert_equal_models(model, by_hand)
 
 
@@ -179,12 +106,6 @@ def test_muon_takes_further_parameters_later() -> None:
         ("adamw", 0.5),
         ("adamw", 0.01),
     ]
-
-
-def test_muon_works_without_biases() -> None:
-    model = nn.Linear(4, 3, bias=False)
-    losses = train(model, Muon(model.parameters(), **MUON), 10)
-    assert losses[-1] < losses[0]
 
 
 def test_muon_without_a_matrix_is_refused() -> None:

@@ -21,9 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from made import cifar_files, idx_files, paint, write
+from made import cifar_files, composed, idx_files, paint, write
 from omegaconf import OmegaConf
 from torchvision import datasets
 
@@ -40,34 +38,10 @@ BRINGS = {
     "ranking": ("ranknet", "ranking"),
 }
 
-Config = Callable[..., dict[str, Any]]
 
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
-    """Composes overrides on a small train.yaml of the real data files and stubs for all else."""
-    conf = tmp_path_factory.mktemp("conf")
-    shutil.copytree(CONF / "data", conf / "data")
-    for group, names in (
-        ("loss", ["cross_entropy", "bce", "mse", "ranknet", "huber"]),
-        ("metrics", ["classification", "regression", "ranking"]),
-    ):
-        (conf / group).mkdir()
-        for name in names:
-            (conf / group / f"{name}.yaml").write_text(f"name: {name}\n")
-    (conf / "train.yaml").write_text(
-        "defaults:\n  - _self_\n  - loss: cross_entropy\n  - metrics: classification\n"
-        "  - data: digits\n" + OmegaConf.to_yaml({"data": SHARED})
-    )
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-
-        def composed(*overrides: str) -> dict[str, Any]:
-            container = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
-            assert isinstance(container, dict)
-            return {str(key): value for key, value in container.items()}
-
-        yield composed
+def config(*overrides: str) -> dict[str, Any]:
+    data: dict[str, Any] = OmegaConf.to_container(composed(overrides).data, resolve=True)  # type: ignore[assignment]
+    return data
 
 
 def source_of(data: dict[str, Any]) -> Callable[..., Parts]:
@@ -87,23 +61,21 @@ def tensors(part: Any) -> tuple[torch.Tensor, ...]:
     return result
 
 
-# Splitting
-
-
 # Configuration
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_data_brings_its_loss_and_metrics(config: Config, option: str) -> None:
-    whole = config(f"data={option}")
-    brought = (whole["loss"]["name"], whole["metrics"]["name"])
-    assert brought == BRINGS[whole["data"]["task"]]
-    assert config("loss=huber", f"data={option}")["loss"]["name"] == "huber"
+def test_data_brings_its_loss_and_metrics(option: str) -> None:
+    brought = composed([f"data={option}"])
+    choices = brought.hydra.runtime.choices
+    assert (choices.loss, choices.metrics) == BRINGS[brought.data.task]
+    own = composed(["loss=huber", f"data={option}"])
+    assert own.hydra.runtime.choices.loss == "huber"
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_data_file_holds_exactly_the_arguments_of_its_function(config: Config, option: str) -> None:
-    data = config(f"data={option}")["data"]
+def test_data_file_holds_exactly_the_arguments_of_its_function(option: str) -> None:
+    data = config(f"data={option}")
     parameters = inspect.signature(source_of(data)).parameters
     assert set(parameters) <= set(data)
     assert set(data) - set(parameters) <= {*SHARED, "task", "_target_"}
@@ -113,8 +85,8 @@ def test_data_file_holds_exactly_the_arguments_of_its_function(config: Config, o
 
 
 @pytest.mark.parametrize("option", ["digits", "breast_cancer", "wine", "diabetes", "linear"])
-def test_facts_in_the_file_are_those_of_the_data(config: Config, option: str) -> None:
-    data = config(f"data={option}")["data"]
+def test_facts_in_the_file_are_those_of_the_data(option: str) -> None:
+    data = config(f"data={option}")
     parts = build(data)
     sizes = []
     for part in parts[:3]:
@@ -139,14 +111,14 @@ def test_facts_in_the_file_are_those_of_the_data(config: Config, option: str) ->
 # scikit-learn's sets
 
 
-def test_digits_are_images_between_zero_and_one(config: Config) -> None:
-    inputs, _ = tensors(build(config("data=digits")["data"]).train)
+def test_digits_are_images_between_zero_and_one() -> None:
+    inputs, _ = tensors(build(config("data=digits")).train)
     assert (inputs.min().item(), inputs.max().item()) == (0.0, 1.0)
 
 
-def test_keep_thins_the_training_part_of_digits_alone(config: Config) -> None:
-    whole = build(config("data=digits")["data"])
-    thinned = build(config("data=digits", "data.keep={0:0.1,5:0.5}")["data"])
+def test_keep_thins_the_training_part_of_digits_alone() -> None:
+    whole = build(config("data=digits"))
+    thinned = build(config("data=digits", "data.keep={0:0.1,5:0.5}"))
     counts = tensors(whole.train)[1].bincount()
     expected = counts.clone()
     expected[0], expected[5] = round(0.1 * int(counts[0])), round(0.5 * int(counts[5]))
@@ -155,18 +127,18 @@ def test_keep_thins_the_training_part_of_digits_alone(config: Config) -> None:
         assert torch.equal(tensors(before)[0], tensors(after)[0])
 
 
-def test_tables_are_standardised_by_the_training_part(config: Config) -> None:
+def test_tables_are_standardised_by_the_training_part() -> None:
     for option in ("breast_cancer", "wine", "diabetes"):
-        parts = build(config(f"data={option}")["data"])
+        parts = build(config(f"data={option}"))
         train, test = tensors(parts.train)[0], tensors(parts.test)[0]
         assert train.mean(dim=0).abs().max() < 1e-5
         assert (train.std(dim=0, correction=0) - 1).abs().max() < 1e-5
         assert test.mean(dim=0).abs().max() > 0.01
 
 
-def test_diabetes_targets_come_back_by_their_scale(config: Config) -> None:
-    scaled = build(config("data=diabetes")["data"])
-    plain = build(config("data=diabetes", "data.standardize_targets=false")["data"])
+def test_diabetes_targets_come_back_by_their_scale() -> None:
+    scaled = build(config("data=diabetes"))
+    plain = build(config("data=diabetes", "data.standardize_targets=false"))
     assert plain.target_scale is None
     assert scaled.target_scale is not None
     mean, std = scaled.target_scale
@@ -175,8 +147,8 @@ def test_diabetes_targets_come_back_by_their_scale(config: Config) -> None:
         torch.testing.assert_close(tensors(one)[1] * std + mean, tensors(other)[1])
 
 
-def test_breast_cancer_target_one_is_benign(config: Config) -> None:
-    parts = build(config("data=breast_cancer")["data"])
+def test_breast_cancer_target_one_is_benign() -> None:
+    parts = build(config("data=breast_cancer"))
     assert parts.class_names == ("malignant", "benign")
     assert tensors(parts.train)[1].mean() == pytest.approx(357 / 569, abs=0.01)
 
@@ -184,9 +156,9 @@ def test_breast_cancer_target_one_is_benign(config: Config) -> None:
 # Random numbers
 
 
-def test_linear_is_noise_of_its_seed(config: Config) -> None:
+def test_linear_is_noise_of_its_seed() -> None:
     one, same, other = (
-        tensors(build(config("data=linear", f"data.seed={seed}", "data.rows=2000")["data"]).train)
+        tensors(build(config("data=linear", f"data.seed={seed}", "data.rows=2000")).train)
         for seed in (0, 0, 1)
     )
     assert torch.equal(one[0], same[0])
@@ -198,8 +170,8 @@ def test_linear_is_noise_of_its_seed(config: Config) -> None:
 # Ranking
 
 
-def test_made_up_queries_are_whole_contiguous_and_in_one_part_only(config: Config) -> None:
-    parts = build(config("data=ranking", "data.queries=30", "data.documents=7")["data"])
+def test_made_up_queries_are_whole_contiguous_and_in_one_part_only() -> None:
+    parts = build(config("data=ranking", "data.queries=30", "data.documents=7"))
     seen: set[int] = set()
     for part, queries in zip(parts[:3], (21, 3, 6), strict=True):
         inputs, targets, indexes = tensors(part)
@@ -217,8 +189,8 @@ def test_made_up_queries_are_whole_contiguous_and_in_one_part_only(config: Confi
     assert seen == set(range(30))
 
 
-def test_made_up_relevance_is_graded_and_a_linear_fit_beats_random_order(config: Config) -> None:
-    parts = build(config("data=ranking")["data"])
+def test_made_up_relevance_is_graded_and_a_linear_fit_beats_random_order() -> None:
+    parts = build(config("data=ranking"))
     inputs, targets, _ = tensors(parts.train)
     assert targets.unique().tolist() == [0, 1, 2, 3, 4]
     assert (targets == 0).float().mean() == pytest.approx(0.5, abs=0.03)
@@ -239,22 +211,20 @@ def test_made_up_relevance_is_graded_and_a_linear_fit_beats_random_order(config:
         ("noise", -1, "noise must be at least 0, got -1"),
     ],
 )
-def test_impossible_queries_are_refused(config: Config, key: str, value: int, words: str) -> None:
+def test_impossible_queries_are_refused(key: str, value: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        build(config("data=ranking", f"data.{key}={value}")["data"])
+        build(config("data=ranking", f"data.{key}={value}"))
 
 
-def ranked(config: Config, path: Path, *overrides: str) -> Parts:
-    return build(config("data=ranking", f"data.path='{path}'", *overrides)["data"])
+def ranked(path: Path, *overrides: str) -> Parts:
+    return build(config("data=ranking", f"data.path='{path}'", *overrides))
 
 
-def test_ranking_file_is_split_by_query_and_scattered_queries_are_gathered(
-    config: Config, tmp_path: Path
-) -> None:
+def test_ranking_file_is_split_by_query_and_scattered_queries_are_gathered(tmp_path: Path) -> None:
     file = tmp_path / "letor.txt"
     lines = [f"{row % 3} qid:{row % 10} 1:{row} 3:{row % 7} #doc{row}" for row in range(40)]
     file.write_text("\n".join(lines))
-    parts = ranked(config, file)
+    parts = ranked(file)
     seen = []
     for part, queries in zip(parts[:3], (7, 1, 2), strict=True):
         inputs, _, indexes = tensors(part)
@@ -270,11 +240,11 @@ def test_ranking_file_is_split_by_query_and_scattered_queries_are_gathered(
     assert targets[:4, 0].tolist() == [row % 3 for row in range(40) if row % 10 == first]
 
 
-def test_ranking_folder_keeps_its_own_parts(config: Config, tmp_path: Path) -> None:
+def test_ranking_folder_keeps_its_own_parts(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("2 qid:1 1:0 2:1\n0 qid:1 1:2\n1 qid:4 1:4\n")
     (tmp_path / "vali.txt").write_text("1 qid:1 1:10\n")
     (tmp_path / "test.txt").write_text("0 qid:9 1:2\n3 qid:9 1:2 5:1\n")
-    parts = ranked(config, tmp_path)
+    parts = ranked(tmp_path)
     inputs, targets, indexes = tensors(parts.train)
     assert inputs.shape == (3, 5)
     assert inputs[:, 0].tolist() == pytest.approx([-math.sqrt(1.5), 0, math.sqrt(1.5)])
@@ -284,7 +254,7 @@ def test_ranking_folder_keeps_its_own_parts(config: Config, tmp_path: Path) -> N
     assert sum(map(len, every)) == len(set.union(*every)) == 4
     assert tensors(parts.val)[0][0, 0] == pytest.approx(8 / np.std([0, 2, 4]))
     (tmp_path / "vali.txt").unlink()
-    parts = ranked(config, tmp_path)
+    parts = ranked(tmp_path)
     assert parts.val is None
     assert tensors(parts.test)[1].squeeze(1).tolist() == [0, 3]
 
@@ -299,19 +269,17 @@ def test_ranking_folder_keeps_its_own_parts(config: Config, tmp_path: Path) -> N
         ("a,b\n1,2\n", "cannot be read: .*its lines read 'relevance qid:7"),
     ],
 )
-def test_ranking_file_of_another_format_is_refused(
-    config: Config, tmp_path: Path, text: str, words: str
-) -> None:
+def test_ranking_file_of_another_format_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "letor.txt").write_text(text)
     with pytest.raises(ValueError, match=words):
-        ranked(config, tmp_path / "letor.txt")
+        ranked(tmp_path / "letor.txt")
 
 
-def test_ranking_path_that_leads_nowhere_is_refused(config: Config, tmp_path: Path) -> None:
+def test_ranking_path_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"path {tmp_path}/none does not exist; data.path takes"):
-        ranked(config, tmp_path / "none")
+        ranked(tmp_path / "none")
     with pytest.raises(ValueError, match=r"has no train.txt; a folder holds train.txt, vali.txt"):
-        ranked(config, tmp_path)
+        ranked(tmp_path)
 
 
 # torchvision's sets
@@ -322,11 +290,11 @@ def test_ranking_path_that_leads_nowhere_is_refused(config: Config, tmp_path: Pa
     [("mnist", "MNIST", "0 - zero"), ("fashion_mnist", "FashionMNIST", "T-shirt/top")],
 )
 def test_grey_images_are_read_from_disk(
-    config: Config, tmp_path: Path, option: str, folder: str, name: str
+    tmp_path: Path, option: str, folder: str, name: str
 ) -> None:
     files = idx_files(100, seed=0)
     write(tmp_path / folder / "raw", files)
-    data = config(f"data={option}", f"data.dir='{tmp_path}'")["data"]
+    data = config(f"data={option}", f"data.dir='{tmp_path}'")
     parts = build(data)
     for part, count in zip(parts[:3], (90, 10, 10), strict=True):
         inputs, targets = tensors(part)
@@ -337,16 +305,16 @@ def test_grey_images_are_read_from_disk(
     assert np.array_equal(tensors(parts.test)[0].numpy(), raw)
     assert parts.class_names is not None
     assert parts.class_names[0] == name
-    whole = build(config(f"data={option}", f"data.dir='{tmp_path}'", "data.val_fraction=0")["data"])
+    whole = build(config(f"data={option}", f"data.dir='{tmp_path}'", "data.val_fraction=0"))
     assert whole.val is None
     assert len(tensors(whole.train)[0]) == 100
 
 
 def test_cifar10_is_read_from_disk_channels_first(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names, files = cifar_files(tmp_path, monkeypatch)
-    parts = build(config("data=cifar10", f"data.dir='{tmp_path}'")["data"])
+    parts = build(config("data=cifar10", f"data.dir='{tmp_path}'"))
     assert [tuple(tensors(part)[0].shape) for part in parts[:3]] == [
         (90, 3, 32, 32),
         (10, 3, 32, 32),
@@ -385,11 +353,9 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         thread.join()
 
 
-def test_download_leaves_the_data_and_nothing_else(
-    config: Config, tmp_path: Path, mirror: Path
-) -> None:
+def test_download_leaves_the_data_and_nothing_else(tmp_path: Path, mirror: Path) -> None:
     home = tmp_path / "new" / "data"
-    data = config("data=mnist", f"data.dir='{home}'")["data"]
+    data = config("data=mnist", f"data.dir='{home}'")
     first = build(data)
     assert [path.name for path in home.iterdir()] == ["MNIST"]
     assert {path.name for path in (home / "MNIST/raw").iterdir()} == set(idx_files(10, seed=0))
@@ -397,17 +363,17 @@ def test_download_leaves_the_data_and_nothing_else(
     assert torch.equal(tensors(first.train)[0], tensors(build(data).train)[0])
 
 
-def test_download_completes_a_broken_folder(config: Config, tmp_path: Path, mirror: Path) -> None:
+def test_download_completes_a_broken_folder(tmp_path: Path, mirror: Path) -> None:
     files = idx_files(100, seed=1)
     files["t10k-images-idx3-ubyte"] = files["t10k-images-idx3-ubyte"][:1000]
     write(tmp_path / "data/MNIST/raw", files)
-    parts = build(config("data=mnist", f"data.dir='{tmp_path}/data'")["data"])
+    parts = build(config("data=mnist", f"data.dir='{tmp_path}/data'"))
     assert len(tensors(parts.test)[0]) == 10
 
 
 @pytest.mark.parametrize("option", ["mnist", "fashion_mnist", "cifar10"])
 def test_download_without_network_is_refused_and_leaves_nothing(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     nowhere = "http://127.0.0.1:9/"
     for source in (datasets.MNIST, datasets.FashionMNIST):
@@ -416,7 +382,7 @@ def test_download_without_network_is_refused_and_leaves_nothing(
     (tmp_path / "data").mkdir()
     for home in (tmp_path / "data", tmp_path / "new" / "data"):
         with pytest.raises(ValueError, match="downloading it from") as caught:
-            build(config(f"data={option}", f"data.dir='{home}'")["data"])
+            build(config(f"data={option}", f"data.dir='{home}'"))
         message = str(caught.value)
         assert re.search(rf"not whole\) in {home}.* from {nowhere}.* failed: .*refused", message)
         assert re.search(rf"\nPut its files into {home}/.*, or set data.dir to", message)
@@ -425,30 +391,28 @@ def test_download_without_network_is_refused_and_leaves_nothing(
     assert not list((tmp_path / "data").iterdir())
 
 
-def test_download_that_fails_half_way_leaves_nothing(
-    config: Config, tmp_path: Path, mirror: Path
-) -> None:
+def test_download_that_fails_half_way_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
     (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>no such page</html>")
     with pytest.raises(ValueError, match="failed: File not found or corrupted"):
-        build(config("data=mnist", f"data.dir='{tmp_path}/data'")["data"])
+        build(config("data=mnist", f"data.dir='{tmp_path}/data'"))
     assert not (tmp_path / "data").exists()
 
 
 # Folders of pictures
 
 
-def pictures(config: Config, path: Path, *overrides: str) -> Parts:
+def pictures(path: Path, *overrides: str) -> Parts:
     arguments = [f"data.path='{path}'", "data.image_size=8", *overrides]
-    return build(config("data=image_folder", *arguments)["data"])
+    return build(config("data=image_folder", *arguments))
 
 
 def contents(part: Any) -> list[tuple[int, int]]:
     return [(round(float(image[0, 0, 0]) * 255), target) for image, target in iter(part)]
 
 
-def test_folder_of_class_folders_is_split_by_class(config: Config, tmp_path: Path) -> None:
+def test_folder_of_class_folders_is_split_by_class(tmp_path: Path) -> None:
     paint(tmp_path, cat=20, dog=10)
-    parts = pictures(config, tmp_path)
+    parts = pictures(tmp_path)
     image, target = parts.train[0]
     assert (image.shape, image.dtype, target) == ((3, 8, 8), torch.float32, 0)
     assert parts.class_names == ("cat", "dog")
@@ -463,45 +427,45 @@ def test_folder_of_class_folders_is_split_by_class(config: Config, tmp_path: Pat
     assert parts.train.targets == [target for _, target in every[0]]  # type: ignore[attr-defined]
 
 
-def test_parts_with_a_folder_of_their_own_are_taken_whole(config: Config, tmp_path: Path) -> None:
+def test_parts_with_a_folder_of_their_own_are_taken_whole(tmp_path: Path) -> None:
     paint(tmp_path / "train", cat=10, dog=10)
     paint(tmp_path / "test", cat=3, dog=2)
-    parts = pictures(config, tmp_path)
+    parts = pictures(tmp_path)
     assert [len(contents(part)) for part in parts[:3]] == [18, 2, 5]
     paint(tmp_path / "val", cat=1, dog=1)
-    parts = pictures(config, tmp_path)
+    parts = pictures(tmp_path)
     assert [len(contents(part)) for part in parts[:3]] == [20, 2, 5]
 
 
-def test_picture_folder_that_does_not_fit_is_refused(config: Config, tmp_path: Path) -> None:
+def test_picture_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path is not set; data.path=FOLDER"):
-        build(config("data=image_folder")["data"])
+        build(config("data=image_folder"))
     with pytest.raises(ValueError, match=f"path {tmp_path}/none is not a folder"):
-        pictures(config, tmp_path / "none")
+        pictures(tmp_path / "none")
     with pytest.raises(ValueError, match="is not a folder of class folders with pictures"):
-        pictures(config, tmp_path)
+        pictures(tmp_path)
     (tmp_path / "cat").mkdir()
     with pytest.raises(ValueError, match=r"with pictures: Found no valid file .* cat"):
-        pictures(config, tmp_path)
+        pictures(tmp_path)
     with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
-        pictures(config, tmp_path, "data.image_size=0")
+        pictures(tmp_path, "data.image_size=0")
 
 
-def test_classes_that_differ_between_parts_are_refused(config: Config, tmp_path: Path) -> None:
+def test_classes_that_differ_between_parts_are_refused(tmp_path: Path) -> None:
     paint(tmp_path / "train", cat=5, dog=5)
     paint(tmp_path / "test", cat=1, cow=1)
     with pytest.raises(ValueError, match=r"only in test \['cow'\], only in train \['dog'\]"):
-        pictures(config, tmp_path)
+        pictures(tmp_path)
 
 
 # Tables
 
 
-def table(config: Config, path: Path, target: str, task: str, *overrides: str) -> Parts:
+def table(path: Path, target: str, task: str, *overrides: str) -> Parts:
     arguments = [f"data/task={task}", f"data.path='{path}'", f"data.target={target}"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return build(config("data=csv", *arguments, *overrides)["data"])
+        return build(config("data=csv", *arguments, *overrides))
 
 
 @pytest.fixture
@@ -529,8 +493,8 @@ def pets(tmp_path: Path) -> Path:
 FEATURES = "data.features=[weight,fur,home,wild]"
 
 
-def test_table_of_numbers_and_categories_becomes_columns(config: Config, pets: Path) -> None:
-    parts = table(config, pets, "kind", "multiclass", FEATURES)
+def test_table_of_numbers_and_categories_becomes_columns(pets: Path) -> None:
+    parts = table(pets, "kind", "multiclass", FEATURES)
     names = ("weight", "wild", "fur_long", "fur_short", "home_flat", "home_zoo", "home_nan")
     known = parts.feature_names
     assert known is not None
@@ -552,7 +516,7 @@ def test_table_of_numbers_and_categories_becomes_columns(config: Config, pets: P
     ]
 
 
-def test_table_is_encoded_by_the_training_part_alone(config: Config, tmp_path: Path) -> None:
+def test_table_is_encoded_by_the_training_part_alone(tmp_path: Path) -> None:
     count = 20
     rows = split(count, val_fraction=0.1, test_fraction=0.2, split_seed=0)
     size = np.zeros(count)
@@ -561,7 +525,7 @@ def test_table_is_encoded_by_the_training_part_alone(config: Config, tmp_path: P
     colour[rows.train[0]], colour[rows.test] = "blue", "green"
     frame = pd.DataFrame({"size": size, "colour": colour, "y": np.arange(count) * 1.0})
     frame.to_csv(tmp_path / "t.csv", index=False)
-    parts = table(config, tmp_path / "t.csv", "y", "regression")
+    parts = table(tmp_path / "t.csv", "y", "regression")
     assert parts.feature_names == ("size", "colour_blue", "colour_red")
     assert tensors(parts.train)[0][:2].tolist() == [[1, 1, 0], [-1, 0, 1]]
     assert tensors(parts.test)[0].tolist() == [[8, 0, 0]] * 4
@@ -572,57 +536,55 @@ def test_table_is_encoded_by_the_training_part_alone(config: Config, tmp_path: P
     assert back.squeeze(1).tolist() == pytest.approx(rows.test.tolist(), abs=1e-4)
 
 
-def test_binary_target_is_a_column_of_zeros_and_ones(config: Config, pets: Path) -> None:
-    parts = table(config, pets, "loud", "binary", "data.features=[fur]")
+def test_binary_target_is_a_column_of_zeros_and_ones(pets: Path) -> None:
+    parts = table(pets, "loud", "binary", "data.features=[fur]")
     inputs, targets = tensors(parts.train)
     assert parts.class_names == ("no", "yes")
     assert (targets.shape, targets.dtype) == ((42, 1), torch.float32)
     assert torch.equal(targets[:, 0], inputs[:, 0])  # fur_long exactly where loud
 
 
-def test_multilabel_targets_are_columns_of_zeros_and_ones(config: Config, pets: Path) -> None:
-    parts = table(config, pets, "[swims,flies]", "multilabel", FEATURES)
+def test_multilabel_targets_are_columns_of_zeros_and_ones(pets: Path) -> None:
+    parts = table(pets, "[swims,flies]", "multilabel", FEATURES)
     targets = tensors(parts.train)[1]
     assert parts.class_names == ("swims", "flies")
     assert (targets.shape, targets.dtype) == ((42, 2), torch.float32)
     assert set(targets.unique().tolist()) == {0.0, 1.0}
 
 
-def test_regression_may_have_several_targets_and_plain_ones(config: Config, pets: Path) -> None:
-    parts = table(config, pets, "[age,height]", "regression", FEATURES)
+def test_regression_may_have_several_targets_and_plain_ones(pets: Path) -> None:
+    parts = table(pets, "[age,height]", "regression", FEATURES)
     assert tensors(parts.train)[1].shape == (42, 2)
     assert parts.target_scale is not None
     assert parts.target_scale[0].shape == (2,)
     assert parts.class_names is None
-    plain = table(config, pets, "age", "regression", FEATURES, "data.standardize_targets=false")
+    plain = table(pets, "age", "regression", FEATURES, "data.standardize_targets=false")
     assert plain.target_scale is None
     assert sum(part[1].sum().item() for part in map(tensors, plain[:3])) == 60 * 60
 
 
-def test_all_other_columns_are_inputs_unless_dropped(config: Config, pets: Path) -> None:
-    parts = table(config, pets, "kind", "multiclass", "data.drop=[fur,home,loud]")
+def test_all_other_columns_are_inputs_unless_dropped(pets: Path) -> None:
+    parts = table(pets, "kind", "multiclass", "data.drop=[fur,home,loud]")
     assert parts.feature_names == ("weight", "wild", "age", "height", "swims", "flies")
 
 
-def test_missing_numbers_are_refused_or_filled_with_the_training_mean(
-    config: Config, tmp_path: Path
-) -> None:
+def test_missing_numbers_are_refused_or_filled_with_the_training_mean(tmp_path: Path) -> None:
     rows = split(20, val_fraction=0.1, test_fraction=0.2, split_seed=0)
     x = np.full(20, 100.0)
     x[rows.train] = np.arange(14)
     x[rows.train[3]] = x[rows.test[0]] = np.nan
     pd.DataFrame({"x": x, "y": np.arange(20)}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match=r"column 'x' has 2 missing values; data.missing=mean"):
-        table(config, tmp_path / "t.csv", "y", "regression")
-    parts = table(config, tmp_path / "t.csv", "y", "regression", "data.missing=mean")
+        table(tmp_path / "t.csv", "y", "regression")
+    parts = table(tmp_path / "t.csv", "y", "regression", "data.missing=mean")
     assert tensors(parts.train)[0][3] == tensors(parts.test)[0][0] == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="missing must be error or mean, got 'drop'"):
-        table(config, tmp_path / "t.csv", "y", "regression", "data.missing=drop")
+        table(tmp_path / "t.csv", "y", "regression", "data.missing=drop")
 
 
-def test_other_separators_are_read(config: Config, tmp_path: Path) -> None:
+def test_other_separators_are_read(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a;y\n" + "".join(f"{n};{n}\n" for n in range(10)))
-    parts = table(config, tmp_path / "t.csv", "y", "regression", "data.separator=';'")
+    parts = table(tmp_path / "t.csv", "y", "regression", "data.separator=';'")
     assert parts.feature_names == ("a",)
 
 
@@ -651,10 +613,10 @@ def test_other_separators_are_read(config: Config, tmp_path: Path) -> None:
     ],
 )
 def test_table_that_does_not_fit_is_refused(
-    config: Config, pets: Path, target: str, task: str, override: str, words: str
+    pets: Path, target: str, task: str, override: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        table(config, pets, target, task, *filter(None, [override]))
+        table(pets, target, task, *filter(None, [override]))
 
 
 @pytest.mark.parametrize(
@@ -667,24 +629,24 @@ def test_table_that_does_not_fit_is_refused(
         ("a,y\n1,2\n3,inf\n", "target column 'y' has 1 missing or infinite values"),
     ],
 )
-def test_unreadable_table_is_refused(config: Config, tmp_path: Path, text: str, words: str) -> None:
+def test_unreadable_table_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     overrides = ("data.val_fraction=0", "data.test_fraction=0")
     with pytest.raises(ValueError, match=words):
-        table(config, tmp_path / "t.csv", "y", "regression", *overrides)
+        table(tmp_path / "t.csv", "y", "regression", *overrides)
 
 
-def test_single_class_is_refused(config: Config, tmp_path: Path) -> None:
+def test_single_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,cat\n2,cat\n")
     with pytest.raises(ValueError, match="holds 'cat' only; multiclass needs at least 2"):
-        table(config, tmp_path / "t.csv", "y", "multiclass")
+        table(tmp_path / "t.csv", "y", "multiclass")
 
 
 def test_table_that_is_not_there_is_refused_with_the_place_looked_at(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"path a.csv is not a file: looked for {tmp_path}/a.csv"):
-        table(config, Path("a.csv"), "y", "regression")
+        table(Path("a.csv"), "y", "regression")
     with pytest.raises(ValueError, match=r"path is not set; data.path=table.csv"):
-        build(config("data=csv")["data"])
+        build(config("data=csv"))

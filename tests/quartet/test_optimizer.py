@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, Rprop
+from training_by_hand import assert_equal_models, settings, small_model, train
 
 from quartet.training.parameters import create, freeze
 
@@ -45,48 +46,6 @@ def from_yaml(name: str) -> functools.partial[Optimizer]:
     node.pop("search", None)
     partial = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
     return functools.partial(partial.func, *partial.args, **partial.keywords)
-
-
-def small_model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def train(model: nn.Module, optimizer: Optimizer, steps: int) -> list[float]:
-    """Trains on random numbers; returns the loss before each step."""
-    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
-    targets = inputs.argmax(1).clamp(max=2)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(inputs), targets)
-        loss.backward()
-        return loss
-
-    return [optimizer.step(closure).item() for _ in range(steps)]
-
-
-def assert_equal_models(first: nn.Module, second: nn.Module) -> None:
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def settings(model: nn.Module, optimizer: Optimizer) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay of each parameter that is trained."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        names[parameter]: (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_option_lowers_the_loss(name: str) -> None:
-    model = small_model()
-    optimizer = create(from_yaml(name), model, lr_factors={}, decay_bias_and_norm=True)
-    losses = train(model, optimizer, 30)
-    assert losses[-1] < 0.99 * losses[0]
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -125,9 +84,10 @@ def test_every_default_learning_rate_suits_a_small_network(name: str, seed: int)
 
 
 def test_parameters_without_policy_are_one_list_in_the_models_order() -> None:
-    for factory, decay in ((functools.partial(AdamW), True), (functools.partial(Adam), False)):
+    # LBFGS and Rprop have no weight decay.
+    for kind, decay in ((AdamW, True), (Adam, False), (LBFGS, False), (Rprop, False)):
         model = small_model()
-        optimizer = create(factory, model, lr_factors={}, decay_bias_and_norm=decay)
+        optimizer = create(functools.partial(kind), model, lr_factors={}, decay_bias_and_norm=decay)
         (group,) = optimizer.param_groups
         pairs = zip(group["params"], model.parameters(), strict=True)
         assert all(one is other for one, other in pairs)
@@ -226,12 +186,3 @@ def test_unsuitable_learning_rate_factors_are_refused(
     freeze(model, ["0.*"])
     with pytest.raises(ValueError, match=message):
         create(functools.partial(factory), model, lr_factors=lr_factors, decay_bias_and_norm=True)
-
-
-@pytest.mark.parametrize("optimizer_class", [LBFGS, Rprop])
-def test_optimizers_without_weight_decay_ignore_its_policy(
-    optimizer_class: type[Optimizer],
-) -> None:
-    factory = functools.partial(optimizer_class)
-    optimizer = create(factory, small_model(), lr_factors={}, decay_bias_and_norm=False)
-    assert len(optimizer.param_groups) == 1

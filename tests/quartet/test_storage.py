@@ -1,6 +1,5 @@
 """Checkpoints: whole or not there, verified when read, plain data and nothing else."""
 
-import ast
 import errno
 import hashlib
 import io
@@ -8,6 +7,7 @@ import logging
 import os
 import pickle
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -37,7 +37,6 @@ from quartet.inference.predict import predict
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-SRC = Path(storage.__file__).parent
 
 
 def checkpoint(step: int = 0, width: int = 4) -> dict[str, Any]:
@@ -99,6 +98,7 @@ def test_plain_torch_reads_it_too(tmp_path: Path) -> None:
 
 
 def test_no_other_file_is_left(tmp_path: Path) -> None:
+    (tmp_path / ".last.ckpt.part").write_bytes(b"half")  # of a save that was killed
     for step in range(3):
         save(checkpoint(step), tmp_path / "last.ckpt")
     assert names(tmp_path) == ["last.ckpt"]
@@ -124,12 +124,6 @@ def test_the_temporary_file_lies_in_the_folder_of_the_checkpoint(
     assert synced == [False, True]
 
 
-def test_a_left_over_of_a_killed_save_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / ".last.ckpt.part").write_bytes(b"half")
-    save(checkpoint(), tmp_path / "last.ckpt")
-    assert names(tmp_path) == ["last.ckpt"]
-
-
 class Colour(IntEnum):
     RED = 1
 
@@ -152,7 +146,7 @@ MORE = (
     ("place", "value", "kind"),
     [
         pytest.param(place, value, kind, id=f"{place}-{kind}")
-        for place in ("top", "nested", "attribute", "key")
+        for place in ("nested", "attribute", "key")
         for value, kind in MORE
         if place != "key" or type(value).__hash__
     ],
@@ -163,9 +157,7 @@ def test_more_than_plain_data_is_not_saved(
     path = tmp_path / "last.ckpt"
     save(saved := checkpoint(), path)
     content: dict[str, Any] = {"state_dict": OrderedDict()}
-    if place == "top":
-        content["mine"], key = value, "mine"
-    elif place == "nested":
+    if place == "nested":
         content["mine"], key = {"a": [1, {"b": value}]}, "mine.a.1.b"
     elif place == "attribute":
         content["state_dict"].mine, key = value, "state_dict.mine"
@@ -177,13 +169,7 @@ def test_more_than_plain_data_is_not_saved(
     assert names(tmp_path) == ["last.ckpt"]
 
 
-@pytest.mark.parametrize("name", ["_target_", "_instantiator", "_class_path"])
-def test_what_names_something_to_call_is_not_saved(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"hyper_parameters.a.{name} names something to ca"):
-        save({"hyper_parameters": {"a": {name: "os.system"}}}, tmp_path / "last.ckpt")
-
-
-# Faults of the disk
+# Failures of the disk
 
 
 OPEN = Path.open
@@ -205,7 +191,7 @@ class Full(io.BytesIO):
         super().close()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("before", [True, False])
 def test_a_full_disk_leaves_the_checkpoint_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, before: bool
@@ -229,7 +215,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_fault_of_a_later_step_leaves_the_checkpoint_before_it(
+def test_a_failure_of_a_later_step_leaves_the_checkpoint_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     path = tmp_path / "last.ckpt"
@@ -292,33 +278,17 @@ print(leftovers)
 """
 
 
-def kill_while_saving(folder: Path, temporary: Path, kills: int) -> int:
-    """Kills processes that save without pause at random moments, and loads what they left.
-
-    Returns how often a save was under way.
-    """
+@pytest.mark.slow
+def test_a_kill_never_leaves_a_broken_checkpoint(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(folder), str(kills)],
+        [sys.executable, "-c", KILLS, str(tmp_path), "100"],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert not done.returncode, done.stderr
-    return int(done.stdout)
-
-
-def test_a_kill_never_leaves_a_broken_checkpoint(tmp_path: Path) -> None:
-    kill_while_saving(tmp_path, tmp_path, 4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_hundred_kills_never_leave_a_broken_checkpoint(tmp_path: Path, elsewhere: bool) -> None:
-    temporary = Path("/dev/shm") if elsewhere else tmp_path
-    if not temporary.is_dir():
-        pytest.skip("no second file system")
-    assert kill_while_saving(tmp_path, temporary, 100) > 10  # kills do hit the middle of a save
+    assert int(done.stdout) > 10  # kills do hit the middle of a save
 
 
 # Damage
@@ -345,28 +315,14 @@ def damages(content: bytes, count: int) -> list[bytes]:
 def test_every_damage_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     save(checkpoint(), path)
-    for damaged in damages(path.read_bytes(), 1000):
+    content = path.read_bytes()
+    ends = [content[:place] + b"!" + content[place + 1 :] for place in range(-110, -1)]
+    for damaged in [*damages(content, 300), *ends, content + b"\0"]:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"is damaged|is cut short") as raised:
             load(path)
         assert f"{path} ({len(damaged):,} bytes)" in str(raised.value)
         assert "take another one" in str(raised.value)
-
-
-def test_the_last_bytes_count_too(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    save(checkpoint(), path)
-    content = path.read_bytes()
-    for place in range(len(content) - 110, len(content)):  # the archive's end, label and checksum
-        for bit in range(8):
-            path.write_bytes(
-                content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
-            )
-            with pytest.raises(CheckpointError):
-                load(path)
-    path.write_bytes(content + b"\0")
-    with pytest.raises(CheckpointError):
-        load(path)
 
 
 def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
@@ -413,18 +369,17 @@ def test_a_class_is_refused_even_if_torch_was_told_to_trust_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["_target_", "_instantiator", "_class_path"])
-@pytest.mark.parametrize(
-    "hide", [lambda d: d, lambda d: {"a": [{"b": (d,)}]}, lambda d: OrderedDict(model=d)]
-)
-@pytest.mark.parametrize("key", ["hyper_parameters", "datamodule_hyper_parameters", "callbacks"])
-def test_what_names_something_to_call_is_refused(
-    tmp_path: Path, name: str, hide: Any, key: str
+@pytest.mark.parametrize("hide", [lambda d: d, lambda d: {"a": [OrderedDict(b=(d,))]}])
+def test_what_names_something_to_call_is_neither_saved_nor_loaded(
+    tmp_path: Path, name: str, hide: Any
 ) -> None:
     path = tmp_path / "last.ckpt"
-    write_archive(path, {"state_dict": {}, key: hide({name: "os.system", "command": "true"})})
-    with pytest.raises(
-        CheckpointError, match=rf"is refused: {key}.*{name} names something to call"
-    ):
+    content = {"hyper_parameters": hide({name: "os.system", "command": "true"})}
+    words = rf"hyper_parameters.*{name} names something to call"
+    with pytest.raises(CheckpointError, match=f"was not written: {words}"):
+        save(content, path)
+    write_archive(path, content)
+    with pytest.raises(CheckpointError, match=f"is refused: {words}"):
         load(path)
 
 
@@ -498,14 +453,16 @@ def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
         rows = predict(cfg, run, checkpoint=f"{start}/good.ckpt", output=first)
         by_name = predict(cfg, run, checkpoint="last", output=second)
         assert rows.read_text() == by_name.read_text()
-        for name, fault in (
+        for name, problem in (
             ("cut", "is cut short"),
             ("evil", "is refused, it holds more than plain data"),
             ("missing", "cannot be read"),
         ):
-            for play in (evaluate, predict):
-                with pytest.raises(ConfigError, match=rf"checkpoint={start}/{name}.ckpt.*{fault}"):
-                    play(cfg, run, checkpoint=f"{start}/{name}.ckpt")
+            for command in (evaluate, predict):
+                with pytest.raises(
+                    ConfigError, match=rf"checkpoint={start}/{name}.ckpt.*{problem}"
+                ):
+                    command(cfg, run, checkpoint=f"{start}/{name}.ckpt")
     assert not (tmp_path / "canary").exists()
 
 
@@ -588,25 +545,13 @@ def test_without_a_good_checkpoint_each_is_named(tmp_path: Path) -> None:
         newest_good(tmp_path)
 
 
-# The only door
-
-
-def test_torch_load_stands_in_one_file_and_always_loads_weights_only() -> None:
-    found = []
-    for path in [*SRC.rglob("*.py"), *SRC.parents[1].glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            assert not (isinstance(node, ast.Attribute) and node.attr == "load_from_checkpoint")
-            assert not (
-                isinstance(node, ast.ImportFrom)
-                and node.module == "torch"
-                and "load" in [name.name for name in node.names]
-            )
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "hub.load"):
-                found.append(path.name)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
-                assert options["weights_only"] == "True"
-            for keyword in getattr(node, "keywords", []):
-                if getattr(keyword, "arg", None) == "weights_only":
-                    assert ast.unparse(keyword.value) == "True"
+def test_torch_load_stands_in_one_file_and_loads_weights_only() -> None:
+    root = Path(storage.__file__).parents[3]
+    files = [*root.glob("*.py"), *(root / "src").rglob("*.py"), *(root / "scripts").glob("*.py")]
+    calls = re.compile(
+        r"torch\.load\(|hub\.load\(|load_from_checkpoint|from torch import .*\bload\b"
+    )
+    found = [path.name for path in files for _ in calls.findall(path.read_text())]
     assert found == ["storage.py"]
+    text = Path(storage.__file__).read_text()
+    assert len(re.findall(r"torch\.load\([^)]*weights_only=True", text)) == 1
