@@ -1,4 +1,4 @@
-"""Data sets: a source gives the parts, the DataModule their batches."""
+"""The DataModule: a source gives the parts of a data set, loaders give their batches."""
 
 import functools
 import math
@@ -29,23 +29,23 @@ __all__ = ["DataModule", "Parts"]
 class DataModule(LightningDataModule):
     """Serves the parts of a data set in batches.
 
-    Parts held in memory (`TensorDataset`) are sliced whole and stay on the device of the model; any
-    other data set goes through a `DataLoader`.
+    The tensors of a `TensorDataset` are kept on the device of the model and sliced a batch at a
+    time; a `DataLoader` reads any other data set sample by sample.
 
     Args:
-        source: Gives the parts when called; downloads what is missing.
-        task: The name of the kind of task, see `quartet.data.task`.
-        batch_size: Samples (ranking: queries) a training step, or ``"full"`` for all of them.
-        eval_batch_size: The same for validation and test.
-        seed: Of the order of the training samples.
+        source: Returns the parts; downloads missing files.
+        task: Name of the task, see `quartet.data.task`.
+        batch_size: Samples (ranking: queries) of a training step, or ``"full"`` for all of them.
+        eval_batch_size: Samples of a validation or test step.
+        seed: Seed of the order of the training samples.
         shuffle: Whether every epoch has an order of its own.
         balance: Whether an epoch draws every class equally often, with replacement.
-        drop_last: Whether a last training batch that is smaller is left out.
-        num_workers: Processes that read files ahead; 0 reads in this process.
-        mean: Of each channel of images in [0, 1], subtracted; None for none.
-        std: Of each channel, divided by.
-        flip: Whether half of the training images are mirrored, others in each epoch.
-        crop: Pixels by which training images are shifted at most; 0 leaves them.
+        drop_last: Whether to leave out a last training batch that is smaller.
+        num_workers: Processes that read ahead; 0 reads in this process.
+        mean: Means to subtract from the channels of images in [0, 1], or None.
+        std: Standard deviations to divide the channels by, or None.
+        flip: Whether to mirror half of the training images, others in each epoch.
+        crop: Largest shift of a training image in pixels; 0 shifts none.
     """
 
     parts: Parts
@@ -86,7 +86,7 @@ class DataModule(LightningDataModule):
         self.config_metadata: dict[str, Any] = {}
 
     def metadata(self) -> dict[str, Any]:
-        """All that prediction needs to know of the data, in plain containers."""
+        """The facts about the data that prediction needs, in plain containers."""
 
         def texts(names: Sequence[str] | None) -> list[str] | None:
             return None if names is None else [str(name) for name in names]
@@ -98,8 +98,8 @@ class DataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, int]:
-        """How far the training has come: the epoch, and how many of its batches are done."""
-        # By the trainer's count: a loader that reads ahead has given out more.
+        """The place in the training: the epoch, and how many of its batches are done."""
+        # The trainer counts them: a loader with workers is ahead of it.
         loop = self.trainer.fit_loop  # type: ignore[union-attr]
         epoch: Any = loop.epoch_progress.current
         batches: Any = loop.epoch_loop.batch_progress.current
@@ -116,7 +116,7 @@ class DataModule(LightningDataModule):
         self.load()
 
     def load(self) -> Parts:
-        """The parts, read on the first call."""
+        """Returns the parts, which the first call reads."""
         if not self.loaded:
             self.parts = self.source()
         return self.parts
@@ -137,31 +137,43 @@ class DataModule(LightningDataModule):
         return torch.stack([torch.as_tensor(train[i][1]) for i in range(count)])
 
     def count_batches(self, world_size: int, samples: int | None = None) -> int:
-        """Training batches of an epoch for each process.
+        """Counts the training batches of an epoch for each process.
 
         Args:
             world_size: Number of processes.
-            samples: Of the training part; None to count them.
+            samples: Size of the training part; None counts its samples.
         """
         count = rows(self.load().train) if samples is None else samples
-        return len(self._batches(count, self.batch_size, self.drop_last, 0, world_size))
+        return len(self._train_batches(count, 0, world_size))
+
+    def _train_batches(self, count: int, rank: int, world_size: int, **options: Any) -> Batches:
+        full = math.ceil(count / world_size)  # the processes share the whole set
+        return Batches(
+            count,
+            full if self.batch_size == "full" else int(self.batch_size),
+            seed=self.seed,
+            drop_last=self.drop_last,
+            rank=rank,
+            world_size=world_size,
+            **options,
+        )
 
     def train_dataloader(self) -> Any:
         # The batches to overfit stay the same.
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
-        shuffle = self.shuffle and not overfits
+        batches = self._train_batches(
+            rows(self.parts.train),
+            *self._process(),
+            shuffle=self.shuffle and not overfits,
+            start=self.start,
+            weights=balanced(self.targets()) if self.balance else None,
+        )
         change = None
         if self.flip or self.crop:
             change = functools.partial(
                 augment.images, mirror=self.flip, shift=self.crop, seed=self.seed
             )
-        return self._loader(
-            *(self.parts.train, self.batch_size, shuffle, self.drop_last),
-            fill=True,
-            start=self.start,
-            change=change,
-            weights=balanced(self.targets()) if self.balance else None,
-        )
+        return self._loader(self.parts.train, batches, change)
 
     def val_dataloader(self) -> Any:
         return self.part_loader("val")
@@ -170,83 +182,55 @@ class DataModule(LightningDataModule):
         return self.part_loader("test")
 
     def part_loader(self, part: str) -> Any:
-        """The samples of train, val or test in their order."""
-        return self._loader(getattr(self.parts, part), self.eval_batch_size)
+        """Returns a loader of the samples of train, val or test in their order."""
+        dataset = getattr(self.parts, part)
+        if dataset is None:
+            return []
+        rank, world_size = self._process()
+        batches = Batches(
+            rows(dataset),
+            self.eval_batch_size,
+            seed=self.seed,
+            fill=False,
+            rank=rank,
+            world_size=world_size,
+        )
+        return self._loader(dataset, batches)
+
+    def _process(self) -> tuple[int, int]:
+        """The rank of this process and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(
         self,
-        dataset: Dataset[Any] | None,
-        batch_size: int | str,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        fill: bool = False,
-        start: tuple[int, int] = (0, 0),
+        dataset: Dataset[Any],
+        batches: Batches,
         change: Callable[[Tensor, Tensor, int], Tensor] | None = None,
-        weights: Tensor | None = None,
     ) -> Any:
-        if dataset is None:
-            return []
-        trainer = self.trainer
-        rank = trainer.global_rank if trainer else 0
-        world_size = trainer.world_size if trainer else 1
-        batches = self._batches(
-            *(rows(dataset), batch_size, drop_last, rank, world_size),
-            *(shuffle, fill, start, weights),
-        )
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        if not isinstance(dataset, TensorDataset):
-            collate_samples = functools.partial(collate, mean=self.mean, std=self.std)
-            return DataLoader(
-                BatchDataset(dataset, collate_samples, self.seed, change),
-                batch_sampler=EpochBatchSampler(batches),  # type: ignore[arg-type]
-                collate_fn=identity,
-                # Without one it would draw from the random numbers of the training.
-                generator=torch.Generator().manual_seed(self.seed),
-                **worker_options(self.num_workers),
-            )
-        return TensorLoader(
-            dataset.tensors,
-            batches,
-            device,
-            make_normalizer(self.mean, self.std, device),
-            change,
-        )
-
-    def _batches(
-        self,
-        count: int,
-        batch_size: int | str,
-        drop_last: bool,
-        rank: int,
-        world_size: int,
-        shuffle: bool = False,
-        fill: bool = True,
-        start: tuple[int, int] = (0, 0),
-        weights: Tensor | None = None,
-    ) -> Batches:
-        return Batches(
-            count,
-            # The whole set is divided among the processes.
-            math.ceil(count / world_size) if batch_size == "full" else int(batch_size),
-            seed=self.seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            fill=fill,
-            rank=rank,
-            world_size=world_size,
-            start=start,
-            weights=weights,
+        if isinstance(dataset, TensorDataset):
+            cpu = torch.device("cpu")
+            device = self.trainer.strategy.root_device if self.trainer else cpu
+            normalize = make_normalizer(self.mean, self.std, device)
+            return TensorLoader(dataset.tensors, batches, device, normalize, change)
+        collate_samples = functools.partial(collate, mean=self.mean, std=self.std)
+        return DataLoader(
+            BatchDataset(dataset, collate_samples, self.seed, change),
+            batch_sampler=EpochBatchSampler(batches),  # type: ignore[arg-type]
+            collate_fn=identity,
+            # Without one it would draw from the random numbers of the training.
+            generator=torch.Generator().manual_seed(self.seed),
+            **worker_options(self.num_workers),
         )
 
 
 def balanced(targets: Tensor) -> Tensor:
-    """A weight for each sample, so that those of every class have the same sum."""
+    """Returns a weight for each sample; the weights of every class have the same sum."""
     classes = targets.flatten().long()
     return classes.bincount().double().reciprocal()[classes]
 
 
 def rows(dataset: Dataset[Any]) -> int:
-    """What a batch counts: samples, or queries where a third tensor names them."""
+    """Counts the samples, or the queries where a third tensor names them."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 3:
         return len(dataset.tensors[2].unique_consecutive())
     return len(dataset)  # type: ignore[arg-type]

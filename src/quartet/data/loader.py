@@ -1,4 +1,4 @@
-"""Loaders: the order of the samples in an epoch, and batches made of it."""
+"""Loaders: the order of the samples in an epoch, and its batches."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +23,14 @@ class Batches:
         batch_size: Samples of a batch, for each process.
         seed: Seed of the order.
         shuffle: Whether every epoch has an order of its own.
-        drop_last: Whether a last batch that is smaller is left out.
-        fill: Whether the epoch is filled up with its first samples, so that all shares of the last
-            batch are equal, as averaged gradients need them. Otherwise every sample counts once,
-            and the last share may be empty.
+        drop_last: Whether to leave out a last batch that is smaller.
+        fill: Whether the first samples of the epoch fill its last batch, so that the shares of all
+            processes are equal, as averaged gradients need them. Otherwise the last share may be
+            empty.
         rank: Rank of this process, from 0.
         world_size: Number of processes.
-        start: First epoch, and how many of its batches are left out.
-        weights: Relative frequency of each sample; an epoch then draws `count` of them with
+        start: First epoch, and how many of its batches to leave out.
+        weights: Relative frequency of each sample, of which an epoch then draws `count` with
             replacement. None draws every sample once.
     """
 
@@ -40,8 +40,8 @@ class Batches:
         batch_size: int,
         *,
         seed: int,
-        shuffle: bool,
-        drop_last: bool,
+        shuffle: bool = False,
+        drop_last: bool = False,
         fill: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -97,17 +97,17 @@ class Batches:
 
 
 class TensorLoader:
-    """Loads batches of tensors in memory, slicing a whole batch at once on its device.
+    """Slices batches of tensors on their device, a whole batch at a time.
 
-    A `DataLoader` would fetch and collate sample by sample, which takes longer than a training step
-    of a small model. A batch without samples is an empty list.
+    A `DataLoader` would collate sample by sample, which takes longer than a training step of a
+    small model. A batch without samples is an empty list.
 
     Args:
         tensors: Tensors of equal length: inputs, targets and, for ranking, the query of each row.
-        batches: Rows (or queries, for ranking) of each batch.
-        device: Device of the batches; the tensors are kept there, too, if they fit.
-        normalize: Turns sliced inputs into those that the model takes.
-        augment: Changes sliced inputs at random, given their rows and the epoch; None changes nothing.
+        batches: Rows (for ranking: queries) of each batch.
+        device: Device of the batches, which keeps the tensors too if they fit.
+        normalize: Turns stored inputs into the model's.
+        augment: Changes inputs at random, given their rows and the epoch; None changes nothing.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class TensorLoader:
 
 
 def storage_device(tensors: Sequence[Tensor], device: torch.device) -> torch.device:
-    """The device that keeps the data: the GPU if it takes at most half of its free memory."""
+    """Returns the device that keeps the tensors: a GPU if half of its free memory is enough."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if 2 * sum(tensor.nbytes for tensor in tensors) > free:
@@ -187,7 +187,7 @@ def collate(
     std: Sequence[float] | None,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Makes a batch of samples that were read one by one, augmented and normalized."""
+    """Makes an augmented and normalized batch of samples."""
     if not samples:
         return []
     inputs, *others = default_collate(list(samples))
@@ -197,7 +197,7 @@ def collate(
 
 
 class EpochBatchSampler:
-    """Batches with the number of their epoch, which the workers of a `DataLoader` do not know."""
+    """Adds the epoch to each batch, since the workers of a `DataLoader` do not know it."""
 
     def __init__(self, batches: Batches) -> None:
         self.sampler = batches  # the name under which Lightning looks for `set_epoch`
@@ -211,10 +211,10 @@ class EpochBatchSampler:
 
 
 class BatchDataset(Dataset[Any]):
-    """Reads whole batches of a data set whose samples come one by one.
+    """Reads whole batches of a data set of single samples.
 
-    In a worker process, each batch has its own random numbers: the draws of a sample are a
-    function of the seed, the epoch and the batch, also after a resume.
+    A worker process seeds its random numbers for each batch, with the seed, the epoch and the rows:
+    they are the same after a resume.
 
     Args:
         dataset: Data set of tuples of inputs and targets.

@@ -1,8 +1,7 @@
 """Which parameters are trained, with which learning rate and weight decay."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,26 +10,23 @@ from torch import nn
 from torch.optim import Optimizer
 
 from quartet.compat.torch import BatchOrInstanceNorm
+from quartet.core.messages import closest_name, shorten
 
 _NORMS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Excludes the parameters with matching names from training, and returns their names.
+    """Sets ``requires_grad = False`` for the parameters with matching names; returns these names.
 
-    The running statistics of a frozen batch normalisation still follow the data.
+    The running statistics of a frozen batch normalisation still change.
 
     Args:
-        model: Its matching parameters get ``requires_grad = False``.
+        model: Changed in place.
         patterns: Shell patterns of parameter names, such as ``layers.0.*``.
 
     Raises:
         ValueError: a pattern matches no parameter, or nothing is left to train.
     """
-    if isinstance(patterns, str):
-        raise ValueError(
-            f"freeze must be a list of patterns, got {patterns!r}; write [{patterns}]."
-        )
     parameters = dict(model.named_parameters())
     matches = {pattern: matching("freeze", pattern, parameters) for pattern in patterns}
     frozen = [name for name in parameters if any(name in names for names in matches.values())]
@@ -39,7 +35,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     ):
         raise ValueError(
             f"freeze must leave a parameter to train, got {list(patterns)}, which match all of "
-            f"{_shortened(parameters, 30)}; drop a pattern."
+            f"{shorten(parameters, 30)}; drop a pattern."
         )
     for name in frozen:
         parameters[name].requires_grad_(False)
@@ -63,8 +59,8 @@ def create(
         model: Its parameters that require gradients are trained.
         lr_factors: Shell pattern of parameter names -> factor of the learning rate, above 0. The last
             matching pattern counts, names without a match keep the learning rate.
-        decay_bias_and_norm: False: no weight decay on parameters of at most one dimension and on those
-            of normalisation layers.
+        decay_bias_and_norm: Whether parameters of at most one dimension, and those of normalisation
+            layers, get weight decay too.
 
     Raises:
         ValueError: a pattern matches no trainable parameter, a factor is not positive, or the optimizer
@@ -83,7 +79,7 @@ def create(
     optimizer_class = getattr(factory, "func", factory)
     if isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.LBFGS):
         raise ValueError(
-            f"lr_factors must be empty for LBFGS, got {dict(lr_factors)}; it takes one group of "
+            f"lr_factors must be empty for LBFGS, got {dict(lr_factors)}; it has one group of "
             "parameters. Freeze some of them instead, or choose another optimizer."
         )
     lr = _bound(factory, "lr")
@@ -148,16 +144,10 @@ def matching(argument: str, pattern: str, parameters: Mapping[str, nn.Parameter]
             for name in parameters
             for depth in range(1, name.count(".") + 1)
         )
-        close = difflib.get_close_matches(pattern, [*parameters, *modules], n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        close = closest_name(pattern, [*modules, *parameters])
+        hint = f" Did you mean {close!r}?" if close else ""
         raise ValueError(
             f"{argument}: {pattern!r} matches no trainable parameter.{hint} They are "
-            f"{_shortened(parameters, 4 if close else 30)}."
+            f"{shorten(parameters, 4 if close else 30)}."
         )
     return names
-
-
-def _shortened(names: Iterable[str], most: int) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

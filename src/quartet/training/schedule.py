@@ -1,14 +1,11 @@
 """Learning-rate schedules: torch's schedulers with their open settings filled in, and a warm-up.
 
-Horizons are counted in ticks of the scheduler itself: optimizer steps or epochs after the warm-up,
-divided by the frequency.
+A tick is a call of the scheduler's ``step``: every `frequency` optimizer steps or epochs.
 """
 
-import difflib
 import functools
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 _HORIZONS = ("T_max", "total_iters", "total_steps")
-_LENGTHS = (*_HORIZONS, "step_size", "step_size_up", "step_size_down")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Schedulers in Lightning's form, and the ticks that the main one takes.
+    """Schedulers in Lightning's form, and when the main one ticks.
 
-    Lightning ticks every scheduler in ``configs`` at its own times. The warm-up takes every tick;
-    the main scheduler takes only those that are :meth:`due`.
+    The warm-up ticks after every optimizer step. The main scheduler ticks when Lightning wants it
+    to and :meth:`due` agrees.
 
     Attributes:
         configs: Lightning's ``lr_scheduler`` dictionaries: the main scheduler, then the warm-up;
@@ -45,11 +41,10 @@ class Schedule:
     ticks: int | None
 
     def due(self, global_step: int) -> bool:
-        """Whether the main scheduler takes a tick that comes after ``global_step`` optimizer steps.
+        """Whether the main scheduler may tick after ``global_step`` optimizer steps.
 
-        An epoch's frequency is left to Lightning, which counts epochs from the start of training.
-        A step's frequency is counted here, from the end of the warm-up: Lightning's own count
-        starts again in every epoch.
+        Lightning counts the epochs of a frequency. Steps are counted here, from the end of the
+        warm-up: Lightning would start to count again in every epoch.
         """
         past = global_step - self.warmup_steps
         return past > 0 and (self.interval == "epoch" or past % self.frequency == 0)
@@ -70,11 +65,11 @@ def create(
 ) -> Schedule:
     """Builds the scheduler of a training and the linear warm-up before it.
 
-    In the keywords of ``factory``, None means: to be filled in. ``T_max``, ``total_iters`` and
-    ``total_steps`` become the length of the training; ``max_lr`` the learning rate of each
-    parameter group and ``base_lr`` a tenth of it; ``cycle_momentum`` whether the optimizer has
-    momentum. Numbers given for ``max_lr`` and ``base_lr`` are scaled by each group's learning-rate
-    factor, its ``lr`` over the optimizer's.
+    A keyword of ``factory`` that is None is filled in: ``T_max``, ``total_iters`` and
+    ``total_steps`` with the length of the training; ``max_lr`` with the learning rate of each
+    parameter group and ``base_lr`` with a tenth of it; ``cycle_momentum`` with whether the
+    optimizer has momentum. Numbers for ``max_lr`` and ``base_lr`` are scaled by the ``lr`` of each
+    group over that of the optimizer.
 
     Optimizer step ``k`` of a warm-up of ``N`` steps runs at ``k / (N + 1)`` of the learning rate
     with which the main scheduler starts; step ``N + 1`` is the first at full rate.
@@ -83,20 +78,24 @@ def create(
         optimizer: Freshly made; its groups' learning rates become those of the first step.
         factory: The scheduler's class with its keywords, called with the optimizer; None for a
             constant learning rate.
-        interval: Unit of the ticks, ``step`` (of the optimizer) or ``epoch``.
+        interval: Unit of ``frequency``: ``step`` (of the optimizer) or ``epoch``.
         frequency: Steps or epochs per tick, at least 1.
         warmup_steps: Optimizer steps of warm-up, or 0.
-        warmup_epochs: The same in epochs, parts of an epoch allowed; only one of the two.
-        monitor: Name of the value that ReduceLROnPlateau looks at.
+        warmup_epochs: The same in epochs, or 0; may be a fraction.
+        monitor: Name of the value that ReduceLROnPlateau compares.
         total_steps: Optimizer steps of the whole training; infinite or negative if unlimited.
         steps_per_epoch: Optimizer steps of one epoch.
         validate_every: Epochs from one validation to the next.
 
     Raises:
-        ValueError: A setting is out of range, two of them contradict each other, or the training
-            is too short or of no known length.
+        ValueError: Two settings contradict each other, or the training is too short or of no
+            known length.
     """
-    _check_driving(interval, frequency, warmup_steps, warmup_epochs)
+    if warmup_steps and warmup_epochs:
+        raise ValueError(
+            f"scheduler.warmup_steps={warmup_steps} sets the warm-up, and so does "
+            f"scheduler.warmup_epochs={warmup_epochs}; set one of them to 0."
+        )
     ramp = warmup_steps or round(warmup_epochs * steps_per_epoch)
     limit = None if total_steps < 0 or math.isinf(total_steps) else int(total_steps)
     if limit is not None and ramp >= limit:
@@ -109,13 +108,13 @@ def create(
     configs: list[dict[str, Any]] = []
     tick = {"interval": interval, "frequency": frequency if interval == "epoch" else 1}
     if factory is not None:
-        if _is_plateau(factory):
+        target: Any = factory.func
+        if isinstance(target, type) and issubclass(target, ReduceLROnPlateau):
             tick = _plateau_tick(interval, frequency, monitor, validate_every)
         keywords = _fill_horizon(factory.keywords, counts)
-        keywords = _fill_range(keywords, optimizer)
-        keywords = _fill_momentum(keywords, optimizer)
+        keywords = keywords | _fill_range(keywords, optimizer) | _fill_momentum(keywords, optimizer)
         _check_phases(keywords)
-        scheduler = factory.func(optimizer, *factory.args, **keywords)
+        scheduler = target(optimizer, *factory.args, **keywords)
         configs.append({"scheduler": scheduler, "name": "lr", "monitor": monitor, **tick})
 
     warmup = None
@@ -133,37 +132,6 @@ def create(
     )
 
 
-def _check_driving(interval: str, frequency: int, warmup_steps: int, warmup_epochs: float) -> None:
-    if interval not in ("step", "epoch"):
-        near = difflib.get_close_matches(str(interval), ("step", "epoch"), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"scheduler.interval must be step or epoch, got {interval}.{hint}")
-    if not isinstance(frequency, int) or frequency < 1:
-        raise ValueError(
-            f"scheduler.frequency must be a whole number of at least 1, got {frequency}; "
-            f"1 is every {interval}."
-        )
-    if not isinstance(warmup_steps, int) or warmup_steps < 0:
-        raise ValueError(
-            f"scheduler.warmup_steps must be a whole number of at least 0, got {warmup_steps}; "
-            "0 is no warm-up."
-        )
-    if warmup_epochs < 0:
-        raise ValueError(
-            f"scheduler.warmup_epochs must be at least 0, got {warmup_epochs}; 0 is no warm-up."
-        )
-    if warmup_steps and warmup_epochs:
-        raise ValueError(
-            f"scheduler.warmup_steps={warmup_steps} sets the warm-up, and so does "
-            f"scheduler.warmup_epochs={warmup_epochs}; set one of them to 0."
-        )
-
-
-def _is_plateau(factory: functools.partial[LRScheduler]) -> bool:
-    target: Callable[..., LRScheduler] = factory.func
-    return isinstance(target, type) and issubclass(target, ReduceLROnPlateau)
-
-
 def _plateau_tick(
     interval: str, frequency: int, monitor: str | None, validate_every: int
 ) -> dict[str, Any]:
@@ -174,9 +142,9 @@ def _plateau_tick(
         )
     if monitor is None:
         raise ValueError(
-            "ReduceLROnPlateau needs a value to look at; set scheduler.monitor, e.g. to val/loss."
+            "ReduceLROnPlateau needs a value to compare; set scheduler.monitor, e.g. to val/loss."
         )
-    # Between two validations a val/ value stands still, which would pass for a plateau.
+    # Between two validations a val/ value does not change, which would count as a plateau.
     each = frequency if monitor.startswith("train/") else math.lcm(frequency, validate_every)
     return {"interval": "epoch", "frequency": each, "strict": True}
 
@@ -184,10 +152,10 @@ def _plateau_tick(
 def _count_ticks(
     limit: int | None, ramp: int, interval: str, frequency: int, steps_per_epoch: int
 ) -> tuple[int, int] | None:
-    """Ticks within the training, and learning rates that its steps use; None without a limit.
+    """Counts the ticks within the training, and the learning rates that its steps use.
 
-    The two differ where the last tick comes after the last optimizer step has been taken, and
-    where the training does not end on a tick. Both are at least 1.
+    The two differ where the training ends on a tick: no step uses the rate after it. Both are at
+    least 1. None if the training has no end.
     """
     if limit is None:
         return None
@@ -202,15 +170,11 @@ def _count_ticks(
 
 
 def _fill_horizon(keywords: dict[str, Any], counts: tuple[int, int] | None) -> dict[str, Any]:
-    for key in _LENGTHS:
-        if (length := keywords.get(key)) is not None and length < 1:
-            way_out = "null is the whole training" if key in _HORIZONS else "it counts ticks"
-            raise ValueError(f"scheduler.{key} must be at least 1, got {length}; {way_out}.")
     unknown = [key for key in _HORIZONS if key in keywords and keywords[key] is None]
     if counts is None:
         if unknown:
             raise ValueError(
-                f"scheduler.{unknown[0]} cannot follow from a training without an end; set "
+                f"scheduler.{unknown[0]} cannot be the length of a training without an end; set "
                 f"scheduler.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps."
             )
         return keywords
@@ -219,13 +183,14 @@ def _fill_horizon(keywords: dict[str, Any], counts: tuple[int, int] | None) -> d
     if given is not None and given < rates:
         raise ValueError(
             f"scheduler.total_steps={given} is shorter than the training, which ticks the "
-            f"scheduler {rates} times; set scheduler.total_steps=null to take that number."
+            f"scheduler {rates} times; set scheduler.total_steps=null."
         )
     # OneCycleLR counts the rates from its first to its last, the others the ticks between them.
     return keywords | {key: rates if key == "total_steps" else ticks for key in unknown}
 
 
 def _fill_range(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """``base_lr`` and ``max_lr`` of each parameter group."""
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     filled: dict[str, Any] = {}
     for key, share in (("base_lr", 0.1), ("max_lr", 1.0)):
@@ -234,26 +199,25 @@ def _fill_range(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any
         elif isinstance(given := keywords.get(key), int | float):
             base = float(optimizer.defaults["lr"])
             filled[key] = [given * rate / base if base else given for rate in rates]
-    return keywords | filled
+    return filled
 
 
 def _fill_momentum(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     if "cycle_momentum" not in keywords:
-        return keywords
-    # torch takes the key "momentum" for momentum itself, and would switch it on where it is 0.
+        return {}
+    # torch would switch momentum on where it is 0: it looks for the key alone.
     defaults = optimizer.defaults
     has_momentum = "betas" in defaults or defaults.get("momentum", 0) > 0
     if keywords["cycle_momentum"] and not has_momentum:
         raise ValueError(
             f"scheduler.cycle_momentum=true needs momentum, which this {type(optimizer).__name__} "
-            "does not have; set scheduler.cycle_momentum=null, or take optimizer=momentum."
+            "does not have; set scheduler.cycle_momentum=null, or optimizer=momentum."
         )
-    wanted = has_momentum if keywords["cycle_momentum"] is None else keywords["cycle_momentum"]
-    return keywords | {"cycle_momentum": wanted}
+    return {"cycle_momentum": has_momentum and keywords["cycle_momentum"] is not False}
 
 
 def _check_phases(keywords: dict[str, Any]) -> None:
-    """Refuses a OneCycleLR that would divide by the length of an empty phase, now or at its end."""
+    """Refuses a OneCycleLR with an empty phase, by whose length torch would divide."""
     share, ticks = keywords.get("pct_start"), keywords.get("total_steps")
     if share is None or ticks is None:
         return
@@ -270,13 +234,7 @@ def preview(
 ) -> list[float]:
     """Returns the first group's learning rates at the first, middle and last optimizer step.
 
-    Only the schedule runs, as Lightning would drive it. Plateau schedulers are left out.
-
-    Args:
-        schedule: A new schedule; it is used up.
-        optimizer: The optimizer of the schedule.
-        total_steps: Optimizer steps of the whole training.
-        steps_per_epoch: Optimizer steps of an epoch.
+    The schedule, which must be new, ticks as in a training, but for plateau schedulers.
     """
     wanted = (0, total_steps // 2, total_steps - 1)
     rates: dict[int, float] = {}
