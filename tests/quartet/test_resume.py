@@ -820,9 +820,9 @@ def test_run_that_is_not_there_is_refused() -> None:
 
 
 def test_overrides_apply_to_the_record(done: Path) -> None:
-    cfg = compose([f"resume={done}", "trainer.max_epochs=9", "+trainer.min_epochs=2", "~data.keep"])
+    cfg = compose([f"resume={done}", "trainer.max_epochs=9", "+trainer.min_epochs=2", "~data.flip"])
     assert (cfg.trainer.max_epochs, cfg.trainer.min_epochs) == (9, 2)
-    assert "keep" not in cfg.data
+    assert "flip" not in cfg.data
 
 
 def test_loggers_come_from_conf_and_the_command_line(done: Path) -> None:

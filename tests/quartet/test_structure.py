@@ -23,8 +23,8 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 15_052,
-    "tests": 14_776,
+    "src/quartet": 14_990,
+    "tests": 14_470,
     "scripts": 700,
 }
 FILES = 102  # in src/quartet

@@ -120,7 +120,7 @@ def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig
     values: list[str] = []
     problems = []
     for text in overrides:
-        group, _, option = text.partition("=")
+        group, _, option = text.removeprefix("+").partition("=")
         if not is_option(group, option):
             values.append(text)
         elif group in ("callbacks", "logger"):
