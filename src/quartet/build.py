@@ -65,7 +65,7 @@ def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
     builder = Builder(config)
     builder.run()
     if builder.problems:
-        raise ConfigError(builder.problems)
+        raise ConfigError(*builder.problems)
     parts = builder.parts
     module: Module = parts["module"]
     if config["trainer"]["channels_last"]:
@@ -102,7 +102,7 @@ def rebuild(
     config.fill({"callbacks": {}, "logger": {}, **{f"data.{key}": metadata[key] for key in known}})
     problems: list[Problem] = list(allow.find_problems(config.to_dict()))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     with collect_problems(problems, "model", argument_names(config, "model")):
         model: nn.Module = make(split_node(config, "model")[0])
     with collect_problems(problems, "data.task"):
@@ -110,7 +110,7 @@ def rebuild(
     with collect_problems(problems, "trainer"):
         trainer = build_trainer(config)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     trainer.loggers = []  # metrics.csv is that of the training
     return model, kind, trainer
 

@@ -69,8 +69,8 @@ def train_locked(
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
             return read_result(directory)
     run = build(cfg, directory)
-    if place and (faults := resume.check_length(run, cfg, place.epoch)):
-        raise ConfigError(faults)
+    if place and (problems := list(resume.check_length(run, cfg, place.epoch))):
+        raise ConfigError(*problems)
     load_data(run)
     lock_directory(run.directory, locks)
     if not place:
@@ -153,7 +153,7 @@ def start_logging(
     run: "Run", cfg: "DictConfig", choices: Mapping[str, Any], stack: ExitStack
 ) -> None:
     """Tells the loggers which run they log, and ends them with `stack`."""
-    from quartet.config.compose import unresolved
+    from quartet.config.configuration import to_container
     from quartet.records import loggers as logger
 
     if not run.trainer.is_global_zero:
@@ -163,7 +163,8 @@ def start_logging(
     # The first is metrics.csv.
     logger.write_logged_runs(run.directory, dict(zip(named, loggers[1:], strict=True)))
     stack.push(lambda error, *_: logger.finish_loggers(loggers, failed=error is not None))
-    logger.start_loggers(loggers, logger.hyperparameters(run.config, unresolved(cfg), choices))
+    written = to_container(cfg, resolve=False)
+    logger.start_loggers(loggers, logger.hyperparameters(run.config, written, choices))
 
 
 def collect_validation(run: "Run", collector: "PredictionCollector", path: Path | None) -> None:
@@ -182,16 +183,15 @@ def collect_validation(run: "Run", collector: "PredictionCollector", path: Path 
 def refuse_taken(directory: Path) -> None:
     """Refuses a directory that holds another run than Hydra's job that is under way in it."""
     from quartet.config.compose import hydra_record
-    from quartet.core.problems import ConfigError
+    from quartet.core.problems import ConfigError, Problem
 
     ours = hydra_record(directory) is not None or process_rank() > 0
     if not ours and holds_run(directory):
-        raise ConfigError(
-            [
-                f"{directory} already holds a run, and nothing in it was touched; name another "
-                "directory, or go on with that run, resume=DIR."
-            ]
+        message = (
+            f"{directory} already holds a run, and nothing in it was touched; name another "
+            "directory, or continue that run, resume=DIR."
         )
+        raise ConfigError(Problem("", message))
 
 
 def lock_directory(directory: Path, locks: ExitStack) -> None:
@@ -200,9 +200,9 @@ def lock_directory(directory: Path, locks: ExitStack) -> None:
     Raises:
         quartet.core.problems.ConfigError: one does already.
     """
-    from quartet.core.problems import ConfigError
+    from quartet.core.problems import ConfigError, Problem
 
     try:
         locks.enter_context(lock(directory))
     except DirectoryLocked as error:
-        raise ConfigError([str(error)]) from None
+        raise ConfigError(Problem("", str(error))) from None

@@ -21,8 +21,9 @@ from quartet.config.compose import evaluation_config
 from quartet.config.instantiate import make
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
-from quartet.inference import evaluate as evaluation
 from quartet.inference.evaluate import evaluate
+from quartet.inference.export import export
+from quartet.inference.predict import predict
 from quartet.records.run_directory import find_outside_links
 from quartet.run import train
 
@@ -415,8 +416,12 @@ HOSTILE_RECORDS: dict[str, dict[str, Any]] = {
 }
 
 
+COMMANDS: dict[str, Callable[..., Any]] = {"evaluate": evaluate, "predict": predict}
+COMMANDS["export"] = export
+
+
 @pytest.mark.parametrize("name", HOSTILE_RECORDS)
-@pytest.mark.parametrize("command", ["evaluate", "predict", "export", "resume"])
+@pytest.mark.parametrize("command", [*COMMANDS, "resume"])
 def test_a_hostile_record_runs_nothing(
     trained: Path, name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,7 +433,7 @@ def test_a_hostile_record_runs_nothing(
         if command == "resume":
             train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
         else:
-            getattr(evaluation, command)(evaluation_config(run, []), run)
+            COMMANDS[command](evaluation_config(run, []), run)
 
     with pytest.raises(ConfigError, match="no part of a training that a configuration may name"):
         act()
@@ -569,7 +574,7 @@ def test_nothing_else_makes_objects_of_names() -> None:
         ("signatures", "locate", "import_module"),
         ("allow", "locate", "locate"),  # signatures.locate, between two checks
         ("allow", "is_member", "locate"),  # the base of a family
-        ("allow", "_check_target", "locate"),
+        ("allow", "check_target", "locate"),
         ("__init__", "__getattr__", "import_module"),  # of the public names
         ("__init__", "", "import_module"),
     }

@@ -1,4 +1,4 @@
-"""Every fault of a configuration or of its data, and the words with which it is refused."""
+"""Every problem of a configuration or of its data, and the words with which it is refused."""
 
 import re
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from made import PROJECT, composed, labelled_table
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
@@ -16,12 +17,20 @@ from torch.utils.data import Dataset, TensorDataset
 from quartet.build import build
 from quartet.config import allow, signatures
 from quartet.config.groups import POLICY_KEYS
+from quartet.core.files import CONF
 from quartet.core.messages import format_value, suggest_name
 from quartet.core.problems import ConfigError
 from quartet.data.split import Parts
 from quartet.validation.dry_run import check_model
 from quartet.validation.settings import check_device, check_optimizer
-from quartet.validation.values import describe_interval, is_inside
+from quartet.validation.values import (
+    CONDITIONS,
+    RANGES,
+    WORDS,
+    check_values,
+    describe_interval,
+    is_inside,
+)
 
 HERE = Path(__file__).stem
 
@@ -142,25 +151,17 @@ REFUSED = [
     # Names
     ("+model.hiden=[3]", r"^model.hiden: MLP has no such argument; did you mean hidden\?$"),
     ("+optimizer.wieght_decay=1", r"^optimizer.wieght_decay: Adam has .*did you mean weight_decay"),
-    ("+trainer.max_epoch=3", r"^trainer.max_epoch: Trainer has .*did you mean max_epochs\?$"),
-    ("+loss.smoothing=0.1", r"CrossEntropyLoss has no .*did you mean label_smoothing\?$"),
     ("+data.val_frac=0.1", r"^data.val_frac: digits has no .*did you mean val_fraction\?$"),
     ("+data.bacth_size=3", r"^data.bacth_size: digits has no such argument; there are val_frac"),
-    ("+metrics.f1.avrage=macro", r"^metrics.f1.avrage: .*did you mean average\?$"),
     ("+callbacks.best.montor=x", r"^callbacks.best.montor: .*did you mean monitor\?$"),
     ("+scheduler.gamma=3", r"^scheduler.gamma: scheduler=none does not read it\.$"),
-    ("scheduler=step +scheduler.gama=3", r"^scheduler.gama: StepLR has no .*did you mean gamma"),
     (f"{FORK}.PassesOn +model.widht=3", r"^model.widht: nothing uses this .*did you mean width"),
     (f"{FORK}.PassesOn ~model.num_outputs", r"model: TypeError: .*missing .* 'num_outputs'"),
     ("~model.hidden", r"^model.hidden: is missing, and MLP needs it\.$"),
-    ("~optimizer.betas optimizer=muon", r"^optimizer.betas: is missing, and Muon needs it\.$"),
     ("~optimizer", r"^optimizer._target_: is missing; .*optimizer=adam\.$"),
-    ("~model", r"^model._target_: is missing; .*model=mlp\.$"),
     ("~trainer.max_epochs", r"^trainer.max_epochs: is missing"),
-    ("~scheduler.frequency", r"^scheduler.frequency: is missing"),
     ("+callbacks.foo.patience=3", r"^callbacks.foo: has no _target_, .*; null leaves it out\.$"),
     ("+trainer.logger=true", r"^trainer.logger: cannot be set here; the logger group holds them"),
-    ("+trainer.fast_dev_run=true", r"fast_dev_run: cannot be set here; trainer=smoke tries"),
     ("+lr=0.1", r"^lr: nothing reads this key; there are callbacks, .* and \d more\.$"),
     ("+optimiser.lr=0.1", r"^optimiser: nothing reads this key; did you mean optimizer\?$"),
     ("+monitor.metrics=x", r"^monitor.metrics: nothing reads this key; it has metric and mode\.$"),
@@ -173,46 +174,24 @@ REFUSED = [
     ("model.hidden=${foo}", r"^model.hidden=\$\{foo\}: Interpolation key 'foo' not found; name a"),
     ("optimizer.lr=${data.rate}", r"^optimizer.lr=\$\{data.rate\}: Interpolation key 'data.rate'"),
     ("model.hidden=???", r"^model.hidden=\?\?\?: must be set\.$"),
-    ("seed=???", r"^seed=\?\?\?: must be set\.$"),
     ("data.val_fraction=???", r"^data.val_fraction=\?\?\?: must be set\.$"),
     # Kinds
     ("seed=abc", r"^seed=abc: must be a whole number from 0 to 4294967295\.$"),
-    ("data.val_fraction=abc", r"^data.val_fraction=abc: must be a number\.$"),
     ("data.batch_size=abc", r"^data.batch_size=abc: must be a whole number or full\.$"),
     ("data.shuffle=abc", r"^data.shuffle=abc: must be true or false\.$"),
     ("data.mean=[a] data.std=[1]", r"^data.mean=\[a\]: must be a list of numbers or null\.$"),
-    ("data.num_classes=abc", r"^data.num_classes=abc: must be a whole number or null\.$"),
-    ("data.input_shape=abc", r"^data.input_shape=abc: must be a list of whole numbers or null\.$"),
     ("data.dir=2024", r"^data.dir=2024: must be text; quotes make it text: 'data.dir=\"2024\"'\.$"),
     ("data.keep=[1]", r"^data.keep=\[1\]: must be a mapping of names to numbers or null\.$"),
     ("model.hidden=abc", r"^model.hidden=abc: must be a list of whole numbers\.$"),
     ("model.hidden=3", r"^model.hidden=3: must be a list of whole numbers, such as \[3\]\.$"),
-    ("model.hidden=[1.5]", r"^model.hidden=\[1.5\]: must be a list of whole numbers\.$"),
-    ("model.dropout=abc", r"^model.dropout=abc: must be a number\.$"),
     ("+width=abc model.hidden=[${width}]", r"^model.hidden=\[abc\]: must be a list of whole"),
     ("optimizer.lr=abc", r"^optimizer.lr=abc: must be a number\.$"),
-    ("optimizer.lr=null", r"^optimizer.lr=null: must be a number\.$"),
-    ("optimizer.lr=true", r"^optimizer.lr=true: must be a number\.$"),
-    ("optimizer.betas=0.9", r"^optimizer.betas=0.9: must be a list of 2 numbers\.$"),
-    ("optimizer.betas=[0.9]", r"^optimizer.betas=\[0.9\]: must be a list of 2 numbers\.$"),
-    ("optimizer.freeze=layers", r"freeze=layers: must be a list of text, such as \[layers\]\.$"),
     ("optimizer.lr_factors=3", r"^optimizer.lr_factors=3: must be a mapping of names to numbers"),
-    ("scheduler=step scheduler.gamma=abc", r"^scheduler.gamma=abc: must be a number\.$"),
-    ("scheduler=step scheduler.step_size=1.5", r"^scheduler.step_size=1.5: must be a whole number"),
-    ("scheduler=step scheduler.step_size=null", r"^scheduler.step_size=null: must be a whole"),
-    (
-        "scheduler=multistep scheduler.milestones=3",
-        r"milestones=3: must be a list of whole numbers",
-    ),
     ("scheduler=cyclic scheduler.mode=foo", r"mode=foo: must be triangular, triangular2 or exp_r"),
-    ("scheduler.warmup_epochs=abc", r"^scheduler.warmup_epochs=abc: must be a number\.$"),
     ("scheduler.interval=stpe", r"^scheduler.interval=stpe: did you mean step\?$"),
-    ("loss.ignore_index=abc", r"^loss.ignore_index=abc: must be a whole number\.$"),
     ("loss=weighted_cross_entropy loss.weight=foo", r"must be a list of numbers or balanced\.$"),
     ("metrics.f1.average=foo", r"average=foo: must be micro, macro, weighted, none or null\.$"),
     ("trainer.max_epochs=abc", r"^trainer.max_epochs=abc: must be a whole number or null\.$"),
-    ("trainer.gradient_clip_val=abc", r"^trainer.gradient_clip_val=abc: must be a number or null"),
-    ("trainer.compile=abc", r"^trainer.compile=abc: must be true or false\.$"),
     ("trainer.deterministic=abc", r"deterministic=abc: must be true, false, warn or null\.$"),
     (
         "trainer.devices=abc",
@@ -220,17 +199,10 @@ REFUSED = [
     ),
     ("trainer.precision=bf16-mixd", r"^trainer.precision=bf16-mixd: did you mean bf16-mixed\?$"),
     ("trainer.precision=half", r"^trainer.precision=half: must be 32-true, .* or one of 2 more\.$"),
-    ("trainer.accelerator=foo", r"accelerator=foo: must be auto, cpu, gpu, cuda, mps or tpu\.$"),
-    ("trainer.strategy=dpp", r"^trainer.strategy=dpp: did you mean ddp\?$"),
-    ("trainer.profiler=foo", r"^trainer.profiler=foo: must be simple, advanced or pytorch\.$"),
-    ("trainer.gradient_clip_algorithm=foo", r"clip_algorithm=foo: must be norm or value\.$"),
-    ("optimizer=muon optimizer.adjust_lr_fn=foo", r"adjust_lr_fn=foo: must be match_rms_adamw, or"),
-    ("optimizer=lbfgs optimizer.line_search_fn=foo", r"line_search_fn=foo: must be strong_wolfe"),
     ("monitor.metric=3", r"^monitor.metric=3: must be text or null; quotes make it text"),
     ("monitor.mode=foo", r"^monitor.mode=foo: must be min, max or null\.$"),
     ("check=foo", r"^check=foo: must be true, false or only\.$"),
     # Ranges
-    ("seed=-1", r"^seed=-1: must be a whole number from 0 to 4294967295\.$"),
     ("data.batch_size=0", r"^data.batch_size=0: must be at least 1; full is the whole training se"),
     (
         "data.val_fraction=2",
@@ -241,54 +213,20 @@ REFUSED = [
         r"^data.val_fraction: val_fraction \+ test_fraction must be below 1, got 0.9 \+ 0",
     ),
     ("data.val_fraction=0.0001", r"^data.val_fraction=0.0001: makes an empty part of 1797 rows"),
-    ("data.split_seed=-1", r"^data.split_seed=-1: must be from 0 to 4294967295\.$"),
-    ("data.num_workers=-1", r"^data.num_workers=-1: must be at least 0; 0 reads in this process"),
-    ("data.mean=[0] data.std=[0]", r"^data.std=\[0\]: each must be above 0\.$"),
     ("data.keep={0:3}", r"^data.keep: must be above 0 and at most 1 for each class, got 3"),
     ("model.dropout=2", r"^model.dropout: must be in \[0, 1\), got 2; 0 is no dropout\.$"),
-    ("model.hidden=[0]", r"^model.hidden: must hold widths of at least 1, got \[0\]"),
     ("model.activation=rleu", r"^model.activation: must be one of elu, .*got rleu\.$"),
     ("model=cnn model.channels=[1,2,3,4]", r"^model.channels=\[1, 2, 3, 4\]: halves images of 8x8"),
-    ("optimizer.lr=-1", r"^optimizer.lr=-1: must be at least 0\.$"),
-    ("optimizer.lr=nan", r"^optimizer.lr=nan: must be at least 0\.$"),
     ("optimizer.lr=inf", r"^optimizer.lr=inf: must be finite and at least 0\.$"),
     ("optimizer.betas=[0.9,1.5]", r"^optimizer.betas=\[0.9, 1.5\]: each must be at least 0 and be"),
-    ("optimizer=sgd optimizer.momentum=-1", r"momentum=-1: must be at least 0 and below 1\.$"),
-    ("optimizer=sgd optimizer.momentum=1.5", r"momentum=1.5: must be at least 0 and below 1\.$"),
-    ("optimizer.weight_decay=-1", r"^optimizer.weight_decay=-1: must be at least 0\.$"),
-    ("optimizer=rmsprop optimizer.alpha=1.5", r"^optimizer.alpha=1.5: must be from 0 to 1\.$"),
-    ("optimizer=adadelta optimizer.rho=2", r"^optimizer.rho=2: must be from 0 to 1\.$"),
-    ("optimizer=muon optimizer.ns_steps=1000", r"ns_steps=1000: must be at least 1 and below 100"),
-    ("optimizer=lbfgs optimizer.max_iter=0", r"^optimizer.max_iter=0: must be at least 1\.$"),
-    ("scheduler=step scheduler.gamma=-1", r"^scheduler.gamma=-1: must be above 0; 1 changes noth"),
-    ("scheduler=step scheduler.step_size=0", r"^scheduler.step_size=0: must be at least 1\.$"),
-    ("scheduler=cosine scheduler.eta_min=-1", r"^scheduler.eta_min=-1: must be at least 0\.$"),
-    ("scheduler=linear scheduler.end_factor=-1", r"^scheduler.end_factor=-1: must be from 0 to 1"),
-    ("scheduler=linear scheduler.start_factor=2", r"start_factor=2: must be above 0 and at most 1"),
-    ("scheduler=polynomial scheduler.power=-1", r"^scheduler.power=-1: must be above 0\.$"),
-    ("scheduler=plateau scheduler.factor=2", r"^scheduler.factor=2: must be above 0 and below 1"),
-    ("scheduler=plateau scheduler.patience=-1", r"^scheduler.patience=-1: must be at least 0\.$"),
-    ("scheduler=one_cycle scheduler.pct_start=3", r"^scheduler.pct_start=3: must be from 0 to 1"),
-    ("scheduler=one_cycle scheduler.div_factor=-1", r"div_factor=-1: must be above 0\.$"),
-    ("scheduler.frequency=0", r"^scheduler.frequency=0: must be at least 1; 1 is every step or ep"),
-    ("scheduler.warmup_steps=-1", r"^scheduler.warmup_steps=-1: must be at least 0; 0 is no warm"),
-    ("loss.label_smoothing=2", r"^loss.label_smoothing=2: must be from 0 to 1; 0 is plain cross-"),
-    ("loss.label_smoothing=-1", r"^loss.label_smoothing=-1: must be from 0 to 1"),
     ("loss=focal loss.gamma=-1", r"^loss.gamma: must be at least 0, got -1; 0 gives cross-entropy"),
     ("loss=focal loss.alpha=0.3", r"^loss.alpha: must be a list of one weight for each of the 10"),
-    ("data=diabetes loss=huber loss.delta=-1", r"^loss.delta=-1: must be above 0\.$"),
-    ("data=diabetes loss=smooth_l1 loss.beta=-1", r"^loss.beta=-1: must be at least 0; 0 is the a"),
     ("data=ranking loss.sigma=0", r"^loss.sigma: must be above 0, got 0; 1 is the plain logistic"),
     ("trainer.max_epochs=0", r"^trainer.max_epochs=0: must be at least 1\.$"),
     ("trainer.max_epochs=-1", r"^trainer.max_epochs=-1: the training would never end; set a num"),
-    ("trainer.max_steps=0", r"^trainer.max_steps=0: must be at least 1\.$"),
     ("trainer.max_time=foo", r"^trainer: `Timer\(duration='foo'\)` is not a valid duration"),
-    ("trainer.accumulate_grad_batches=0", r"accumulate_grad_batches=0: must be at least 1; 1 is"),
-    ("trainer.gradient_clip_val=-1", r"gradient_clip_val=-1: must be above 0; null does not clip"),
     ("trainer.check_val_every_n_epoch=0", r"n_epoch=0: must be a whole number of at least 1; data"),
     ("trainer.val_check_interval=2.5", r"interval=2.5: must be a number of batches, or a share"),
-    ("trainer.limit_train_batches=-1", r"batches=-1: must be a number of batches, or a share"),
-    ("trainer.num_nodes=0", r"^trainer.num_nodes=0: must be at least 1\.$"),
     (
         "callbacks=early_stopping callbacks.early_stopping.patience=-1",
         r"^callbacks.early_stopping.patience=-1: must be at least 0\.$",
@@ -335,7 +273,6 @@ REFUSED = [
     # What is monitored
     ("monitor.metric=accuracy", r"will not be logged while training; did you mean val/accuracy\?$"),
     ("monitor.metric=test/accuracy", r"will not be logged while .*; did you mean val/accuracy\?$"),
-    ("metrics=none monitor.metric=val/accuracy", r"will not be logged while"),
     ("monitor.mode=max", r"^monitor.mode=max: contradicts val/loss, which is better when lower; l"),
     (
         "monitor.metric=val/f1 monitor.mode=min",
@@ -347,7 +284,6 @@ REFUSED = [
     ),
     ("scheduler=plateau scheduler.monitor=null", r"scheduler needs a value to monitor; set it"),
     ("scheduler=plateau scheduler.monitor=val/f", r"scheduler.monitor=val/f: will not .*val/f1\?$"),
-    ("scheduler=plateau scheduler.mode=max", r"^scheduler.mode=max: contradicts val/loss"),
     (
         "callbacks=early_stopping data.val_fraction=0",
         r"^callbacks.early_stopping: monitors val/los",
@@ -356,13 +292,11 @@ REFUSED = [
         "callbacks=early_stopping callbacks.early_stopping.mode=max",
         r"mode=max: contradicts val/loss",
     ),
-    ("callbacks=early_stopping callbacks.early_stopping.mode=foo", r"mode=foo: must be min or max"),
     # Parts that do not fit the task
     (
         "loss=bce",
         r"use loss=cross_entropy, focal, label_smoothing, nll or weighted_cross_entropy\.$",
     ),
-    ("data=breast_cancer loss=cross_entropy", r"the data's is binary; use loss=bce or focal\.$"),
     (
         "data=diabetes loss=listnet",
         r"^loss=listnet: is for ranking tasks, .*regression; use loss=hu",
@@ -371,7 +305,6 @@ REFUSED = [
         "metrics=regression",
         r"^metrics=regression: is for .*multiclass; use metrics=classification\.$",
     ),
-    ("data=diabetes metrics=classification", r"the data's is regression; use metrics=regression"),
     ("data.task=regression", r"targets are torch.int64 of shape \[1258\]; a regression task takes"),
     (
         "data.task=foo",
@@ -382,7 +315,6 @@ REFUSED = [
         r"^metrics.f1: .*must suit this multiclass task with num_outputs=",
     ),
     ("+metrics.mae._target_=torchmetrics.MeanAbsoluteError", r"^metrics.mae: .*same shape, .*suit"),
-    ("+metrics.f2={_target_:torchmetrics.F1Score,task:binary}", r"^metrics.f2: .*must suit this"),
     (
         "metrics.f1.average=none",
         r"^metrics.f1: gives \[10\], and must give a scalar; set an average",
@@ -437,21 +369,21 @@ def overrides(text: str) -> list[str]:
     return words
 
 
-def faults(*words: str) -> list[str]:
+def messages(*words: str) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         build(composed(words))
     return refused.value.messages
 
 
 @pytest.mark.parametrize(("text", "words"), REFUSED, ids=[text for text, _ in REFUSED])
-def test_fault_is_refused_with_the_way_out(text: str, words: str) -> None:
-    found = faults(*overrides(text))
-    assert any(re.search(words, fault) for fault in found), found
-    assert len(found) <= 3  # one fault is not told many times over
-    for fault in found:
-        assert len(fault) < 260
-        assert fault.endswith((".", "?", ")"))
-        assert not re.search(r"[a-z]{2}\. [a-z]", fault)  # a sentence starts in upper case
+def test_problem_is_refused_with_the_way_out(text: str, words: str) -> None:
+    found = messages(*overrides(text))
+    assert any(re.search(words, message) for message in found), found
+    assert len(found) <= 3  # one problem is not reported many times over
+    for message in found:
+        assert len(message) < 260
+        assert message.endswith((".", "?", ")"))
+        assert not re.search(r"[a-z]{2}\. [a-z]", message)  # a sentence starts in upper case
 
 
 def test_error_of_the_engine_itself_is_no_problem_of_the_configuration(
@@ -464,11 +396,12 @@ def test_error_of_the_engine_itself_is_no_problem_of_the_configuration(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("name", ["gpu", "cuda"])
-def test_gpu_is_refused_where_there_is_none(name: str) -> None:
-    assert faults(f"trainer.accelerator={name}") == [
-        f"trainer.accelerator={name}: this machine has no GPU that torch can use; use trainer=cpu."
-    ]
+@pytest.mark.parametrize("choice", ["trainer.accelerator=cuda", "trainer=gpu", "trainer=fp16"])
+def test_gpu_is_refused_where_there_is_none(choice: str) -> None:
+    (message,) = messages(choice)
+    assert re.match(
+        r"trainer.accelerator=\w+: this machine has no GPU .*; use trainer=cpu", message
+    )
 
 
 @pytest.mark.parametrize(
@@ -500,7 +433,7 @@ def test_more_gpus_than_there_are_are_refused(
 )
 def test_values_that_lead_to_themselves_are_refused(overrides: list[str]) -> None:
     with pytest.raises(
-        ConfigError, match=r"holds itself; give a value|Recursive|parent node detected"
+        ConfigError, match=r"contains itself; give a value|Recursive|parent node detected"
     ):
         build(composed(overrides))
 
@@ -531,14 +464,14 @@ def test_optimizer_that_half_precision_would_stop_is_refused(
     assert not list(check_optimizer(optimizer, trainer, wrong=()))
 
 
-def test_all_faults_come_in_one_message() -> None:
-    found = faults(
+def test_all_problems_come_in_one_message() -> None:
+    found = messages(
         *("data.batch_size=0", "model.dropout=2", "loss.label_smoothing=2", "optimizer.lr=-1"),
         *("scheduler=step", "scheduler.gamma=abc", "trainer.max_epochs=0", "+foo=1", "seed=x"),
         *("monitor.metric=val/acc", "+callbacks.best.montor=1", "metrics.f1.average=big"),
         "+optimizer.beta=1",
     )
-    keys = sorted(fault.replace(":", "=").partition("=")[0].split(" ")[0] for fault in found)
+    keys = sorted(message.replace(":", "=").partition("=")[0].split(" ")[0] for message in found)
     assert keys == sorted(
         [
             *("data.batch_size", "model.dropout", "loss.label_smoothing", "optimizer.lr"),
@@ -548,9 +481,9 @@ def test_all_faults_come_in_one_message() -> None:
     )
 
 
-def test_faults_of_built_parts_and_of_the_data_come_together_too() -> None:
+def test_problems_of_built_parts_and_of_the_data_come_together_too() -> None:
     found = "\n".join(
-        faults(
+        messages(
             *("data=wine", "data.input_shape=[12]", "monitor.metric=val/acc", "model.dropout=-1"),
             *("loss=focal", "loss.gamma=-1", "optimizer.freeze=[x]", "trainer.precision=16-mixed"),
             *("trainer=cpu", "+metrics.mae._target_=torchmetrics.MeanAbsoluteError"),
@@ -567,8 +500,8 @@ def test_faults_of_built_parts_and_of_the_data_come_together_too() -> None:
         assert words in found
 
 
-def test_faults_are_found_though_the_data_cannot_be_read() -> None:
-    assert faults("data=csv", "optimizer.lr=-1", "trainer.precision=half", "model.dropout=a") == [
+def test_problems_are_found_though_the_data_cannot_be_read() -> None:
+    assert messages("data=csv", "optimizer.lr=-1", "trainer.precision=half", "model.dropout=a") == [
         "data.path: is not set; data.path=table.csv names the table.",
         "model.dropout=a: must be a number.",
         "optimizer.lr=-1: must be at least 0.",
@@ -578,7 +511,7 @@ def test_faults_are_found_though_the_data_cannot_be_read() -> None:
 
 
 def test_nothing_is_downloaded_or_written(tmp_path: Path) -> None:
-    faults("data=fashion_mnist", f"data.dir={tmp_path}/data", "optimizer.lr=-1")
+    messages("data=fashion_mnist", f"data.dir={tmp_path}/data", "optimizer.lr=-1")
     build(composed(["data=fashion_mnist", f"data.dir={tmp_path}/data"]), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
@@ -873,6 +806,25 @@ def test_ranges(interval: str, within: list[float], beyond: list[float], words: 
     assert is_inside(within, interval)
     assert not any(is_inside(value, interval) for value in beyond)
     assert describe_interval(interval) == words
+
+
+def test_every_limit_is_that_of_an_argument() -> None:
+    known = {"seed"} | {f"{group}.{key}" for group, keys in POLICY_KEYS.items() for key in keys}
+    for path in CONF.glob("[!.h]*/**/*.yaml"):
+        for key, target in allow.find_targets(yaml.safe_load(path.read_text())):
+            made = allow.locate(target)
+            names = signatures.type_hints(made)
+            group = path.parent.name if key == "_target_" else ""
+            known |= {f"{title}.{name}" for title in (group, made.__name__) for name in names}
+    assert {*RANGES, *CONDITIONS, *WORDS} <= known
+
+
+def test_every_limit_refuses() -> None:
+    for name, interval in RANGES.items():
+        group, _, key = name.rpartition(".")
+        for value in (float("nan"), float("-inf"), [-2.0]):
+            (problem,) = check_values(group, {key: value}, {}, title=group)
+            assert describe_interval(interval) in problem.message
 
 
 @pytest.mark.parametrize(

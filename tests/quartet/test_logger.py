@@ -16,7 +16,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from quartet.build import compose
-from quartet.config.compose import unresolved
+from quartet.config.configuration import to_container
 from quartet.config.records import is_option
 from quartet.records.loggers import hyperparameters
 from quartet.records.result import group_choices
@@ -104,7 +104,7 @@ def test_settings_name_a_secret_and_do_not_tell_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MY_TOKEN", "a long one")
     cfg = compose(["+model.key=${oc.env:MINE}", "+model.other=with a long one"])
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    told = hyperparameters(settings, unresolved(cfg), {})
+    told = hyperparameters(settings, to_container(cfg, resolve=False), {})
     assert told["model.key"] == "${oc.env:MINE}"
     assert told["model.other"] == "with ${oc.env:MY_TOKEN}"
 

@@ -223,7 +223,7 @@ def test_r2_is_exact_where_targets_lie_far_from_zero() -> None:
 
 
 def build_metrics(name: str) -> MetricCollection:
-    from quartet.config.groups import to_container
+    from quartet.config.configuration import to_container
     from quartet.config.instantiate import make
 
     nodes = to_container(composed([f"metrics={name}"]).metrics)

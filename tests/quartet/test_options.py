@@ -96,9 +96,9 @@ def test_every_option_trains(
     option: str, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if option in ("gpu", "fp16") and not torch.cuda.is_available():
-        pytest.skip("no GPU: test_gpu_is_refused_where_there_is_none")
+        pytest.skip("no GPU: test_check.py shows that it is refused")
     if option == "mps" and not torch.backends.mps.is_available():
-        pytest.skip("no Mac: test_gpu_is_refused_where_there_is_none")
+        pytest.skip("no Mac: test_check.py shows that it is refused")
     if option in EXTRAS:
         pytest.importorskip(option)
     make_files(tmp_path, monkeypatch)
@@ -156,15 +156,6 @@ def test_no_step_waits_for_the_device(overrides: list[str], tmp_path: Path) -> N
         module.training_step(batch, step).backward()
         optimizer.step()
     assert buffer.samples == 4 * len(inputs)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_is_refused_where_there_is_none() -> None:
-    for option in ("gpu", "fp16"):
-        with pytest.raises(ConfigError, match=r"accelerator=gpu: .*no GPU .*; use trainer=cpu"):
-            build(composed([f"trainer={option}"]))
-    with pytest.raises(ConfigError, match=r"accelerator=mps: .*no Mac .*; use trainer=cpu"):
-        build(composed(["trainer=mps"]))
 
 
 # The files
@@ -351,7 +342,6 @@ def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("seed=-1", r"seed=-1: must be a whole number from 0 to 4294967295"),
         ("seed=4294967296", r"seed=4294967296: must be a whole number from 0"),
         ("optimizer.lr=null", r"optimizer.lr=null: must be a number"),
         ("trainer.limit_train_batches=0", r"leaves none of the 40 train batches"),
@@ -367,7 +357,6 @@ def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> Non
         ),
         ("data=wine data.mean=[0.5] data.std=[0.5]", r"need a number for each channel of images"),
         ("data.mean=[0.5,0.5] data.std=[1,1]", r"the inputs have shape \[1, 8, 8\]"),
-        ("data.mean=[0.5] data.std=[0]", r"data.std=\[0\]: each must be above 0"),
     ],
 )
 def test_settings_that_leave_nothing_to_compute_are_refused(overrides: str, words: str) -> None:

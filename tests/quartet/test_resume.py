@@ -699,9 +699,11 @@ def test_changes_of_what_was_trained_are_refused_at_once(done: Path) -> None:
 
 def test_other_lengths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     train(composed([*TINY, "scheduler=cosine"]), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"scheduler.T_max was taken from .* 12 steps, .* for 16"):
+    with pytest.raises(
+        ConfigError, match=r"scheduler.T_max: was derived from .* 12 steps, .* for 16"
+    ):
         resume(tmp_path / "run", "trainer.max_epochs=4")
-    with pytest.raises(ConfigError, match="max_epochs=1 lies before epoch 3"):
+    with pytest.raises(ConfigError, match="max_epochs=1: lies before epoch 3"):
         resume(tmp_path / "run", "trainer.max_epochs=1")
 
 
@@ -801,7 +803,7 @@ def test_command_line_that_a_run_cannot_take_is_refused(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["optimizer=sgd"], "optimizer=sgd would change"),
+        (["optimizer=sgd"], "optimizer=sgd: would change"),
         (["optimizer.lrr=1"], "^optimizer.lrr: .*Correct optimizer.lrr=1"),
         (["trainer.max_epochs=3,4"], "^trainer.max_epochs: holds several values"),
         (["trainer.max_epochs=[3"], "^trainer.max_epochs: .*Correct"),

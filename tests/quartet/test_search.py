@@ -17,7 +17,7 @@ from processes import Command
 
 from quartet.build import build, compose
 from quartet.compat.lightning import quieten
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, Problem
 from quartet.records import result as record
 from quartet.records.sweep_table import Table
 from quartet.run import train as train_really
@@ -52,7 +52,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Search]:
         values["seconds"] = {"fit": 1 / lr, "total": None}
         values["checkpoints"] = {}
         if cfg.seed == 13 and lr > 0.01:
-            raise ConfigError(["seed=13: is refused here."])
+            raise ConfigError(Problem("seed", "is refused here.", 13))
         if cfg.seed == 14:
             values["monitor"]["best"] = values["metrics"]["val/loss"] = float("nan")
         record.write_result(directory, values)

@@ -131,7 +131,7 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
         with shutdown.deferred(imports=True), nothing_collected():
             import quartet.build  # noqa: F401 (all that takes seconds)
             from quartet.compat.lightning import quieten
-            from quartet.core.problems import ConfigError
+            from quartet.core.problems import ConfigError, Problem
             from quartet.reports.text import describe_run
             from quartet.run import train
     except SystemExit:
@@ -146,12 +146,11 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
         if not (sweeping or cfg.resume or processes.process_rank() > 0):
             processes.save_slurm_run(sys.argv[1:], directory)
         if sweeping and (cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1):
-            raise ConfigError(
-                [
-                    f"trainer.devices={cfg.trainer.devices}: the processes of a job would each run "
-                    "the whole sweep again; add launcher=local, which gives each job its own."
-                ]
+            message = (
+                "the processes of a job would each run the whole sweep again; add launcher=local, "
+                "which gives each job its own."
             )
+            raise ConfigError(Problem("trainer.devices", message, cfg.trainer.devices))
         with shutdown.as_exit():
             result = train(cfg, directory)
         best: float | None = result["monitor"]["best"]

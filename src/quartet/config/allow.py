@@ -107,29 +107,33 @@ def is_member(found: Any, module: str, base: str | None) -> bool:
     return not found.__name__.startswith("_")
 
 
-def find_problems(tree: Any, key: str = "") -> list[Problem]:
-    """Problems of what plain containers name or hold: targets that must not be called, objects."""
-    return list(dict.fromkeys(_walk(tree, key)))
-
-
-def _walk(tree: Any, key: str) -> Iterator[Problem]:
+def walk(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted key and the value of each item of plain containers, those within too."""
     if isinstance(tree, dict | list):
         for name, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
             path = f"{key}.{name}" if key else str(name)
-            if name == "_target_" and item is not None:
-                yield from _check_target(path, item)
-            yield from _walk(item, path)
-    elif isinstance(tree, str) and "${" in tree:
-        # Hydra resolves what it instantiates again, and an object could come out of a text.
-        message = (
-            "stands for another value even after it was resolved. Write it without the backslash."
-        )
-        yield Problem(key, message, tree)
-    elif not isinstance(tree, str | int | float | None):
-        yield Problem(key, f"is a {type(tree).__name__}. Write a text or a number.", str(tree))
+            yield path, item
+            yield from walk(item, path)
 
 
-def _check_target(key: str, target: Any) -> Iterator[Problem]:
+def find_targets(tree: Any) -> list[tuple[str, Any]]:
+    """The keys and the values of all `_target_`s that are set."""
+    return [
+        (key, item)
+        for key, item in walk(tree)
+        if key.rpartition(".")[2] == "_target_" and item is not None
+    ]
+
+
+def find_problems(tree: Any) -> list[Problem]:
+    """Problems of plain containers: targets that must not be called, and objects."""
+    return [
+        *(problem for key, target in find_targets(tree) for problem in check_target(key, target)),
+        *(problem for key, item in walk({"": tree}) for problem in check_item(key, item)),
+    ]
+
+
+def check_target(key: str, target: Any) -> Iterator[Problem]:
     if not isinstance(target, str):
         message = f"is a {type(target).__name__}. Write a dotted name."
         yield Problem(key, message, str(target))
@@ -138,3 +142,12 @@ def _check_target(key: str, target: Any) -> Iterator[Problem]:
         locate(target)
     except ValueError as error:
         yield Problem(key, str(error), target)
+
+
+def check_item(key: str, item: Any) -> Iterator[Problem]:
+    if isinstance(item, str) and "${" in item:
+        # Hydra resolves what it instantiates again, and an object could come out of a text.
+        message = "refers to another value even after it was resolved. Remove the backslash."
+        yield Problem(key, message, item)
+    elif not isinstance(item, dict | list | str | int | float | None):
+        yield Problem(key, f"is a {type(item).__name__}. Write a text or a number.", str(item))

@@ -10,13 +10,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from quartet.config import allow
+from quartet.config.configuration import to_container
+from quartet.config.overrides import key_of
 from quartet.config.records import (
     apply_overrides,
-    find_targets,
+    flatten,
     is_option,
-    leaves,
     read_choices,
     read_record,
+    split_overrides,
 )
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
@@ -73,25 +76,21 @@ def evaluation_config(directory: str | Path, overrides: Sequence[str]) -> DictCo
         ConfigError: as `read_record` and `apply_overrides`, or an option differs from the run's.
     """
     cfg, _ = read_record(directory)
-    chosen, problems, values = read_choices(directory), [], []
-    for text in overrides:
-        group, _, option = text.partition("=")
-        if not is_option(group, option):
-            values.append(text)
-        elif group == "trainer":
-            cfg.trainer = compose_conf([text]).trainer
-        elif chosen.get(group) != option:  # else it is what the run has anyway
-            problems.append(
-                Problem(
-                    group,
-                    f"the run in {directory} was trained with {group}={chosen.get(group)}, and stays "
-                    "what it is; leave it out. Other data of the same kind: data.path=FILE, or "
-                    "data.KEY=VALUE.",
-                    option,
-                )
-            )
-    if problems:
-        raise ConfigError(problems)
+    chosen = read_choices(directory)
+    options, values = split_overrides(overrides)
+    if "trainer" in options:
+        cfg.trainer = compose_conf([f"trainer={options.pop('trainer')}"]).trainer
+    if problems := [
+        Problem(
+            group,
+            f"the run in {directory} was trained with {group}={chosen.get(group)}; leave it out. "
+            "Other data of the same kind: data.path=FILE, or data.KEY=VALUE.",
+            option,
+        )
+        for group, option in options.items()
+        if chosen.get(group) != option
+    ]:
+        raise ConfigError(*problems)
     cfg.callbacks, cfg.logger = {}, {}
     apply_overrides(cfg, values)
     return cfg
@@ -110,45 +109,27 @@ def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig
     """
     cfg, is_old = read_record(directory)
     if is_old:
-        raise ConfigError(
-            [
-                f"resume={directory}: version 0.1 trained this run, and this version does not read "
-                "the state of its training. evaluate.py, predict.py and scripts/export.py do; train it again."
-            ]
+        message = (
+            "version 0.1 trained this run, and this version does not read the state of its "
+            "training. evaluate.py, predict.py and scripts/export.py do; train it again."
         )
-    options = {}
-    values: list[str] = []
-    problems = []
-    for text in overrides:
-        group, _, option = text.removeprefix("+").partition("=")
-        if not is_option(group, option):
-            values.append(text)
-        elif group in ("callbacks", "logger"):
-            options[group] = option
-        else:
-            problems.append(
-                f"resume={directory} goes on with the same training, which {text} would change; "
-                "leave it out, or start a run of its own without resume."
-            )
-    if problems:
-        raise ConfigError(problems)
-    recorded = OmegaConf.to_container(cfg.logger, resolve=False) if cfg.get("logger") else {}
+        raise ConfigError(Problem("resume", message, str(directory)))
+    options, values = split_overrides(overrides)
+    message = f"would change the training that resume={directory} continues; leave one of them out."
+    fixed = options.keys() - {"callbacks", "logger"}
+    if problems := [Problem(group, message, options[group]) for group in options if group in fixed]:
+        raise ConfigError(*problems)
+    recorded = to_container(cfg.get("logger"), resolve=False)
     logger = options.get("logger") or str(read_choices(directory).get("logger") or "default")
     if not is_option("logger", logger):
-        raise ConfigError(
-            [Problem("logger", "conf/logger has no such option. Name one, logger=csv.", logger)]
-        )
-    composed = compose_conf(
-        [
-            f"logger={logger}",
-            *([f"callbacks={options['callbacks']}"] if "callbacks" in options else []),
-        ]
-    )
+        message = "conf/logger has no such option. Name one, logger=csv."
+        raise ConfigError(Problem("logger", message, logger))
+    composed = compose_conf([f"{group}={o}" for group, o in {**options, "logger": logger}.items()])
     cfg.logger = composed.logger
     if "callbacks" in options:
         cfg.callbacks = composed.callbacks
     else:
-        refuse_foreign_callbacks(cfg)
+        refuse_unknown_callbacks(cfg)
     apply_overrides(cfg, values)
     cfg.resume = str(directory)
     if "logger" not in options:
@@ -156,41 +137,39 @@ def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig
     return cfg
 
 
-def refuse_foreign_callbacks(cfg: DictConfig) -> None:
+def refuse_unknown_callbacks(cfg: DictConfig) -> None:
     """Refuses callbacks whose classes no option of conf/callbacks names: they may write anywhere."""
-    files = (CONF / "callbacks").glob("*.yaml")
-    known = {target for file in files for target in find_targets(yaml.safe_load(file.read_text()))}
-    container: Any = OmegaConf.to_container(
-        cfg.get("callbacks") or OmegaConf.create(), resolve=False
+    known = {
+        target
+        for file in (CONF / "callbacks").glob("*.yaml")
+        for _, target in allow.find_targets(yaml.safe_load(file.read_text()))
+    }
+    message = (
+        "a record may name the classes of conf/callbacks/ alone. Add an option with it there, and "
+        "name that, callbacks=[default,OPTION]."
     )
-    problems = [
-        Problem(
-            f"callbacks.{name}._target_",
-            "a record may name the classes of conf/callbacks/ alone. Add an option with it there, and "
-            "name that, callbacks=[default,OPTION].",
-            node.get("_target_"),
-        )
-        for name, node in container.items()
+    nodes = to_container(cfg.get("callbacks"), resolve=False)
+    if problems := [
+        Problem(f"callbacks.{name}._target_", message, node.get("_target_"))
+        for name, node in nodes.items()
         if isinstance(node, dict) and node.get("_target_") not in known
-    ]
-    if problems:
-        raise ConfigError(problems)
+    ]:
+        raise ConfigError(*problems)
 
 
 def refuse_lost_settings(recorded: Any, cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refuses to continue where a logger would get other settings than the run was started with."""
-    given = {text.lstrip("+~").partition("=")[0] for text in overrides}
-    before = dict(leaves(recorded, "logger"))
-    now = dict(leaves(OmegaConf.to_container(cfg.logger, resolve=False), "logger"))
+    given = set(map(key_of, overrides))
+    before = dict(flatten(recorded, "logger"))
+    now = dict(flatten(to_container(cfg.logger, resolve=False), "logger"))
     lost = [key for key, value in before.items() if now.get(key) != value and key not in given]
     if lost:
         words = " ".join(f"{'' if key in now else '+'}{key}={before[key]}" for key in lost)
-        raise ConfigError(
-            [
-                "logger: the run was started with other settings, and a record says nothing of where "
-                f"to log. Repeat them on the command line: {words}"
-            ]
+        message = (
+            "the run was started with other settings, and a record does not decide where to log. "
+            f"Repeat them on the command line: {words}"
         )
+        raise ConfigError(Problem("logger", message))
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
@@ -200,8 +179,3 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     OmegaConf.save(OmegaConf.masked_copy(cfg, keys), folder / "config.yaml")
     if "hydra" in cfg:
         OmegaConf.save(OmegaConf.masked_copy(cfg, ["hydra"]), folder / "hydra.yaml")
-
-
-def unresolved(cfg: DictConfig) -> dict[str, Any]:
-    """Plain containers with references as they are written."""
-    return OmegaConf.to_container(cfg, resolve=False)  # type: ignore[return-value]

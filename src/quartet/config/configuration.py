@@ -1,4 +1,4 @@
-"""A composed configuration in plain containers: the door behind which nobody knows OmegaConf."""
+"""A composed configuration in plain containers, without the types of OmegaConf."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,7 +7,21 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from quartet.config import allow
 from quartet.core.problems import Problem
+
+
+def to_container(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:
+    """Plain containers, with references resolved or as they are written."""
+    return {} if cfg is None else OmegaConf.to_container(cfg, resolve=resolve)  # type: ignore[return-value]
+
+
+def replace_values(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """A copy of a configuration with other values at dotted keys."""
+    cfg = cfg.copy()
+    for key, value in values.items():
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    return cfg
 
 
 class Configuration(Mapping[str, Any]):
@@ -30,8 +44,10 @@ class Configuration(Mapping[str, Any]):
             hydra = self.node.pop("hydra", None) or {}
             self.node.directory = directory
         self.options: Mapping[str, str] = hydra.get("runtime", {}).get("choices", {})
-        self.raw: Any = OmegaConf.to_container(self.node, resolve=False)
-        self._references = dict(find_references(self.raw))
+        self.raw = to_container(self.node, resolve=False)
+        items = allow.walk(self.raw)
+        found = {key: re.fullmatch(r"\$\{([\w.]+)\}", str(value)) for key, value in items}
+        self._references = {key: match[1] for key, match in found.items() if match}
         self._values: dict[str, Any] | None = None
 
     def __getitem__(self, key: str) -> Any:
@@ -46,8 +62,7 @@ class Configuration(Mapping[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration in plain containers; do not change them."""
         if self._values is None:
-            self._values = OmegaConf.to_container(self.node, resolve=True)  # type: ignore[assignment]
-        assert self._values is not None
+            self._values = to_container(self.node)
         return self._values
 
     def keys_of(self, group: str) -> list[str]:
@@ -93,20 +108,10 @@ def clear_unresolved(
                     if isinstance(child, DictConfig | ListConfig):
                         yield from clear_unresolved(child, f"{path}.", above)
                     continue
-                yield Problem(path, "holds itself; give a value.", find_raw(node, key))
+                yield Problem(path, "contains itself; give a value.", find_raw(node, key))
         node[key] = None
 
 
 def find_raw(node: DictConfig | ListConfig, key: Any) -> Any:
     """A value as it is written, with its references."""
     return OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
-
-
-def find_references(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The path of every value that stands for another, and the path of that."""
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, value in items:
-        if isinstance(value, dict | list):
-            yield from find_references(value, f"{prefix}{key}.")
-        elif isinstance(value, str) and (match := re.fullmatch(r"\$\{([\w.]+)\}", value)):
-            yield f"{prefix}{key}", match[1]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from quartet.config import allow, signatures
 from quartet.core.files import CONF
@@ -13,22 +13,8 @@ from quartet.data.task import TASKS
 from quartet.training import parameters, schedule
 
 TOP_LEVEL = [
-    "loss",
-    "metrics",
-    "model",
-    "module",
-    "optimizer",
-    "scheduler",
-    "trainer",
-    "callbacks",
-    "logger",
-    "data",
-    "monitor",
-    "seed",
-    "check",
-    "resume",
-    "directory",
-    "hydra",
+    *("loss", "metrics", "model", "module", "optimizer", "scheduler", "trainer", "callbacks"),
+    *("logger", "data", "monitor", "seed", "check", "resume", "directory", "hydra"),
 ]
 # Keys of a group that say how to use its part; all others are arguments of its `_target_`.
 POLICY_KEYS: dict[str, tuple[str, ...]] = {
@@ -117,19 +103,6 @@ DEFAULT_OPTION = {
     **{"data": "digits", "model": "mlp", "loss": "mse", "optimizer": "adam"},
     **{"module": "default", "trainer": "default"},
 }
-
-
-def to_container(cfg: DictConfig) -> dict[str, Any]:
-    """Plain containers with interpolations resolved."""
-    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
-
-
-def replace_values(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """A copy of a configuration with other values at dotted keys."""
-    cfg = cfg.copy()
-    for key, value in values.items():
-        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
-    return cfg
 
 
 def split_node(config: Mapping[str, Any], group: str) -> tuple[dict[str, Any], dict[str, Any]]:

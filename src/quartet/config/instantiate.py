@@ -40,7 +40,7 @@ def make(node: Any, partial: bool = False) -> Any:
         ConfigError: the node, or one within it, names what must not be called.
     """
     if problems := allow.find_problems(node):
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     try:
         # As keywords Hydra would merge these into a copy.
         node = {**node, "_convert_": "all"}
@@ -135,7 +135,7 @@ def build_each(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
             with collect_problems(problems, f"{group}.{name}", names):
                 made[name] = make(node)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return made
 
 
@@ -201,7 +201,7 @@ def build_trainer(config: Configuration) -> Trainer:
         )
         finish_trainer(trainer, config["trainer"], directory)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     lightning_loop.install(trainer)
     return trainer
 

@@ -1,7 +1,7 @@
 """The configuration of a run that exists: its record, read as plain data, and overrides of it.
 
-A record may come from anyone. Hydra never composes it, and nothing it names is called before the
-allow-list has seen it.
+A record may come from anyone. Hydra never composes it, and nothing that it names is called unless
+the allow-list permits it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from quartet.config.overrides import key_of
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import find_outside_links, is_filled, newest_record, read_result
@@ -52,21 +53,18 @@ def read_record(directory: str | Path) -> tuple[DictConfig, bool]:
         file = newest_record(directory) / "config.yaml"
         loaded = yaml.safe_load(file.read_text())
     except FileNotFoundError as error:
-        raise ConfigError([str(error)]) from None
+        raise ConfigError(Problem("", str(error))) from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([Problem(str(file), f"cannot be read: {reason}")]) from None
+        raise ConfigError(Problem(str(file), f"cannot be read: {reason}")) from None
     if not isinstance(loaded, dict) or not {"data", "model", "trainer", "monitor"} <= set(loaded):
-        raise ConfigError([Problem(str(file), "is no configuration of a run.")])
-    if links := find_outside_links(directory):
-        raise ConfigError(
-            [
-                Problem(str(link), f"is a link to {to}; put the file itself there.")
-                for link, to in links
-            ]
-        )
-    is_old = any(moved_target(target) != target for target in find_targets(loaded))
-    loaded = rename_targets(loaded)
+        raise ConfigError(Problem(str(file), "is no configuration of a run."))
+    links = find_outside_links(directory)
+    message = "is a link to {}; put the file itself there."
+    if problems := [Problem(str(link), message.format(to)) for link, to in links]:
+        raise ConfigError(*problems)
+    renamed = rename_targets(loaded)
+    is_old, loaded = renamed != loaded, renamed
     for key in ("hydra", "defaults"):
         loaded.pop(key, None)
     loaded["resume"] = loaded["check"] = None
@@ -76,17 +74,6 @@ def read_record(directory: str | Path) -> tuple[DictConfig, bool]:
     with open_dict(cfg):
         cfg.hydra = {"runtime": {"choices": read_choices(directory)}, "overrides": {"task": []}}
     return cfg, is_old
-
-
-def find_targets(node: Any) -> Iterator[str]:
-    """All `_target_`s of plain containers."""
-    if isinstance(node, dict):
-        if isinstance(target := node.get("_target_"), str):
-            yield target
-        node = list(node.values())
-    if isinstance(node, list):
-        for item in node:
-            yield from find_targets(item)
 
 
 def rename_targets(node: Any) -> Any:
@@ -128,6 +115,18 @@ def is_option(group: str, option: str) -> bool:
     return {name.strip() for name in names} <= known
 
 
+def split_overrides(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Splits overrides into options of groups, such as ``loss=mse``, and values."""
+    options, values = {}, []
+    for text in overrides:
+        group, _, option = text.lstrip("+").partition("=")
+        if is_option(group, option):
+            options[group] = option
+        else:
+            values.append(text)
+    return options, values
+
+
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Sets values of a configuration as the command line writes them: ``data.path=FILE``.
 
@@ -141,7 +140,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     problems = []
     OmegaConf.set_struct(cfg, True)
     for text in overrides:
-        key = text.lstrip("+~").partition("=")[0]
+        key = key_of(text)
         try:
             (each,) = OverridesParser.create().parse_overrides([text])
             if each.is_sweep_override():
@@ -158,13 +157,13 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             problems.append(Problem(key, f"{reason} Correct {text}."))
     OmegaConf.set_struct(cfg, False)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
 
 
-def leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of plain containers."""
+def flatten(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted keys and the values of nested mappings; an empty one is a value."""
     if isinstance(node, dict) and node:
         for name, item in node.items():
-            yield from leaves(item, f"{key}.{name}")
+            yield from flatten(item, f"{key}.{name}" if key else str(name))
     else:
         yield key, node

@@ -1,14 +1,18 @@
-"""What a run may change when it goes on: how long it trains and how it is watched, nothing else."""
+"""Where a run continues, and what may change: its length and how it is watched, nothing else."""
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from quartet.config.configuration import to_container
+from quartet.config.records import flatten
+from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import read_result, records
 
 if TYPE_CHECKING:
@@ -25,19 +29,19 @@ TRAINING = (
     *("callbacks.ema", "callbacks.swa", "callbacks.unfreeze", "callbacks.best"),
     *("callbacks.last.dirpath", "callbacks.last.filename"),
 )
-# That may name ranges for a search.
-GROUPS = ("loss", "model", "optimizer", "scheduler")
+# Ranges for a search.
+SEARCH = re.compile(r"(loss|model|optimizer|scheduler)\.search(\.|$)")
 HORIZONS = ("T_max", "total_iters", "total_steps")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run goes on.
+    """The checkpoint with which a run continues.
 
     Attributes:
         checkpoint: The file; None for the beginning, if the run was cut off before its first one.
-        epoch: That it is of, from 0.
-        extended: Whether the training goes on beyond the end that it had.
+        epoch: Its epoch, from 0.
+        extended: Whether the training continues beyond the end that it had.
     """
 
     checkpoint: Path | None
@@ -46,21 +50,21 @@ class Place:
 
 
 def place_of(cfg: DictConfig) -> Place | None:
-    """Where ``resume=DIR`` goes on; None if there is nothing left to do.
+    """Where ``resume=DIR`` continues; None if there is nothing left to do.
 
     Raises:
         quartet.core.problems.ConfigError: there is no such run, it has finished without a checkpoint, all of
             them are damaged, or `cfg` would train something else.
     """
     from quartet.checkpoints.storage import CheckpointError, load, newest_good
-    from quartet.core.problems import ConfigError
 
     directory = Path(cfg.resume)
     begun = records(directory)
     if not begun:
-        raise ConfigError([f"resume={directory} holds no run: {directory}/.hydra is missing."])
-    if faults := changes(flat(begun[0]), flat(cfg), str(directory)):
-        raise ConfigError(faults)
+        message = f"holds no run: {directory}/.hydra is missing."
+        raise ConfigError(Problem("resume", message, str(directory)))
+    if problems := changes(flat(begun[0]), flat(cfg), str(directory)):
+        raise ConfigError(*problems)
     finished = read_result(directory).get("status") == "finished"
     if not finished and not any(directory.glob("checkpoints/*.ckpt")):
         return Place(None, 0, extended=False)
@@ -70,7 +74,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     except FileNotFoundError:  # none but within a step, whose gradients no checkpoint holds
         return Place(None, 0, extended=False)
     except CheckpointError as error:
-        raise ConfigError([f"resume={directory}: {error} Start it anew."]) from None
+        raise ConfigError(Problem("resume", f"{error} Start it anew.", str(directory))) from None
     # By the checkpoint and not by the records: a start that was killed at once left one, too.
     extended = saved.get("resume_state", {}).get("end") != end(cfg)
     if finished and not extended:
@@ -80,52 +84,53 @@ def place_of(cfg: DictConfig) -> Place | None:
         try:
             return Place(longer, load(longer)["epoch"], extended)
         except CheckpointError as error:
-            raise ConfigError(
-                [
-                    f"resume={directory}: {error} The run ended within an epoch, and only this one "
-                    "could go on as if it had not; start a run of its own without resume."
-                ]
-            ) from None
+            message = (
+                f"{error} The run ended within an epoch, and only this checkpoint could continue "
+                "it; start a run of its own without resume."
+            )
+            raise ConfigError(Problem("resume", message, str(directory))) from None
     return Place(path, saved["epoch"], extended)
 
 
 def end(cfg: DictConfig) -> str:
     """What decides when a training ends: its length, and callbacks that may stop it."""
-    callbacks: Any = OmegaConf.to_container(cfg.callbacks, resolve=False)
+    callbacks = to_container(cfg.callbacks, resolve=False)
     stopping = {k: v for k, v in callbacks.items() if k not in ("best", "last", "progress_bar")}
     length = {key: OmegaConf.select(cfg, key) for key in LENGTH}
     return json.dumps({**length, "callbacks": stopping}, sort_keys=True, default=str)
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -> list[str]:
-    """What would make the run another one: a line for each key, and the way out."""
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -> list[Problem]:
+    """The changes that would make the run another one, a problem for each key."""
 
     def within(key: str, names: tuple[str, ...]) -> bool:
         return any(key == name or key.startswith(f"{name}.") for name in names)
 
-    faults = [
-        f"{key}: {before.get(key)} -> {now.get(key)}"
+    problems = [
+        Problem(key, f"{before.get(key)} -> {now.get(key)}")
         for key in dict.fromkeys([*before, *now])
         if before.get(key) != now.get(key)
         and (within(key, TRAINING) or not within(key, CHANGEABLE))
     ]
-    if faults:
-        faults.append(
-            f"resume={directory} goes on with the same training, which this would change; leave "
-            "it out, or start a run of its own without resume. What may change is "
-            f"{', '.join(CHANGEABLE[3:])}."
+    if problems:
+        message = (
+            "continues the same training, which this would change; leave it out, or start a run of "
+            f"its own without resume. These may change: {', '.join(CHANGEABLE[3:])}."
         )
-    return faults
+        problems.append(Problem("resume", message, directory))
+    return problems
 
 
-def check_length(run: "Run", cfg: DictConfig, reached: int) -> list[str]:
-    """Whether a training that has reached an epoch can have its new length."""
+def check_length(run: "Run", cfg: DictConfig, reached: int) -> Iterator[Problem]:
+    """Checks whether a training that has reached an epoch can have its new length."""
     length = cfg.trainer.max_epochs
     if length not in (None, -1) and length < reached:
-        return [
-            f"trainer.max_epochs={length} lies before epoch {reached + 1}, which the run has "
-            "reached; leave it out, or set a larger number."
-        ]
+        message = (
+            f"lies before epoch {reached + 1}, which the run has reached; leave it out, or set a "
+            "larger number."
+        )
+        yield Problem("trainer.max_epochs", message, length)
+        return
     before = OmegaConf.load(records(Path(cfg.resume))[0]).trainer
     unset = [
         f"scheduler.{key}"
@@ -137,12 +142,12 @@ def check_length(run: "Run", cfg: DictConfig, reached: int) -> list[str]:
     planned = math.inf if epochs in (None, -1) else epochs * run.steps_per_epoch
     planned = planned if steps == -1 else min(planned, steps)
     if unset and planned != run.total_steps:
-        return [
-            f"{unset[0]} was taken from the length of the training, {planned:g} steps, and what "
-            f"follows from it would be another for {run.total_steps:g}; leave the length as it was, "
-            "or start a run of its own without resume."
-        ]
-    return []
+        message = (
+            f"was derived from the length of the training, {planned:g} steps, and would be another "
+            f"for {run.total_steps:g}; leave the length as it was, or start a run of its own "
+            "without resume."
+        )
+        yield Problem(unset[0], message)
 
 
 def flat(source: Path | DictConfig) -> dict[str, Any]:
@@ -150,16 +155,4 @@ def flat(source: Path | DictConfig) -> dict[str, Any]:
     cfg: Any = (OmegaConf.load(source) if isinstance(source, Path) else source).copy()
     with open_dict(cfg):
         cfg.pop("hydra", None)
-    values: dict[str, Any] = {}
-
-    def collect(prefix: str, node: Any) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                if key == "search" and prefix in GROUPS:
-                    continue
-                collect(f"{prefix}.{key}" if prefix else str(key), value)
-        else:
-            values[prefix] = node
-
-    collect("", OmegaConf.to_container(cfg, resolve=True))
-    return values
+    return {key: value for key, value in flatten(to_container(cfg)) if not SEARCH.match(key)}

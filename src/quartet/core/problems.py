@@ -75,12 +75,13 @@ class ConfigError(Exception):
         messages: The same as sentences, none of them twice.
     """
 
-    def __init__(self, problems: Iterable[Problem | str]) -> None:
-        self.problems = [
-            each if isinstance(each, Problem) else Problem("", each) for each in problems
-        ]
-        self.messages = list(dict.fromkeys(map(str, self.problems)))
-        super().__init__("\n".join(self.messages))
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.problems = list(problems)
+        self.messages = list(dict.fromkeys(map(str, problems)))
+
+    def __str__(self) -> str:
+        return "\n".join(self.messages)
 
 
 @contextmanager

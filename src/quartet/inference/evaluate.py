@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from quartet.checkpoints import storage
 from quartet.core import redaction
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import rebuild_run
 from quartet.records import result
 from quartet.records.loggers import shorten_float
@@ -39,9 +39,8 @@ def evaluate(
         run.module.load_state_dict(storage.load(path)["state_dict"])
     except RuntimeError as error:
         reason = " ".join(str(error).partition(":\n")[2].split())
-        raise ConfigError(
-            [f"checkpoint={checkpoint} is of another model, or of other data: {reason}"]
-        ) from None
+        message = f"is of another model, or of other data: {reason}"
+        raise ConfigError(Problem("checkpoint", message, checkpoint)) from None
     collector = PredictionCollector()
     run.trainer.callbacks.append(collector)  # type: ignore[attr-defined]
     score = run.trainer.test if split == "test" else run.trainer.validate

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from quartet.config.groups import replace_values
+from quartet.config.configuration import replace_values
 from quartet.core import files
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import Predictor, from_run, rebuild_run
 
 if TYPE_CHECKING:
@@ -227,12 +227,14 @@ def check_output(form: str, output: Path) -> None:
         ConfigError: a package is missing, or the file exists.
     """
     if form not in SUFFIXES:
-        raise ConfigError([f"format={form}: must be one of {', '.join(SUFFIXES)}."])
+        raise ConfigError(Problem("format", f"must be one of {', '.join(SUFFIXES)}.", form))
     missing = [name for name in NEEDS.get(form, ()) if importlib.util.find_spec(name) is None]
-    faults = [f"format={form}: needs {name}; pip install -e '.[export]'." for name in missing]
+    way_out = "needs {}; pip install -e '.[export]'."
+    problems = [Problem("format", way_out.format(name), form) for name in missing]
     if output.suffix != SUFFIXES[form]:
-        faults.append(f"output={output}: must end in {SUFFIXES[form]} for format={form}.")
+        message = f"must end in {SUFFIXES[form]} for format={form}."
+        problems.append(Problem("output", message, str(output)))
     taken = [path for path in (output, description_path(output)) if path.exists()]
-    faults += [f"output={path}: exists; name another file." for path in taken]
-    if faults:
-        raise ConfigError(faults)
+    problems += [Problem("output", "exists; name another file.", str(path)) for path in taken]
+    if problems:
+        raise ConfigError(*problems)

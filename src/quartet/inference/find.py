@@ -18,7 +18,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from quartet.build import Run, build
 from quartet.compat.lightning import quieten
-from quartet.config.groups import replace_values
+from quartet.config.configuration import replace_values
 from quartet.core.problems import ConfigError, Problem
 from quartet.reports.canvas import BLUE, RED, STYLE, Canvas
 from quartet.training.module import NonFiniteLossError
@@ -104,7 +104,7 @@ def find_learning_rate(
     name = str(cfg.optimizer.get("_target_")).rpartition(".")[2]
     if name in ("LBFGS", "Rprop"):
         message = f"{name} finds the length of its steps itself; leave optimizer.lr as it is."
-        raise ConfigError([Problem("optimizer", message)])
+        raise ConfigError(Problem("optimizer", message))
     rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
     callback = LearningRateSweep(rates, cfg.optimizer.lr)
     run = prepare(cfg, steps)
@@ -119,7 +119,7 @@ def find_learning_rate(
             f"no rate from {low:g} to {rates[-1]:g} lowered the loss, see {into}; try another "
             "range, more steps, or look for the mistake with trainer=overfit."
         )
-        raise ConfigError([Problem("optimizer.lr", message)])
+        raise ConfigError(Problem("optimizer.lr", message))
     return float(f"{best:.2g}")
 
 
@@ -135,7 +135,7 @@ def find_batch_size(cfg: "DictConfig") -> int:
     first = cfg.data.batch_size
     if first == "full":
         message = "is the whole set already; give a number to begin at."
-        raise ConfigError([Problem("data.batch_size", message, first)])
+        raise ConfigError(Problem("data.batch_size", message, first))
 
     largest = first * prepare(cfg, 1, first).data.count_batches(1)
     speeds: dict[int, float] = {}
@@ -152,7 +152,7 @@ def find_batch_size(cfg: "DictConfig") -> int:
         size *= 2
     if not speeds:
         message = "does not fit into memory; begin with a smaller one."
-        raise ConfigError([Problem("data.batch_size", message, first)])
+        raise ConfigError(Problem("data.batch_size", message, first))
     return min(size for size in speeds if speeds[size] >= FAST_ENOUGH * max(speeds.values()))
 
 
@@ -166,7 +166,7 @@ def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:
     run = build(replace_values(cfg, values))
     if run.trainer.world_size > 1:
         message = "the search needs a single process; set it to 1."
-        raise ConfigError([Problem("trainer.devices", message, cfg.trainer.devices)])
+        raise ConfigError(Problem("trainer.devices", message, cfg.trainer.devices))
     load_data(run)
     return run
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from quartet.build import Run
 from quartet.compat.lightning import quieten
 from quartet.core.files import unique_path
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, Problem
 from quartet.data.task import Columns
 from quartet.inference import inputs
 from quartet.inference.inputs import Batch
@@ -81,7 +81,7 @@ def predict(
             batches = inputs.read_batches(source, predictor, id)
             count = write_predictions(predictor, batches, output)
         except (ValueError, OSError) as error:
-            raise ConfigError([f"input={source}: {error}"]) from None
+            raise ConfigError(Problem("input", str(error), str(source))) from None
     print(f"{count:,} predictions in {output}")
     return output
 
@@ -93,16 +93,15 @@ def check_output(output: Path) -> None:
         ConfigError: it exists, has another suffix, or a package is missing.
     """
     if output.exists():
-        raise ConfigError([f"output={output}: exists, and was not touched; name another file."])
-    if output.suffix not in ("", ".csv", ".parquet"):
-        raise ConfigError([f"output={output}: must end in .csv or .parquet."])
-    if output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError(
-            [
-                f'output={output}: parquet needs pyarrow, pip install -e ".[parquet]"; '
-                f"{output.with_suffix('.csv')} needs nothing."
-            ]
-        )
+        message = "exists, and was not touched; name another file."
+    elif output.suffix not in ("", ".csv", ".parquet"):
+        message = "must end in .csv or .parquet."
+    elif output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        other = output.with_suffix(".csv")
+        message = f'parquet needs pyarrow, pip install -e ".[parquet]"; {other} needs nothing.'
+    else:
+        return
+    raise ConfigError(Problem("output", message, str(output)))
 
 
 def read_part(run: Run, predictor: Predictor, split: str) -> Iterator[Batch]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from quartet.build import Run, build, rebuild
 from quartet.checkpoints import storage
 from quartet.compat.lightning import quieten
-from quartet.config.groups import replace_values, to_container
-from quartet.core.problems import ConfigError, collect_problems
+from quartet.config.configuration import replace_values, to_container
+from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.task import Task
 from quartet.validation.data import load_data
 
@@ -76,12 +76,11 @@ def from_checkpoint(cfg: "DictConfig", directory: Path, checkpoint: str) -> Pred
     content = storage.load(checkpoint)
     metadata = metadata_of(content)
     if metadata is None:
-        raise ConfigError(
-            [
-                f"checkpoint: {checkpoint} does not describe the data that it was trained on; train "
-                "the run again, or continue it, resume=DIR trainer.max_epochs=N."
-            ]
+        message = (
+            f"{checkpoint} does not describe the data that it was trained on; train the run again, "
+            "or continue it, resume=DIR trainer.max_epochs=N."
         )
+        raise ConfigError(Problem("checkpoint", message))
     model, task, trainer = rebuild(cfg, metadata, directory)
     metadata = metadata | {"config": to_container(cfg)["data"]}
     return load_weights(Predictor(model, task, trainer, metadata), content, checkpoint)
@@ -109,9 +108,8 @@ def load_weights(predictor: Predictor, content: Mapping[str, Any], checkpoint: s
             part.load_state_dict(weights)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(
-                [f"checkpoint: {checkpoint} does not fit the run: {reason}"]
-            ) from None
+            message = f"{checkpoint} does not fit the run: {reason}"
+            raise ConfigError(Problem("checkpoint", message)) from None
         part.to(predictor.device).eval()
     predictor.trainer.precision_plugin.convert_module(predictor.model)
     return predictor
@@ -129,14 +127,14 @@ def find_checkpoint(directory: Path, checkpoint: str) -> str:
     """
     named = {name: str(directory / f"checkpoints/{name}.ckpt") for name in ("best", "last")}
     path = named.get(checkpoint, checkpoint)
-    faults: list[str] = []
     if "://" not in path and not Path(path).is_file():
-        faults.append(f"checkpoint={checkpoint}: {path} is missing; name best, last or a file.")
-    else:
-        with collect_problems(faults, f"checkpoint={checkpoint}"):
-            storage.load(path)  # before the data, which may take long
-    if faults:
-        raise ConfigError(faults)
+        message = f"{path} is missing; name best, last or a file."
+        raise ConfigError(Problem("checkpoint", message, checkpoint))
+    problems: list[Problem] = []
+    with collect_problems(problems, f"checkpoint={checkpoint}"):
+        storage.load(path)  # before the data, which may take long
+    if problems:
+        raise ConfigError(*problems)
     return path
 
 
@@ -156,16 +154,16 @@ def rebuild_run(
         ConfigError: there is no such split or checkpoint, or the data cannot be read.
     """
     quieten()
-    faults: list[str] = []
-    with collect_problems(faults, "checkpoint"):
+    problems: list[Problem] = []
+    with collect_problems(problems, "checkpoint"):
         path = find_checkpoint(directory, checkpoint)
     if split not in splits:
-        faults.append(f"split={split}: must be one of {', '.join(splits)}.")
-    if faults:
-        raise ConfigError(faults)
+        problems.append(Problem("split", f"must be one of {', '.join(splits)}.", split))
+    if problems:
+        raise ConfigError(*problems)
     run = build(replace_values(cfg, {"callbacks": {}, "logger": {}}), directory)
     run.trainer.loggers = []  # metrics.csv is that of the training
     load_data(run)
     if getattr(run.data.parts, split) is None:
-        raise ConfigError([f"split={split}: this data has no such part."])
+        raise ConfigError(Problem("split", "this data has no such part.", split))
     return run, path

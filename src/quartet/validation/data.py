@@ -130,4 +130,4 @@ def load_data(run: Any) -> None:
         quartet.core.problems.ConfigError: it cannot be read, or cannot be trained on.
     """
     if not run.data.loaded and (problems := check_contents(run.data, run.config)):
-        raise ConfigError(problems)
+        raise ConfigError(*problems)

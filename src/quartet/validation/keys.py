@@ -35,7 +35,7 @@ def check_keys(config: Configuration) -> Iterator[Problem]:
     """
     if absent := list(find_absent(config)):
         message = "is missing; conf/ sets it, leave it there."
-        raise ConfigError([Problem(key, message) for key in absent])
+        raise ConfigError(*(Problem(key, message) for key in absent))
     interpolated = re.findall(r"\$\{\.*([A-Za-z_]\w*)", str(config.raw))
     known = sorted({*TOP_LEVEL, *interpolated})
     for key in config.raw:
