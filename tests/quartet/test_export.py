@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import labelled_table, project_part
+from made import composed, labelled_table, project_part
 from PIL import Image
 from test_prediction import SHORT, kept, pets
 from torch import nn
 
-from quartet.build import compose
 from quartet.core.problems import ConfigError
 from quartet.data.task import Multiclass
 from quartet.inference import export as exporting
@@ -41,7 +40,7 @@ def read(path: Path) -> dict[str, Any]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits."""
     directory = tmp_path_factory.mktemp("digits") / "run"
-    train(compose([*SHORT, "model.hidden=[32]", "model.norm=batch"]), directory)
+    train(composed([*SHORT, "model.hidden=[32]", "model.norm=batch"]), directory)
     return directory
 
 
@@ -96,7 +95,7 @@ def test_a_program_of_a_table_gives_its_values(tmp_path: Path) -> None:
     data = ["data=csv", "data/task=regression", "data.target=price", "data.drop=[name,tame]"]
     path = [f"data.path={tmp_path}/t.csv", "data.missing=mean"]
     directory = tmp_path / "run"
-    train(compose([*SHORT, *data, *path]), directory)
+    train(composed([*SHORT, *data, *path]), directory)
     export(kept(directory), directory, format="torch_export", output=tmp_path / "m.pt2")
     told = read(tmp_path / "m.pt2.json")["preprocessing"]
     columns = []
@@ -122,7 +121,7 @@ def test_every_task_is_exported(data: str, form: str, tmp_path: Path) -> None:
         "ranking": ["data=ranking", "data.queries=40"],
     }.get(data, [f"data={data}"])
     path = [f"data.path={tmp_path}/t.csv"] if data == "multilabel" else []
-    train(compose([*SHORT, *named, *path]), tmp_path / "run")
+    train(composed([*SHORT, *named, *path]), tmp_path / "run")
     file = export(kept(tmp_path / "run"), tmp_path / "run", format=form)
     assert read(exporting.description_path(file))["largest_difference"] < 1e-5
 

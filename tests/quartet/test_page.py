@@ -4,6 +4,7 @@ import errno
 import html
 import json
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -47,39 +48,28 @@ def text_of(page: Path) -> str:
     return html.unescape(" ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page.read_text(), flags=re.S).split()))  # fmt: skip
 
 
-def test_the_page_tells_the_winner_and_both_its_commands(
+def test_page_table_and_terminal_show_the_jobs_the_winner_and_its_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, best in enumerate((0.5, 0.2, 0.9)):
-        made_run(tmp_path / str(number), ["optimizer=sgd", f"optimizer.lr={number}"], best)
-    page = report([tmp_path])
-    printed = capsys.readouterr().out
-    train = "python train.py optimizer=sgd optimizer.lr=1"
-    evaluate = f"python evaluate.py run={tmp_path / '1'}"
-    for said in (text_of(page), printed):
-        assert train in said
-        assert evaluate in said
-    assert page == tmp_path / "report.html"
-    assert printed.index("optimizer.lr=1 ") < printed.index("optimizer.lr=0 ")
-
-
-def test_the_table_has_a_row_a_job(tmp_path: Path) -> None:
     error = {"type": "Refusal", "message": "two\nlines, and a comma"}
-    made_run(tmp_path / "0", ["optimizer=sgd", "seed=3"], 0.5, accuracy=0.75)
-    made_run(tmp_path / "1", ["optimizer=sgd", "seed=4"], status="refused", error=error)
-    report([tmp_path])
+    for number, best in enumerate((0.5, 0.2, 0.9)):
+        given = ["optimizer=sgd", f"optimizer.lr={number}"]
+        made_run(tmp_path / str(number), given, best, accuracy=0.75)
+    made_run(tmp_path / "3", ["optimizer=sgd", "seed=4"], status="refused", error=error)
+    page = report([tmp_path])
+    assert page == tmp_path / "report.html"
+    printed = capsys.readouterr().out
+    assert printed.index("optimizer.lr=1 ") < printed.index("optimizer.lr=0 ")
+    for words in (text_of(page), printed):
+        assert "python train.py optimizer=sgd optimizer.lr=1" in words
+        assert f"python evaluate.py run={tmp_path / '1'}" in words
     table = pd.read_csv(tmp_path / "results.csv")
-    assert list(table["status"]) == ["finished", "refused"]
-    assert list(table["seed"]) == [3, 4]
-    assert table.loc[0, ["best", "epoch", "epochs", "seconds", "val/loss", "test/accuracy"]].tolist() == [0.5, 3, 3, 1.5, 0.5, 0.75]  # fmt: skip
-    assert table.loc[1, "reason"] == "Refusal: two\nlines, and a comma"
-    assert table.loc[0, "command"] == "python train.py optimizer=sgd seed=3"
-
-
-def test_the_page_points_nowhere_outside(tmp_path: Path) -> None:
-    page = report([made_search(tmp_path, 30)]).read_text()
-    assert "//" not in re.sub(r"  // .*", "", page)  # no address of any kind
-    assert not re.search(r"<(link|script|img|iframe)[^>]*(src|href)=\"(?!data:,)", page)
+    assert list(table["status"]) == ["finished"] * 3 + ["refused"]
+    assert list(table["seed"]) == [0, 0, 0, 4]
+    columns = ["best", "epoch", "epochs", "seconds", "val/loss", "test/accuracy"]
+    assert table.loc[0, columns].tolist() == [0.5, 3, 3, 1.5, 0.5, 0.75]
+    assert table.loc[3, "reason"] == "Refusal: two\nlines, and a comma"
+    assert table.loc[0, "command"] == "python train.py optimizer=sgd optimizer.lr=0"
 
 
 def test_what_a_user_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
@@ -142,9 +132,19 @@ def test_several_directories_make_one_report_where_they_meet(tmp_path: Path) -> 
     assert list(pd.read_csv(page.with_name("results.csv"))["job"]) == ["a", "b"]
 
 
-def test_a_search_has_its_history(tmp_path: Path) -> None:
-    page = text_of(report([made_search(tmp_path / "search", 30)]))
-    assert "Each finished job in turn, and the best so far." in page
+def test_a_search_has_its_history_and_its_page_points_nowhere_outside(tmp_path: Path) -> None:
+    made_search(tmp_path / "search", 12)
+    code = (
+        "import sys, quartet.reports.page as page; page.report(sys.argv[1:]);"
+        "print(sorted(sys.modules.keys() & {'torch', 'lightning', 'hydra'}))"
+    )
+    path = [sys.executable, "-c", code, str(tmp_path / "search")]
+    done = subprocess.run(path, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+    page = tmp_path / "search" / "report.html"
+    assert "Each finished job in turn, and the best so far." in text_of(page)
+    assert "//" not in re.sub(r"  // .*", "", page.read_text())  # no address of any kind
+    assert not re.search(r"<(link|script|img|iframe)[^>]*(src|href)=\"(?!data:,)", page.read_text())
     for number in range(16):  # all combinations of two knobs
         given = [f"optimizer.lr={number % 4}", f"model.dropout={number // 4}"]
         made_run(tmp_path / "grid" / str(number), given, 0.1 + number)
@@ -154,9 +154,9 @@ def test_a_search_has_its_history(tmp_path: Path) -> None:
 def test_a_setting_that_an_option_does_not_have_is_not_spoken_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number in range(12):
+    for number in range(6):
         if number % 2:
-            given = ["optimizer=sgd", f"optimizer.momentum={number / 20}"]
+            given = ["optimizer=sgd", f"optimizer.momentum={number / 10}"]
         else:
             given = ["optimizer=adam", f"optimizer.eps={1e-8 * 3**number}"]
         made_run(tmp_path / str(number), [*given, f"optimizer.lr={number * 0.61 % 1}"], 2 + number)
@@ -226,31 +226,19 @@ def test_a_report_that_cannot_be_made_fails_no_sweep(
     assert f"python scripts/report.py {tmp_path}" in said
 
 
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    path = [sys.executable, str(ROOT / "scripts" / "report.py"), *arguments]
-    return subprocess.run(path, capture_output=True, text=True)
-
-
-def test_the_command_refuses_a_directory_without_runs(tmp_path: Path) -> None:
-    done = command(str(tmp_path))
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"{tmp_path} holds no run; name a sweep, such as multirun/")
+def test_the_command_refuses_a_directory_without_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
+    start = f"{tmp_path} holds no run; name a sweep, such as multirun/"
+    assert capsys.readouterr().err.startswith(start)
     assert not any(tmp_path.iterdir())
 
 
-def test_the_command_needs_neither_torch_nor_lightning(tmp_path: Path) -> None:
-    made_search(tmp_path, 30)
-    code = (
-        "import sys, quartet.reports.page as page; page.report(sys.argv[1:]);"
-        "print(sorted(sys.modules.keys() & {'torch', 'lightning', 'hydra'}))"
-    )
-    path = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(path, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("[]\n")
-
-
 @browser
-@pytest.mark.parametrize("jobs", [1, 5, 500])
+@pytest.mark.parametrize("jobs", [1, 500])
 def test_a_browser_shows_it_offline_without_an_error(tmp_path: Path, jobs: int) -> None:
     page = report([made_sweep(tmp_path / "sweep", jobs)])
     elements, console = show(page)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import labelled_table, paint
+from made import composed, labelled_table, paint
 from matplotlib.collections import LineCollection
 from PIL import Image
 from sklearn import metrics
@@ -18,7 +18,6 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from quartet.build import compose
 from quartet.data.task import Binary, Multiclass, Multilabel, Regression, Task
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
@@ -204,7 +203,7 @@ def test_predictions_are_those_of_predict(
     kept: list[PredictionCollector] = []
     monkeypatch.setattr(picture, "draw_training", lambda run, collector: kept.append(collector))
     monkeypatch.setattr(PredictionCollector, "max_values", -(-359 * 10 // step))
-    cfg = compose(["trainer.max_epochs=1", "data.eval_batch_size=100"])
+    cfg = composed(["trainer.max_epochs=1", "data.eval_batch_size=100"])
     train(cfg, tmp_path)
     (seen,) = kept
     with predict(cfg, tmp_path).open() as file:
@@ -267,7 +266,7 @@ CASES = {
 def test_a_run_leaves_the_pictures_of_its_task(
     overrides: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(compose(["trainer=smoke", *overrides.split()]), tmp_path)
+    train(composed(["trainer=smoke", *overrides.split()]), tmp_path)
     assert set(files(tmp_path)) == {"curves.png", *CASES[overrides]}
     assert not caplog.records
     assert all(min(size) > 100 for size in files(tmp_path).values())
@@ -278,17 +277,17 @@ def test_pictures_of_labels_and_of_image_files(
 ) -> None:
     labelled_table(tmp_path / "table.csv")
     table = ["data=csv", "data/task=multilabel", "data.target=[red,round]"]
-    train(compose(["trainer=smoke", *table, f"data.path={tmp_path}/table.csv"]), tmp_path / "a")
+    train(composed(["trainer=smoke", *table, f"data.path={tmp_path}/table.csv"]), tmp_path / "a")
     assert set(files(tmp_path / "a")) == {"curves.png", "confusion.png", "predictions.png"}
     paint(tmp_path / "images", **dict.fromkeys(["$a", "b_{", "c", *map(str, range(20))], 20))
     folder = ["data=image_folder", f"data.path={tmp_path}/images", "data.image_size=8"]
-    train(compose(["trainer=smoke", *folder]), tmp_path / "b")
+    train(composed(["trainer=smoke", *folder]), tmp_path / "b")
     assert "samples.png" in files(tmp_path / "b")
     assert not caplog.records
 
 
 def test_evaluation_draws_beside_its_figures_and_over_nothing(tmp_path: Path) -> None:
-    cfg = compose(["trainer=smoke"])
+    cfg = composed(["trainer=smoke"])
     train(cfg, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.png")}
     for number in ("", "-1"):
@@ -307,7 +306,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(
         raise ZeroDivisionError("no samples")
 
     monkeypatch.setattr(drawings, "quality", fails)
-    result = train(compose(["trainer=smoke"]), tmp_path)
+    result = train(composed(["trainer=smoke"]), tmp_path)
     assert result["status"] == "finished"
     assert "predictions.png" not in files(tmp_path)
     assert "confusion.png" in files(tmp_path)
@@ -315,7 +314,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(
 
 
 def test_tensorboard_shows_the_same_pictures(tmp_path: Path) -> None:
-    train(compose(["trainer=smoke", "logger=tensorboard"]), tmp_path)
+    train(composed(["trainer=smoke", "logger=tensorboard"]), tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the reader's own parts
         events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0})

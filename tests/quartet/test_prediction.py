@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import labelled_table, paint, project_part
+from made import composed, labelled_table, paint, project_part
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from quartet.build import compose
 from quartet.core.problems import ConfigError
-from quartet.inference import inputs
+from quartet.inference import predict as prediction
 from quartet.inference.predict import predict
 from quartet.run import train
 
@@ -50,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose table is gone; its predictions of it are those of `whole`."""
     folder = tmp_path_factory.mktemp("pets")
     pets().to_csv(folder / "pets.csv", index=False)
-    train(compose([*SHORT, *PETS, f"data.path={folder}/pets.csv"]), folder / "run")
+    train(composed([*SHORT, *PETS, f"data.path={folder}/pets.csv"]), folder / "run")
     for split in ("train", "val", "test"):
         predict(kept(folder / "run"), folder / "run", split=split)
     (folder / "pets.csv").rename(folder / "moved.csv")
@@ -77,7 +76,7 @@ def table_of(tmp_path: Path, **columns: Any) -> Path:
 def test_a_table_is_prepared_as_the_training_was_though_that_is_gone(
     run: Path, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "CHUNK", chunk)
+    monkeypatch.setattr(prediction, "CHUNK", chunk)
     cfg = kept(run, "data.eval_batch_size=16")
     path = predict(cfg, run, input=run.parent / "moved.csv", id="name", output=tmp_path / "p.csv")
     found = pd.read_csv(path)
@@ -144,11 +143,11 @@ def test_what_cannot_be_read_or_written_is_refused(
     pets().head(0).to_csv(tmp_path / "empty.csv", index=False)
     (tmp_path / "taken.csv").write_text("mine")
     for given, words in (
-        ({"source": tmp_path / "other.csv"}, "no column 'weight'; did you mean 'wieght'"),
+        ({"source": tmp_path / "other.csv"}, "no column 'weight'; did you mean wieght"),
         ({"source": tmp_path / "empty.csv"}, "has no rows"),
         ({"source": tmp_path / "absent.csv"}, "absent.csv is missing"),
         ({"source": tmp_path}, "is a folder; the run was trained on a table"),
-        ({"source": source, "id": "nmae"}, "no column 'nmae'; did you mean 'name'"),
+        ({"source": source, "id": "nmae"}, "no column 'nmae'; did you mean name"),
         ({"source": source, "output": tmp_path / "taken.csv"}, "exists"),
         ({"source": source, "output": tmp_path / "p.json"}, "must end in .csv or .parquet"),
         ({"source": source, "checkpoint": "lost"}, "checkpoint=lost: lost is missing"),
@@ -165,7 +164,7 @@ def test_what_cannot_be_read_or_written_is_refused(
 def test_a_fault_far_down_leaves_no_half_file(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "CHUNK", 8)
+    monkeypatch.setattr(prediction, "CHUNK", 8)
     source = table_of(tmp_path, code=["00"] * 39 + ["zz"])
     with pytest.raises(ConfigError, match="rows from 33: column 'code' holds 'zz'"):
         predict(kept(run, "data.eval_batch_size=8"), run, input=source, output=tmp_path / "p.csv")
@@ -204,7 +203,7 @@ def test_values_are_in_the_units_of_the_table_under_the_names_of_its_columns(
     table.to_csv(tmp_path / "t.csv", index=False)
     data = ["data=csv", "data/task=regression", "data.target=[price,area]"]
     fit = ["model=linear", "optimizer.lr=0.1", "trainer.max_epochs=60"]
-    train(compose([*SHORT, *data, *fit, f"data.path={tmp_path}/t.csv"]), tmp_path / "run")
+    train(composed([*SHORT, *data, *fit, f"data.path={tmp_path}/t.csv"]), tmp_path / "run")
     found = predicted(tmp_path / "run", tmp_path / "t.csv")
     assert list(found) == [
         *("sample", "target_price", "target_area", "prediction_price", "prediction_area")
@@ -218,7 +217,7 @@ def test_values_are_in_the_units_of_the_table_under_the_names_of_its_columns(
 def test_labels_have_a_probability_each(tmp_path: Path) -> None:
     labelled_table(tmp_path / "t.csv")
     data = ["data=csv", "data/task=multilabel", "data.target=[red,round]"]
-    train(compose([*SHORT, *data, f"data.path={tmp_path}/t.csv"]), tmp_path / "run")
+    train(composed([*SHORT, *data, f"data.path={tmp_path}/t.csv"]), tmp_path / "run")
     found = predicted(tmp_path / "run", tmp_path / "t.csv")
     assert list(found)[1:] == [
         f"{kind}_{name}"
@@ -234,7 +233,7 @@ def test_pictures_are_predicted_as_those_of_the_run_are(tmp_path: Path) -> None:
     data = ["data=image_folder", f"data.path={tmp_path}/pictures", "data.image_size=8"]
     norm = ["data.mean=[0.3,0.3,0.3]", "data.std=[0.2,0.2,0.2]", "data.num_workers=2"]
     directory = tmp_path / "run"
-    train(compose([*SHORT, *data, *norm]), directory)
+    train(composed([*SHORT, *data, *norm]), directory)
     found = predicted(directory, tmp_path / "pictures")
     assert list(found["sample"])[:1] == [str(tmp_path / "pictures/cat/0.png")]
     assert list(found.target) == ["cat"] * 20 + ["dog"] * 20
@@ -257,7 +256,7 @@ def test_pictures_are_predicted_as_those_of_the_run_are(tmp_path: Path) -> None:
 
 
 def test_pictures_of_a_built_in_set_must_have_its_shape(tmp_path: Path) -> None:
-    train(compose(SHORT), tmp_path / "run")
+    train(composed(SHORT), tmp_path / "run")
     part = project_part("data.digits.digits")(
         val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None
     ).test
@@ -285,7 +284,7 @@ def test_pictures_of_a_built_in_set_must_have_its_shape(tmp_path: Path) -> None:
 
 
 def test_data_that_has_no_files_is_predicted_by_its_parts_alone(tmp_path: Path) -> None:
-    train(compose([*SHORT, "data=wine"]), tmp_path / "run")
+    train(composed([*SHORT, "data=wine"]), tmp_path / "run")
     (tmp_path / "wine.csv").write_text("a\n1\n")
     with pytest.raises(ConfigError, match=r"neither a table .* nor pictures.*\[13\].*split=test"):
         predicted(tmp_path / "run", tmp_path / "wine.csv")

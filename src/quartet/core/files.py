@@ -3,8 +3,9 @@
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
     finally:
         remove_file(temporary)
+
+
+@contextmanager
+def create_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside a new file, which gets its name when the block is left.
+
+    An error in the block leaves neither of them.
+
+    Raises:
+        FileExistsError: another program wrote a file of this name meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        yield Path(folder) / path.name
+        if path.exists():
+            raise FileExistsError(f"{path} was written by another program; name another file.")
+        (Path(folder) / path.name).rename(path)
 
 
 def sync_directory(folder: Path) -> None:

@@ -4,7 +4,6 @@ import copy
 import importlib.util
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from quartet.config.configuration import replace_values
+from quartet.config.groups import replace_values
 from quartet.core import files
 from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import Predictor, from_run, rebuild_run
@@ -50,7 +49,7 @@ def export(
     Raises:
         quartet.core.problems.ConfigError: a package, the checkpoint or the data is missing, or the
             file exists.
-        PredictionsDiffer: the exported model predicts something else.
+        PredictionsDiffer: the exported model predicts something other than the original.
     """
     suffix = SUFFIXES.get(format, "")
     output = Path(output).expanduser() if output else Path(directory) / f"model{suffix}"
@@ -80,18 +79,18 @@ class PredictingModel(nn.Module):
 
 
 class PredictionsDiffer(Exception):
-    """An exported model predicts something else than the original."""
+    """An exported model predicts something other than the original."""
 
 
 def description_path(output: Path) -> Path:
-    """The file that describes what the model takes and gives."""
+    """The file that describes the inputs and outputs of the model."""
     return output.with_name(f"{output.name}.json")
 
 
 def write_model(
     predictor: Predictor, inputs: Tensor, form: str, output: Path, tolerance: float
 ) -> float:
-    """Writes the model, and beside it a description of what it takes and gives.
+    """Writes the model, and beside it a description of its inputs and outputs.
 
     Args:
         predictor: The original.
@@ -111,9 +110,7 @@ def write_model(
     whole = PredictingModel(predictor.model.cpu().float(), predictor.task.cpu()).eval()
     is_raw = form == "safetensors"
     original = whole.model if is_raw else whole
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
-        file = Path(folder) / output.name
+    with files.create_file(output) as file:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporters' own code
             exported = FORMS[form](original, inputs, file)
@@ -132,7 +129,6 @@ def write_model(
         description |= {"format": form, "largest_difference": largest, "checked_on": len(inputs)}
         content = json.dumps(description, indent=2, allow_nan=False) + "\n"
         files.write_atomic(description_path(output), content.encode())
-        file.rename(output)
     return largest
 
 
@@ -180,7 +176,7 @@ FORMS = {"onnx": to_onnx, "torch_export": to_program, "safetensors": to_weights}
 def describe(
     predictor: Predictor, inputs: Tensor, shape: list[Any], is_raw: bool
 ) -> dict[str, Any]:
-    """Describes what the model takes and gives, and how samples become its inputs."""
+    """Describes the inputs and outputs of the model, and the preparation of samples."""
     metadata, task = predictor.metadata, predictor.task
     config = metadata["config"]
     outputs = {
@@ -215,7 +211,7 @@ def describe(
 
 
 def first_inputs(loader: Any, most: int = 64) -> Tensor:
-    """Inputs of the first batch, at least two: an exporter takes a size of 1 for a constant."""
+    """Inputs of the first batch, at least two: an exporter treats a size of 1 as a constant."""
     inputs: Tensor = next(iter(loader))[0][:most]
     return inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))
 
@@ -229,12 +225,13 @@ def check_output(form: str, output: Path) -> None:
     if form not in SUFFIXES:
         raise ConfigError(Problem("format", f"must be one of {', '.join(SUFFIXES)}.", form))
     missing = [name for name in NEEDS.get(form, ()) if importlib.util.find_spec(name) is None]
-    way_out = "needs {}; pip install -e '.[export]'."
-    problems = [Problem("format", way_out.format(name), form) for name in missing]
+    problems = [
+        Problem("format", f"needs {name}; pip install -e '.[export]'.", form) for name in missing
+    ]
     if output.suffix != SUFFIXES[form]:
         message = f"must end in {SUFFIXES[form]} for format={form}."
         problems.append(Problem("output", message, str(output)))
-    taken = [path for path in (output, description_path(output)) if path.exists()]
-    problems += [Problem("output", "exists; name another file.", str(path)) for path in taken]
+    existing = [path for path in (output, description_path(output)) if path.exists()]
+    problems += [Problem("output", "exists; name another file.", str(path)) for path in existing]
     if problems:
         raise ConfigError(*problems)

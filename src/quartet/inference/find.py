@@ -198,20 +198,20 @@ def steepest(rates: list[float], trend: list[float]) -> float | None:
     return min(slopes, key=slopes.__getitem__)
 
 
+@mpl.rc_context(STYLE)
 def draw_rates(rates: list[float], trend: list[float], best: float | None, into: Path) -> None:
     canvas = Canvas(5.2, 3.4)
-    with mpl.rc_context(STYLE):
-        panel = canvas.panel(0.7, 0.55, 4.3, 2.45)
-        panel.plot(rates, trend, color=BLUE)
-        panel.set_xscale("log")
-        panel.xaxis.set_major_formatter("{x:g}")
-        panel.set(xlabel="learning rate, one step each", title="training loss, smoothed")
-        if trend:
-            panel.set_ylim(None, min(max(trend), 1.5 * trend[0]))
-        if best is not None:
-            panel.axvline(best, color=RED, linewidth=1)
-            panel.plot([best], [trend[rates.index(best)]], "o", color=RED)
-            top = panel.get_ylim()[1]
-            panel.text(best * 0.8, top, f"{best:.2g}", color=RED, ha="right", va="top")
+    panel = canvas.panel(0.7, 0.55, 4.3, 2.45)
+    panel.plot(rates, trend, color=BLUE)
+    panel.set_xscale("log")
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.set(xlabel="learning rate, one step each", title="training loss, smoothed")
+    if trend:
+        panel.set_ylim(None, min(max(trend), 1.5 * trend[0]))
+    if best is not None:
+        panel.axvline(best, color=RED, linewidth=1)
+        panel.plot([best], [trend[rates.index(best)]], "o", color=RED)
+        top = panel.get_ylim()[1]
+        panel.text(best * 0.8, top, f"{best:.2g}", color=RED, ha="right", va="top")
     into.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(into)

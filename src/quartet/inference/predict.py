@@ -2,22 +2,29 @@
 
 import csv
 import importlib.util
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pandas as pd
 import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from quartet.build import Run
 from quartet.compat.lightning import quieten
-from quartet.core.files import unique_path
+from quartet.core.files import create_file, unique_path
+from quartet.core.messages import suggest_name
 from quartet.core.problems import ConfigError, Problem
+from quartet.data.csv import encode
+from quartet.data.image_folder import to_tensor
+from quartet.data.loader import make_normalizer, worker_options
 from quartet.data.task import Columns
-from quartet.inference import inputs
-from quartet.inference.inputs import Batch
 from quartet.inference.predictor import (
     Predictor,
     find_checkpoint,
@@ -28,6 +35,25 @@ from quartet.inference.predictor import (
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+CHUNK = 8192  # rows of a table that are in memory at once
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
+
+
+class Batch(NamedTuple):
+    """A few samples to predict.
+
+    Attributes:
+        samples: Names of the samples: numbers, paths, or values of a column.
+        inputs: Inputs of the model.
+        targets: Columns of known targets, or empty.
+        queries: Query of each sample, for ranking.
+    """
+
+    samples: list[Any]
+    inputs: Tensor
+    targets: Columns
+    queries: list[int] | None = None
 
 
 def predict(
@@ -61,7 +87,7 @@ def predict(
 
     Raises:
         quartet.core.problems.ConfigError: there is no such split or checkpoint, the data cannot be
-            read, the input does not fit what the model was trained on, or the output exists.
+            read, the input does not fit the model, or the output exists.
     """
     quieten()
     source = Path(input).expanduser() if input else None
@@ -78,8 +104,7 @@ def predict(
         path = find_checkpoint(Path(directory), checkpoint)
         predictor = from_checkpoint(cfg, Path(directory), path)
         try:
-            batches = inputs.read_batches(source, predictor, id)
-            count = write_predictions(predictor, batches, output)
+            count = write_predictions(predictor, read_batches(source, predictor, id), output)
         except (ValueError, OSError) as error:
             raise ConfigError(Problem("input", str(error), str(source))) from None
     print(f"{count:,} predictions in {output}")
@@ -87,21 +112,22 @@ def predict(
 
 
 def check_output(output: Path) -> None:
-    """Refuses a file that predictions cannot be written to.
-
-    Raises:
-        ConfigError: it exists, has another suffix, or a package is missing.
-    """
+    """Raises ConfigError if the file exists, has another suffix, or a package is missing."""
+    message = ""
     if output.exists():
         message = "exists, and was not touched; name another file."
     elif output.suffix not in ("", ".csv", ".parquet"):
         message = "must end in .csv or .parquet."
     elif output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        other = output.with_suffix(".csv")
-        message = f'parquet needs pyarrow, pip install -e ".[parquet]"; {other} needs nothing.'
-    else:
-        return
-    raise ConfigError(Problem("output", message, str(output)))
+        message = (
+            'parquet needs pyarrow, pip install -e ".[parquet]"; '
+            f"{output.with_suffix('.csv')} needs nothing."
+        )
+    if message:
+        raise ConfigError(Problem("output", message, str(output)))
+
+
+# Reading
 
 
 def read_part(run: Run, predictor: Predictor, split: str) -> Iterator[Batch]:
@@ -119,89 +145,227 @@ def read_part(run: Run, predictor: Predictor, split: str) -> Iterator[Batch]:
         count += len(targets)
 
 
+def read_batches(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
+    """Batches of a table, a picture, or a folder of pictures; never all of it in memory.
+
+    Args:
+        path: The file or folder.
+        predictor: Predictor of the run.
+        key: The column of a table that names its rows; None for their numbers.
+
+    Raises:
+        ValueError: it does not hold samples of the kind that the model was trained on.
+    """
+    shape = predictor.metadata["input_shape"]
+    if not path.exists():
+        raise ValueError(f"{path} is missing; name a file or a folder.")
+    if predictor.metadata["encoding"] is not None:
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a folder; the run was trained on a table, name a csv file."
+            )
+        return read_table(path, predictor, key)
+    if len(shape) == 3 and shape[0] in (1, 3):
+        if key is not None:
+            raise ValueError("id names a column of a table; leave it out for pictures.")
+        return read_pictures(path, predictor)
+    raise ValueError(
+        f"{path}: the run's data is neither a table (data=csv) nor pictures, and its samples of "
+        f"shape {list(shape)} come from nowhere else; split=test predicts those it has."
+    )
+
+
+def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
+    """Batches of a table, its columns encoded as those of the run's training part."""
+    task, metadata = predictor.task, predictor.metadata
+    encoding, size = metadata["encoding"], metadata["config"]["eval_batch_size"]
+    separator: str = encoding["separator"]
+    given = list(pd.read_csv(path, sep=separator, nrows=0).columns)
+    features = [*encoding["numeric"], *encoding["categories"]]
+    keys = [] if key is None else [key]
+    for name in [*features, *keys]:
+        if name not in given:
+            raise ValueError(f"{path} has no column {name!r}; {suggest_name(name, given)}")
+    targets = encoding["targets"] if set(encoding["targets"]) <= set(given) else []
+    # Texts stay as they are written; pandas knows the spellings of true and false.
+    texts = [
+        name for name, known in encoding["categories"].items() if {*known} - {None, "True", "False"}
+    ]
+    texts += targets if task.column_type is str else []
+    texts += [name for name in keys if name not in features]
+    compression: Any = COMPRESSIONS.get(path.suffix)
+    start = 0
+    with (
+        path.open("rb") as file,
+        tqdm(total=path.stat().st_size, desc="predicting", unit="B", unit_scale=True) as bar,
+    ):
+        for chunk in pd.read_csv(
+            file,
+            sep=separator,
+            usecols=list(dict.fromkeys([*features, *targets, *keys])),
+            dtype=dict.fromkeys(texts, str),
+            chunksize=max(CHUNK, size),
+            compression=compression,
+        ):
+            if chunk.empty:
+                break
+            try:
+                inputs = encode(chunk, encoding, strict=True)
+            except ValueError as error:
+                raise ValueError(f"{path}, rows from {start + 1}: {error}") from None
+            numbers = list(range(start, start + len(chunk)))
+            yield Batch(
+                numbers if key is None else [str(value) for value in chunk[key]],
+                inputs,
+                task.known_targets(chunk[targets], predictor.names) if targets else {},
+            )
+            start += len(chunk)
+            bar.update(file.tell() - bar.n)
+    if not start:
+        raise ValueError(f"{path} has no rows below the names of its columns.")
+
+
+class PictureFiles(Dataset[Any]):
+    """Image files as tensors, or a text that says why one cannot be read.
+
+    Args:
+        paths: The files.
+        channels: 1 or 3.
+        transform: Makes the picture a tensor.
+        size: Height and width, of which pictures must be a multiple; None accepts any.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], channels: int, transform: Any, size: tuple[int, int] | None
+    ) -> None:
+        self.paths, self.mode = paths, "L" if channels == 1 else "RGB"
+        self.transform, self.size = transform, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            with Image.open(self.paths[index]) as image:
+                picture = image.convert(self.mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{self.paths[index]} cannot be read as a picture: {error}"
+        width, height = picture.size
+        if self.size and width * self.size[0] != height * self.size[1]:
+            return (
+                f"{self.paths[index]} is {width} pixels wide and {height} high; the model takes "
+                f"{self.size[1]} by {self.size[0]}, cut it to that shape."
+            )
+        tensor: Tensor = self.transform(picture)
+        return tensor
+
+
+def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
+    """Batches of a picture, or of all pictures in a folder and in the folders within it.
+
+    The name of a picture's folder is its target, if it is the name of a class.
+    """
+    config, names = predictor.metadata["config"], predictor.names
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMG_EXTENSIONS)
+    if not paths:
+        raise ValueError(f"{path} holds no picture, which end in {', '.join(IMG_EXTENSIONS)}.")
+    channels, height, width = predictor.metadata["input_shape"]
+    any_size = "image_size" in config  # as data=image_folder accepts them
+    transform = to_tensor(config["image_size"]) if any_size else resize_to(height, width)
+    loader: DataLoader[Any] = DataLoader(
+        PictureFiles(paths, channels, transform, None if any_size else (height, width)),
+        batch_size=config["eval_batch_size"],
+        collate_fn=list,
+        **worker_options(config["num_workers"]),
+    )
+    convert = make_normalizer(config["mean"], config["std"], torch.device("cpu"))
+    has_targets, start = any(each.parent.name in names for each in paths), 0
+    with tqdm(total=len(paths), desc="predicting", unit="picture") as bar:
+        for tensors in loader:
+            if problems := [each for each in tensors if isinstance(each, str)]:
+                raise ValueError(problems[0])
+            part = paths[start : start + len(tensors)]
+            folders = [each.parent.name for each in part]
+            targets = {"target": [each if each in names else None for each in folders]}
+            inputs = convert(torch.stack(tensors))
+            yield Batch([str(each) for each in part], inputs, targets if has_targets else {})
+            start += len(tensors)
+            bar.update(len(tensors))
+
+
+def resize_to(height: int, width: int) -> v2.Compose:
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize((height, width), antialias=True),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.ToPureTensor(),
+        ]
+    )
+
+
+# Writing
+
+
 def write_predictions(predictor: Predictor, batches: Iterable[Batch], output: Path) -> int:
     """Writes a row for each sample, batch by batch, and returns their number.
 
-    The file takes its name when it is complete.
+    The file gets its name when it is complete.
     """
-    task, names, count = predictor.task, predictor.names, 0
+    blocks = (predict_batch(predictor, batch) for batch in batches)
+    with create_file(output) as part:
+        if output.suffix == ".parquet":
+            return write_parquet(part, blocks, predictor.task.column_type)
+        return write_csv(part, blocks)
+
+
+def predict_batch(predictor: Predictor, batch: Batch) -> Columns:
     size = predictor.metadata["config"]["eval_batch_size"]
-    with open_table(output, task.column_type) as write:
-        for batch in batches:
-            predictions = torch.cat([predictor(part).cpu() for part in batch.inputs.split(size)])
-            write(
-                {
-                    "sample": batch.samples,
-                    **({} if batch.queries is None else {"query": batch.queries}),
-                    **batch.targets,
-                    **task.prediction_columns(predictions, names),
-                }
-            )
-            count += len(batch.samples)
+    predictions = torch.cat([predictor(part).cpu() for part in batch.inputs.split(size)])
+    return {
+        "sample": batch.samples,
+        **({} if batch.queries is None else {"query": batch.queries}),
+        **batch.targets,
+        **predictor.task.prediction_columns(predictions, predictor.names),
+    }
+
+
+def write_csv(path: Path, blocks: Iterator[Columns]) -> int:
+    count = 0
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        for columns in blocks:
+            if not count:
+                writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+            count += len(columns["sample"])
     return count
 
 
-@contextmanager
-def open_table(output: Path, column_type: type) -> Iterator[Callable[[Columns], None]]:
-    """Opens a file, csv or parquet by its suffix, that takes its name when it is complete.
+def write_parquet(path: Path, blocks: Iterator[Columns], column_type: type) -> int:
+    """Writes columns of equal length as parquet and returns the number of rows.
 
     Args:
-        output: The file.
-        column_type: Of the columns of targets and predictions.
-
-    Returns:
-        A function that writes rows, given columns of equal length.
-
-    Raises:
-        FileExistsError: another program wrote a file of this name meanwhile.
+        path: The file.
+        blocks: Columns of some rows each.
+        column_type: Type of the columns of targets and predictions.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
-        part = Path(folder) / output.name
-        with (open_parquet if output.suffix == ".parquet" else open_csv)(
-            part, column_type
-        ) as write:
-            yield write
-        if output.exists():
-            raise FileExistsError(f"{output} was written by another program; name another file.")
-        part.rename(output)
-
-
-@contextmanager
-def open_csv(path: Path, column_type: type) -> Iterator[Callable[[Columns], None]]:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-
-        def write(columns: Columns) -> None:
-            if not file.tell():
-                writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-
-        yield write
-
-
-@contextmanager
-def open_parquet(path: Path, column_type: type) -> Iterator[Callable[[Columns], None]]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    writer: ParquetWriter | None = None
 
     def type_of(name: str, values: list[Any]) -> Any:
         if name in ("sample", "query"):
             return types[type(values[0])]
         return types[float if name.startswith("probability_") else column_type]
 
-    def write(columns: Columns) -> None:
-        nonlocal writer
-        if writer is None:
-            fields = {name: type_of(name, values) for name, values in columns.items()}
-            writer = ParquetWriter(path, pa.schema(fields))
-        writer.write_table(pa.table(columns, schema=writer.schema))
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
+    first, count = next(blocks), 0
+    schema = pa.schema({name: type_of(name, values) for name, values in first.items()})
+    with ParquetWriter(path, schema) as writer:
+        for columns in itertools.chain([first], blocks):
+            writer.write_table(pa.table(columns, schema=schema))
+            count += len(columns["sample"])
+    return count

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quartet.build import Run, build, rebuild
 from quartet.checkpoints import storage
 from quartet.compat.lightning import quieten
-from quartet.config.configuration import replace_values, to_container
+from quartet.config.groups import replace_values, to_container
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.task import Task
 from quartet.validation.data import load_data
@@ -48,7 +48,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Predictions of inputs as the model takes them, in the precision of the training."""
+        """Predictions of inputs in the form that the model accepts, in the precision of the training."""
         plugin = self.trainer.precision_plugin
         inputs = plugin.convert_input(inputs.to(self.device))
         with plugin.forward_context():
@@ -107,8 +107,7 @@ def load_weights(predictor: Predictor, content: Mapping[str, Any], checkpoint: s
         try:
             part.load_state_dict(weights)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            message = f"{checkpoint} does not fit the run: {reason}"
+            message = f"{checkpoint} does not fit the run: {' '.join(str(error).split())}"
             raise ConfigError(Problem("checkpoint", message)) from None
         part.to(predictor.device).eval()
     predictor.trainer.precision_plugin.convert_module(predictor.model)
@@ -116,7 +115,7 @@ def load_weights(predictor: Predictor, content: Mapping[str, Any], checkpoint: s
 
 
 def find_checkpoint(directory: Path, checkpoint: str) -> str:
-    """The path or URL of a run's checkpoint, which was loaded on trial.
+    """The path or URL of a run's checkpoint, once it has been loaded successfully.
 
     Args:
         directory: Directory of the run.
@@ -125,8 +124,9 @@ def find_checkpoint(directory: Path, checkpoint: str) -> str:
     Raises:
         ConfigError: it is missing or damaged.
     """
-    named = {name: str(directory / f"checkpoints/{name}.ckpt") for name in ("best", "last")}
-    path = named.get(checkpoint, checkpoint)
+    path = checkpoint
+    if checkpoint in ("best", "last"):
+        path = str(directory / f"checkpoints/{checkpoint}.ckpt")
     if "://" not in path and not Path(path).is_file():
         message = f"{path} is missing; name best, last or a file."
         raise ConfigError(Problem("checkpoint", message, checkpoint))

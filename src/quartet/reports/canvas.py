@@ -63,27 +63,23 @@ class Canvas:
         height: In inches.
     """
 
+    @mpl.rc_context(STYLE)
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
-        with mpl.rc_context(STYLE):
-            self.figure = Figure(figsize=(width, height), dpi=DPI)
+        self.figure = Figure(figsize=(width, height), dpi=DPI)
 
+    @mpl.rc_context(STYLE)
     def panel(self, left: float, bottom: float, width: float, height: float) -> Axes:
         """Axes whose frame lies there, in inches from the lower left corner."""
-        with mpl.rc_context(STYLE):
-            return self.figure.add_axes(
-                (
-                    left / self.width,
-                    bottom / self.height,
-                    width / self.width,
-                    height / self.height,
-                )
-            )
+        inches = (self.width, self.height)
+        return self.figure.add_axes(
+            (left / inches[0], bottom / inches[1], width / inches[0], height / inches[1])
+        )
 
+    @mpl.rc_context(STYLE)
     def save(self, path: Path) -> Path:
         drawn = io.BytesIO()
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(drawn, dpi=DPI, format="png")
+        self.figure.savefig(drawn, dpi=DPI, format="png")
         files.write_atomic(path, drawn.getvalue())
         return path
 

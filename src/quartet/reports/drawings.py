@@ -59,6 +59,7 @@ def outcomes(predicted: Array, true: Array, names: Sequence[str], title: str) ->
     return heat_map(matrix, names, kinds, title, "", "label")
 
 
+@mpl.rc_context(STYLE)
 def heat_map(
     matrix: Array, rows: Sequence[str], columns: Sequence[str], title: str, x: str, y: str
 ) -> Canvas:
@@ -75,28 +76,28 @@ def heat_map(
     wide, high = matrix.shape[1] * size, matrix.shape[0] * size
     width = max(left + wide + 0.2, 0.1 + text_width([title], 10))
     canvas = Canvas(width, below + high + 0.4)
-    with mpl.rc_context(STYLE):
-        panel = canvas.panel(left, below, wide, high)
-        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-        ticks = [range(0, n, every) for n in matrix.shape]
-        panel.set_xticks(
-            ticks[1], columns[::every], fontsize=font, rotation=90 if turned else 0, minor=False
-        )
-        panel.set_yticks(ticks[0], rows[::every], fontsize=font)
-        panel.tick_params(length=0)
-        panel.spines[:].set_visible(False)
-        panel.set(xlabel=x, ylabel=y)
-        panel.set_title(title, x=-left / wide + 0.1 / wide)
-        if most <= 30:
-            for i, j in zip(*matrix.nonzero(), strict=True):
-                ink = "white" if shares[i, j] > 0.6 else INK
-                digits = len(str(matrix[i, j]))
-                cell = min(font, 72 * size / (0.7 * digits + 0.4))
-                panel.text(j, i, matrix[i, j], color=ink, fontsize=cell, ha="center", va="center")
+    panel = canvas.panel(left, below, wide, high)
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    ticks = [range(0, n, every) for n in matrix.shape]
+    panel.set_xticks(
+        ticks[1], columns[::every], fontsize=font, rotation=90 if turned else 0, minor=False
+    )
+    panel.set_yticks(ticks[0], rows[::every], fontsize=font)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    panel.set(xlabel=x, ylabel=y)
+    panel.set_title(title, x=-left / wide + 0.1 / wide)
+    if most <= 30:
+        for i, j in zip(*matrix.nonzero(), strict=True):
+            ink = "white" if shares[i, j] > 0.6 else INK
+            digits = len(str(matrix[i, j]))
+            cell = min(font, 72 * size / (0.7 * digits + 0.4))
+            panel.text(j, i, matrix[i, j], color=ink, fontsize=cell, ha="center", va="center")
     return canvas
 
 
+@mpl.rc_context(STYLE)
 def quality(
     scores: Array,
     truth: Array,
@@ -119,19 +120,18 @@ def quality(
         if 0 < truth[:, k].sum() < len(truth)
     ]
     canvas, panels = row(3 if drawn else 1)
-    with mpl.rc_context(STYLE):
-        if drawn:
-            class_curves(panels[0], drawn, receiver_operating, "AUC")
-            panels[0].set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
-            panels[0].plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, zorder=1)
-            class_curves(panels[1], drawn, precision_recall, "AP")
-            panels[1].set(title="Precision and recall", xlabel="recall", ylabel="precision")
-        if confidence is None or is_right is None:
-            reliability(panels[-1], scores.ravel(), truth.ravel())
-            panels[-1].set(xlabel="predicted probability", ylabel="frequency observed")
-        else:
-            reliability(panels[-1], confidence, is_right)
-            panels[-1].set(xlabel="confidence", ylabel="accuracy")
+    if drawn:
+        class_curves(panels[0], drawn, receiver_operating, "AUC")
+        panels[0].set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
+        panels[0].plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, zorder=1)
+        class_curves(panels[1], drawn, precision_recall, "AP")
+        panels[1].set(title="Precision and recall", xlabel="recall", ylabel="precision")
+    if confidence is None or is_right is None:
+        reliability(panels[-1], scores.ravel(), truth.ravel())
+        panels[-1].set(xlabel="predicted probability", ylabel="frequency observed")
+    else:
+        reliability(panels[-1], confidence, is_right)
+        panels[-1].set(xlabel="confidence", ylabel="accuracy")
     return canvas
 
 
@@ -244,6 +244,7 @@ POINTS = 5000  # of a scatter; more of them are only a blot
 ROWS = 4  # outputs that are drawn
 
 
+@mpl.rc_context(STYLE)
 def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
     """Predicted against true, and residuals against predicted, a row for each output.
 
@@ -255,34 +256,33 @@ def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
     outputs = min(predictions.shape[1], ROWS)
     canvas = Canvas(9.1, 3.6 * outputs + 0.1)
     chosen = slice(None, None, -(-len(labels) // POINTS))
-    with mpl.rc_context(STYLE):
-        for k in range(outputs):
-            below = 3.6 * (outputs - 1 - k) + 0.5
-            predicted, true = predictions[chosen, k], labels[chosen, k]
-            name = f"{cut(names[k])}: " if len(names) > 1 else ""
-            first = canvas.panel(0.75, below, 2.75, 2.75)
-            ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
-            first.plot(ends, ends, color=GREY, linewidth=1)
-            dots(first, true, predicted)
-            margin = 0.03 * (ends[1] - ends[0] or 1)
-            limits = (ends[0] - margin, ends[1] + margin)
-            first.set(title=f"{name}Predicted against true", xlabel="true", ylabel="predicted")
-            first.set(xlim=limits, ylim=limits)
-            second = canvas.panel(4.35, below, 3.2, 2.75)
-            second.axhline(0, color=GREY, linewidth=1)
-            dots(second, predicted, true - predicted)
-            second.set(title="Residuals", xlabel="predicted", ylabel="true - predicted")
-            side = canvas.panel(7.65, below, 1.1, 2.75)
-            side.hist(
-                labels[:, k] - predictions[:, k],
-                bins=24,
-                orientation="horizontal",
-                color=PALE,
-            )
-            side.set_ylim(second.get_ylim())
-            side.set(xlabel="samples")
-            side.tick_params(labelleft=False, left=False)
-            side.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+    for k in range(outputs):
+        below = 3.6 * (outputs - 1 - k) + 0.5
+        predicted, true = predictions[chosen, k], labels[chosen, k]
+        name = f"{cut(names[k])}: " if len(names) > 1 else ""
+        first = canvas.panel(0.75, below, 2.75, 2.75)
+        ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
+        first.plot(ends, ends, color=GREY, linewidth=1)
+        dots(first, true, predicted)
+        margin = 0.03 * (ends[1] - ends[0] or 1)
+        limits = (ends[0] - margin, ends[1] + margin)
+        first.set(title=f"{name}Predicted against true", xlabel="true", ylabel="predicted")
+        first.set(xlim=limits, ylim=limits)
+        second = canvas.panel(4.35, below, 3.2, 2.75)
+        second.axhline(0, color=GREY, linewidth=1)
+        dots(second, predicted, true - predicted)
+        second.set(title="Residuals", xlabel="predicted", ylabel="true - predicted")
+        side = canvas.panel(7.65, below, 1.1, 2.75)
+        side.hist(
+            labels[:, k] - predictions[:, k],
+            bins=24,
+            orientation="horizontal",
+            color=PALE,
+        )
+        side.set_ylim(second.get_ylim())
+        side.set(xlabel="samples")
+        side.tick_params(labelleft=False, left=False)
+        side.xaxis.set_major_locator(MaxNLocator(2, integer=True))
     return canvas
 
 
@@ -314,35 +314,35 @@ def by_query(scores: Array, relevance: Array, queries: Array, top: int | None) -
     return torch.stack(values).numpy()
 
 
+@mpl.rc_context(STYLE)
 def orders(scores: Array, relevance: Array, queries: Array, top: int | None) -> Canvas:
     """The nDCG of all queries, and the mean relevance at each rank beside the best possible one."""
     values = by_query(scores, relevance, queries, top)
     at = f"nDCG@{top}" if top else "nDCG"
     canvas = Canvas(8.2, 3.7)
-    with mpl.rc_context(STYLE):
-        first = canvas.panel(0.65, 0.55, 3.2, 2.75)
-        first.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=PALE)
-        first.axvline(values.mean(), color=BLUE, label=f"mean {values.mean():.4f}")
-        lowest = np.quantile(values, 0.1)
-        first.axvline(lowest, color=RED, linestyle="--", label=f"a tenth below {lowest:.4f}")
-        first.set(title=f"{at} by query", xlabel=at, ylabel="queries", xlim=(-0.02, 1.02))
-        first.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        first.legend(loc="upper left")
-        second = canvas.panel(4.75, 0.55, 3.2, 2.75)
-        length = top or 20
-        curves = (
-            ("best order", -relevance, GREY, "--"),
-            ("predicted order", -scores, BLUE, "-"),
-        )
-        for name, key, colour, dash in curves:
-            mean = mean_at_ranks(relevance, key, queries, length)
-            second.plot(np.arange(1, len(mean) + 1), mean, dash, color=colour, label=name)
-        level = float(relevance.mean())
-        second.axhline(level, color=INK, linestyle=":", linewidth=1, label="by chance")
-        second.set(title="Relevance at each rank", xlabel="rank", ylabel="mean relevance")
-        second.set_ylim(bottom=0)
-        second.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        second.legend()
+    first = canvas.panel(0.65, 0.55, 3.2, 2.75)
+    first.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=PALE)
+    first.axvline(values.mean(), color=BLUE, label=f"mean {values.mean():.4f}")
+    lowest = np.quantile(values, 0.1)
+    first.axvline(lowest, color=RED, linestyle="--", label=f"a tenth below {lowest:.4f}")
+    first.set(title=f"{at} by query", xlabel=at, ylabel="queries", xlim=(-0.02, 1.02))
+    first.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    first.legend(loc="upper left")
+    second = canvas.panel(4.75, 0.55, 3.2, 2.75)
+    length = top or 20
+    curves = (
+        ("best order", -relevance, GREY, "--"),
+        ("predicted order", -scores, BLUE, "-"),
+    )
+    for name, key, colour, dash in curves:
+        mean = mean_at_ranks(relevance, key, queries, length)
+        second.plot(np.arange(1, len(mean) + 1), mean, dash, color=colour, label=name)
+    level = float(relevance.mean())
+    second.axhline(level, color=INK, linestyle=":", linewidth=1, label="by chance")
+    second.set(title="Relevance at each rank", xlabel="rank", ylabel="mean relevance")
+    second.set_ylim(bottom=0)
+    second.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    second.legend()
     return canvas
 
 
@@ -361,6 +361,7 @@ PANEL = 3.3, 2.0  # inches
 ACROSS = 3  # panels in a row
 
 
+@mpl.rc_context(STYLE)
 def learning_curves(directory: Path) -> Canvas:
     """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
     history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
@@ -369,18 +370,17 @@ def learning_curves(directory: Path) -> Canvas:
     across = max(1, math.ceil(len(names) / down))
     rate = 1.35 if "lr" in history else 0.0
     canvas = Canvas(across * (PANEL[0] + 0.7) + 0.1, down * (PANEL[1] + 0.75) + rate + 0.1)
-    with mpl.rc_context(STYLE):
-        for number, name in enumerate(names):
-            place = number % across, down - 1 - number // across
-            panel = canvas.panel(
-                0.6 + place[0] * (PANEL[0] + 0.7),
-                rate + 0.5 + place[1] * (PANEL[1] + 0.75),
-                PANEL[0],
-                PANEL[1],
-            )
-            metric_curve(panel, history, name)
-        if rate:
-            rate_curve(canvas.panel(0.6, 0.45, canvas.width - 0.8, 0.75), history["lr"])
+    for number, name in enumerate(names):
+        place = number % across, down - 1 - number // across
+        panel = canvas.panel(
+            0.6 + place[0] * (PANEL[0] + 0.7),
+            rate + 0.5 + place[1] * (PANEL[1] + 0.75),
+            PANEL[0],
+            PANEL[1],
+        )
+        metric_curve(panel, history, name)
+    if rate:
+        rate_curve(canvas.panel(0.6, 0.45, canvas.width - 0.8, 0.75), history["lr"])
     return canvas
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from quartet.core.messages import cut
 from quartet.reports.canvas import make_style
 
 # Stand-ins that become the page's custom properties of the same names.
@@ -43,7 +44,7 @@ def svg(figure: Figure, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"| id="(?!m|p)[^"]*"|<!--.*?-->', "", text, flags=re.S)
-    text = re.sub(r' (d|points)="[^"]*"', lambda part: shorten(part.group()), text)
+    text = re.sub(r' (d|points)="[^"]*"', lambda part: shorten_path(part.group()), text)
     text = re.sub(r"\n\s*", "\n", text)
     for stand_in, colour in COLOURS.items():
         text = text.replace(stand_in, colour)
@@ -57,7 +58,7 @@ def svg(figure: Figure, title: str) -> str:
     )
 
 
-def shorten(path: str) -> str:
+def shorten_path(path: str) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", path).replace(" \n", " ")
 
 
@@ -70,23 +71,32 @@ def natural(values: "pd.Index[Any]") -> "pd.Index[Any]":
 
 def label(value: Any, length: int = 24) -> str:
     """A value for an axis: 0.01 and not 0.010000000000000002, and not too long."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    return cut(f"{value:.4g}" if isinstance(value, float) else value, length)
+
+
+def spans_decades(values: Any) -> bool:
+    """Whether the values are positive and span more than two decades."""
+    numbers = np.asarray(values, dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
+    return bool(len(numbers) and 0 < 100 * numbers.min() < numbers.max())
 
 
 def fit_scale(axes: Axes, values: Any, axis: str = "y") -> bool:
-    """Makes an axis logarithmic where its positive values span more than two decades."""
-    numbers = np.asarray(values, dtype=float)
-    numbers = numbers[np.isfinite(numbers)]
-    if len(numbers) and numbers.min() > 0 and numbers.max() > 100 * numbers.min():
+    """Makes an axis logarithmic where its values span more than two decades."""
+    if is_wide := spans_decades(values):
         axes.set(**{f"{axis}scale": "log"})
         ticks = axes.yaxis if axis == "y" else axes.xaxis
         ticks.set_major_formatter(lambda value, _: f"{value:g}")  # its own are formulas
         ticks.set_minor_formatter(NullFormatter())
-        return True
-    return False
+    return is_wide
 
 
+def name_columns(axes: Axes, places: Any, names: Sequence[str], turned: bool) -> None:
+    rotation, align = (40, "right") if turned else (0, "center")
+    axes.set_xticks(places, names, rotation=rotation, ha=align)
+
+
+@mpl.rc_context(STYLE)
 def curves(groups: Mapping[str, pd.DataFrame], metric: str) -> str:
     """Mean by epoch of each group, with a band of one standard deviation over its seeds.
 
@@ -94,31 +104,24 @@ def curves(groups: Mapping[str, pd.DataFrame], metric: str) -> str:
         groups: A column a seed, the epoch as the index, at most eight groups.
         metric: What the values are.
     """
-    with mpl.rc_context(STYLE):
-        figure, axes = blank(height=3.6)
-        means = {name: thin(seeds).mean(axis=1) for name, seeds in groups.items()}
-        logarithmic = fit_scale(axes, np.concatenate([m.to_numpy() for m in means.values()]))
-        for number, (name, mean) in enumerate(means.items()):
-            colour, dash = SERIES[number % 8], DASHES[number % 4]
-            axes.plot(
-                mean.index,
-                mean,
-                marker="o" if len(mean) == 1 else None,
-                ls=dash,
-                color=colour,
-                lw=1.6,
-                label=label(name, 26),
-            )
-            sd = thin(groups[name]).std(axis=1)
-            low = mean - sd
-            if logarithmic:
-                low = low.clip(lower=mean / 10)
-            if sd.notna().any():
-                axes.fill_between(mean.index, low, mean + sd, color=colour, alpha=0.12, lw=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epoch", ylabel=metric)
-        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
-        return svg(figure, f"Learning curves: {metric} by epoch")
+    figure, axes = blank(height=3.6)
+    means = {name: thin(seeds).mean(axis=1) for name, seeds in groups.items()}
+    logarithmic = fit_scale(axes, np.concatenate([m.to_numpy() for m in means.values()]))
+    for number, (name, mean) in enumerate(means.items()):
+        colour, dash = SERIES[number % 8], DASHES[number % 4]
+        marker = "o" if len(mean) == 1 else None
+        style: Any = {"marker": marker, "ls": dash, "color": colour, "lw": 1.6}
+        axes.plot(mean.index, mean, label=label(name, 26), **style)
+        sd = thin(groups[name]).std(axis=1)
+        low = mean - sd
+        if logarithmic:
+            low = low.clip(lower=mean / 10)
+        if sd.notna().any():
+            axes.fill_between(mean.index, low, mean + sd, color=colour, alpha=0.12, lw=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel=metric)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=8)
+    return svg(figure, f"Learning curves: {metric} by epoch")
 
 
 def thin(table: Table, most: int = 200) -> Table:
@@ -126,20 +129,20 @@ def thin(table: Table, most: int = 200) -> Table:
     return table[:: -(len(table) // -most)] if len(table) > most else table
 
 
+@mpl.rc_context(STYLE)
 def intervals(table: pd.DataFrame, metric: str) -> str:
     """A row for each setting: mean and 95 % interval, the best on top."""
-    with mpl.rc_context(STYLE):
-        figure, axes = blank(height=0.9 + 0.24 * len(table))
-        places = np.arange(len(table))
-        fit_scale(axes, table["mean"], "x")
-        low, high = table["low"].fillna(table["mean"]), table["high"].fillna(table["mean"])
-        axes.hlines(places, low, high, color=SERIES[0], lw=2, alpha=0.5)
-        axes.plot(table["mean"], places, "o", color=SERIES[0], ms=5)
-        if axes.get_xscale() == "linear":
-            axes.set_xlim(*window(table["mean"], low.min(), high.max()))
-        axes.set_yticks(places, [label(name, 26) for name in table["name"]])
-        axes.set(xlabel=metric, ylim=(len(table) - 0.4, -0.6))
-        return svg(figure, f"The best settings: mean and 95 % interval of {metric}")
+    figure, axes = blank(height=0.9 + 0.24 * len(table))
+    places = np.arange(len(table))
+    fit_scale(axes, table["mean"], "x")
+    low, high = table["low"].fillna(table["mean"]), table["high"].fillna(table["mean"])
+    axes.hlines(places, low, high, color=SERIES[0], lw=2, alpha=0.5)
+    axes.plot(table["mean"], places, "o", color=SERIES[0], ms=5)
+    if axes.get_xscale() == "linear":
+        axes.set_xlim(*window(table["mean"], low.min(), high.max()))
+    axes.set_yticks(places, [label(name, 26) for name in table["name"]])
+    axes.set(xlabel=metric, ylim=(len(table) - 0.4, -0.6))
+    return svg(figure, f"The best settings: mean and 95 % interval of {metric}")
 
 
 def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, float]:
@@ -150,6 +153,7 @@ def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, f
     return low - margin, high + margin
 
 
+@mpl.rc_context(STYLE)
 def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> str:
     """The effect of one knob: each job a point; mean and standard deviation where values repeat.
 
@@ -159,87 +163,71 @@ def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> s
         means: Mean and sd by value of the knob.
         metric: What the values are.
     """
-    with mpl.rc_context(STYLE):
-        figure, axes = blank()
-        fit_scale(axes, jobs["best"])
-        if is_scattered(means.index):
-            fit_scale(axes, jobs[knob], "x")
-            some = jobs if len(jobs) <= 500 else jobs.sample(500, random_state=0)
-            axes.plot(some[knob], some["best"], "o", ms=3.5, mew=0, color=SERIES[0], alpha=0.55)
-            axes.set(xlabel=knob, ylabel=metric)
-            return svg(figure, f"{metric} by {knob}")
-        places = {value: place for place, value in enumerate(means.index)}
-        shown = jobs[jobs[knob].isin(means.index)]
-        shown = shown if len(shown) <= 500 else shown.sample(500, random_state=0)
-        width = 0.13 if means["n"].max() > 5 else 0
-        where = shown[knob].map(places) + np.random.default_rng(0).uniform(
-            -width, width, len(shown)
-        )
-        axes.plot(where, shown["best"], "o", ms=3, mew=0, color=FAINT, alpha=0.5)
-        axes.errorbar(
-            list(places.values()), means["mean"], means["sd"].fillna(0), fmt="o", capsize=4,
-            color=SERIES[0], ms=6, lw=1.6,
-        )  # fmt: skip
-        names = [label(value, 14) for value in means.index]
-        turned = sum(map(len, names)) > 38
-        axes.set_xticks(list(places.values()), names, rotation=40 if turned else 0,
-                        ha="right" if turned else "center")  # fmt: skip
-        axes.set(xlabel=knob, ylabel=metric, xlim=(-0.5, len(places) - 0.5))
+    figure, axes = blank()
+    axes.set(xlabel=knob, ylabel=metric)
+    fit_scale(axes, jobs["best"])
+    scattered = is_scattered(means.index)
+    shown = jobs if scattered else jobs[jobs[knob].isin(means.index)]
+    shown = shown if len(shown) <= 500 else shown.sample(500, random_state=0)
+    if scattered:
+        fit_scale(axes, jobs[knob], "x")
+        axes.plot(shown[knob], shown["best"], "o", ms=3.5, mew=0, color=SERIES[0], alpha=0.55)
         return svg(figure, f"{metric} by {knob}")
+    places = {value: place for place, value in enumerate(means.index)}
+    width = 0.13 if means["n"].max() > 5 else 0
+    where = shown[knob].map(places) + np.random.default_rng(0).uniform(-width, width, len(shown))
+    axes.plot(where, shown["best"], "o", ms=3, mew=0, color=FAINT, alpha=0.5)
+    axes.errorbar(
+        range(len(places)), means["mean"], means["sd"].fillna(0), fmt="o", capsize=4,
+        color=SERIES[0], ms=6, lw=1.6,
+    )  # fmt: skip
+    names = [label(value, 14) for value in means.index]
+    name_columns(axes, range(len(places)), names, sum(map(len, names)) > 38)
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    return svg(figure, f"{metric} by {knob}")
 
 
 def is_scattered(values: "pd.Index[Any]") -> bool:
     return len(values) > MANY and pd.api.types.is_numeric_dtype(values)
 
 
+@mpl.rc_context(STYLE)
 def heat(table: pd.DataFrame, metric: str, lower_is_better: bool) -> str:
     """Means by two knobs, one down and one across; the darker the better."""
-    with mpl.rc_context(STYLE):
-        rows, columns = table.shape
-        figure, axes = blank(1.3 + max(0.62 * columns, 2.2), 0.9 + max(0.34 * rows, 1.2))
-        values = table.to_numpy(dtype=float)
-        finite = values[np.isfinite(values)]
-        logarithmic = len(finite) and finite.min() > 0 and finite.max() > 100 * finite.min()
-        shades = np.log(values) if logarithmic else values
-        shades = -shades if lower_is_better else shades
-        low, high = np.nanmin(shades), np.nanmax(shades)
-        shades = (shades - low) / (high - low or 1)
-        mesh = axes.pcolormesh(
-            np.ma.masked_invalid(shades), cmap="cividis_r", vmin=0, vmax=1, ec=PAPER, lw=1.5
-        )
-        assert mesh is not None
-        for row in range(rows):
-            for column in range(columns):
-                if np.isfinite(values[row, column]):
-                    axes.text(
-                        column + 0.5, row + 0.5, f"{values[row, column]:.3g}", fontsize=8,
-                        ha="center", va="center",
-                        color="white" if shades[row, column] > 0.55 else "black",
-                    )  # fmt: skip
-        axes.set_yticks(np.arange(rows) + 0.5, [label(v, 16) for v in table.index])
-        names = [label(value, 14) for value in table.columns]
-        turned = max(map(len, names)) > 7
-        axes.set_xticks(np.arange(columns) + 0.5, names, rotation=40 if turned else 0,
-                        ha="right" if turned else "center")  # fmt: skip
-        axes.set(xlabel=str(table.columns.name), ylabel=str(table.index.name))
-        axes.invert_yaxis()
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        return svg(figure, f"Mean of {metric} by {table.index.name} and {table.columns.name}")
+    rows, columns = table.shape
+    figure, axes = blank(1.3 + max(0.62 * columns, 2.2), 0.9 + max(0.34 * rows, 1.2))
+    values = table.to_numpy(dtype=float)
+    shades = np.log(values) if spans_decades(values) else values
+    shades = -shades if lower_is_better else shades
+    low, high = np.nanmin(shades), np.nanmax(shades)
+    shades = (shades - low) / (high - low or 1)
+    masked: Any = np.ma.masked_invalid(shades)
+    axes.pcolormesh(masked, cmap="cividis_r", vmin=0, vmax=1, ec=PAPER, lw=1.5)
+    for row, column in np.argwhere(np.isfinite(values)):
+        ink = "white" if shades[row, column] > 0.55 else "black"
+        text: Any = {"fontsize": 8, "ha": "center", "va": "center", "color": ink}
+        axes.text(column + 0.5, row + 0.5, f"{values[row, column]:.3g}", **text)
+    axes.set_yticks(np.arange(rows) + 0.5, [label(v, 16) for v in table.index])
+    names = [label(value, 14) for value in table.columns]
+    name_columns(axes, np.arange(columns) + 0.5, names, max(map(len, names)) > 7)
+    axes.set(xlabel=str(table.columns.name), ylabel=str(table.index.name))
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return svg(figure, f"Mean of {metric} by {table.index.name} and {table.columns.name}")
 
 
+@mpl.rc_context(STYLE)
 def progress(values: Sequence[float], metric: str, mode: str) -> str:
     """Each job's value in the order of the jobs, and the best so far."""
-    with mpl.rc_context(STYLE):
-        figure, axes = blank()
-        series = pd.Series(values, dtype=float)
-        best = series.cummax() if mode == "max" else series.cummin()
-        fit_scale(axes, series)
-        shown = thin(series, 500)
-        axes.plot(shown.index, shown, "o", ms=3, mew=0, color=FAINT, alpha=0.6, label="a job")
-        axes.plot(
-            best.index, best, color=SERIES[0], lw=1.8, drawstyle="steps-post", label="best so far"
-        )
-        axes.legend(fontsize=8)
-        axes.set(xlabel="finished jobs", ylabel=metric)
-        return svg(figure, f"History of the search: {metric}")
+    figure, axes = blank()
+    series = pd.Series(values, dtype=float)
+    best = series.cummax() if mode == "max" else series.cummin()
+    fit_scale(axes, series)
+    shown = thin(series, 500)
+    axes.plot(shown.index, shown, "o", ms=3, mew=0, color=FAINT, alpha=0.6, label="a job")
+    style: Any = {"color": SERIES[0], "lw": 1.8, "drawstyle": "steps-post"}
+    axes.plot(best.index, best, label="best so far", **style)
+    axes.legend(fontsize=8)
+    axes.set(xlabel="finished jobs", ylabel=metric)
+    return svg(figure, f"History of the search: {metric}")

@@ -169,6 +169,7 @@ def targets_of(dataset: Dataset[Any]) -> tuple[Any, ...]:
     return (torch.as_tensor(dataset.targets),) if hasattr(dataset, "targets") else ()
 
 
+@mpl.rc_context(STYLE)
 def captioned(tiles: Array, captions: Sequence[str], title: str) -> Canvas:
     """Pictures in rows, with up to two lines of text below each."""
     across = min(ACROSS, len(tiles))
@@ -176,14 +177,14 @@ def captioned(tiles: Array, captions: Sequence[str], title: str) -> Canvas:
     below = 0.16 * max(caption.count("\n") + 1 for caption in captions) + 0.12
     wide, high = max(TILE, text_width(lines, 8)) + 0.1, TILE + below
     canvas, panel = sheet(across * wide, -(-len(tiles) // across) * high, title)
-    with mpl.rc_context(STYLE):
-        for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-            left, top = number % across * wide, number // across * high
-            draw_tile(panel, tile, left, top)
-            panel.text(left, top + TILE + 0.03, caption, va="top", fontsize=8, linespacing=1.1)
+    for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        left, top = number % across * wide, number // across * high
+        draw_tile(panel, tile, left, top)
+        panel.text(left, top + TILE + 0.03, caption, va="top", fontsize=8, linespacing=1.1)
     return canvas
 
 
+@mpl.rc_context(STYLE)
 def by_class(tiles: Sequence[Array], names: Sequence[str], title: str) -> Canvas:
     """A row of pictures for each class, its name before it."""
     left, most = text_width(names) + 0.15, max(len(each) for each in tiles)
@@ -191,25 +192,24 @@ def by_class(tiles: Sequence[Array], names: Sequence[str], title: str) -> Canvas
     height, width = tiles[0].shape[1:3]
     side = max(height, width) + max(1, round(0.04 * max(height, width)))
     whole = np.ones((len(tiles) * side, most * side, 3), np.float32)
-    with mpl.rc_context(STYLE):
-        for i, (of_class, name) in enumerate(zip(tiles, names, strict=True)):
-            panel.text(left - 0.1, (i + 0.5) * TILE, name, ha="right", va="center")
-            for j, tile in enumerate(of_class):
-                whole[i * side : i * side + height, j * side : j * side + width] = tile
-        # All in one: matplotlib takes a millisecond for each.
-        edges = (left, left + most * TILE, len(tiles) * TILE, 0)
-        panel.imshow(whole, extent=edges, aspect="auto", interpolation="nearest")
+    for i, (of_class, name) in enumerate(zip(tiles, names, strict=True)):
+        panel.text(left - 0.1, (i + 0.5) * TILE, name, ha="right", va="center")
+        for j, tile in enumerate(of_class):
+            whole[i * side : i * side + height, j * side : j * side + width] = tile
+    # All in one: matplotlib takes a millisecond for each.
+    edges = (left, left + most * TILE, len(tiles) * TILE, 0)
+    panel.imshow(whole, extent=edges, aspect="auto", interpolation="nearest")
     return canvas
 
 
+@mpl.rc_context(STYLE)
 def sheet(width: float, height: float, title: str) -> tuple[Canvas, Axes]:
     """A canvas with a title, and axes without a frame that count inches from the upper left."""
     canvas = Canvas(max(width, text_width([title], 10)) + 0.2, height + 0.45)
     panel = canvas.panel(0.1, 0.05, width, height)
-    with mpl.rc_context(STYLE):
-        panel.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-        panel.set_axis_off()
-        panel.set_title(title)
+    panel.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    panel.set_axis_off()
+    panel.set_title(title)
     return canvas, panel
 
 
