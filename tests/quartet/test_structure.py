@@ -23,11 +23,11 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_990,
-    "tests": 14_470,
+    "src/quartet": 14_939,
+    "tests": 14_439,
     "scripts": 700,
 }
-FILES = 102  # in src/quartet
+FILES = 101  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),
