@@ -23,8 +23,8 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_939,
-    "tests": 14_439,
+    "src/quartet": 14_895,
+    "tests": 14_387,
     "scripts": 700,
 }
 FILES = 101  # in src/quartet
