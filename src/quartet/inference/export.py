@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from quartet.config.groups import replace_values
+from quartet.config.configuration import replace_values
 from quartet.core import files
 from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import Predictor, from_run, rebuild_run

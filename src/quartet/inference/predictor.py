@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quartet.build import Run, build, rebuild
 from quartet.checkpoints import storage
 from quartet.compat.lightning import quieten
-from quartet.config.groups import replace_values, to_container
+from quartet.config.configuration import replace_values, to_container
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.task import Task
 from quartet.validation.data import load_data
@@ -48,7 +48,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Predictions of inputs in the form that the model accepts, in the precision of the training."""
+        """Predictions of the inputs, in the precision of the training."""
         plugin = self.trainer.precision_plugin
         inputs = plugin.convert_input(inputs.to(self.device))
         with plugin.forward_context():
