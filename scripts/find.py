@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from quartet.build import compose
-from quartet.cli.exit import run_and_exit
+from quartet.cli.commands import run_and_exit
 from quartet.core.files import unique_path
 from quartet.core.problems import ConfigError
 from quartet.inference import find

@@ -80,7 +80,7 @@ HOSTILE = [
     *(
         "quartet.records.result.subprocess.run",
         "quartet.records.result.write_result",
-        "quartet.cli.commands.remove_empty",
+        "quartet.cli.commands.withdraw",
     ),
     *(
         "quartet.training.module.Module.load_from_checkpoint",

@@ -7,6 +7,7 @@ import atexit
 import errno
 import gc
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -14,15 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from quartet.cli.exit import run_and_exit
-from quartet.cli.help import print_and_exit
+from quartet.cli.arguments import find_resumed_run, print_help
+from quartet.compat.python import run_exit_handlers
+from quartet.config.overrides import unquote
 from quartet.core import processes, redaction
-from quartet.core.files import CONF
+from quartet.core.files import CONF, remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
@@ -44,7 +47,7 @@ class Start:
     Attributes:
         directory: Of the run.
         in_sweep: Whether it is a job of a sweep, in the sweep's process or in one of its own.
-        sweeping: Whether this is the sweep's process, which goes on with other jobs.
+        sweeping: Whether this is the sweep's process, which trains other jobs afterwards.
     """
 
     directory: Path
@@ -54,10 +57,9 @@ class Start:
 
 def train() -> None:
     """``python train.py``. Exits with 2 when refused, 1 when failed, 130, 138 or 143 when interrupted."""
-    print_and_exit()
+    print_help()
     shutdown.install()
     shutdown.defer()  # until the run starts: Hydra would turn a signal into an error of its own
-    from quartet.cli.arguments import find_resumed_run
     from quartet.sweeps.directory import expand_sweep_arguments
 
     expand_sweep_arguments()
@@ -68,7 +70,7 @@ def train() -> None:
 
 
 def train_by_hydra() -> None:
-    """Has Hydra compose conf/train.yaml and the command line, and train that, or sweep."""
+    """Lets Hydra compose conf/train.yaml and the command line, and train or sweep."""
     import hydra
 
     from quartet.compat.hydra import allow_lazy_help
@@ -78,7 +80,7 @@ def train_by_hydra() -> None:
 
 
 def train_command(cfg: "DictConfig") -> float | None:
-    """Trains what Hydra has composed, in the directory that it has made."""
+    """Trains the configuration that Hydra composed, in the directory that it made."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import open_dict
@@ -128,7 +130,7 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
     redaction.register(cfg)
     redaction.install_log_filter()
     try:
-        with shutdown.deferred(imports=True), nothing_collected():
+        with shutdown.deferred(imports=True), paused_collector():
             import quartet.build  # noqa: F401 (all that takes seconds)
             from quartet.compat.lightning import quieten
             from quartet.core.problems import ConfigError, Problem
@@ -155,14 +157,12 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
             result = train(cfg, directory)
         best: float | None = result["monitor"]["best"]
         return best
-    except ConfigError as refusal:
-        log.error("\n  ".join(["Refused, before the first batch:", *map(str, refusal.problems)]))
+    except ConfigError as error:
+        log.error("\n  ".join(["Refused, before the first batch:", *map(str, error.problems)]))
         if not start.in_sweep:
             withdraw(cfg, directory)
             raise SystemExit(2) from None
-        record.write_result(
-            directory, record.initial_result(cfg) | record.failure("refused", refusal)
-        )
+        record.write_failure(directory, "refused", error, cfg)
         if not sweeping:
             raise SystemExit(2) from None
     except Exception as error:
@@ -172,8 +172,7 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
         log.error(f"Failed: {known}" if known else traceback.format_exc())
         if not (directory / "result.json").exists():  # it failed before the training began
             with suppress(OSError):
-                failure = record.failure("failed", error)
-                record.write_result(directory, record.initial_result(cfg) | failure)
+                record.write_failure(directory, "failed", error, cfg)
         if not sweeping:
             raise SystemExit(1) from None
     except SystemExit as error:
@@ -197,10 +196,10 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
 
 
 @contextmanager
-def nothing_collected() -> Iterator[None]:
-    """For imports: they make half a million objects and no garbage, and looking for it takes seconds.
+def paused_collector() -> Iterator[None]:
+    """Pauses the garbage collector during imports, which make many objects and no garbage.
 
-    The collector passes these over from then on, as it would look through them all thrice more.
+    From then on the collector ignores these objects.
     """
     if "torch" in sys.modules:
         yield
@@ -215,7 +214,7 @@ def nothing_collected() -> Iterator[None]:
 
 
 def holds_training(directory: Path) -> bool:
-    """Whether a run got as far as to leave something to go on with."""
+    """Whether a run left anything to resume from."""
     return (directory / "result.json").exists() or any(directory.glob("checkpoints/*.ckpt"))
 
 
@@ -238,49 +237,26 @@ def expected(error: BaseException) -> BaseException | None:
 
 def evaluate() -> None:
     """``python evaluate.py run=DIR``. Exits with 2 when refused."""
-
-    def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
-        from quartet.inference.evaluate import evaluate
-
-        evaluate(cfg, directory, **options)
-
-    run_and_exit(partial(command_on_run, "evaluate", run))
+    run_and_exit(partial(command_on_run, "evaluate"))
 
 
 def predict() -> None:
     """``python predict.py run=DIR``. Exits with 2 when refused."""
-
-    def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
-        from quartet.inference.predict import predict
-
-        predict(cfg, directory, **options)
-
-    run_and_exit(partial(command_on_run, "predict", run))
+    run_and_exit(partial(command_on_run, "predict"))
 
 
 def export() -> None:
     """``python scripts/export.py run=DIR``. Exits with 2 when refused, 1 when the export differs."""
-
-    def run(cfg: "DictConfig", directory: Path, options: dict[str, Any]) -> None:
-        from quartet.inference.export import PredictionsDiffer, export
-
-        try:
-            export(cfg, directory, **options)
-        except PredictionsDiffer as error:
-            print(f"Failed: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
-
-    run_and_exit(partial(command_on_run, "export", run))
+    run_and_exit(partial(command_on_run, "export"))
 
 
-def command_on_run(name: str, run: Callable[["DictConfig", Path, dict[str, Any]], None]) -> None:
-    """Calls `run` with the configuration of ``run=DIR``, read as plain data.
+def command_on_run(name: str) -> None:
+    """Calls ``quartet.inference.NAME.NAME`` with the configuration of ``run=DIR``.
 
-    Args:
-        name: Of the command; conf/NAME.yaml holds its own keys and their defaults.
-        run: Takes the configuration, the directory of the run and the command's own keys.
+    The configuration is read as plain data; the command's own keys and their defaults are in
+    conf/NAME.yaml.
     """
-    print_and_exit()
+    print_help()
     options: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     options["run"], overrides = None, []
     for argument in sys.argv[1:]:
@@ -288,44 +264,40 @@ def command_on_run(name: str, run: Callable[["DictConfig", Path, dict[str, Any]]
         if argument.startswith("-"):
             abort(f"{argument}: {Path(sys.argv[0]).name} has no such flag; --help shows its keys.")
         if equals and key in options:
-            options[key] = parse_text(value)
+            options[key] = None if value == "null" else unquote(value)
         else:
             overrides.append(argument)
     if not (place := options.pop("run")):
         abort(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME")
-    with refusals("Refused:"), nothing_collected():
+    with refusals("Refused:"), paused_collector():
         from quartet.config.compose import evaluation_config
         from quartet.sweeps.directory import find_run
 
         directory = find_run(Path(place))
         cfg = evaluation_config(directory, overrides)
         redaction.register(cfg)
-        run(cfg, directory, options)
-
-
-def parse_text(value: str) -> str | None:
-    """A text as the command line writes it, with quotes or without; null is None."""
-    from quartet.config.overrides import unquote
-
-    return None if value == "null" else unquote(value)
+        getattr(import_module(f"quartet.inference.{name}"), name)(cfg, directory, **options)
 
 
 @contextmanager
 def refusals(first: str) -> Iterator[None]:
-    """Turns a ConfigError into a message and exit status 2, any other error into a traceback and 1."""
+    """Turns a ConfigError into a message and exit status 2, other errors into a traceback and 1."""
     from quartet.core.problems import ConfigError
 
     try:
         yield
     except ConfigError as error:
         abort("\n  ".join([first, *map(str, error.problems)]))
-    except Exception:
-        print(redaction.redact(traceback.format_exc()), file=sys.stderr)
+    except Exception as error:
+        # A class of quartet.inference.export, which is not imported for its name alone.
+        differs = type(error).__name__ == "PredictionsDiffer"
+        text = f"Failed: {error}" if differs else traceback.format_exc()
+        print(redaction.redact(text), file=sys.stderr)
         raise SystemExit(1) from None
 
 
 def withdraw(cfg: "DictConfig", directory: Path) -> None:
-    """Removes what Hydra wrote for a start that came to nothing; a run that was there stays."""
+    """Removes the files that Hydra wrote for a start that is refused; an earlier run stays."""
     from quartet.config.compose import hydra_record
     from quartet.records.run_directory import discard_record
 
@@ -336,20 +308,38 @@ def withdraw(cfg: "DictConfig", directory: Path) -> None:
     if cfg.get("resume"):
         discard_record(record)
     else:
-        remove_empty(directory)
+        locks.unlock(directory)
+        for name in (
+            ".hydra/config.yaml",
+            ".hydra/hydra.yaml",
+            ".hydra/overrides.yaml",
+            "train.log",
+        ):
+            (directory / name).unlink(missing_ok=True)
+        remove_empty_directories(directory / ".hydra", parents=3)
 
 
-def remove_empty(directory: Path) -> None:
-    """Removes what Hydra wrote for a run that never began; results of others cannot be lost."""
-    locks.unlock(directory)
-    for name in ("config", "hydra", "overrides"):
-        (directory / ".hydra" / f"{name}.yaml").unlink(missing_ok=True)
-    (directory / "train.log").unlink(missing_ok=True)
-    here = Path.cwd()
-    for path in (directory / ".hydra", directory, *list(directory.parents)[:2]):
-        if path in (here, *here.parents):
-            return
-        try:
-            path.rmdir()
-        except OSError:
-            return
+def run_and_exit(main: Callable[[], object]) -> None:
+    """Calls `main` and ends the process with its status.
+
+    Waits for threads, runs exit handlers and flushes the output, but does not destroy modules, which
+    takes a second or two once torch is imported. A process that was not started for this program
+    alone (by a debugger, a profiler, a test) continues.
+    """
+    status = 0
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int | None) or not started_alone():
+            raise
+        status = end.code or 0
+    if started_alone():
+        run_exit_handlers()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def started_alone() -> bool:
+    """Whether the command line was ``python PROGRAM.py ...``."""
+    return sys.orig_argv[1:2] == sys.argv[:1]

@@ -5,8 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -46,12 +45,20 @@ def initial_result(cfg: Any) -> dict[str, Any]:
 
 
 def group_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices that say what a run is, not how Hydra starts it."""
+    """The chosen options of the groups that describe a run, without those of Hydra and sweeps."""
     return {
         key: value
         for key, value in choices.items()
         if key not in ("sweep", "launcher") and not key.startswith("hydra")
     }
+
+
+def write_failure(
+    directory: Path, status: str, error: BaseException, cfg: Any | None = None
+) -> None:
+    """Writes result.json of a run that was refused or failed before it could write its own."""
+    result = empty_result() if cfg is None else initial_result(cfg)
+    write_result(directory, result | failure(status, error))
 
 
 def failure(status: str, error: BaseException) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def failure(status: str, error: BaseException) -> dict[str, Any]:
 
 
 def summary(run: "Run") -> dict[str, Any]:
-    """What the epochs came to: the best of them, its figures and checkpoint."""
+    """The entries of result.json about the epochs: the best of them, its figures and checkpoint."""
     from quartet.records.loggers import MetricsCSV
 
     history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV)).rows
@@ -96,27 +103,20 @@ def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
     """Writes a JSON file under this name, or with -1, -2, ... where there is one already."""
     for path in files.numbered_paths(directory / name):
         try:
-            with naming(path), path.open("x") as file:
+            with path.open("x") as file:
                 json.dump(content, file, indent=2)
         except FileExistsError:
             continue
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a full disk does not say which
+            raise
         return path
     raise AssertionError("there is always a next number")
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Has an error of the system say which file it is about, which a full disk does not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
 @cache
 def describe_environment(folder: Path) -> dict[str, Any]:
-    """The commit of a folder, the machine and the packages, asked for once (14 ms a job)."""
+    """The commit of a folder, the machine and the packages, found out once in a process."""
 
     def git(*arguments: str) -> str | None:
         try:

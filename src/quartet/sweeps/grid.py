@@ -269,15 +269,11 @@ def train_job(sweeper: "GridSweeper", job: Job, *further: str) -> None:
         run_hydra_job(sweeper, [*job.overrides, *placement(sweeper, job), *further], job.number)
     except HydraException as error:
         log.error(f"Refused, before the first batch:\n  {error}")
-        failure = result.failure("refused", error)
-        result.write_result(job.directory, result.empty_result() | failure)
+        result.write_failure(job.directory, "refused", error)
     except Exception as error:  # the job could not even write its own
         log.error(f"Failed: {error}")
         with suppress(OSError):
-            result.write_result(
-                job.directory,
-                result.empty_result() | result.failure("failed", error),
-            )
+            result.write_failure(job.directory, "failed", error)
 
 
 def run_hydra_job(sweeper: "GridSweeper", overrides: Sequence[str], number: int) -> None:

@@ -180,11 +180,8 @@ def write_missing_result(job: Job, status: int, output: IO[str]) -> None:
     if status <= 0 or exit_reason(status) or status == EXIT_LOCKED or job.result is not None:
         return
     output.seek(0)
-    failure = {
-        "status": "refused" if status == 2 else "failed",
-        "error": {"type": "SystemExit", "message": last_lines(output)},
-    }
-    record.write_result(job.directory, record.empty_result() | failure)
+    error = SystemExit(last_lines(output))
+    record.write_failure(job.directory, "refused" if status == 2 else "failed", error)
 
 
 def last_lines(output: IO[str]) -> str:
