@@ -2,13 +2,18 @@
 
 import os
 import re
-from collections.abc import Generator, Iterator
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each of pytest's processes
 
 import processes
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from quartet.core.files import PROJECTS
@@ -57,3 +62,25 @@ def no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quartet.reports.picture.draw_training", lambda run, seen: [])
         yield
+
+
+@pytest.fixture
+def train_py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Runs ``python train.py`` in this process, without reports. Gives its exit status."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
+    monkeypatch.chdir(tmp_path)
+    script = str(processes.ROOT / "train.py")
+
+    def command(*arguments: str) -> int:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    yield command
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,22 +1,79 @@
 """The commands as processes, forked off one that has imported torch already."""
 
 import atexit
+import json
 import multiprocessing
 import os
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["quartet.build", "quartet.run", "quartet.inference.find"])
 ROOT = Path(__file__).parents[1]
 MARK = "STARTED_BY_TEST"  # in the environment of a command and of all that it starts
 STARTED: list["Command"] = []
+SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
+SMOKE = [*SMALL, "trainer.max_epochs=1"]
+ENDLESS = [*SMALL, "trainer.max_epochs=1000000"]
+
+# Losses of a fork: Hydra finds modules of this package by itself.
+LOSSES = '''
+import os
+import signal
+import time
+from torch import nn
+from quartet.config import allow
+
+allow.FAMILIES.append((__name__, "torch.nn.Module"))
+
+
+class Ends(nn.MSELoss):
+    """Ends in one of several ways; where it kills its process, that happens once."""
+
+    def __init__(self, *, by="nothing"):
+        super().__init__()
+        if by == "refusal":
+            raise ValueError("by=refusal is not to be had.")
+        self.by = by
+
+    def forward(self, outputs, targets):
+        loss = super().forward(outputs, targets)
+        if len(outputs) <= 10:  # the trial before
+            return loss
+        if self.by == "raise":
+            raise ArithmeticError("a bug of this loss")
+        if self.by == "kill" and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.by == "sleep":
+            open("under_way", "w").close()
+            time.sleep(60)
+        return loss * float("nan") if self.by == "diverge" else loss
+
+
+class Login(nn.MSELoss):
+    """Keeps a key, as a client of a service does; its own is in the environment."""
+
+    def __init__(self, key=None, fails=False):
+        super().__init__()
+        self.key, self.fails = key or os.environ["MY_TOKEN"], fails
+
+    def forward(self, outputs, targets):
+        if self.fails and len(outputs) > 10:
+            raise PermissionError(f"{self.key} is not accepted")
+        return super().forward(outputs, targets)
+'''
 
 
 class Command:
@@ -110,3 +167,40 @@ def play(line: list[str], directory: Path, variables: Mapping[str, str], output:
         runpy.run_path(line[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()
+
+
+def write_losses(directory: Path) -> None:
+    """Gives a directory the losses ``hydra_plugins.losses.Ends`` and ``Login``."""
+    (directory / "hydra_plugins").mkdir()
+    (directory / "hydra_plugins" / "losses.py").write_text(LOSSES)
+
+
+def start(directory: Path, *arguments: str, threads: str = "1") -> Command:
+    """Starts ``python train.py`` in a directory, which may hold modules."""
+    path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    variables = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": threads}
+    return Command(directory, *arguments, environment=variables)
+
+
+def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
+    """Runs ``python train.py``. Returns its exit status, stdout and stderr."""
+    process = start(directory, *arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def wait_for(pattern: str, directory: Path, process: "Command | subprocess.Popen[str]") -> None:
+    """Returns once a process has made such a file."""
+    for _ in range(6000):
+        if list(directory.glob(pattern)):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"no {pattern}: {process.communicate()}")
+
+
+def result(directory: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return values

@@ -15,7 +15,8 @@ import fake_slurm
 import pytest
 import torch
 from omegaconf import OmegaConf
-from test_sweep import SMALL, SMOKE, Sweep, contents, fork, result, run, start, sweep, wait_for
+from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
+from test_sweep import Sweep, contents, sweep
 
 from quartet.records.sweep_table import Job, Table
 from quartet.sweeps import launch
@@ -28,8 +29,8 @@ WINE = [
     *("data=wine", "data.batch_size=8", "model.hidden=[16]", "model.dropout=0.3", "trainer=cpu"),
     *("trainer.max_epochs=40", "hydra.sweep.dir=s"),
 ]
-ENDLESS = [*SMALL, "trainer.max_epochs=1000000", "hydra.sweep.dir=s"]
-ENDS = [*SMOKE, "loss._target_=hydra_plugins.ends.Ends", "hydra.sweep.dir=s"]
+FOREVER = [*ENDLESS, "hydra.sweep.dir=s"]
+ENDS = [*SMOKE, "loss._target_=hydra_plugins.losses.Ends", "hydra.sweep.dir=s"]
 
 
 def told(directory: Path) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]:
@@ -90,6 +91,7 @@ def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        (["local", "launcher.n_jobs=0"], "launcher.n_jobs must be at least 1, got 0."),
         (["ray", "launcher.num_gpus=1.5"], "launcher.num_gpus must be 0 or more, and a whole"),
         (["ray", "launcher.num_cpus=-1"], "launcher.num_cpus must be 0 or more"),
         (["ray", "launcher.env=[NOT_SET]"], "launcher.env: NOT_SET is not set here."),
@@ -172,7 +174,7 @@ def test_work_trains_a_job_in_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_jobs_by_submitit_survive_each_other_and_go_on(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    fork(tmp_path)
+    write_losses(tmp_path)
     command = (*("-m", *ENDS, "+loss.by=raise,kill,refusal,nothing"), "launcher=slurm")
     status, out, err = run(tmp_path, *command, "launcher.cluster=local")
     assert (status, out.partition("\n")[0]) == (1, "1 of 4 jobs finished: s"), err
@@ -203,7 +205,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_jobs_in_slurms_queue(slurm: Path, tmp_path: Path) -> None:
-    fork(tmp_path)
+    write_losses(tmp_path)
     settings = ["partition=gpu", "cpus_per_task=3", "timeout_min=90", "array_parallelism=2"]
     settings += ["gpus_per_node=1", "mem_gb=4", "account=me"]
     command = ["-m", *ENDS, "+loss.by=raise,refusal,nothing", "launcher=slurm"]
@@ -258,7 +260,7 @@ def test_requeued_job_ends_as_an_undisturbed_one(slurm: Path, tmp_path: Path) ->
 def test_jobs_in_slurm_outlive_the_sweep_which_then_watches_them(
     slurm: Path, tmp_path: Path
 ) -> None:
-    command = ["-m", *ENDLESS, "seed=1,2", "launcher=slurm", "launcher.array_parallelism=1"]
+    command = ["-m", *FOREVER, "seed=1,2", "launcher=slurm", "launcher.array_parallelism=1"]
     first = start(tmp_path, *command)
     wait_for("s/0/metrics.csv", tmp_path, first)
     first.send_signal(signal.SIGINT)
@@ -366,7 +368,7 @@ def test_node_of_ray_that_dies_ends_no_other_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_reaches_the_jobs_on_ray(number: signal.Signals, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    process = start(tmp_path, "-m", *ENDLESS, "seed=1,2,3", "launcher=ray")
+    process = start(tmp_path, "-m", *FOREVER, "seed=1,2,3", "launcher=ray")
     wait_for("s/0/metrics.csv", tmp_path, process)
     trainer = holder(tmp_path / "s/0")
     process.send_signal(number)

@@ -1,7 +1,6 @@
 """The command line: exit statuses, directories, signals, sweeps; each in a process of its own."""
 
 import csv
-import json
 import os
 import re
 import signal
@@ -11,11 +10,10 @@ import threading
 import time
 from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from processes import Command
+from processes import ENDLESS, SMALL, SMOKE, result, run, start, wait_for, write_losses
 from torch import Tensor, nn
 
 from quartet.build import compose
@@ -26,52 +24,6 @@ from quartet.run import train
 from quartet.training.module import NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
-SMOKE = [*SMALL, "trainer.max_epochs=1"]
-ENDLESS = [*SMALL, "trainer.max_epochs=1000000"]
-
-# What a fork may bring: Hydra finds modules of this package by itself.
-FORK = '''
-import os
-import time
-from torch import nn
-from quartet.config import allow
-
-allow.FAMILIES.append((__name__, "torch.nn.Module"))
-
-
-class Slow(nn.MSELoss):
-    """Takes a minute a batch."""
-
-    def forward(self, outputs, targets):
-        if len(outputs) > 10:  # not the trial before
-            open("under_way", "w").close()
-            time.sleep(60)
-        return super().forward(outputs, targets)
-
-
-class Login(nn.MSELoss):
-    """Keeps a key, as a client of a service does; its own is in the environment."""
-
-    def __init__(self, key=None, fails=False):
-        super().__init__()
-        self.key, self.fails = key or os.environ["MY_TOKEN"], fails
-
-    def forward(self, outputs, targets):
-        if self.fails and len(outputs) > 10:
-            raise PermissionError(f"{self.key} is not accepted")
-        return super().forward(outputs, targets)
-'''
-
-
-def fork(directory: Path) -> None:
-    (directory / "hydra_plugins").mkdir()
-    (directory / "hydra_plugins" / "forks.py").write_text(FORK)
-
-
-def start(directory: Path, *arguments: str) -> Command:
-    path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return Command(directory, *arguments, environment={"PYTHONPATH": os.pathsep.join(path)})
 
 
 def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -83,29 +35,6 @@ def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
-    """Exit status, stdout, stderr."""
-    process = start(directory, *arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def wait_for(pattern: str, directory: Path, process: "Command | subprocess.Popen[str]") -> None:
-    for _ in range(6000):
-        if list(directory.glob(pattern)):
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    process.kill()
-    pytest.fail(f"no {pattern}: {process.communicate()}")
-
-
-def result(directory: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((directory / "result.json").read_text())
-    return values
 
 
 def test_refusal_exits_with_2_and_leaves_nothing(tmp_path: Path) -> None:
@@ -193,8 +122,8 @@ def test_signal_ends_the_training_after_the_batch(
 
 
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
-    fork(tmp_path)
-    process = start(tmp_path, *SMALL, "loss._target_=hydra_plugins.forks.Slow")
+    write_losses(tmp_path)
+    process = start(tmp_path, *SMALL, "loss._target_=hydra_plugins.losses.Ends", "+loss.by=sleep")
     wait_for("under_way", tmp_path, process)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -324,7 +253,7 @@ def test_refused_start_leaves_what_was_there(tmp_path: Path) -> None:
 # Secrets
 
 
-LOGIN = ["loss._target_=hydra_plugins.forks.Login", "+loss.key=${oc.env:MINE}"]
+LOGIN = ["loss._target_=hydra_plugins.losses.Login", "+loss.key=${oc.env:MINE}"]
 SECRET = 'p4ssw0rd-"é"-of-the\n cluster//' + "and more of it, " * 8
 
 
@@ -358,7 +287,7 @@ def test_secrets_of_the_environment_are_written_nowhere(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fork(tmp_path)
+    write_losses(tmp_path)
     monkeypatch.setenv("MY_TOKEN" if "${oc.env:MY_TOKEN}" in told else "MINE", SECRET)
     ended, out, err = run(tmp_path, *overrides, *SMOKE, "logger=tensorboard", "+callbacks.a=null")
     assert ended == status, err
@@ -366,7 +295,7 @@ def test_secrets_of_the_environment_are_written_nowhere(
     assert not spoils(tmp_path, out + err)
     if "+loss.fails=true" in overrides:  # inside the training
         assert f"PermissionError: {told}" in err
-        assert "forks.py" in err  # where
+        assert "losses.py" in err  # where
         values = result(next(tmp_path.glob("outputs/*/*")))
         assert values["status"] == "failed"
         assert values["error"] == {"type": "PermissionError", "message": told}

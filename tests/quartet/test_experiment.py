@@ -2,16 +2,12 @@
 
 import math
 import re
-import runpy
-import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from made import idx_files, write
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -23,7 +19,6 @@ from quartet.records import result as record
 from quartet.reports import picture
 from quartet.run import train
 
-ROOT = CONF.parent
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SWEEPS = {
     name: dict(params)
@@ -40,15 +35,6 @@ SWEEPS = {
 def _quiet_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     quieten()
     monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Commands take over Ctrl+C; give it back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -90,7 +76,7 @@ def test_header_says_how_to_run_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_sweep_is_the_one_that_the_file_names(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = []
 
@@ -100,14 +86,9 @@ def test_sweep_is_the_one_that_the_file_names(
         record.write_result(directory, result)
         return result
 
-    GlobalHydra.instance().clear()
     monkeypatch.setattr("quartet.run.train", note)
-    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
-    monkeypatch.chdir(tmp_path)
     # The seed on the command line wins over the file's.
-    arguments = ["-m", f"experiment={name}", "seed=7"]
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    assert train_py("-m", f"experiment={name}", "seed=7") == 0
     assert {job.seed for job in jobs} == {7}
     (key,) = SWEEPS[name].keys() - {"seed"}
     values = SWEEPS[name][key].split(",")

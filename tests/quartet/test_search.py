@@ -1,22 +1,21 @@
 """Searches: what is drawn, what goes on after a kill, what the shipped ranges hold."""
 
 import json
-import runpy
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from processes import Command
+from processes import SMALL, start
 
 from quartet.build import build, compose
 from quartet.compat.lightning import quieten
+from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records import result as record
 from quartet.records.sweep_table import Table
@@ -25,9 +24,6 @@ from quartet.sweeps import space
 
 optuna = pytest.importorskip("optuna")
 
-ROOT = Path(__file__).parents[2]
-CONF = ROOT / "conf"
-SMALL = ["data=linear", "model=linear", "metrics=none", "trainer=cpu"]
 LR = "optimizer.lr=tag(log,interval(1e-4,1.0))"
 BOWL = ["optimizer=sgd", LR, "hydra.sweep.dir=s"]
 
@@ -40,9 +36,8 @@ def _quiet() -> None:
 
 
 @pytest.fixture
-def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Search]:
-    """Runs train.py in this process with a training that only has a value: best at sgd's lr of 0.01."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def search(train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Search:
+    """Runs a search with a training that only has a value: best at sgd's lr of 0.01."""
 
     def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
         values = record.initial_result(cfg) | {"status": "finished"}
@@ -59,21 +54,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Search]:
         return values
 
     monkeypatch.setattr("quartet.run.train", train)
-    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> int:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), "-m", "sweep=optuna", *arguments])
-        try:
-            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    yield command
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return partial(train_py, "-m", "sweep=optuna")
 
 
 def drawn(directory: str) -> list[list[str]]:
@@ -369,26 +350,22 @@ def test_check_only_says_what_would_run_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def train_py(directory: Path, *arguments: str) -> Command:
-    return Command(directory, "-m", "sweep=optuna", *arguments)
-
-
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
 def test_killed_search_goes_on_to_its_total(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    own = [*SMALL, "optimizer=sgd", "optimizer.lr=tag(log,interval(1e-4,0.1))"]
+    own = [*SMALL, "optimizer.lr=tag(log,interval(1e-4,0.1))"]
     command = [*own, "trainer.max_epochs=40", "sweep.n_trials=5", "hydra.sweep.dir=s"]
     command += [f"launcher={launcher}"]
-    process = train_py(tmp_path, *command)
+    process = start(tmp_path, "-m", "sweep=optuna", *command)
     while not (tmp_path / "s/2/checkpoints/last.ckpt").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
     process.communicate()
     assert "RUNNING" in states("s")
-    process = train_py(tmp_path, *command)
+    process = start(tmp_path, "-m", "sweep=optuna", *command)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "5 of 5 jobs finished: s" in out
@@ -406,7 +383,7 @@ def test_pruned_trials_end_early_and_count_as_finished(
     search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("quartet.run.train", train_really)
-    quick = [*SMALL, "optimizer=sgd", "trainer.max_epochs=6", "callbacks.progress_bar=null"]
+    quick = [*SMALL, "trainer.max_epochs=6", "callbacks.progress_bar=null"]
     lr = "optimizer.lr=tag(log,interval(1e-6,0.1))"
     prune = ("sweep.pruner=median", "sweep.warmup_epochs=2", "sweep.sampler=random")
     assert search(*quick, lr, *prune, "sweep.n_trials=10", "hydra.sweep.dir=s") == 0

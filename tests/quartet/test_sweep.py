@@ -1,93 +1,21 @@
 """Sweeps as commands: they go on, survive their jobs, and share a directory with each other."""
 
 import json
-import os
 import random
 import re
-import runpy
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
-from processes import Command
+from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
 
 from quartet.records import result as record
 from quartet.records.sweep_table import Table
 from quartet.training.module import NonFiniteLossError
-
-ROOT = Path(__file__).parents[2]
-SMALL = ["data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
-SMOKE = [*SMALL, "trainer.max_epochs=1"]
-
-# What a fork may bring: Hydra finds modules of this package by itself.
-FORK = '''
-import os, signal
-from torch import nn
-from quartet.config import allow
-
-allow.FAMILIES.append((__name__, "torch.nn.Module"))
-
-
-class Ends(nn.MSELoss):
-    """Ends in one of several ways; where it kills its process, that happens once."""
-
-    def __init__(self, *, by="nothing"):
-        super().__init__()
-        if by == "refusal":
-            raise ValueError("by=refusal is not to be had.")
-        self.by = by
-
-    def forward(self, outputs, targets):
-        loss = super().forward(outputs, targets)
-        if len(outputs) <= 10:  # the trial before
-            return loss
-        if self.by == "raise":
-            raise ArithmeticError("a bug of this loss")
-        if self.by == "kill" and not os.path.exists("killed"):
-            open("killed", "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return loss * float("nan") if self.by == "diverge" else loss
-'''
-
-
-def fork(directory: Path) -> None:
-    (directory / "hydra_plugins").mkdir()
-    (directory / "hydra_plugins" / "ends.py").write_text(FORK)
-
-
-def start(directory: Path, *arguments: str, threads: str = "1") -> Command:
-    path = [str(directory), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    further = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": threads}
-    return Command(directory, *arguments, environment=further)
-
-
-def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
-    """Exit status, stdout, stderr."""
-    process = start(directory, *arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def wait_for(pattern: str, directory: Path, process: Command) -> None:
-    for _ in range(6000):
-        if list(directory.glob(pattern)):
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    process.kill()
-    pytest.fail(f"no {pattern}: {process.communicate()}")
-
-
-def result(directory: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((directory / "result.json").read_text())
-    return values
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
@@ -100,9 +28,8 @@ Sweep = Callable[..., tuple[int, list[tuple[str, int]]]]
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
-    """Runs train.py in this process. Gives its status, and the optimizer and seed of what it trained."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def sweep(train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """Gives the status of train.py, and the optimizer and seed of each training."""
     trained: list[tuple[str, int]] = []
 
     def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
@@ -116,22 +43,12 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
         return values
 
     monkeypatch.setattr("quartet.run.train", train)
-    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
-    monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> tuple[int, list[tuple[str, int]]]:
-        GlobalHydra.instance().clear()
         trained.clear()
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
-        try:
-            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-        except SystemExit as end:
-            return int(end.code or 0), list(trained)
-        return 0, list(trained)
+        return train_py(*arguments), list(trained)
 
-    yield command
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return command
 
 
 def test_finished_jobs_are_skipped_and_new_ones_get_the_next_numbers(
@@ -160,14 +77,7 @@ def test_resume_alone_resumes_all_jobs(sweep: Sweep, tmp_path: Path) -> None:
     assert sweep("sweep.resume=s") == (0, [("sgd", 6), ("adam", 2)])
 
 
-def test_interrupted_job_goes_on_and_failed_one_is_left(sweep: Sweep, tmp_path: Path) -> None:
-    assert sweep("-m", "seed=1,13", "hydra.sweep.dir=s") == (1, [("adam", 1), ("adam", 13)])
-    values = result(tmp_path / "s/0")
-    record.write_result(tmp_path / "s/0", values | {"status": "interrupted"})
-    assert sweep("-m", "seed=1,13", "hydra.sweep.dir=s") == (1, [("adam", 1)])
-
-
-def test_retry_trains_failed_jobs_under_new_numbers_and_keeps_the_old(
+def test_failed_jobs_are_trained_again_under_new_numbers_and_interrupted_ones_always(
     sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep("-m", "seed=1,13", "hydra.sweep.dir=s")
@@ -177,7 +87,8 @@ def test_retry_trains_failed_jobs_under_new_numbers_and_keeps_the_old(
     assert contents(tmp_path / "s" / "1") == before
     assert Table(tmp_path / "s").jobs[1].retried_as == 2
     assert "1 of 2 jobs finished" in capsys.readouterr().out
-    assert sweep(*again) == (1, [])
+    record.write_result(tmp_path / "s/0", result(tmp_path / "s/0") | {"status": "interrupted"})
+    assert sweep(*again) == (1, [("adam", 1)])  # without a word, failed ones are left
     assert sweep(*again, "sweep.retry=all") == (2, [])
     assert "sweep.retry=all: must be failed" in capsys.readouterr().err
 
@@ -237,14 +148,6 @@ def test_changed_files_are_no_matter_for_what_was_refused_or_is_tried_again(
     assert sweep(*command) == (1, [])
 
 
-def test_launcher_without_slots_is_refused(
-    sweep: Sweep, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ("-m", "seed=1", "hydra.sweep.dir=s", "launcher=local", "launcher.n_jobs=0")
-    assert sweep(*command) == (2, [])
-    assert capsys.readouterr().err == "launcher.n_jobs must be at least 1, got 0.\n"
-
-
 def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(
     sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,9 +193,9 @@ def test_further_devices_need_a_process_for_each_job(
 
 @pytest.mark.slow
 def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
-    fork(tmp_path)
+    write_losses(tmp_path)
     command = (
-        *("-m", *SMOKE, "loss._target_=hydra_plugins.ends.Ends", "hydra.sweep.dir=s"),
+        *("-m", *SMOKE, "loss._target_=hydra_plugins.losses.Ends", "hydra.sweep.dir=s"),
         *("+loss.by=diverge,raise,kill,refusal,nothing", "launcher=local"),
     )
     status, out, err = run(tmp_path, *command)
@@ -315,7 +218,7 @@ def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
 
 
 def test_signal_reaches_the_jobs_which_go_on_later(tmp_path: Path) -> None:
-    endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.sweep.dir=s", "seed=1,2"]
+    endless = [*ENDLESS, "hydra.sweep.dir=s", "seed=1,2"]
     process = start(tmp_path, "-m", *endless, "launcher=local", "launcher.n_jobs=1")
     wait_for("s/0/metrics.csv", tmp_path, process)
     process.send_signal(signal.SIGTERM)
@@ -330,7 +233,7 @@ def test_signal_reaches_the_jobs_which_go_on_later(tmp_path: Path) -> None:
 
 
 def test_run_is_not_trained_by_two_processes(tmp_path: Path) -> None:
-    endless = [*SMALL, "trainer.max_epochs=1000000", "hydra.run.dir=run"]
+    endless = [*ENDLESS, "hydra.run.dir=run"]
     first = start(tmp_path, *endless)
     wait_for("run/checkpoints/last.ckpt", tmp_path, first)
     status, _, err = run(tmp_path, "resume=run")
