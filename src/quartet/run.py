@@ -24,7 +24,7 @@ def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, A
     """Trains what `cfg` describes, tests the best checkpoint and writes the run's directory.
 
     Args:
-        cfg: As `quartet.build.compose` gives it. With ``cfg.resume`` set, goes on with that run.
+        cfg: As `quartet.build.compose` gives it. With ``cfg.resume``, resumes that run.
         directory: Where to write; None for a new one under ``outputs/``, or that of ``cfg.resume``.
 
     Returns:
@@ -41,7 +41,7 @@ def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, A
 def train_locked(
     cfg: "DictConfig", directory: str | Path | None, locks: ExitStack
 ) -> dict[str, Any]:
-    """As `train`, with the lock of the directory that it takes."""
+    """As `train`; adds the lock of the directory to `locks`."""
     start = perf_counter()
     from quartet.build import build
     from quartet.checkpoints.resume_state import ResumeState
@@ -89,7 +89,7 @@ def train_locked(
     try:
         if main:
             save_record(cfg, run)
-            (run.directory / "result.json").unlink(missing_ok=True)  # of what went before
+            (run.directory / "result.json").unlink(missing_ok=True)  # of the start before
         fit_start = perf_counter()
         with shutdown.deferred():
             start_logging(run, cfg, result["choices"], locks)
@@ -99,7 +99,7 @@ def train_locked(
                 clear_loggers(trainer.loggers)
             trainer.fit(run.module, run.data, ckpt_path=path, weights_only=True)
         result["seconds"]["fit"] = perf_counter() - fit_start
-        # The first process alone holds the history.
+        # Only the first process has the history.
         summary: Any = record.summary(run) if main else {}
         result |= trainer.strategy.broadcast(summary)
         best = result["checkpoints"]["best"]
@@ -168,20 +168,20 @@ def start_logging(
 
 
 def collect_validation(run: "Run", collector: "PredictionCollector", path: Path | None) -> None:
-    """Has the best checkpoint predict the validation part, and nothing of it logged."""
+    """Collects the predictions of the best checkpoint on the validation part, without logging."""
     trainer: Any = run.trainer
     loggers, callbacks = trainer.loggers, trainer.callbacks
     trainer.loggers, trainer.callbacks = [], [collector]
     try:
         trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
-    except Exception as error:  # the run has finished, whatever becomes of its pictures
+    except Exception as error:  # the run has finished, with or without pictures
         logging.getLogger(__name__).warning(f"No predictions are drawn: {error}")
     finally:
         trainer.loggers, trainer.callbacks = loggers, callbacks
 
 
 def refuse_taken(directory: Path) -> None:
-    """Refuses a directory that holds another run than Hydra's job that is under way in it."""
+    """Refuses a directory with another run than the job that Hydra has started in it."""
     from quartet.config.compose import hydra_record
     from quartet.core.problems import ConfigError, Problem
 

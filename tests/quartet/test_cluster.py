@@ -230,7 +230,7 @@ def test_jobs_that_slurm_does_not_take(slurm: Path, tmp_path: Path) -> None:
     command = ["-m", *SMOKE, "seed=1,2", "launcher=slurm", "launcher.partition=nowhere"]
     status, _, err = run(tmp_path, *command, "hydra.sweep.dir=s")
     assert status == 2
-    assert "Slurm took no jobs" in err
+    assert "Slurm refused the jobs" in err
     assert "invalid partition specified: nowhere" in err
     assert "Traceback" not in err
 

@@ -15,12 +15,14 @@ from processes import SMALL, start
 
 from quartet.build import build, compose
 from quartet.compat.lightning import quieten
+from quartet.config.search_ranges import check_range
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records import result as record
 from quartet.records.sweep_table import Table
 from quartet.run import train as train_really
 from quartet.sweeps import space
+from quartet.sweeps.space import checked_ranges
 
 optuna = pytest.importorskip("optuna")
 
@@ -304,12 +306,6 @@ def test_another_search_in_the_same_directory_is_refused(
         (["sweep.over=[optimizer.lrr]"], "for which optimizer names a range: lr, weight_decay;"),
         (["sweep.over=[]"], "There is nothing to search: name groups such as"),
         (["sweep.space={optimizer.lr: 3}"], "optimizer.lr=3: must be {low: 0.001, high"),
-        (["sweep.space={seed: []}"], "seed=[]: holds no value to choose from"),
-        (["sweep.space={seed: {low: 1, high: b}}"], "'b' is no number"),
-        (["sweep.space={seed: {low: 2, high: 1}}"], "low is above high; exchange them"),
-        (["sweep.space={seed: {low: 0, high: 1, log: true}}"], "needs a low above 0"),
-        (["sweep.space={seed: {low: 0, high: 1, step: 0}}"], "step must be above 0"),
-        (["sweep.space={seed: {low: 0, high: 1, up: 0}}"], "up: a range has low, high, log and"),
         (
             ["sweep.space={seed: [1, 2]}", "seed=3"],
             "seed is on the command line too, as seed=3",
@@ -328,6 +324,22 @@ def test_misspelt_settings_are_refused_and_leave_nothing(
     assert search(*arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("range_", "message"),
+    [
+        ([], "holds no value to choose from."),
+        ({"low": 1, "high": "b"}, "'b' is no number; write such as 1.0e-4."),
+        ({"low": 2, "high": 1}, "low is above high; exchange them."),
+        ({"low": 0, "high": 1, "log": True}, "the logarithm needs a low above 0."),
+        ({"low": 0, "high": 1, "step": 0}, "step must be above 0, and does not go with log."),
+        ({"low": 0, "high": 1, "up": 0}, "up: a range has low, high, log and step."),
+        ({"low": 1, "high": 1}, None),
+    ],
+)
+def test_wrong_ranges_are_refused(range_: Any, message: str | None) -> None:
+    assert check_range(range_) == message
 
 
 def test_without_optuna_it_says_how_to_install_it(
@@ -417,6 +429,7 @@ def test_every_optimizer_of_torch_names_a_range_for_lr() -> None:
             assert "lr" in option.get("search", {}), path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [0, -1])
 @pytest.mark.parametrize(("group", "option"), SHIPPED)
 def test_shipped_ranges_train_at_both_ends(
@@ -432,6 +445,13 @@ def test_shipped_ranges_train_at_both_ends(
     run.trainer.fit(run.module, run.data)
     assert run.trainer.global_step == 20
     assert all(parameter.isfinite().all() for parameter in run.module.parameters())
+
+
+@pytest.mark.parametrize("option", SHIPPED)
+def test_shipped_ranges_are_ranges_of_settings_of_their_option(option: tuple[str, str]) -> None:
+    group, name = option
+    cfg = compose([f"{group}={name}"])
+    assert set(checked_ranges(cfg, group, name)) == set(cfg[group].search)
 
 
 def test_run_is_checked_for_misspelt_ranges_and_else_not_changed_by_them() -> None:

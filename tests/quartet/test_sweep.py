@@ -120,7 +120,7 @@ def test_changed_configuration_is_refused_with_a_diff(
         "    optimizer.lr: 0.5 -> 0.25\n"
         "  job 1: experiment=mine seed=2\n"
         "    optimizer.lr: 0.5 -> 0.25\n"
-        "Take the change back, or start a sweep of its own in another hydra.sweep.dir.\n"
+        "Undo the change, or start another sweep in another hydra.sweep.dir.\n"
     )
     assert contents(tmp_path / "s") == before
 

@@ -186,7 +186,7 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
             log.error("Interrupted, before the first batch.")
             withdraw(cfg, directory)
             raise
-        log.error(f"Interrupted; what was done lies in {directory}")
+        log.error(f"Interrupted; the run is in {directory}")
         if shutdown.requeues and not start.in_sweep:
             log.error(processes.requeue_slurm_job())
         if not start.in_sweep:
@@ -209,7 +209,7 @@ def paused_collector() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)  # or libraries of compiled code tell of leaks
+        atexit.register(gc.unfreeze)  # or libraries of compiled code report leaks
         gc.enable()
 
 

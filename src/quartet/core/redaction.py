@@ -1,7 +1,6 @@
-"""Values of the environment that must not be written anywhere.
+"""Removes values of the environment from messages.
 
-A configuration keeps ``${oc.env:NAME}`` as it is, and so does every record of it. What is left are
-messages that show a value.
+A configuration and its records keep ``${oc.env:NAME}`` unresolved, so only messages can show them.
 """
 
 import logging
@@ -12,32 +11,29 @@ import traceback
 from collections.abc import Iterable
 from urllib.parse import quote
 
-# Names of variables that are nobody's business, whether a configuration names them or not.
+# Names of variables that are secret even if no configuration names them.
 PRIVATE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNORECASE)
 NAMED = re.compile(r"\$\{\s*oc\.env:\s*['\"\\]*(\w+)")
-SHORTEST = 8  # "1" or "gpu" is no secret, and hiding it would spoil every message
+SHORTEST = 8  # shorter values are no secrets, and would be redacted everywhere
 
 named: set[str] = set()  # by the configurations of this process
 
 
 def register(cfg: object) -> None:
-    """Has the values that a configuration takes by ``${oc.env:NAME}`` hidden from here on."""
-    named.update(NAMED.findall(str(cfg)))  # which shows references as they are written
+    """Registers the variables that a configuration names by ``${oc.env:NAME}`` for redaction."""
+    named.update(NAMED.findall(str(cfg)))  # str does not resolve references
 
 
 def redact(text: str) -> str:
-    """The text, with values of the environment as the references that stand for them.
-
-    Characters that would direct a terminal are written out.
-    """
+    """Replaces secret values in a text by references to them, and escapes control characters."""
     text = replace(text, find_secrets())
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def replace(text: str, found: Iterable[tuple[str, str]]) -> str:
-    """The text with references in the place of secrets, as `secrets` finds them."""
+    """The text with secrets, as `find_secrets` lists them, replaced by references."""
     for name, value in found:
-        # As it is; in a traceback, a sentence, a path, an address.
+        # As it is, and as a traceback, a sentence, a path or an address shows it.
         spaced, path = " ".join(value.split()), os.path.normpath(value)
         for spelling in dict.fromkeys((value, repr(value)[1:-1], spaced, path, quote(value))):
             if len(spelling) >= SHORTEST:
@@ -46,7 +42,7 @@ def replace(text: str, found: Iterable[tuple[str, str]]) -> str:
 
 
 def find_secrets() -> list[tuple[str, str]]:
-    """Names and values, the longest value first: it may hold another."""
+    """Names and values of secrets, the longest value first: it may contain another."""
     known = named.union(NAMED.findall(" ".join(sys.argv)))
     found = [
         (name, value)
@@ -57,7 +53,7 @@ def find_secrets() -> list[tuple[str, str]]:
 
 
 class RedactingFilter(logging.Filter):
-    """Lets a log say nothing of them, in tracebacks neither."""
+    """Redacts the messages and tracebacks of a log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), None
@@ -67,6 +63,6 @@ class RedactingFilter(logging.Filter):
 
 
 def install_log_filter() -> None:
-    """Has every handler of the root logger hide them; those of a job are made for it."""
+    """Adds the filter to every handler of the root logger."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(RedactingFilter())

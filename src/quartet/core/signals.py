@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 class ShutdownHandler:
-    """Remembers that a signal asked for an end. A second signal ends at once.
+    """Ends the program on a signal, or later where that is deferred. A second signal ends it at once.
 
     The exit status is 128 plus the number of the signal: 130 for Ctrl+C, 143 for SIGTERM, 138 for
     SIGUSR1, which counts under Slurm alone.
@@ -24,29 +24,29 @@ class ShutdownHandler:
         self.installed = False
         self.interrupted = False
         self.imports = False
-        self.pending: list[int] | None = None  # signals that came while nothing may be broken off
+        self.pending: list[int] | None = None  # signals that came within `masked`
 
     def install(self) -> None:
-        """Takes over the signals."""
+        """Installs the handlers."""
         self.installed = True
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
         if "SLURM_JOB_ID" in os.environ:
-            # Before Lightning, which then leaves it alone; its own would end in the middle of a step.
+            # Before Lightning, whose own handler would end in the middle of a step.
             signal.signal(signal.SIGUSR1, self.handle)
 
     def defer(self) -> None:
-        """From here on a signal is remembered only, until `release`."""
+        """Defers signals until `stop_deferring`."""
         self.deferring = True
 
     def stop_deferring(self) -> None:
-        """Signals count again; ends the program if one came."""
+        """Ends the program if a signal came meanwhile; later ones end it at once."""
         self.deferring = False
         if self.exit_code:
             self.exit()
 
     def reinstall(self) -> None:
-        """Takes them back, if they were taken over before."""
+        """Installs the handlers again, if they were installed before."""
         if self.installed:
             self.install()
 
@@ -55,7 +55,7 @@ class ShutdownHandler:
             self.pending.append(number)
             return
         if self.exit_code and self.imports:
-            os._exit(128 + number)  # broken off in any other way, an import of torch aborts
+            os._exit(128 + number)  # an interrupted import of torch may abort
         self.interrupted = bool(self.exit_code) or not self.deferring
         self.exit_code = 128 + number
         if self.interrupted:
@@ -63,12 +63,12 @@ class ShutdownHandler:
 
     @property
     def requeues(self) -> bool:
-        """Whether it was Slurm that asked for the end."""
+        """Whether Slurm sent the signal, so that the job is requeued."""
         return "SLURM_JOB_ID" in os.environ and self.exit_code == 128 + signal.SIGUSR1
 
     @contextmanager
     def as_exit(self) -> Iterator[None]:
-        """Within it, what a signal broke off ends with its status, whatever error came of that."""
+        """Turns an error that follows from a signal into an exit with the status of the signal."""
         try:
             yield
         except Exception:
@@ -78,10 +78,7 @@ class ShutdownHandler:
 
     @contextmanager
     def deferred(self, *, imports: bool = False) -> Iterator[None]:
-        """Within it, a signal is remembered only; the code run may look at `asked` and call `now`.
-
-        For training steps, and for imports, some of which abort the process when they are broken off.
-        """
+        """Defers signals within it, for training steps and imports. The code may check `exit_code`."""
         self.defer()
         self.imports = imports
         try:
@@ -92,7 +89,7 @@ class ShutdownHandler:
 
     @contextmanager
     def masked(self) -> Iterator[None]:
-        """Within it, for moments, not even a second signal ends anything; it counts afterwards."""
+        """Defers even a second signal within it, for moments."""
         self.pending = []
         try:
             yield

@@ -28,12 +28,11 @@ def shorten_float(value: float) -> float:
 
 
 def rewind(logger: TensorBoardLogger, rows: Sequence[Mapping[str, float]]) -> None:
-    """Has TensorBoard forget what a run logged after a checkpoint that it goes on from.
+    """Removes from TensorBoard the values that a run logged after the checkpoint it resumes from.
 
     Args:
         logger: Writes to the same directory as before.
-        rows: Of metrics.csv at the checkpoint. The last of them may have grown since; it is told
-            anew.
+        rows: Of metrics.csv at the checkpoint. The last of them is logged again.
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -47,7 +46,7 @@ def rewind(logger: TensorBoardLogger, rows: Sequence[Mapping[str, float]]) -> No
 
 
 def clear_loggers(loggers: Sequence[Logger]) -> None:
-    """Has the loggers of a run forget what it logged before its first checkpoint."""
+    """Removes the values that a run logged before its first checkpoint."""
     for logger in loggers:
         if isinstance(logger, MetricsCSV):
             logger.path.unlink(missing_ok=True)
@@ -56,29 +55,29 @@ def clear_loggers(loggers: Sequence[Logger]) -> None:
 
 
 def start_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
-    """Tells the loggers what run they log.
+    """Logs the settings of a run.
 
-    Of a run that goes on, TensorBoard keeps the settings it began with. MLflow, whose parameters
-    never change, shows one that did as a tag of the same name.
+    MLflow's parameters never change: a setting that a resumed run has changed becomes a tag of the
+    same name. TensorBoard keeps the settings of the first start.
     """
     for logger in loggers:
-        told = dict(settings)
+        changed = dict(settings)
         if isinstance(logger, TensorBoardLogger):
-            write_hparams(logger, told)
+            write_hparams(logger, changed)
             continue
         if isinstance(logger, MLFlowLogger):
             known = logger.experiment.get_run(logger.run_id).data.params
-            for name in told.keys() & known:
-                if known[name] != str(value := told.pop(name))[:250]:
+            for name in changed.keys() & known:
+                if known[name] != str(value := changed.pop(name))[:250]:
                     logger.experiment.set_tag(logger.run_id, name, str(value))
-        logger.log_hyperparams(told)
+        logger.log_hyperparams(changed)
 
 
 def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> None:
     """Begins a session of TensorBoard's HParams tab.
 
-    Without a list of columns, which Lightning writes besides: TensorBoard would show those of the
-    first run for all, whatever optimizer the others have.
+    Lightning also writes a list of columns, which is left out here: TensorBoard would show the
+    columns of the first run for all runs, though other optimizers have other settings.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -88,14 +87,14 @@ def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> Non
 
 
 def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) -> None:
-    """Has the loggers show the figures of the best epoch as what came of the run.
+    """Logs the figures of the best epoch as the results of a run.
 
-    W&B keeps them apart from the curves, under the same names. Elsewhere they are ``best/...``:
-    the last value of a curve is what counts there, and stays what it is.
+    W&B keeps them in its summary, under the names of the curves. For the others, which show the last
+    value of a curve, they are ``best/NAME``.
 
     Args:
         loggers: Of a run.
-        result: Of the finished run, as result.json has it.
+        result: The result.json of the finished run.
         step: At which it ended.
     """
     best = {"epoch": result["monitor"]["epoch"]} | {
@@ -108,12 +107,12 @@ def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) ->
             elif not isinstance(logger, MetricsCSV):
                 logger.log_metrics({f"best/{name}": value for name, value in best.items()}, step)
                 logger.save()
-        except Exception as error:  # the run has finished, whatever a service makes of it
-            log.warning(f"{type(logger).__name__} did not take the best figures: {error}")
+        except Exception as error:  # the run has finished
+            log.warning(f"{type(logger).__name__} has not logged the best figures: {error}")
 
 
 def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
-    """Ends what would go on until the process ends, and take in the next run of a sweep."""
+    """Ends W&B's run, which would otherwise log the next run of a sweep too."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and was_started(logger):
             logger.experiment.finish(exit_code=int(failed))
@@ -164,9 +163,8 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes what is new; Lightning calls it after each log, so an epoch's row may grow."""
-        rows = self.rows[: len(self.rows) - 1]
-        self.write(rows)
+        """Writes new rows but the last, which may grow: Lightning calls this after each log."""
+        self.write(self.rows[:-1])
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -177,34 +175,30 @@ class MetricsCSV(Logger):
         if not new:
             return
         columns = list(dict.fromkeys([*self.columns, *(key for row in new for key in row)]))
-        anew = columns != self.columns or not self.written
-        if anew:
-            self.columns = columns
+        append = bool(self.written) and columns == self.columns
+        self.columns = columns
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w" if anew else "a", newline="") as file:
+        with self.path.open("a" if append else "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
-            if anew:
+            if not append:
                 writer.writeheader()
-            writer.writerows(rows if anew else new)
+            writer.writerows(new if append else rows)
         self.written = len(rows)
 
 
-# What does not change what is trained, or is not yet what a run does.
-EXCLUDED_FROM_HPARAMS = {
+# Keys that do not change the training.
+EXCLUDED_FROM_HPARAMS = (
     *("directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra"),
-}
+)
 EXCLUDED_KEYS = {"search", "tasks"}  # of every group
 EXCLUDED_CALLBACKS = {"best", "last", "progress_bar"}
 
 
 def write_logged_runs(directory: Path, loggers: Mapping[str, Logger]) -> None:
-    """Writes to loggers.json under which names services like MLflow keep this run.
+    """Writes loggers.json: the names under which services like MLflow keep this run.
 
-    A run that continues is then logged to the same, by `logged_run`.
-
-    Args:
-        directory: Of the run.
-        loggers: By their names in the configuration.
+    By these, `logged_run` continues the same runs after a resume. The loggers are given by their
+    names in the configuration.
     """
     found = {}
     for name, logger in loggers.items():
@@ -218,7 +212,7 @@ def write_logged_runs(directory: Path, loggers: Mapping[str, Logger]) -> None:
 def logged_run(
     directory: Path, name: str, node: Mapping[str, Any], logger: Callable[..., Any]
 ) -> dict[str, str]:
-    """Arguments with which a logger of a run that continues finds what it has logged.
+    """The argument by which a logger of a resumed run continues its log.
 
     Args:
         directory: Of the run.
@@ -242,13 +236,13 @@ def run_argument(logger: Callable[..., Any]) -> str | None:
 def hyperparameters(
     config: Mapping[str, Any], written: Mapping[str, Any], choices: Mapping[str, Any]
 ) -> dict[str, Setting]:
-    """What a run is, as loggers list it: ``optimizer: adam``, ``optimizer.lr: 0.002`` and so on.
+    """The settings of a run for loggers: ``optimizer: adam``, ``optimizer.lr: 0.002`` and so on.
 
-    Values that are not set are left out. A value from the environment is the reference to it.
+    Values that are None are left out. A value from the environment is shown as the reference to it.
 
     Args:
-        config: With everything filled in and resolved.
-        written: The same with its references.
+        config: The complete configuration, resolved.
+        written: The same, unresolved.
         choices: The options of the groups.
     """
     found: list[tuple[str, Setting]] = [

@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-STARTING = "starting"  # the folder of Hydra's record of a run that may go on, until it does
+STARTING = "starting"  # the folder of Hydra's record of a resumed run, until the run is loaded
 
 
 def records(directory: str | Path) -> list[Path]:
-    """The configurations of a run: that of its start, then those of each time it went on."""
+    """The configurations of a run: that of its start, then that of each resume."""
     folder = Path(directory) / ".hydra"
     later = [path / "config.yaml" for _, path in sorted(numbered(folder))]
-    # A process killed while it began leaves an empty one.
+    # A process that is killed at its start leaves an empty file.
     found = [path for path in (folder / "config.yaml", *later) if is_filled(path)]
     return found if found[:1] == [folder / "config.yaml"] else []
 
@@ -35,21 +35,21 @@ def newest_record(directory: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is no run.
     """
-    told = records(directory)
-    if not told:
+    configs = records(directory)
+    if not configs:
         raise FileNotFoundError(f"resume={directory} holds no run: there is no .hydra/config.yaml.")
-    return told[-1].parent
+    return configs[-1].parent
 
 
 def commit_record(record: Path) -> None:
-    """Counts Hydra's record of a start as one of its run, now that it is known to go on."""
+    """Keeps Hydra's record of a resume under the next number."""
     if record.name.startswith(STARTING):
         last = max((number for number, _ in numbered(record.parent)), default=0)
         record.rename(record.with_name(f"resume-{last + 1}"))
 
 
 def discard_record(record: Path) -> None:
-    """Removes Hydra's record of a start that came to nothing."""
+    """Removes Hydra's record of a resume that was refused."""
     if record.name.startswith(STARTING):
         shutil.rmtree(record, ignore_errors=True)
 
@@ -63,7 +63,7 @@ def read_result(directory: str | Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and "status" in content else {}
 
 
-RUN = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # what no other may write over
+RUN = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # what another run must not overwrite
 
 
 def holds_run(directory: Path) -> bool:
@@ -72,9 +72,9 @@ def holds_run(directory: Path) -> bool:
 
 
 def find_outside_links(directory: str | Path) -> list[tuple[Path, Path]]:
-    """Links in a run directory that lead out of it, and where to: a write would follow them.
+    """Links in a run directory that lead out of it, and their targets: a write would follow them.
 
-    W&B makes some of its own, through which nothing here writes.
+    W&B's own links are left out, through which nothing here writes.
     """
     directory, found = Path(directory), []
     for folder, folders, files in os.walk(directory):

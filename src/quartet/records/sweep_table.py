@@ -36,7 +36,7 @@ class Job:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Identifies the job, whatever the order of its overrides."""
+        """Identifies the job; the order of its overrides does not matter."""
         return tuple(sorted(self.overrides))
 
     @property

@@ -30,7 +30,7 @@ class RunDirectory(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         shutdown.stop_deferring()
-        shutdown.defer()  # until the job looks: what Hydra writes meanwhile, the job knows how to remove
+        shutdown.defer()  # until the job starts, which can remove what Hydra writes meanwhile
         if processes.started_by_lightning():  # a further process of a run that has its directory
             return
         if processes.started_externally() and not is_named("hydra.run.dir", config):
@@ -131,7 +131,7 @@ def write_report(directory: str) -> None:
     except Exception as error:
         print(
             f"No report, since {type(error).__name__}: {error}\n"
-            f"Once that is mended: python scripts/report.py {directory}",
+            f"Once that is corrected: python scripts/report.py {directory}",
             file=sys.stderr,
         )
 
@@ -178,7 +178,7 @@ def expand_sweep_arguments() -> None:
 
 
 def with_sweep(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which ``sweep.resume=DIR`` is replaced by what that sweep was started with.
+    """Arguments in which ``sweep.resume=DIR`` is replaced by the overrides of that sweep.
 
     ``sweep.`` and ``launcher.`` are short for the places where Hydra keeps these settings.
     """
@@ -209,12 +209,12 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]
-    refuse_foreign_overrides(table, kept)
+    refuse_unsafe_overrides(table, kept)
     return [*given, *kept, f"hydra.sweep.dir={quote(directory)}"]
 
 
-def refuse_foreign_overrides(table: Table, command: Sequence[str]) -> None:
-    """Exits with 2 if ``sweep.json``, which may be someone else's, sets more than trainings and launchers."""
+def refuse_unsafe_overrides(table: Table, command: Sequence[str]) -> None:
+    """Exits with 2 if ``sweep.json``, which may be a stranger's, sets more than jobs and launchers."""
     launching = ("launcher=", "sweep=", "hydra.launcher.", "hydra.sweeper.")
     elsewhere = ("hydra.launcher.address=", "hydra.launcher.env=")
     jobs = [each for job in table.jobs.values() for each in job.overrides]

@@ -118,7 +118,7 @@ def validate(sweeper: "GridSweeper", wanted: Sequence[Sequence[str]]) -> None:
     """Composes enough jobs that Hydra sees each option and each key; it refuses unknown ones."""
     options = sweeper.hydra_context.config_loader.get_group_options
     groups: dict[str, bool] = {}
-    seen: set[str] = set()
+    composed: set[str] = set()
     for overrides in wanted:
         new = set()
         for each in overrides:
@@ -126,8 +126,8 @@ def validate(sweeper: "GridSweeper", wanted: Sequence[Sequence[str]]) -> None:
             if key not in groups:
                 groups[key] = bool(options(key.lstrip("+~").partition("@")[0]))
             new.add(each if groups[key] else key)  # of a value the key is enough
-        if not seen.issuperset(new):
-            seen |= new
+        if not composed.issuperset(new):
+            composed |= new
             sweeper.validate_batch_is_legal([[*overrides, *sweeper.sweep_overrides]])
 
 
@@ -216,7 +216,7 @@ def refuse_changes(sweeper: "GridSweeper", suspects: Sequence[Job], directory: P
                     f"conf/ has changed since jobs in {directory} were trained, and nothing in it was touched:",
                     *changes[:3],
                     *others,
-                    "Take the change back, or start a sweep of its own in another hydra.sweep.dir.",
+                    "Undo the change, or start another sweep in another hydra.sweep.dir.",
                 ]
             )
         )
@@ -258,7 +258,7 @@ def train_here(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> Non
 
 
 def placement(sweeper: "GridSweeper", job: Job) -> list[str]:
-    """Overrides that tell where and how a job is trained, not what."""
+    """Overrides that set where and how a job is trained."""
     own = [f"hydra.sweep.subdir={job.number}", *resume_overrides(job)]
     return [*sweeper.sweep_overrides, *own]
 
@@ -295,7 +295,7 @@ def run_hydra_job(sweeper: "GridSweeper", overrides: Sequence[str], number: int)
 
 
 def check(sweeper: "GridSweeper", wanted: Sequence[list[str]]) -> None:
-    """Prints for each job what would run, and leaves nothing behind.
+    """Describes each job, and leaves no file behind.
 
     Raises:
         SystemExit: a job is refused.

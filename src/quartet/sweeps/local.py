@@ -38,7 +38,7 @@ class Program:
     def line(self, job: Job) -> list[str]:
         """The command line that begins or resumes a job."""
         begin = [*self.flags, *job.overrides, f"hydra.run.dir={quote(job.directory)}"]
-        arguments = resume_overrides(job)[:1] or begin  # its record holds its overrides
+        arguments = resume_overrides(job)[:1] or begin  # its record has its overrides
         number = [f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
         return [*self.command, *arguments, *number]
 
@@ -50,7 +50,7 @@ def make_program(config: DictConfig) -> Program:
 
 
 def config_flags(arguments: Sequence[str]) -> list[str]:
-    """The flags of the command line that tell Hydra where the configuration is."""
+    """The flags of the command line that name the configuration's place."""
     parser = ArgumentParser(add_help=False)
     for name in ("path", "name", "dir"):
         parser.add_argument(f"--config-{name}", f"-c{name[0]}")
@@ -185,7 +185,7 @@ def write_missing_result(job: Job, status: int, output: IO[str]) -> None:
 
 
 def last_lines(output: IO[str]) -> str:
-    """The end of what a job printed."""
+    """The last lines of a job's output."""
     lines = [line.strip() for line in output if line.strip()]
     return "\n".join(lines[-3:]) or "it printed nothing"
 

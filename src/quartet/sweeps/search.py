@@ -61,7 +61,7 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
 
 
 def check(sweeper: "SearchSweeper", space: Space) -> None:
-    """Prints for a few first jobs what would run, and leaves nothing behind."""
+    """Describes the first few jobs, and leaves no file behind."""
     numbers = range(min(5, sweeper.n_trials))
     trials = [space.draw_random(sweeper.seed, number) for number in numbers]
     grid.check(sweeper, trials)
@@ -330,7 +330,7 @@ def read_objectives(
 
 
 def choose_objectives(sweeper: "SearchSweeper", space: Space) -> dict[str, str]:
-    """The names of what is optimised, and ``min`` or ``max`` for each.
+    """The names of the objectives, with ``min`` or ``max`` for each.
 
     Raises:
         ValueError: nothing is monitored.
@@ -362,6 +362,6 @@ def choose_direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
     drawn = space.draw_random(0, 0)
     try:
         run = build(grid.compose(sweeper, drawn))
-    except ConfigError as refusal:
-        raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *refusal.messages])) from None
+    except ConfigError as error:
+        raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *error.messages])) from None
     return of_metric(name, run.module.val_metrics.metrics)

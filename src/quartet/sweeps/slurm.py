@@ -43,7 +43,7 @@ class SlurmWork(local.Work):
         self.terminated = True
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit submits again: the same work, which resumes from what the job saves now."""
+        """Returns the work that submitit submits again: it resumes from the checkpoint saved now."""
         if self.process:
             # A second SIGTERM would end a process at once that has received one.
             deadline = time.monotonic() + 20 * self.terminated
@@ -95,7 +95,7 @@ class SlurmEngine(Engine):
             with self.executor.batch():
                 handles = [self.executor.submit(SlurmWork(self.program, job)) for job in todo]
         except submitit.core.utils.FailedJobError as error:
-            abort(f"Slurm took no jobs: {str(error).strip()}")
+            abort(f"Slurm refused the jobs: {str(error).strip()}")
         if not self.local:
             for job, handle in zip(todo, handles, strict=True):
                 note_of(job).write_text(f"{self.folder.name} {handle.job_id}")
@@ -127,7 +127,7 @@ class SlurmEngine(Engine):
 
 
 def has_exited(process: int) -> bool:
-    """Popen.poll without its lock, which the code that a signal interrupted may hold."""
+    """Popen.poll without its lock, which the interrupted code may have locked."""
     try:
         return bool(os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT | os.WNOHANG))
     except ChildProcessError:

@@ -1,7 +1,7 @@
 """The space of a search: ranges of settings, and which of them belong together. Without torch."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.object_type import ObjectType
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from quartet.compat.hydra import format_value
 from quartet.config.search_ranges import Range, check_range, check_search_ranges
+from quartet.core.messages import suggest_name
 from quartet.sweeps.launch import SWEEP_GROUPS
 
 if TYPE_CHECKING:
@@ -22,21 +23,6 @@ if TYPE_CHECKING:
 
 # Not CMA-ES: Optuna pickles its state in the study, and a study from elsewhere could run code.
 SAMPLERS = ("tpe", "random", "qmc", "nsgaii", "gp")
-
-
-def find_unknown_settings(group: str, node: Mapping[str, Any]) -> list[str]:
-    """Problems with ranges of a group's option that name no setting of it.
-
-    Only a search refuses them: a run may replace the class of the option.
-    """
-    from quartet.core.messages import suggest_name
-
-    settings = [key for key in node if key not in ("search", "_target_")]
-    return [
-        f"{group}.search.{name}: {group} has no such setting; {suggest_name(name, settings)}"
-        for name in node.get("search") or {}
-        if name not in settings
-    ]
 
 
 def suggest(trial: "Trial", name: str, range_: Range) -> Any:
@@ -97,8 +83,8 @@ class Space:
     def add_user_ranges(self) -> None:
         """Adds the ranges of ``sweep.space``."""
         for key, range_ in (self.sweeper.space or {}).items():
-            if fault := check_range(range_):
-                raise ValueError(f"sweep.space: {key}={range_}: {fault}")
+            if problem := check_range(range_):
+                raise ValueError(f"sweep.space: {key}={range_}: {problem}")
             if key in self.fixed or key in self.ranges:
                 raise ValueError(
                     f"sweep.space: {key} is on the command line too, as "
@@ -192,13 +178,21 @@ def checked_ranges(cfg: DictConfig, group: str, option: str) -> dict[str, Range]
     """As `list_ranges`, checked, with values as Hydra reads them.
 
     Raises:
-        ValueError: one is wrong, or names no setting of the option.
+        ValueError: one is wrong, or names no setting of the option. Only a search refuses the latter:
+            a run may replace the class of the option.
     """
     node: Any = OmegaConf.to_container(cfg[group]) if group in cfg else {}
     node = node if isinstance(node, dict) else {}
-    if problems := [*check_search_ranges(group, node)] or find_unknown_settings(group, node):
+    problems: list[Any] = [*check_search_ranges(group, node)]
+    ranges = {} if problems else list_ranges(cfg, group)
+    settings = [key for key in node if key not in ("search", "_target_")]
+    problems += [
+        f"{group}.search.{name}: {group} has no such setting; {suggest_name(name, settings)}"
+        for name in ranges
+        if name not in settings
+    ]
+    if problems:
         raise ValueError("\n".join(f"{group}={option}: {problem}" for problem in problems))
-    ranges = list_ranges(cfg, group)
     return {
         name: [format_value(value) for value in range_] if isinstance(range_, list) else range_
         for name, range_ in ranges.items()
