@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from quartet.core.problems import ConfigError
 from quartet.core.processes import process_rank
 from quartet.core.signals import shutdown
 from quartet.records import result as record
@@ -48,7 +49,6 @@ def train_locked(
     from quartet.compat.lightning import quieten
     from quartet.config import resume
     from quartet.config.records import read_choices
-    from quartet.core.problems import ConfigError
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
     from quartet.reports import picture, text
     from quartet.training.callbacks.interruption import StopAtBatchEnd

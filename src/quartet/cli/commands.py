@@ -26,7 +26,7 @@ from quartet.compat.python import run_exit_handlers
 from quartet.config.overrides import unquote
 from quartet.core import processes, redaction
 from quartet.core.files import CONF, remove_empty_directories
-from quartet.core.problems import abort
+from quartet.core.problems import ConfigError, abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
 from quartet.records import result as record
@@ -282,8 +282,6 @@ def command_on_run(name: str) -> None:
 @contextmanager
 def refusals(first: str) -> Iterator[None]:
     """Turns a ConfigError into a message and exit status 2, other errors into a traceback and 1."""
-    from quartet.core.problems import ConfigError
-
     try:
         yield
     except ConfigError as error:

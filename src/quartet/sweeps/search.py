@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quartet.config.search_ranges import Range
 from quartet.core.files import remove_empty_directories
-from quartet.core.problems import abort
+from quartet.core.problems import ConfigError, abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
 from quartet.records.study import (
@@ -356,7 +356,6 @@ def choose_direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
         return "max"
     # The metric itself knows, which needs torch.
     from quartet.build import build
-    from quartet.core.problems import ConfigError
     from quartet.validation.monitor import find_mode as of_metric
 
     drawn = space.draw_random(0, 0)
