@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,7 +250,7 @@ def export() -> None:
 
 
 def command_on_run(name: str) -> None:
-    """Calls ``quartet.inference.NAME.NAME`` with the configuration of ``run=DIR``.
+    """Calls evaluate, predict or export with the configuration of ``run=DIR``.
 
     The configuration is read as plain data; the command's own keys and their defaults are in
     conf/NAME.yaml.
@@ -271,12 +270,20 @@ def command_on_run(name: str) -> None:
         abort(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME")
     with refusals("Refused:"), paused_collector():
         from quartet.config.compose import evaluation_config
+        from quartet.inference.evaluate import evaluate
+        from quartet.inference.export import PredictionsDiffer, export
+        from quartet.inference.predict import predict
         from quartet.sweeps.directory import find_run
 
+        call: Any = {"evaluate": evaluate, "predict": predict, "export": export}[name]
         directory = find_run(Path(place))
         cfg = evaluation_config(directory, overrides)
         redaction.register(cfg)
-        getattr(import_module(f"quartet.inference.{name}"), name)(cfg, directory, **options)
+        try:
+            call(cfg, directory, **options)
+        except PredictionsDiffer as error:
+            print(f"Failed: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 @contextmanager
@@ -286,11 +293,8 @@ def refusals(first: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         abort("\n  ".join([first, *map(str, error.problems)]))
-    except Exception as error:
-        # A class of quartet.inference.export, which is not imported for its name alone.
-        differs = type(error).__name__ == "PredictionsDiffer"
-        text = f"Failed: {error}" if differs else traceback.format_exc()
-        print(redaction.redact(text), file=sys.stderr)
+    except Exception:
+        print(redaction.redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 
 
