@@ -275,12 +275,12 @@ def command_on_run(name: str) -> None:
         from quartet.inference.predict import predict
         from quartet.sweeps.directory import find_run
 
-        call: Any = {"evaluate": evaluate, "predict": predict, "export": export}[name]
+        command: Any = {"evaluate": evaluate, "predict": predict, "export": export}[name]
         directory = find_run(Path(place))
         cfg = evaluation_config(directory, overrides)
         redaction.register(cfg)
         try:
-            call(cfg, directory, **options)
+            command(cfg, directory, **options)
         except PredictionsDiffer as error:
             print(f"Failed: {error}", file=sys.stderr)
             raise SystemExit(1) from None
