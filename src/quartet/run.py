@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, Problem
 from quartet.core.processes import process_rank
 from quartet.core.signals import shutdown
 from quartet.records import result as record
@@ -183,7 +183,6 @@ def collect_validation(run: "Run", collector: "PredictionCollector", path: Path 
 def refuse_taken(directory: Path) -> None:
     """Refuses a directory with another run than the job that Hydra has started in it."""
     from quartet.config.compose import hydra_record
-    from quartet.core.problems import ConfigError, Problem
 
     ours = hydra_record(directory) is not None or process_rank() > 0
     if not ours and holds_run(directory):
@@ -200,8 +199,6 @@ def lock_directory(directory: Path, locks: ExitStack) -> None:
     Raises:
         quartet.core.problems.ConfigError: one does already.
     """
-    from quartet.core.problems import ConfigError, Problem
-
     try:
         locks.enter_context(lock(directory))
     except DirectoryLocked as error:

@@ -25,7 +25,7 @@ from quartet.compat.python import run_exit_handlers
 from quartet.config.overrides import unquote
 from quartet.core import processes, redaction
 from quartet.core.files import CONF, remove_empty_directories
-from quartet.core.problems import ConfigError, abort
+from quartet.core.problems import ConfigError, Problem, abort
 from quartet.core.signals import shutdown
 from quartet.records import locks
 from quartet.records import result as record
@@ -132,7 +132,6 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
         with shutdown.deferred(imports=True), paused_collector():
             import quartet.build  # noqa: F401 (all that takes seconds)
             from quartet.compat.lightning import quieten
-            from quartet.core.problems import ConfigError, Problem
             from quartet.reports.text import describe_run
             from quartet.run import train
     except SystemExit:
