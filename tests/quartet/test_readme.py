@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from made import PROJECT
 
 from quartet.build import build, compose
+from quartet.checkpoints.storage import load
 from quartet.config import allow
 from quartet.core.problems import ConfigError
 
@@ -100,7 +101,7 @@ def test_command_ends_well(
             run("python train.py trainer=smoke hydra.run.dir=outputs/DATE/TIME", monkeypatch) == 0
         )
     if "resume=" in command:
-        command = command.replace("max_epochs=5", "max_epochs=2")
+        command = command.replace("max_epochs=60", "max_epochs=2")
         assert run(command, monkeypatch) == 0
         return
     if set(OPTIONS) & set(command.split()):
@@ -116,8 +117,15 @@ def test_command_ends_well(
         command += " hydra.run.dir=run"
     assert run(command, monkeypatch) == 0, capsys.readouterr().err
     if alone:
-        assert json.loads((folder / "run/result.json").read_text())["status"] == "finished"
+        result = json.loads((folder / "run/result.json").read_text())
+        assert result["status"] == "finished"
         assert (folder / "run/checkpoints/best.ckpt").exists()
+    if "metrics=calibration" in words:  # beside those that it extends
+        assert {"test/accuracy", "test/confidence", "test/ece"} <= set(result["metrics"])
+    if "module=adversarial" in words:
+        assert "clean_loss" in (folder / "run/metrics.csv").read_text().splitlines()[0]
+    if "module=loss_training" in words:
+        assert load(folder / "run/checkpoints/last.ckpt")["state_dict"]["loss.temperature"] != 1
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -126,7 +134,7 @@ def test_example_of_a_part_is_trained_by_a_command(option: str) -> None:
 
 
 def test_python_example_runs(folder: Path) -> None:
-    (example,) = (block for block in blocks("python") if "import build, compose" in block)
+    (example,) = (block for block in blocks("python") if "import build" in block)
     scope: dict[str, object] = {}
     exec(example, scope)
     assert scope["result"]["status"] == "finished"
@@ -159,7 +167,8 @@ REFUSALS = re.findall(r"^    \$ python train.py (.*)\n((?:    (?!\$).+\n)+)", RE
 def test_refusal_reads_as_quoted(overrides: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         build(compose(shlex.split(overrides)))
-    assert str(refusal.value).split() == message.split()
+    printed = f"Refused, before the first batch: {refusal.value}"
+    assert printed.split() == message.split()
 
 
 def test_every_quoted_refusal_is_tried() -> None:
