@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from made import PROJECT, composed, labelled_table
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -22,15 +22,8 @@ from quartet.core.messages import format_value, suggest_name
 from quartet.core.problems import ConfigError
 from quartet.data.split import Parts
 from quartet.validation.dry_run import check_model
+from quartet.validation.keys import CONDITIONS, RANGES, WORDS, check_values, is_inside
 from quartet.validation.settings import check_device, check_optimizer
-from quartet.validation.values import (
-    CONDITIONS,
-    RANGES,
-    WORDS,
-    check_values,
-    describe_interval,
-    is_inside,
-)
 
 HERE = Path(__file__).stem
 
@@ -176,7 +169,7 @@ REFUSED = [
     ("model.hidden=???", r"^model.hidden=\?\?\?: must be set\.$"),
     ("data.val_fraction=???", r"^data.val_fraction=\?\?\?: must be set\.$"),
     # Kinds
-    ("seed=abc", r"^seed=abc: must be a whole number from 0 to 4294967295\.$"),
+    ("seed=abc", r"^seed=abc: must be a whole number\.$"),
     ("data.batch_size=abc", r"^data.batch_size=abc: must be a whole number or full\.$"),
     ("data.shuffle=abc", r"^data.shuffle=abc: must be true or false\.$"),
     ("data.mean=[a] data.std=[1]", r"^data.mean=\[a\]: must be a list of numbers or null\.$"),
@@ -201,12 +194,15 @@ REFUSED = [
     ("trainer.precision=half", r"^trainer.precision=half: must be 32-true, .* or one of 2 more\.$"),
     ("monitor.metric=3", r"^monitor.metric=3: must be text or null; quotes make it text"),
     ("monitor.mode=foo", r"^monitor.mode=foo: must be min, max or null\.$"),
-    ("check=foo", r"^check=foo: must be true, false or only\.$"),
+    ("check=foo", r"^check=foo: must be only or null\.$"),
     # Ranges
-    ("data.batch_size=0", r"^data.batch_size=0: must be at least 1; full is the whole training se"),
+    (
+        "data.batch_size=0",
+        r"^data.batch_size=0: must be in \[1, inf\); full is the whole training se",
+    ),
     (
         "data.val_fraction=2",
-        r"^data.val_fraction=2: must be at least 0 and below 1; 0 trains witho",
+        r"^data.val_fraction=2: must be in \[0, 1\); 0 trains witho",
     ),
     (
         "data.val_fraction=0.9",
@@ -217,8 +213,8 @@ REFUSED = [
     ("model.dropout=2", r"^model.dropout: must be in \[0, 1\), got 2; 0 is no dropout\.$"),
     ("model.activation=rleu", r"^model.activation: must be one of elu, .*got rleu\.$"),
     ("model=cnn model.channels=[1,2,3,4]", r"^model.channels=\[1, 2, 3, 4\]: halves images of 8x8"),
-    ("optimizer.lr=inf", r"^optimizer.lr=inf: must be finite and at least 0\.$"),
-    ("optimizer.betas=[0.9,1.5]", r"^optimizer.betas=\[0.9, 1.5\]: each must be at least 0 and be"),
+    ("optimizer.lr=inf", r"^optimizer.lr=inf: must be in \[0, inf\)\.$"),
+    ("optimizer.betas=[0.9,1.5]", r"^optimizer.betas=\[0.9, 1.5\]: each must be in \[0, 1\)\.$"),
     ("loss=focal loss.gamma=-1", r"^loss.gamma: must be at least 0, got -1; 0 gives cross-entropy"),
     ("loss=focal loss.alpha=0.3", r"^loss.alpha: must be a list of one weight for each of the 10"),
     ("data=ranking loss.sigma=0", r"^loss.sigma: must be above 0, got 0; 1 is the plain logistic"),
@@ -229,11 +225,14 @@ REFUSED = [
     ("trainer.val_check_interval=2.5", r"interval=2.5: must be a number of batches, or a share"),
     (
         "callbacks=early_stopping callbacks.early_stopping.patience=-1",
-        r"^callbacks.early_stopping.patience=-1: must be at least 0\.$",
+        r"^callbacks.early_stopping.patience=-1: must be in \[0, inf\)\.$",
     ),
     # Contradictions
-    ("optimizer=sgd optimizer.nesterov=true", r"nesterov=true: needs momentum and no dampening"),
-    ("optimizer=rprop optimizer.etas=[2,3]", r"etas=\[2, 3\]: the first must lie between 0 and 1"),
+    (
+        "optimizer=sgd optimizer.nesterov=true",
+        r"^optimizer: Nesterov momentum requires a momentum and zero",
+    ),
+    ("optimizer=rprop optimizer.etas=[2,3]", r"^optimizer: Invalid eta values: 2, 3"),
     ("optimizer=lbfgs trainer.accumulate_grad_batches=2", r"=2: LBFGS evaluates one batch several"),
     ("optimizer.freeze=['layers.*']", r"^optimizer.freeze: must leave a parameter to train"),
     ("optimizer.freeze=[layer]", r"^optimizer.freeze: 'layer' matches no trainable parameter"),
@@ -349,7 +348,10 @@ REFUSED = [
     ),
     # The machine
     ("trainer.precision=16-mixed trainer=cpu", r"precision=16-mixed: the processor has no 16-bit"),
-    ("trainer=cpu trainer.devices=[0,1]", r"processors have no indices; give .*trainer.devices=2"),
+    (
+        "trainer=cpu trainer.devices=[0,1]",
+        r"^trainer.devices: `devices` selected with `CPUAccelerator` should be an int",
+    ),
     (
         "trainer.accelerator=mps",
         r"accelerator=mps: this machine is no Mac with a GPU; use trainer=",
@@ -402,21 +404,6 @@ def test_gpu_is_refused_where_there_is_none(choice: str) -> None:
     assert re.match(
         r"trainer.accelerator=\w+: this machine has no GPU .*; use trainer=cpu", message
     )
-
-
-@pytest.mark.parametrize(
-    ("count", "devices", "refused"),
-    [(1, "2", True), (2, "2", False), (2, "[0,2]", True), (2, "[0,1]", False), (2, "-1", False)],
-)
-def test_more_gpus_than_there_are_are_refused(
-    count: int, devices: str, refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    trainer = OmegaConf.to_container(OmegaConf.from_dotlist([f"devices={devices}"]))
-    settings = {"accelerator": "gpu", "precision": "32-true", **trainer}  # type: ignore[dict-item]
-    found = list(map(str, check_device(settings, wrong=())))
-    assert bool(found) == refused
-    assert not refused or "this machine has" in found[0]
 
 
 @pytest.mark.parametrize(
@@ -504,7 +491,7 @@ def test_problems_are_found_though_the_data_cannot_be_read() -> None:
     assert messages("data=csv", "optimizer.lr=-1", "trainer.precision=half", "model.dropout=a") == [
         "data.path: is not set; data.path=table.csv names the table.",
         "model.dropout=a: must be a number.",
-        "optimizer.lr=-1: must be at least 0.",
+        "optimizer.lr=-1: must be in [0, inf).",
         "trainer.precision=half: must be 32-true, 16-mixed, bf16-mixed, 16-true, bf16-true, "
         "64-true, 32, 16, bf16, 64 or one of 2 more.",
     ]
@@ -793,19 +780,18 @@ def test_looking_at_a_model_leaves_it_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "within", "beyond", "words"),
+    ("interval", "within", "beyond"),
     [
-        ("[0, 1)", [0, 0.5], [-1, 1, float("nan")], "at least 0 and below 1"),
-        ("(0, 1]", [0.1, 1], [0, 2], "above 0 and at most 1"),
-        ("[0, 1]", [0, 1], [-0.1, 1.1], "from 0 to 1"),
-        ("(0, inf) null is none", [0.1, 1e30], [0, float("inf")], "above 0; null is none"),
-        ("[-1, inf)", [-1], [-2], "at least -1"),
+        ("[0, 1)", [0, 0.5], [-1, 1, float("nan")]),
+        ("(0, 1]", [0.1, 1], [0, 2]),
+        ("[0, 1]", [0, 1], [-0.1, 1.1]),
+        ("(0, inf); null is none", [0.1, 1e30], [0, float("inf")]),
+        ("[-1, inf)", [-1], [-2]),
     ],
 )
-def test_ranges(interval: str, within: list[float], beyond: list[float], words: str) -> None:
+def test_ranges(interval: str, within: list[float], beyond: list[float]) -> None:
     assert is_inside(within, interval)
     assert not any(is_inside(value, interval) for value in beyond)
-    assert describe_interval(interval) == words
 
 
 def test_every_limit_is_that_of_an_argument() -> None:
@@ -824,7 +810,7 @@ def test_every_limit_refuses() -> None:
         group, _, key = name.rpartition(".")
         for value in (float("nan"), float("-inf"), [-2.0]):
             (problem,) = check_values(group, {key: value}, {}, title=group)
-            assert describe_interval(interval) in problem.message
+            assert f"must be in {interval}" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_report_gathers_folds(tmp_path: Path) -> None:
             "data.folds=5 data.fold=5",
             r"^data.fold=5: with data.folds=5 they are 0 to 4; in a sweep",
         ),
-        ("data.folds=1", r"^data.folds=1: must be at least 2"),
+        ("data.folds=1", r"^data.folds=1: must be in \[2, inf\)"),
         (
             "data=wine data.folds=50",
             r"^data.folds=50: there are 38 rows of class 'class_2'|38 rows",

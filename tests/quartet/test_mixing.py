@@ -137,7 +137,7 @@ def test_evaluation_mixes_nothing() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("data.mixup=-1", r"^data.mixup=-1: must be at least 0; 0 does not mix\.$"),
+        ("data.mixup=-1", r"^data.mixup=-1: must be in \[0, inf\); 0 does not mix\.$"),
         (
             "data=diabetes data.mixup=1",
             r"mixes classes, and the task is regression; set data.mixup=0",

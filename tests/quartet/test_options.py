@@ -342,7 +342,7 @@ def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("seed=4294967296", r"seed=4294967296: must be a whole number from 0"),
+        ("seed=4294967296", r"seed=4294967296: must be in \[0, 4294967295\]"),
         ("optimizer.lr=null", r"optimizer.lr=null: must be a number"),
         ("trainer.limit_train_batches=0", r"leaves none of the 40 train batches"),
         ("trainer.limit_train_batches=0.01", r"a share of them is at least 0.025"),

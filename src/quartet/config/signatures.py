@@ -121,10 +121,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(
             fits(v, inner[-1]) for v in value.values() if inner
         )
-    if issubclass(kind, collections.abc.Iterable) and kind.__module__ in (
-        "builtins",
-        Iterable.__module__,
-    ):
+    if is_sequence(kind):
         return isinstance(value, list) and elements_fit(value, kind, inner)
     return isinstance(value, kind) or inspect.isabstract(kind)
 
@@ -190,13 +187,6 @@ def describe_mismatch(key: str, value: Any, hint: Any) -> Problem:
     if isinstance(value, int | float) and "text" in words:
         way_out = f"; quotes make it text: '{key}=\"{value}\"'"
     return Problem(key, f"must be {join_or(words) or 'left out'}{way_out}.", value)
-
-
-def describe_unknown_word(key: str, value: str, words: Sequence[str]) -> Problem:
-    """The problem of a word that is none of those there are."""
-    close = closest_name(value, words)
-    way_out = f"did you mean {close}?" if close else f"must be {join_or(words) or 'left out'}."
-    return Problem(key, way_out, value)
 
 
 def locate(path: str) -> Callable[..., Any]:

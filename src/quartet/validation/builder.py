@@ -28,6 +28,7 @@ from quartet.config.instantiate import (
     build_scheduler,
     build_trainer,
 )
+from quartet.core.messages import join_and, join_or
 from quartet.core.problems import Context, Problem, collect_problems, wrong_keys
 from quartet.data.task import create_task
 from quartet.parts.fsdp import check_sharding
@@ -143,13 +144,7 @@ class Builder:
         """Checks the settings of all groups but data, and whether they agree."""
         config = self.config
         if self.is_valid("data.task"):
-            for group in ("loss", "metrics"):
-                option = config.options.get(group) or config[group].get("_target_", group)
-                name = config["data"]["task"]
-                others = find_options(group, name)
-                self.problems += settings.check_task(
-                    group, option, config[group].get("tasks"), name, others
-                )
+            self.problems += self.check_tasks(config["data"]["task"])
         unsuited = wrong_keys(self.problems)
         for group in ("", "monitor", *PART_GROUPS):
             if group in unsuited and group in PART_GROUPS:
@@ -161,6 +156,19 @@ class Builder:
                 known = "shapes" in self.parts
                 self.problems += keys.check_parts(config, group, self.find_wrong(), known)
         self.problems += settings.check_settings(config, wrong_keys(self.problems))
+
+    def check_tasks(self, task: str) -> Iterator[Problem]:
+        """Yields options that are made for other tasks than that of the data."""
+        for group in ("loss", "metrics"):
+            tasks = self.config[group].get("tasks")
+            if tasks is not None and task not in tasks:
+                default = self.config[group].get("_target_", group)
+                yield Problem(
+                    group,
+                    f"is for {join_and(tasks)} tasks, and the data's is {task}; use "
+                    f"{group}={join_or(find_options(group, task))}.",
+                    self.config.options.get(group) or default,
+                )
 
     def try_parts(self) -> None:
         """Tries loss, metrics and model on made-up samples."""

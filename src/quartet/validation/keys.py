@@ -1,8 +1,10 @@
-"""Keys, arguments and values of a configuration, before anything is made of them."""
+"""Keys and values of a configuration: names that nothing reads, wrong types, numbers out of range."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal
+
+from lightning.pytorch.strategies import StrategyRegistry
 
 from quartet.config import allow, signatures
 from quartet.config.configuration import Configuration
@@ -19,12 +21,117 @@ from quartet.config.groups import (
     split_node,
 )
 from quartet.core.messages import suggest_name
-from quartet.core.problems import ConfigError, Problem
-from quartet.validation.values import check_values
+from quartet.core.problems import Config, ConfigError, Problem
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 # Groups of any number of parts, each under a name of its own.
 NAMED_PARTS = ("metrics", "callbacks", "logger")
+# Settings by the range of their number, or of each in their list. A name in capitals is that of the
+# class, wherever it stands.
+INTERVALS: dict[str, tuple[str, ...]] = {
+    "[0, inf)": (
+        *("data.fold", "optimizer.lr", "optimizer.weight_decay", "optimizer.eps"),
+        *("Adagrad.lr_decay", "Adagrad.initial_accumulator_value", "ASGD.alpha", "ASGD.lambd"),
+        *("ASGD.t0", "LBFGS.tolerance_change", "LBFGS.tolerance_grad", "NAdam.momentum_decay"),
+        *("scheduler.eta_min", "CyclicLR.base_lr", "ReduceLROnPlateau.cooldown"),
+        *("ReduceLROnPlateau.eps", "ReduceLROnPlateau.min_lr", "ReduceLROnPlateau.patience"),
+        *("ReduceLROnPlateau.threshold", "EMA.start_step", "EarlyStopping.min_delta"),
+        *("EarlyStopping.patience", "trainer.log_every_n_steps", "data.num_workers"),
+        *("scheduler.warmup_steps", "scheduler.warmup_epochs", "SmoothL1Loss.beta"),
+    ),
+    "(0, inf)": (
+        *("data.std", "Rprop.step_sizes", "CyclicLR.max_lr", "OneCycleLR.div_factor"),
+        *("OneCycleLR.final_div_factor", "OneCycleLR.max_lr", "PolynomialLR.power"),
+        *("HuberLoss.delta", "scheduler.gamma"),
+    ),
+    "[1, inf)": (
+        *("data.eval_batch_size", "data.input_shape", "data.num_outputs", "Adafactor.d"),
+        *("LBFGS.history_size", "LBFGS.max_eval", "LBFGS.max_iter", "scheduler.step_size"),
+        *("CosineAnnealingWarmRestarts.T_0", "CyclicLR.step_size_down", "CyclicLR.step_size_up"),
+        *("MultiStepLR.milestones", "EMA.every_n_steps", "trainer.num_nodes"),
+        *("CosineAnnealingWarmRestarts.T_mult", "scheduler.frequency"),
+        "trainer.accumulate_grad_batches",
+    ),
+    "[0, 1)": (
+        *("optimizer.betas", "optimizer.momentum", "CyclicLR.base_momentum"),
+        *("CyclicLR.max_momentum", "OneCycleLR.base_momentum", "OneCycleLR.max_momentum"),
+        *("EMA.decay", "SWA.start"),
+    ),
+    "[0, 1]": (
+        *("optimizer.dampening", "Adadelta.rho", "RMSprop.alpha", "LinearLR.end_factor"),
+        *("OneCycleLR.pct_start", "CrossEntropyLoss.label_smoothing"),
+    ),
+    "(0, 1)": ("ReduceLROnPlateau.factor",),
+    "(0, 1]": ("LinearLR.start_factor",),
+    "[1, 100)": ("Muon.ns_steps",),
+    "[2, inf)": ("data.num_classes",),
+    "[0, 4294967295]": ("seed", "data.split_seed"),
+}
+# Those with a special value are explained behind the range.
+RANGES = {name: interval for interval, names in INTERVALS.items() for name in names} | {
+    "data.batch_size": "[1, inf); full is the whole training set",
+    "data.val_fraction": "[0, 1); 0 trains without validation",
+    "data.test_fraction": "[0, 1); 0 leaves out the test",
+    "data.folds": "[2, inf); null divides by data.val_fraction",
+    "data.mixup": "[0, inf); 0 does not mix",
+    "data.cutmix": "[0, inf); 0 does not mix",
+    "scheduler.T_max": "[1, inf); null is the whole training",
+    "scheduler.total_iters": "[1, inf); null is the whole training",
+    "scheduler.total_steps": "[1, inf); null is the whole training",
+    "trainer.gradient_clip_val": "(0, inf); null does not clip",
+    "trainer.max_epochs": "[-1, inf); -1 needs trainer.max_steps or trainer.max_time",
+    "trainer.max_steps": "[-1, inf); -1 leaves the length to trainer.max_epochs",
+}
+
+
+def is_whole(value: Any, least: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_limit(value: Any) -> bool:
+    return is_whole(value, 0) or (isinstance(value, float) and 0 <= value <= 1)
+
+
+LIMIT = (is_limit, "must be a number of batches, or a share of them from 0.0 to 1.0.")
+# Values whose annotation is too loose: whether one fits, and the message.
+CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "trainer.check_val_every_n_epoch": (
+        lambda value: is_whole(value, 1),
+        "must be a whole number of at least 1; data.val_fraction=0 trains without validation.",
+    ),
+    "trainer.devices": (
+        lambda value: is_whole(value, 1) or value in (-1, "auto") or isinstance(value, list),
+        "must be a number of devices from 1, a list of their indices, or auto.",
+    ),
+    "trainer.val_check_interval": (
+        lambda value: (
+            is_whole(value, 1)
+            or value is None
+            or (0 < value <= 1 if isinstance(value, float) else not isinstance(value, int))
+        ),
+        "must be a number of batches, or a share of the epoch above 0.0 and at most 1.0.",
+    ),
+    "trainer.limit_train_batches": LIMIT,
+    "trainer.limit_val_batches": LIMIT,
+    "trainer.limit_test_batches": LIMIT,
+    "trainer.overfit_batches": LIMIT,
+}
+
+# Words, where the annotation says only that they are text.
+WORDS = {
+    "trainer.accelerator": ["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+    "trainer.gradient_clip_algorithm": ["norm", "value"],
+    "trainer.profiler": ["simple", "advanced", "pytorch"],
+    "trainer.precision": [
+        *("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"),
+        *("32", "16", "bf16", "64", "transformer-engine", "transformer-engine-float16"),
+    ],
+    "trainer.strategy": ["auto", *sorted(StrategyRegistry.available_strategies(), key=len)],
+    "LBFGS.line_search_fn": ["strong_wolfe"],
+    "Muon.adjust_lr_fn": ["match_rms_adamw", "original", "spectral_unclamped"],
+    "EarlyStopping.mode": ["min", "max"],
+    "BestCheckpoint.mode": ["min", "max"],
+}
 
 
 def check_keys(config: Configuration) -> Iterator[Problem]:
@@ -134,3 +241,41 @@ def check_tree(
         yield from check_values(key, given, signatures.type_hints(target), title)
     for name, child in node.items():
         yield from check_tree(f"{key}.{name}", child, wrong, shapes_known)
+
+
+def check_values(key: str, given: Config, hints: Config, title: str = "") -> Iterator[Problem]:
+    """Yields values of a wrong type or out of range.
+
+    Args:
+        key: Where they stand in the configuration.
+        given: The values, by name.
+        hints: An annotation for each; any value fits where there is none.
+        title: Name of the class that gets them.
+    """
+    for name, value in given.items():
+        path, hint = f"{key}.{name}" if key else name, hints.get(name, Any)
+        known = (path, f"{title}.{name}")
+        condition = next((CONDITIONS[one] for one in known if one in CONDITIONS), None)
+        words = next((WORDS[one] for one in known if one in WORDS), None)
+        interval = next((RANGES[one] for one in known if one in RANGES), None)
+        if words and isinstance(value, str):
+            hint = Literal.__getitem__(tuple(words))
+        if condition:
+            if not condition[0](value):
+                yield Problem(path, condition[1], value)
+        elif not signatures.fits(value, hint):
+            yield signatures.describe_mismatch(path, value, hint)
+        elif interval and not is_inside(value, interval):
+            each = "each " if isinstance(value, list) else ""
+            yield Problem(path, f"{each}must be in {interval}.", value)
+
+
+def is_inside(value: Any, interval: str) -> bool:
+    """Whether a number, or each in a list, lies in a range such as ``[0, 1)``."""
+    if isinstance(value, list):
+        return all(is_inside(element, interval) for element in value)
+    if not isinstance(value, int | float):  # null, or a word with a meaning of its own
+        return True
+    low, high = map(float, re.findall(r"[-\w.]+", interval)[:2])
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if "]" in interval else value < high)

@@ -1,15 +1,15 @@
 """Settings that contradict each other, the task or the machine."""
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 
 import torch
 
 from quartet.core import processes
-from quartet.core.messages import format_value, join_and, join_or
+from quartet.core.messages import format_value
 from quartet.core.problems import Config, Problem
 from quartet.data.task import create_task
-from quartet.validation.values import is_whole
+from quartet.validation.keys import is_whole
 
 
 def check_settings(config: Config, wrong: Container[str]) -> Iterator[Problem]:
@@ -45,7 +45,7 @@ def check_length(trainer: Config, wrong: Container[str]) -> Iterator[Problem]:
 
 
 def check_device(trainer: Config, wrong: Container[str]) -> Iterator[Problem]:
-    """This machine must have the devices, and they the precision."""
+    """This machine must have the accelerator, and that the precision."""
     if "trainer.accelerator" in wrong:
         return
     accelerator = trainer["accelerator"]
@@ -59,8 +59,6 @@ def check_device(trainer: Config, wrong: Container[str]) -> Iterator[Problem]:
         yield Problem("trainer.accelerator", message, accelerator)
         return
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpus and not mps)
-    if "trainer.devices" not in wrong:
-        yield from check_devices(trainer["devices"], on_cpu, gpus)
     precision = str(trainer["precision"])
     if "trainer.precision" in wrong:
         return
@@ -74,27 +72,6 @@ def check_device(trainer: Config, wrong: Container[str]) -> Iterator[Problem]:
     if brain_floats and not torch.cuda.is_bf16_supported(including_emulation=False):
         message = "this GPU has no bfloat16; use 16-mixed or 32-true."
         yield Problem("trainer.precision", message, precision)
-
-
-def check_devices(devices: int | str | list[int], on_cpu: bool, gpus: int) -> Iterator[Problem]:
-    if isinstance(devices, list):
-        indices: Sequence[int] = devices
-    else:
-        indices = range(devices) if isinstance(devices, int) and devices > 0 else ()
-    if on_cpu and isinstance(devices, list):
-        yield Problem(
-            "trainer.devices",
-            "processors have no indices; give a number of processes, "
-            f"trainer.devices={max(1, len(devices))}.",
-            devices,
-        )
-    elif not on_cpu and gpus and any(index not in range(gpus) for index in indices):
-        yield Problem(
-            "trainer.devices",
-            f"this machine has {gpus} GPU{'s' if gpus > 1 else ''}; use trainer.devices={gpus} or "
-            "fewer.",
-            devices,
-        )
 
 
 def check_processes(trainer: Config) -> Iterator[Problem]:
@@ -143,23 +120,6 @@ def check_optimizer(optimizer: Config, trainer: Config, wrong: Container[str]) -
                 f"clip them in {precision}; set optimizer.fused=null.",
                 True,
             )
-    if any(f"optimizer.{name}" in wrong for name in optimizer):
-        return
-    if optimizer.get("nesterov") and title == "SGD":
-        momentum, dampening = optimizer.get("momentum", 0), optimizer.get("dampening", 0)
-        if not momentum or dampening:
-            yield Problem(
-                "optimizer.nesterov",
-                f"needs momentum and no dampening, which are {momentum} and {dampening}; set "
-                "optimizer.momentum=0.9 and optimizer.dampening=0.",
-                True,
-            )
-    if title == "Rprop" and not 0 < optimizer["etas"][0] < 1 < optimizer["etas"][1]:
-        yield Problem(
-            "optimizer.etas",
-            "the first must lie between 0 and 1, the second above 1, such as [0.5, 1.2].",
-            optimizer["etas"],
-        )
 
 
 def check_scheduler(
@@ -243,24 +203,3 @@ def check_outputs(data: Config) -> Iterator[Problem]:
     if None not in (right, count) and count != right:
         message = f"must be {right} in this {task} task; leave it out."
         yield Problem("data.num_outputs", message, count)
-
-
-def check_task(
-    group: str, option: str, tasks: Sequence[str] | None, task: str, others: Sequence[str]
-) -> Iterator[Problem]:
-    """An option that is made for certain tasks must suit the task of the data.
-
-    Args:
-        group: loss or metrics.
-        option: The option that is chosen.
-        tasks: Those it is for; None for all.
-        task: That of the data.
-        others: Options of the group that suit.
-    """
-    if tasks is not None and task not in tasks:
-        yield Problem(
-            group,
-            f"is for {join_and(tasks)} tasks, and the data's is {task}; use "
-            f"{group}={join_or(others)}.",
-            option,
-        )
