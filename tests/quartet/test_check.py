@@ -682,8 +682,12 @@ def test_data_read_sample_by_sample_passes() -> None:
 @pytest.mark.parametrize(
     ("column", "values", "words"),
     [
-        ("a", [None], r"column 'a' has 1 missing values; data.missing=mean fills in the mean"),
-        ("a", [float("inf")], r"column 'a' holds infinite values; correct them"),
+        (
+            "a",
+            [None],
+            r"column 'a' has 1 missing values; data.missing=mean replaces them by the mean",
+        ),
+        ("a", [float("inf")], r"column 'a' has infinite values; correct them"),
         ("red", [None], r"data.target: column 'red' has 1 missing or infinite values"),
         ("red", [7], r"data.target: column 'red' has 3 classes, binary needs exactly 2"),
     ],

@@ -20,8 +20,7 @@ from torchmetrics import MeanMetric
 from quartet.build import Run, build
 from quartet.compat import hydra
 from quartet.compat import lightning as compat
-from quartet.compat.torch import BatchOrInstanceNorm
-from quartet.compat.torchmetrics import set_update_count
+from quartet.compat.torch import BatchOrInstanceNorm, set_update_count
 
 SHORT = [
     *("data=wine", "data.batch_size=32", "trainer=cpu", "trainer.max_epochs=1", "logger=none"),

@@ -591,10 +591,10 @@ def test_other_separators_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "task", "override", "words"),
     [
-        ("kinds", "multiclass", "", "target 'kinds' is not a column; did you mean 'kind'"),
-        ("zzz", "multiclass", "", "target 'zzz' is not a column; The columns are weight, fur"),
+        ("kinds", "multiclass", "", "target 'kinds' is not a column; did you mean kind"),
+        ("zzz", "multiclass", "", "target 'zzz' is not a column; there are weight, fur"),
         ("null", "multiclass", "", "target is not set; data.target=COLUMN, one of weight, fur"),
-        ("kind", "multiclass", "data.drop=[fru]", "drop 'fru' is not .* did you mean 'fur'"),
+        ("kind", "multiclass", "data.drop=[fru]", "drop 'fru' is not .* did you mean fur"),
         ("kind", "multiclass", "data.features=[kind]", "target 'kind' stands in features"),
         ("kind", "multiclass", "data.features=[]", "features leaves no input column"),
         ("[kind,loud]", "multiclass", "", "must be one column for multiclass, got 2: kind, loud"),
@@ -625,7 +625,7 @@ def test_table_that_does_not_fit_is_refused(
         ("", "cannot be read as a csv table: No columns"),
         ("a,y\n", "has no rows; it needs a line of column names"),
         ("a,y\n1,2\n1,2,3,4\n", "cannot be read as a csv table: .*line 3"),
-        ("a,y\n1,2\ninf,3\n", "column 'a' holds infinite values"),
+        ("a,y\n1,2\ninf,3\n", "column 'a' has infinite values"),
         ("a,y\n1,2\n3,inf\n", "target column 'y' has 1 missing or infinite values"),
     ],
 )

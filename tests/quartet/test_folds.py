@@ -126,6 +126,6 @@ def test_pictures_with_a_validation_part_of_their_own_are_not_folded(tmp_path: P
         paint(tmp_path / part, cat=20, dog=20)
     names = ["data=image_folder", f"data.path='{tmp_path}'", "data.folds=3"]
     with pytest.raises(
-        ConfigError, match=r"val is the validation part already; leave data.folds=null"
+        ConfigError, match=r"val is the validation part already; set data.folds=null"
     ):
         load_data(build(composed(names)))

@@ -113,9 +113,9 @@ def test_parquet_holds_what_csv_holds(run: Path, tmp_path: Path) -> None:
     ("columns", "words"),
     [
         ({"code": "07"}, r"rows from 1: column 'code' holds '07', .*its values are 00, 01, 02, x0"),
-        ({"tame": "maybe"}, "column 'tame' holds 'maybe', which the training did not know"),
-        ({"age": "old"}, "column 'age' holds 'old', which is no number"),
-        ({"age": np.inf}, "column 'age' holds infinite values"),
+        ({"tame": "maybe"}, "column 'tame' has 'maybe', which the training did not have"),
+        ({"age": "old"}, "column 'age' has 'old', which is no number"),
+        ({"age": np.inf}, "column 'age' has infinite values"),
     ],
 )
 def test_a_column_that_does_not_fit_is_refused_by_name(

@@ -52,8 +52,8 @@ def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
 @pytest.mark.parametrize(
     ("epochs", "words"),
     [
-        ("null", r"^callbacks.unfreeze.epochs: must name what .*such as \{3: \[layers.0.\*\]\}"),
-        ("{1: ['layers.0.*']}", r"whole numbers from 2, got 1; everything that is not named"),
+        ("null", r"^callbacks.unfreeze.epochs: must be a mapping .*such as \{3: \[layers.0.\*\]\}"),
+        ("{1: ['layers.0.*']}", r"whole numbers from 2, got 1; all other parameters"),
         ("{2: 'layers.0.*'}", r"epochs\[2\] must be a list of patterns"),
         ("{2: ['layer.0.*']}", r"'layer.0.\*' matches no trainable parameter. Did you mean"),
         ("{2: ['*']}", r"must leave a parameter to train in epoch 1"),

@@ -41,15 +41,15 @@ def check_directories(context: Context) -> Iterator[Problem]:
             yield Problem(
                 "callbacks",
                 f"{type(each).__name__}.dirpath={each.dirpath} is outside the run's directory, "
-                f"{context.directory}; leave it out, and name that one by hydra.run.dir.",
+                f"{context.directory}; leave it out, hydra.run.dir sets the run's directory.",
             )
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint: after epochs, and within them as often as asked.
+    """Keeps the newest checkpoint, after epochs and within them.
 
-    A training that its steps or time end within an epoch also leaves ``mid_epoch.ckpt``, from
-    which a longer training continues.
+    A training that ends within an epoch also leaves ``mid_epoch.ckpt``, from which a longer
+    training continues.
 
     Args:
         every_n_steps: Optimizer steps between saves within an epoch; None for no such saves.
@@ -100,7 +100,7 @@ class LastCheckpoint(ModelCheckpoint):
         ends = stops or is_reached(trainer.max_steps, trainer.global_step)
         if not (ends or self.is_save_due(trainer)):
             return
-        # A stop by the clock waits for the end of the step, or its gradients so far would be lost.
+        # A stop by time waits for the end of the step, or its gradients would be lost.
         waits = is_accumulating(trainer)
         self.stop_is_pending, trainer.should_stop = stops and waits, stops and not waits
         if waits:

@@ -23,17 +23,17 @@ from quartet.records.loggers import MetricsCSV, rewind
 
 
 class ResumeState(Callback):
-    """Saves what Lightning leaves out of a checkpoint, and restores it.
+    """Saves and restores the state that Lightning leaves out of a checkpoint.
 
-    That is: the states of the random-number generators of every process, the rows of metrics.csv,
-    the last value of everything monitored, whether the training was about to stop; and the place in
-    the epoch in a form from which Lightning repeats nothing and leaves nothing out.
+    It consists of the states of all random-number generators, the rows of metrics.csv, the last
+    values that may be monitored, and whether the training was about to stop. The place in the epoch
+    is saved in a form from which Lightning repeats and skips nothing.
 
     Args:
         end: The settings that decide when the training ends, as text.
 
     Attributes:
-        extended: Whether the training continues beyond the end that it had.
+        extended: Whether the training continues beyond its first end.
     """
 
     def __init__(self, end: str) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoint files: written atomically, verified when read, and holding plain data only.
+"""Checkpoint files: written atomically, verified when read, with plain data only.
 
-A file is torch's own zip archive, which plain ``torch.load`` reads. Its last bytes, the comment of
-the archive, are the SHA-256 of all bytes before them: file and checksum are one and cannot disagree.
+A file is a zip archive of ``torch.save``. Its comment, the last bytes, is the SHA-256 of all bytes
+before it.
 """
 
 import hashlib
@@ -34,11 +34,11 @@ CALLS = ("_target_", "_instantiator", "_class_path")
 
 
 class CheckpointError(OSError):
-    """A checkpoint cannot be written, or must not be used; the message names the path."""
+    """A checkpoint cannot be written, or must not be used; the message has the path."""
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """The CheckpointIO that saves and loads by `save` and `load`, and removes nothing but checkpoints.
+    """The CheckpointIO of `save` and `load`, within one directory.
 
     Args:
         directory: Directory of the run; nothing outside it is written or removed.
@@ -58,7 +58,7 @@ class DurableCheckpoints(TorchCheckpointIO):
             files.remove_file(Path(path))
 
     def within(self, path: str | Path) -> Path:
-        """The path, if it is in the run's directory."""
+        """Returns the path if it is in the run's directory, or raises CheckpointError."""
         if not Path(path).resolve().is_relative_to(self.directory):
             raise CheckpointError(
                 f"{path} was not touched: it is outside the run's directory, {self.directory}; "
@@ -77,14 +77,14 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Writes a checkpoint atomically: `path` is the old one or the new one at every moment.
 
     Raises:
-        CheckpointError: it holds more than tensors and plain containers, or cannot be written; the
+        CheckpointError: it has more than tensors and plain containers, or cannot be written. The
             old one is intact then, and no other file is left.
     """
     path = Path(path)
     for key, problem in find_unsafe(checkpoint):
         raise CheckpointError(
-            f"{path} was not written: {key} {problem}; a checkpoint holds tensors, numbers, texts, "
-            "lists and dictionaries only, so that loading it can run nothing."
+            f"{path} was not written: {key} {problem}; a checkpoint has tensors, numbers, texts, "
+            "lists and dictionaries only, so that loading it runs nothing."
         )
     content = seal(checkpoint)
     try:
@@ -99,14 +99,14 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint and verifies its checksum. Nothing pickled in it is run.
+    """Reads a checkpoint and verifies its checksum. Nothing that is pickled in it runs.
 
     Args:
         path: A file or a URL.
         map_location: Device of the tensors.
 
     Raises:
-        CheckpointError: it is damaged, not one of ours, or holds more than plain data.
+        CheckpointError: it is damaged, of another program, or has more than plain data.
         FileNotFoundError: there is none.
     """
     with open_binary(path) as file:
@@ -116,10 +116,10 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
             checkpoint: dict[str, Any] = torch.load(
                 file, map_location=map_location, weights_only=True
             )
-        except Exception as error:  # of many kinds; the bytes are whole, so the content is refused
+        except Exception as error:  # of many kinds
             raise CheckpointError(
-                f"{path} ({size_of(file):,} bytes) is refused, it holds more than plain data: "
-                f"{str(error).strip().partition(chr(10))[0]} Nothing in it was run; take a "
+                f"{path} ({size_of(file):,} bytes) is refused, it has more than plain data: "
+                f"{str(error).strip().partition(chr(10))[0]} Nothing in it was run; use a "
                 "checkpoint that this program wrote."
             ) from None
     if type(checkpoint) not in DICTS:
@@ -127,10 +127,10 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         found = next(find_unsafe(checkpoint), None)
     except RecursionError:
-        found = ("it", "holds itself")
+        found = ("it", "contains itself")
     if found:
         raise CheckpointError(
-            f"{path} is refused: {' '.join(found)}. Nothing in it was run; take a checkpoint that "
+            f"{path} is refused: {' '.join(found)}. Nothing in it was run; use a checkpoint that "
             "this program wrote."
         )
     return checkpoint
@@ -139,10 +139,10 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 def newest_good(folder: str | Path) -> Path:
     """Returns ``last.ckpt`` of a folder; if it is damaged, warns and returns the newest good one.
 
-    A checkpoint that was saved within an optimizer step does not count: it lacks the gradients.
+    A checkpoint that was saved within an optimizer step does not count: it has no gradients.
 
     Raises:
-        CheckpointError: none can be loaded; the message names the problem of each.
+        CheckpointError: none can be loaded; the message has the problem of each.
         FileNotFoundError: none is damaged, and each was saved within a step.
     """
     folder = Path(folder)
@@ -209,13 +209,13 @@ def verify(file: IO[bytes], path: str | Path) -> None:
             return
         problem = "is damaged: its checksum does not match"
     raise CheckpointError(
-        f"{path} ({length:,} bytes) {problem}; take another one, such as checkpoint=best or "
+        f"{path} ({length:,} bytes) {problem}; use another one, such as checkpoint=best or "
         "checkpoint=last."
     )
 
 
 def find_unsafe(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Finds values that are no tensor or plain container, or name something to call: key, reason."""
+    """Yields key and reason of all that is no tensor or plain container, or names a class to call."""
     kind = type(value)
     if kind in ATOMS:
         return

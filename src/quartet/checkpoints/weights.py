@@ -5,12 +5,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from quartet.checkpoints import storage
+from quartet.core.messages import shorten
 
 PREFIX = "model."  # of the model's weights in a checkpoint
 
 
 def find_checkpoint(place: str) -> str | Path:
-    """Returns the checkpoint of a run's directory, the best or else the last; or a path or URL as it is.
+    """Returns the best or else the last checkpoint of a run's directory; a file or URL as it is.
 
     Raises:
         ValueError: there is none.
@@ -22,13 +23,9 @@ def find_checkpoint(place: str) -> str | Path:
     known = [folder / "best.ckpt", folder / "last.ckpt"] if path.is_dir() else [path]
     found = next((file for file in known if file.is_file()), None)
     if found is None:
-        what = (
-            f"{folder} holds no best.ckpt or last.ckpt"
-            if path.is_dir()
-            else "there is no such file"
-        )
+        missing = f"no best.ckpt or last.ckpt in {folder}" if path.is_dir() else "no such file"
         raise ValueError(
-            f"weights={place}: {what}; name the directory of a run, or one of its checkpoints."
+            f"weights={place}: {missing}; name the directory of a run, or one of its checkpoints."
         )
     return found
 
@@ -54,32 +51,27 @@ def load(model: nn.Module, place: str, *, strict: bool) -> str:
     }
     own = model.state_dict()
     fitting = {k: v for k, v in saved.items() if k in own and v.shape == own[k].shape}
+    shapes = {k: (tuple(saved[k].shape), tuple(own[k].shape)) for k in saved if k in own}
     mismatches = [
         *(
-            f"{k} {describe_shape(saved[k])} there, {describe_shape(own[k])} here"
-            for k in saved
-            if k in own.keys() - fitting.keys()
+            f"{k} {there} there, {here} here"
+            for k, (there, here) in shapes.items()
+            if there != here
         ),
         *(f"{k} only there" for k in saved if k not in own),
         *(f"{k} only here" for k in own if k not in saved),
     ]
-    differences = "; ".join(mismatches[:8]) + (
-        f"; and {len(mismatches) - 8} more" if len(mismatches) > 8 else ""
-    )
+    differences = shorten(mismatches, 8)
     if not fitting:
         raise ValueError(
-            f"weights={place}: nothing in {path} fits this model: {differences or 'it is empty'}; choose "
-            "the model that it is of."
+            f"weights={place}: nothing in {path} fits this model: {differences or 'it is empty'}; "
+            "choose the model of that run."
         )
     if strict and mismatches:
         raise ValueError(
-            f"weights={place}: {path} does not fit this model: {differences}; choose the model that it is "
-            "of, or take what fits with model.strict=false."
+            f"weights={place}: {path} does not fit this model: {differences}; choose the model of "
+            "that run, or load the tensors that fit with model.strict=false."
         )
     model.load_state_dict(fitting, strict=False)
     rest = f"; left out: {differences}" if mismatches else ""
     return f"{len(fitting)} of {len(own)} tensors from {path}{rest}."
-
-
-def describe_shape(tensor: Tensor) -> str:
-    return f"({', '.join(map(str, tensor.shape))})"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def quieten() -> None:
-    """Silences what Lightning says of itself; its real warnings stay."""
+    """Silences Lightning's messages about itself; its other warnings remain."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()  # or every message comes twice under Hydra
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -23,7 +23,7 @@ def quieten() -> None:
         "The number of training batches",  # nothing is logged by step
         ".*sync_dist=True",  # the metric buffers have synchronized already
         "Total length of `list`",  # no validation part
-        "You're resuming from a checkpoint that ended before the epoch ended",  # the data knows where
+        "You're resuming from a checkpoint that ended before the epoch ended",  # the data continues
         "Checkpoint directory .* exists and is not empty",  # a resumed run
         "Be aware that when using `ckpt_path`",  # evaluating needs no checkpoint callbacks
         ".*does not have many workers",  # small files are read faster without
@@ -33,7 +33,7 @@ def quieten() -> None:
 
 
 def is_last_batch_done(trainer: "Trainer") -> bool:
-    """Whether all batches of the epoch are done. No public name tells this inside batch hooks."""
+    """Whether all batches of the epoch are done. No public name is right inside batch hooks."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
 
 
@@ -77,7 +77,7 @@ def leave_restart(trainer: "Trainer") -> None:
 
 
 def save_checkpoint(callback: "ModelCheckpoint", trainer: "Trainer", path: str) -> None:
-    """Saves a checkpoint as that of a callback. ``trainer.save_checkpoint`` tells no logger."""
+    """Saves the checkpoint of a callback. ``trainer.save_checkpoint`` does not call the loggers."""
     callback._save_checkpoint(trainer, path)
 
 
@@ -92,12 +92,12 @@ def average_of(callback: "WeightAveraging") -> "AveragedModel | None":
 
 
 def set_last_update(callback: "WeightAveraging", step: int) -> None:
-    """Notes the optimizer step of the last update, for an update made without Lightning's hook."""
+    """Sets the optimizer step of the last update, for an update without Lightning's hook."""
     callback._latest_update_step = step
 
 
 def last_update(callback: "WeightAveraging") -> int:
-    """The optimizer step of the last update. A step that did not move must not count twice."""
+    """The optimizer step of the last update: no step may count twice."""
     return callback._latest_update_step
 
 

@@ -1,6 +1,12 @@
-"""torch: private names."""
+"""torch and torchmetrics: private names."""
 
 from torch import nn
+from torchmetrics import Metric
 
 # The base of batch and instance normalization in every dimension has no public name.
 BatchOrInstanceNorm = nn.modules.batchnorm._NormBase
+
+
+def set_update_count(metric: Metric, count: int) -> None:
+    """Sets how often a metric was updated: after a resume `compute` would warn that it never was."""
+    metric._update_count = count

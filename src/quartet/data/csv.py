@@ -1,4 +1,4 @@
-"""Any table in a csv file: the columns to predict, and the columns to predict them from."""
+"""Tables in csv files: some columns are targets, others inputs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from quartet.core.messages import closest_name, shorten
+from quartet.core.messages import shorten, suggest_name
 from quartet.data.split import Fold, IntArray, Parts, assemble, split, standardize
 from quartet.data.task import TASKS, Task
 
@@ -35,24 +33,23 @@ def csv(
     split_seed: int,
     fold: Fold | None = None,
 ) -> Parts:
-    """A table: inputs float32 ``(rows, columns)``, targets as the task has them.
+    """Reads a table: inputs float32 ``(rows, columns)``, targets as the task needs them.
 
-    Numeric columns (true and false among them) are standardised, all others one-hot encoded, both
-    by the training part alone: a category that only other parts have becomes all zeros, a missing
-    one is a category of its own. Classes are the sorted values of the target column; of a binary
-    one the second is positive.
+    Columns of numbers, or of true and false, are standardised; all others are one-hot encoded. Both
+    depend on the training part alone: a category that only other parts have becomes zeros. A
+    missing category is one of its own. Classes are the sorted values of the target column; the
+    second of a binary one is positive.
 
     Args:
         path: The file, its first line the names of the columns.
         task: multiclass, binary, multilabel or regression.
-        target: The target column; for multilabel (each of 0 and 1) and regression one or several.
-        features: The input columns. None takes all but the target and ``drop``.
+        target: The target column; multilabel (columns of 0 and 1) and regression allow several.
+        features: The input columns; None for all but the target and ``drop``.
         drop: Columns to leave out.
-        separator: What stands between columns.
-        missing: What to do about missing numbers: ``error`` refuses, ``mean`` fills in the mean of
-            the training part.
-        max_categories: Most distinct values, in the training part, of a column that is one-hot
-            encoded.
+        separator: Text between columns.
+        missing: ``error`` refuses missing numbers, ``mean`` replaces them by the mean of the
+            training part.
+        max_categories: Most distinct values, in the training part, of a one-hot encoded column.
         standardize_targets: Whether regression targets get mean 0 and standard deviation 1 over the
             training part.
         val_fraction: Share of the rows for validation, in [0, 1).
@@ -61,7 +58,7 @@ def csv(
         fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
-        ValueError: The file or a column is not there or does not fit the task, or a value is out of
+        ValueError: The file or a column is missing or does not fit the task, or a value is out of
             range.
     """
     names_of_tasks = [name for name, kind in TASKS.items() if kind.reads_tables]
@@ -71,7 +68,7 @@ def csv(
         )
     kind = TASKS[task]()
     if missing not in ("error", "mean"):
-        raise ValueError(f"missing must be error or mean, got {missing!r}; mean fills numbers in.")
+        raise ValueError(f"missing must be error or mean, got {missing!r}; mean replaces numbers.")
     table = _read(path, separator)
     wanted, inputs = _columns(table, target, features, drop, kind)
     _refuse_gaps(table[wanted])
@@ -132,12 +129,8 @@ def _columns(
     for key, names in (("target", wanted), ("features", features or ()), ("drop", drop)):
         for name in names:
             if name not in table.columns:
-                close = closest_name(str(name), table.columns)
-                hint = f"did you mean {close!r}? " if close else ""
-                raise ValueError(
-                    f"{key} {name!r} is not a column; {hint}The columns are "
-                    f"{', '.join(table.columns)}."
-                )
+                hint = suggest_name(str(name), table.columns, most=len(table.columns))
+                raise ValueError(f"{key} {name!r} is not a column; {hint}")
     if len(wanted) > 1 and kind.has_classes:
         raise ValueError(
             f"target must be one column for {kind.name}, got {len(wanted)}: {', '.join(wanted)}; "
@@ -145,8 +138,8 @@ def _columns(
         )
     if both := [name for name in wanted if name in (features or ()) or name in drop]:
         raise ValueError(
-            f"target {both[0]!r} stands in features or drop too; take it out there, "
-            "a target is never an input."
+            f"target {both[0]!r} stands in features or drop too; remove it there, a target is "
+            "never an input."
         )
     chosen = table.columns if features is None else features
     inputs = [name for name in chosen if name not in wanted and name not in drop]
@@ -167,7 +160,7 @@ def _refuse_gaps(targets: pd.DataFrame) -> None:
 def _fit(
     columns: pd.DataFrame, train: IntArray, missing: str, max_categories: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What `encode` needs to know, from the training rows, and the names of the encoded columns."""
+    """Returns the encoding of the columns, by the training rows, and the names of its columns."""
     numeric = [name for name in columns if pd.api.types.is_numeric_dtype(columns[name])]
     categories = [name for name in columns if name not in numeric]
     for name in categories:
@@ -181,44 +174,41 @@ def _fit(
         _refuse_infinite(name, columns[name].to_numpy(dtype=np.float64))
         if missing == "error" and (count := columns[name].isna().sum()):
             raise ValueError(
-                f"column {name!r} has {count} missing values; data.missing=mean fills in the mean "
-                f"of the training part, data.drop=[{name}] leaves the column out."
+                f"column {name!r} has {count} missing values; data.missing=mean replaces them by "
+                f"the mean of the training part, data.drop=[{name}] leaves the column out."
             )
-    imputer, scaler = SimpleImputer(keep_empty_features=True), StandardScaler()
-    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    encoder = ColumnTransformer(
-        [("numeric", make_pipeline(imputer, scaler), numeric), ("category", one_hot, categories)],
-        verbose_feature_names_out=False,
-    )
-    values = columns.astype(dict.fromkeys(numeric, np.float64) | dict.fromkeys(categories, object))
-    encoder.fit(values.iloc[train])
-    fitted = dict(encoder.named_transformers_)
     encoding: dict[str, Any] = {"numeric": {}, "categories": {}}
     if numeric:
-        imputer, scaler = (step for _, step in fitted["numeric"].steps)
+        imputer, scaler = SimpleImputer(keep_empty_features=True), StandardScaler()
+        values = columns[numeric].astype(np.float64).iloc[train]
+        scaler.fit(imputer.fit_transform(values))
         for name, fill, mean, std in zip(
             numeric, imputer.statistics_, scaler.mean_, scaler.scale_, strict=True
         ):
             numbers = {"fill": float(fill) if missing == "mean" else None}
             encoding["numeric"][name] = numbers | {"mean": float(mean), "std": float(std)}
-    if categories:
-        for name, known in zip(categories, fitted["category"].categories_, strict=True):
-            encoding["categories"][name] = [_text(value) for value in known]
-    return encoding, tuple(map(str, encoder.get_feature_names_out()))
+    encoded = [str(name) for name in numeric]
+    for name in categories:
+        column = columns[name].iloc[train]
+        known = sorted(map(str, column.dropna().unique()))
+        gaps = [None] if column.isna().any() else []
+        encoding["categories"][name] = [*known, *gaps]
+        encoded += [f"{name}_{value}" for value in known] + [f"{name}_nan" for _ in gaps]
+    return encoding, tuple(encoded)
 
 
 def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = False) -> Tensor:
-    """Inputs float32 ``(rows, encoded columns)`` of a table: first the numbers, then the categories.
+    """Encodes a table: float32 ``(rows, encoded columns)``, first the numbers, then the categories.
 
     Args:
-        columns: Holds the columns that `encoding` names.
-        encoding: Of `Parts`, in plain containers: ``numeric``, for each column the ``mean`` and
-            ``std`` that standardise it and what to ``fill`` in for missing values; ``categories``,
-            for each column its values as texts, None for a missing one.
-        strict: Whether a category that the training did not know is refused; else it becomes zeros.
+        columns: Has the columns that `encoding` names.
+        encoding: In plain containers: ``numeric`` gives each column its ``mean``, its ``std`` and
+            the value to ``fill`` in for missing ones; ``categories`` gives each column its values as
+            texts, None for a missing one.
+        strict: Whether to refuse a category that the training did not have; else it becomes zeros.
 
     Raises:
-        ValueError: a column holds what it must not.
+        ValueError: a value does not fit its column.
     """
     blocks: list[NDArray[Any]] = []
     for name, numbers in encoding["numeric"].items():
@@ -240,8 +230,8 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
             unknown = found[int((codes < 0).argmax())]
             texts = ["(missing)" if each is None else each for each in known]
             raise ValueError(
-                f"column {name!r} holds {unknown or 'a missing value'!r}, which the training did "
-                f"not know; its values are {shorten(texts, 10)}. Correct these rows, or leave them out."
+                f"column {name!r} has {unknown or 'a missing value'!r}, which the training did not "
+                f"have; its values are {shorten(texts, 10)}. Correct these rows, or leave them out."
             )
         blocks.append(codes[:, None] == np.arange(len(known)))
     return torch.from_numpy(np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe"))
@@ -253,7 +243,7 @@ def _numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
     except (TypeError, ValueError):
         wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
         raise ValueError(
-            f"column {column.name!r} holds {wrong.iloc[0]!r}, which is no number, and the training "
+            f"column {column.name!r} has {wrong.iloc[0]!r}, which is no number, and the training "
             "had numbers there; correct it."
         ) from None
 
@@ -265,6 +255,6 @@ def _text(value: Any) -> str | None:
 def _refuse_infinite(name: Any, values: NDArray[np.float64]) -> None:
     if np.isinf(values).any():
         raise ValueError(
-            f"column {name!r} holds infinite values; correct them or leave the column out with "
+            f"column {name!r} has infinite values; correct them or leave the column out with "
             f"data.drop=[{name}]."
         )

@@ -1,4 +1,4 @@
-"""A folder of the user's own pictures, with a subfolder for each class."""
+"""Pictures in folders, one folder for each class."""
 
 import copy
 from pathlib import Path
@@ -20,15 +20,15 @@ def image_folder(
     split_seed: int,
     fold: Fold | None = None,
 ) -> Parts:
-    """Pictures read from disk as needed: float32 ``(3, size, size)`` in [0, 1], and the class index.
+    """Reads pictures when they are needed: float32 ``(3, size, size)`` in [0, 1], and the class.
 
-    The shorter side is resized to ``image_size`` and the middle cut out. Grey pictures get three
+    The shorter side is resized to ``image_size`` and the center is cropped. Grey pictures have three
     equal channels.
 
     Args:
-        path: A folder of class folders; or one with ``train/`` and, if wanted, ``val/`` and
-            ``test/``, each a folder of class folders. A part without a folder of its own is split
-            off the training pictures.
+        path: A folder of class folders; or one with ``train/`` and perhaps ``val/`` and ``test/``,
+            each a folder of class folders. A part without a folder is split off the training
+            pictures.
         image_size: Height and width of the inputs in pixels, at least 1.
         val_fraction: Share of the training pictures for validation, in [0, 1); unused with val/.
         test_fraction: Share of the training pictures for the test, in [0, 1); unused with test/.
@@ -60,8 +60,8 @@ def image_folder(
             )
     if fold and "val" in own:
         raise ValueError(
-            f"folds: {root / 'val'} is the validation part already; leave data.folds=null, or move its "
-            "pictures to train."
+            f"folds: {root / 'val'} is the validation part already; set data.folds=null, or move "
+            "its pictures to train."
         )
     rows = split(
         len(train),

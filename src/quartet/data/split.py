@@ -1,7 +1,6 @@
-"""The parts a data source hands over, and the arithmetic that divides rows among them."""
+"""The parts of a data set, and functions that divide rows among them."""
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,19 +18,18 @@ class Parts(NamedTuple):
     """What a data source returns.
 
     A part in memory is a ``TensorDataset(inputs, targets)``, for ranking ``TensorDataset(inputs,
-    targets, indexes)``; it is read by slicing whole batches. Any other part is a map-style dataset
-    of ``(inputs, target)``. Images are uint8 ``(rows, channels, height, width)``, or already
-    float32 in [0, 1]; everything else is float32.
+    targets, indexes)``; any other part is a map-style dataset of ``(inputs, target)``. Images are
+    uint8 ``(rows, channels, height, width)``, or float32 in [0, 1]; other inputs are float32.
 
     Attributes:
         train: The training part.
         val: The validation part, or None.
         test: The test part, or None.
         class_names: Names of the classes (of the labels, if multilabel), in the order of the indices.
-        target_scale: Mean and standard deviation, each ``(values,)``, by which regression targets
-            were standardised: ``target = original - mean`` over ``std``. None: they were not.
+        target_scale: Mean and standard deviation, each ``(values,)``, of regression targets:
+            ``target = (original - mean) / std``. None if they are not standardised.
         feature_names: Names of the input columns.
-        encoding: How the columns of a table become inputs, as `quartet.data.csv.encode` takes it.
+        encoding: How the columns of a table become inputs, for `quartet.data.csv.encode`.
     """
 
     train: Dataset[Any]
@@ -43,7 +41,7 @@ class Parts(NamedTuple):
     encoding: dict[str, Any] | None = None
 
 
-Fold = tuple[int, int]  # which one, from 0, and how many there are
+Fold = tuple[int, int]  # its number, from 0, and the number of folds
 
 
 class Rows(NamedTuple):
@@ -66,21 +64,21 @@ def split(
 ) -> Rows:
     """Divides ``count`` rows at random into a training, a validation and a test part.
 
-    The test rows depend on the seed and ``test_fraction`` alone: another validation part, or none,
-    is scored on the same test set.
+    The test rows depend on the seed and ``test_fraction`` alone, so that runs with other validation
+    parts have the same test set.
 
     Args:
         count: Number of rows.
         val_fraction: Share of all rows, in [0, 1), for validation.
         test_fraction: Share of all rows, in [0, 1), for the test.
-        split_seed: Seed of the division, apart from the seed of a run.
-        fold: The validation part is this fold of all rows but the test's, whatever `val_fraction`:
-            over all folds, each of them is in it once. None: a fraction.
-        stratify: ``(count,)`` class of each row; every part then has the same shares of the classes.
-        groups: ``(count,)`` group of each row; the fractions then count groups, which stay whole.
+        split_seed: Seed of the division.
+        fold: The validation part is this fold of all rows but the test rows; None if it is a
+            fraction.
+        stratify: ``(count,)`` class of each row; every part has the same shares of the classes.
+        groups: ``(count,)`` group of each row; the fractions count groups, which stay whole.
 
     Raises:
-        ValueError: A fraction is out of range, a part comes out empty, or a class has too few rows.
+        ValueError: A fraction is out of range, a part is empty, or a class has too few rows.
     """
     if fold is not None:
         val_fraction = 0
@@ -93,48 +91,47 @@ def split(
     if val_fraction + test_fraction >= 1:
         raise ValueError(
             f"val_fraction + test_fraction must be below 1, got {val_fraction} + {test_fraction}; "
-            "what is left is the training part."
+            "the rest is the training part."
         )
     units: NDArray[Any] = np.arange(count) if groups is None else np.unique(groups)
-    what = "rows" if groups is None else "groups"
+    unit = "rows" if groups is None else "groups"
     sizes = {name: round(fraction * len(units)) for name, fraction in fractions.items()}
     for name, size in sizes.items():
         if fractions[name] > 0 and size == 0:
             raise ValueError(
-                f"{name}={fractions[name]} makes an empty part of {len(units)} {what}; "
+                f"{name}={fractions[name]} makes an empty part of {len(units)} {unit}; "
                 f"raise it to at least {1 / max(len(units), 1):.2g}, or set it to 0 to go without."
             )
     if sum(sizes.values()) >= len(units):
         raise ValueError(
-            f"val_fraction={val_fraction} and test_fraction={test_fraction} of {len(units)} {what} "
+            f"val_fraction={val_fraction} and test_fraction={test_fraction} of {len(units)} {unit} "
             "leave no training part; lower them."
         )
-    carved: dict[str, NDArray[Any]] = {}
+    chosen = dict.fromkeys(fractions, units[:0])
     for name in ("test_fraction", "val_fraction"):
-        carved[name] = units[:0]
         if sizes[name]:
             labels = None if stratify is None else stratify[units]
             if labels is not None:
                 _refuse_rare_classes(labels, name, fractions[name], sizes[name])
-            units, taken = train_test_split(
+            units, part = train_test_split(
                 units, test_size=sizes[name], random_state=split_seed, stratify=labels
             )
-            units, carved[name] = np.sort(units), np.sort(taken)
+            units, chosen[name] = np.sort(units), np.sort(part)
     if fold is not None:
         labels = None if stratify is None else stratify[units]
-        units, carved["val_fraction"] = _hold_out(units, labels, what, fold, split_seed)
-    rows = Rows(units, carved["val_fraction"], carved["test_fraction"])
+        units, chosen["val_fraction"] = _split_fold(units, labels, unit, fold, split_seed)
+    rows = Rows(units, chosen["val_fraction"], chosen["test_fraction"])
     if groups is None:
         return rows
     return Rows(*(np.flatnonzero(np.isin(groups, part)) for part in rows))
 
 
-def _hold_out(
-    units: NDArray[Any], labels: NDArray[Any] | None, what: str, fold: Fold, split_seed: int
+def _split_fold(
+    units: NDArray[Any], labels: NDArray[Any] | None, unit: str, fold: Fold, split_seed: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What is left, and the fold, both in ascending order."""
+    """Returns the other folds and this one, both in ascending order."""
     number, count = fold
-    least, name = len(units), what
+    least, name = len(units), unit
     if labels is not None:
         classes, counts = np.unique(labels, return_counts=True)
         least, name = counts.min(), f"rows of class {str(classes[counts.argmin()])!r}"
@@ -145,8 +142,8 @@ def _hold_out(
         )
     kind = KFold if labels is None else StratifiedKFold
     folds = kind(count, shuffle=True, random_state=split_seed)
-    rest, held_out = next(islice(folds.split(units, labels), number, None))
-    return units[rest], units[held_out]
+    others, this = list(folds.split(units, labels))[number]
+    return units[others], units[this]
 
 
 def _refuse_rare_classes(labels: NDArray[Any], name: str, fraction: float, size: int) -> None:
@@ -168,17 +165,17 @@ def _refuse_rare_classes(labels: NDArray[Any], name: str, fraction: float, size:
 def thin(
     rows: IntArray, labels: IntArray, *, keep: Mapping[int, float] | None, split_seed: int
 ) -> IntArray:
-    """The ``rows`` left when only a fraction of some classes is kept, to make a set imbalanced.
+    """Returns some of the ``rows``, with only a fraction of some classes: an imbalanced set.
 
     Args:
-        rows: Row numbers, usually the training part's.
+        rows: Row numbers, usually of the training part.
         labels: ``(all rows,)`` class index of each row.
         keep: Class index -> fraction in (0, 1] of its ``rows`` to keep, at least one row each.
             None keeps everything.
         split_seed: Seed of the choice.
 
     Raises:
-        ValueError: keep names a class that is not there, or a fraction out of range.
+        ValueError: ``keep`` has an unknown class, or a fraction out of range.
     """
     random = np.random.default_rng(split_seed)
     dropped: list[IntArray] = []
@@ -200,14 +197,13 @@ def thin(
 
 
 def standardize(values: NDArray[Any], train: IntArray) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Columns shifted and scaled to mean 0 and standard deviation 1 over the training rows.
+    """Shifts and scales columns to mean 0 and standard deviation 1 over the training rows.
 
-    A column that is constant over the training rows is only shifted (its standard deviation counts
-    as 1).
+    A column that is constant over the training rows is only shifted.
 
     Args:
         values: ``(rows, columns)``.
-        train: The row numbers whose mean and standard deviation count.
+        train: Numbers of the training rows.
 
     Returns:
         float32 ``(rows, columns)``, and the mean and standard deviation, each float32 ``(columns,)``.
@@ -224,7 +220,7 @@ def assemble(
     target_scale: tuple[Tensor, Tensor] | None = None,
     feature_names: tuple[str, ...] | None = None,
 ) -> Parts:
-    """Parts in memory: the ``rows`` of tensors that hold all of them."""
+    """Makes parts in memory: the ``rows`` of tensors with all rows."""
     train, val, test = (
         TensorDataset(*(column[part] for column in columns)) if len(part) else None
         for part in map(torch.from_numpy, rows)

@@ -1,7 +1,6 @@
 """The classification models of torchvision, fitted to the data."""
 
 import contextlib
-import difflib
 import functools
 import http.client
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import WeightsEnum
 
+from quartet.core.messages import suggest_name
+
 
 def classifier(
     *,
@@ -23,19 +24,17 @@ def classifier(
     stem: str,
     image_size: int | None,
 ) -> nn.Module:
-    """Builds a torchvision model that takes these images and ends in ``num_outputs`` raw outputs.
+    """Builds a torchvision model for images of this shape, with ``num_outputs`` raw outputs.
 
-    The model is torchvision's own, so its parameters have torchvision's names, and without
-    ``weights`` the initial values of ``torchvision.models.get_model(name,
-    num_classes=num_outputs)``. Besides ``stem`` and ``image_size``, these may differ from it:
+    It is ``torchvision.models.get_model(name, num_classes=num_outputs)``, with the same names and
+    initial values of its parameters, except for ``stem``, ``image_size`` and these changes:
 
-    - The first convolution takes the channels of the data: a single one gets the sum of the
-      original weights over their channels, and so sees a grey image as the original sees it
-      repeated in three channels. For other numbers the channels' weights are repeated in turn and
-      scaled to keep the size of the outputs.
+    - The first convolution has the channels of the data. A single one has the sum of the original
+      weights, which gives a grey image the outputs of three equal channels. Other numbers repeat
+      the original channels, scaled to keep the size of the outputs.
     - With ``weights``, the last layer is new, unless ``num_outputs`` is that of the weights.
-    - The auxiliary heads of GoogLeNet and Inception are left out.
-    - The final ReLU of SqueezeNet is left out, which would forbid outputs below 0.
+    - GoogLeNet and Inception have no auxiliary heads.
+    - SqueezeNet has no final ReLU, which would forbid outputs below 0.
 
     Args:
         name: Any of ``torchvision.models.list_models(torchvision.models)``, e.g. ``resnet18``.
@@ -43,20 +42,17 @@ def classifier(
             None for random ones.
         input_shape: (channels, height, width) of one image.
         num_outputs: Raw outputs per image.
-        stem: ``imagenet`` is the model as it is; ``small`` replaces the first convolution of a
-            ResNet by one of 3x3 with stride 1 and leaves out the max-pooling, as He et al., "Deep
-            Residual Learning", 2016, section 4.2, do for images of 32 pixels. ``auto`` is
-            ``small`` for a ResNet without ``weights`` on images below 64 pixels, else
-            ``imagenet``.
-        image_size: Height and width to which images are resized before the model; None feeds them
-            as they are.
+        stem: ``imagenet`` keeps the first layers. ``small`` gives a ResNet a first convolution of
+            3x3 with stride 1 and no max-pooling (He et al., "Deep Residual Learning", 2016, section
+            4.2). ``auto`` is ``small`` for a ResNet without ``weights`` on images below 64 pixels.
+        image_size: Height and width to which images are resized; None does not resize.
 
     Shape:
         inputs ``(batch, *input_shape)`` -> ``(batch, num_outputs)``.
 
     Raises:
-        ValueError: There is no such model, weights or stem, the weights cannot be downloaded, or
-            the model cannot take images of this shape.
+        ValueError: The model, its weights or the stem do not exist, the weights cannot be
+            downloaded, or the model does not accept images of this shape.
     """
     if len(input_shape) != 3:
         raise ValueError(
@@ -86,7 +82,7 @@ def classifier(
         _shrink_stem(name, model)
     _fit_channels(model, channels)
     if image_size is not None:
-        # A hook, since a wrapper would put a prefix before the names of the parameters.
+        # A wrapper would change the names of the parameters.
         model.register_forward_pre_hook(functools.partial(_resize, image_size))
     least = 1 if pretrained is None else pretrained.meta["min_size"][0]
     with _refuse_size(name, height, width, advised=max(least, 224)):
@@ -95,11 +91,9 @@ def classifier(
 
 
 def _check_choice(key: str, value: str, choices: list[str]) -> None:
-    if value in choices:
-        return
-    near = difflib.get_close_matches(str(value), choices, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices)}."
-    raise ValueError(f"model.{key}={value} is unknown; {hint}")
+    if value not in choices:
+        hint = suggest_name(str(value), choices, most=len(choices))
+        raise ValueError(f"model.{key}={value} is unknown; {hint}")
 
 
 def _find_weights(name: str, weights: str) -> WeightsEnum:
@@ -137,7 +131,7 @@ def _build_pretrained(name: str, weights: WeightsEnum, num_outputs: int) -> nn.M
 
 
 def _fit_head(model: nn.Module, present: int, num_outputs: int) -> None:
-    """Replaces the layer that ends in ``present`` outputs, unless that is the number wanted."""
+    """Replaces the last layer with ``present`` outputs."""
     if present == num_outputs:
         return
     for path, layer in reversed(list(model.named_modules())):
@@ -173,7 +167,7 @@ def _fit_channels(model: nn.Module, channels: int) -> None:
     conv.in_channels = channels
     conv.weight = nn.Parameter(weight)
     if isinstance(model, torchvision.models.GoogLeNet | torchvision.models.Inception3):
-        # With weights these two would shift three channels, which are not there.
+        # With weights, these two would shift three channels.
         model.transform_input = False
 
 
@@ -185,19 +179,18 @@ def _resize(size: int, _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
 def _refuse_size(name: str, height: int, width: int, *, advised: int) -> Iterator[None]:
     try:
         yield
-    except NotImplementedError:
-        # No matter of size: RegNet cannot be built on torch's meta device.
+    except NotImplementedError:  # RegNet on torch's meta device
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"model.name={name} cannot take images of {height}x{width}: {reason}\n"
-            f"Set model.image_size={advised} to resize them, or take model=cnn."
+            f"model.name={name} does not accept images of {height}x{width}: {reason}\n"
+            f"Set model.image_size={advised} to resize them, or model=cnn."
         ) from error
 
 
 def _try_forward(model: nn.Module, input_shape: Sequence[int]) -> None:
-    """Raises what the model raises on images of this shape; computes shapes only, no values."""
+    """Raises the error of the model on images of this shape. Computes shapes, no values."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {name: tensor.to("meta") for name, tensor in state.items()}
     model.eval()

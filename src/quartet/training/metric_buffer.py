@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from quartet.compat.torchmetrics import set_update_count
+from quartet.compat.torch import set_update_count
 
 
 class MetricBuffer(nn.Module):
     """Buffers the results of training steps and updates the metrics with many steps at once.
 
-    The buffer holds at most `max_steps` steps and about `max_values` outputs. Every `chunk_size` steps
-    are concatenated to a chunk: many small tensors between the large ones of each step would keep
-    the allocator from using that memory again.
+    The buffer has at most `max_steps` steps and about `max_values` outputs. Every `chunk_size` steps
+    become a chunk of concatenated tensors, since small tensors between the large ones of each step
+    would fragment the memory.
 
     Args:
         task: Maps raw outputs to predictions, and by ``labels`` targets to what metrics compare.
@@ -111,7 +111,7 @@ class MetricBuffer(nn.Module):
 
     def step_losses(self) -> Tensor:
         """The loss of every step so far, ``(steps,)``."""
-        # Does not update the metrics: they would round differently where a checkpoint is saved.
+        # No update of the metrics: they would round differently where a checkpoint is saved.
         self.flush()
         losses = [*self.losses, *(chunk[0] for chunk in self.chunks)]
         return torch.cat(losses) if losses else torch.empty(0)
@@ -144,7 +144,7 @@ def state_of(metric: Metric) -> dict[str, Any]:
 
 
 def load_state_of(metric: Metric, state: dict[str, Any], device: torch.device) -> None:
-    """Gives a metric what `state_of` returned."""
+    """Restores the states that `state_of` returned."""
     for key, value in state["states"].items():
         whole = isinstance(value, Tensor)
         setattr(metric, key, value.to(device) if whole else [v.to(device) for v in value])

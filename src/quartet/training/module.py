@@ -1,4 +1,4 @@
-"""The base LightningModule: metrics without waiting, schedules, finiteness checks, exact resume."""
+"""The base LightningModule: buffered metrics, schedules, finiteness checks, exact resume."""
 
 import inspect
 import math
@@ -25,7 +25,7 @@ class NonFiniteLossError(Exception):
 
 
 class Module(LightningModule):
-    """The base of a project's LightningModule: it holds the chosen parts and does the bookkeeping.
+    """The base of a project's LightningModule, with the chosen parts and the bookkeeping.
 
     A subclass writes the steps and ``configure_optimizers`` in plain Lightning. It uses:
 
@@ -54,7 +54,7 @@ class Module(LightningModule):
         loss: ``(outputs, targets) -> scalar``; given ``indexes`` too if its forward names them.
         metrics: Metrics of predictions and labels; copied for train, val and test.
         optimizer: Makes the optimizer of a model.
-        scheduler: Makes the schedule of an optimizer, given `total_steps`, `steps_per_epoch` and
+        scheduler: Makes the schedule of an optimizer, with `total_steps`, `steps_per_epoch` and
             `validate_every` (epochs).
         mixing: Mixes the samples of training batches and their targets; None mixes nothing.
     """
@@ -170,7 +170,7 @@ class Module(LightningModule):
         """
         trainer = trainer_of(self)
         if stage == "train" and trainer is not None:
-            # LBFGS evaluates a batch several times; the first is the one that counts.
+            # LBFGS evaluates a batch several times; the first time counts.
             batch = trainer.fit_loop.batch_idx
             if batch == self.last_batch:
                 return

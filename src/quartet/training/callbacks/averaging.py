@@ -19,10 +19,10 @@ from quartet.core.problems import Context, Problem
 
 
 class WeightAverage(WeightAveraging):
-    """Lightning's average of the weights, used from its first update on.
+    """Lightning's average of the weights, which is validated and saved from its first update on.
 
-    Before that, the weights themselves are validated and saved. Buffers, such as the statistics of
-    batch normalization, are averaged too. A checkpoint's ``state_dict`` is what was validated.
+    Buffers, such as the statistics of batch normalization, are averaged too. The ``state_dict`` of a
+    checkpoint has the weights that were validated.
     """
 
     swapped = False  # whether the model holds the average, and the average the weights
@@ -34,8 +34,8 @@ class WeightAverage(WeightAveraging):
         return average is not None and bool(average.n_averaged)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning copies the model before it moves it to its device, and would fetch all weights
-        # from there at every update. The count stays on the CPU: reading it would wait for a GPU.
+        # Lightning copies the model before it moves it to its device. The count remains on the CPU:
+        # reading it would wait for a GPU.
         average = average_of(self)
         assert average is not None
         average.module.to(pl_module.device)

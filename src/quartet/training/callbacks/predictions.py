@@ -1,4 +1,4 @@
-"""Collects the predictions while a part of the data is scored."""
+"""A callback that collects the predictions of a test or a validation."""
 
 import math
 from typing import Any
@@ -16,13 +16,13 @@ Array = NDArray[Any]
 
 
 class PredictionCollector(Callback):
-    """Keeps the predictions of a test or a validation, so that pictures need no second pass.
+    """Collects the predictions of a test or a validation, so that pictures need no second pass.
 
-    Memory is bounded: of a part with more than `max_values` predictions, each n-th sample (or
-    query) is kept. The first of several processes gathers those of all.
+    Of a part with more than `max_values` predictions, it keeps each n-th sample (or query). The
+    first of several processes gathers those of all.
 
     Attributes:
-        part: test or val; None before a part was scored.
+        part: test or val; None before either.
         step: 1 if all samples were kept, n if each n-th.
         predictions: Predictions of the task, ``(samples, ...)``.
         labels: Labels of the task.
@@ -62,7 +62,7 @@ class PredictionCollector(Callback):
         self.kept.append(tuple(each.cpu().numpy() for each in values))
 
     def describe(self) -> str:
-        """The samples, for titles: ``test samples``."""
+        """Describes the samples for titles: ``test samples``."""
         return f"{self.part} samples" + (f", one in {self.step} of all" if self.step > 1 else "")
 
     def gather(self, part: str, trainer: Trainer) -> None:

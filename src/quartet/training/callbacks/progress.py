@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 
 class ProgressBar(LightningProgressBar):
-    """One bar for the whole training, beside it the figures of the last epoch.
+    """One bar for the whole training, with the metrics of the last epoch.
 
-    It is redrawn by the clock, not by the step. Without a terminal it writes a line every 30 s.
+    It is drawn ten times a second; without a terminal it is a line every 30 s.
     """
 
     def __init__(self) -> None:

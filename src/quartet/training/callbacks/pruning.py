@@ -15,7 +15,7 @@ def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning
 
     Args:
         directory: Of the run; a trial has a ``trial.json`` there.
-        metric: The monitored one.
+        metric: Name of the monitored metric.
     """
     path = directory / "trial.json"
     trial = json.loads(path.read_text()) if path.exists() else {}
@@ -32,10 +32,10 @@ class Pruning(Checkpoint):
     Args:
         directory: Of the run.
         trial: The content of its trial.json.
-        metric: The monitored one.
+        metric: Name of the monitored metric.
 
     Attributes:
-        epoch: After which the training was ended, counted from 1; None if it was not.
+        epoch: The epoch, from 1, that was the last because of the pruning; None without it.
     """
 
     def __init__(self, directory: Path, trial: dict[str, Any], metric: str) -> None:

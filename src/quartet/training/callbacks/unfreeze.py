@@ -14,10 +14,10 @@ from quartet.training.parameters import matching
 class Unfreeze(Callback):
     """Freezes parameters until their epoch.
 
-    The optimizer and its schedule hold them from the start, with the learning rate of their group.
-    (Lightning's BaseFinetuning adds parameter groups later, which a scheduler does not follow.) The
-    running statistics of a frozen batch normalization still follow the data. Howard and Ruder,
-    "Universal Language Model Fine-tuning for Text Classification", 2018, section 3.3.
+    The optimizer has them from the start, with the learning rate of their group. (Lightning's
+    BaseFinetuning adds parameter groups later, which a scheduler ignores.) The running statistics
+    of a frozen batch normalization still change. Howard and Ruder, "Universal Language Model
+    Fine-tuning for Text Classification", 2018, section 3.3.
 
     Args:
         epochs: Epoch, counted from 1, -> list of shell patterns; parameters with matching names are
@@ -30,14 +30,14 @@ class Unfreeze(Callback):
     def __init__(self, *, epochs: Mapping[int, Any] | None) -> None:
         if not epochs:
             raise ValueError(
-                "epochs must name what is trained from which epoch on, such as {3: [layers.0.*]}; "
-                "callbacks=default trains everything from the first."
+                "epochs must be a mapping from epochs to patterns, such as {3: [layers.0.*]}; "
+                "callbacks=default trains all parameters from the first epoch."
             )
         for epoch, patterns in epochs.items():
             if not isinstance(epoch, int) or epoch < 2:
                 raise ValueError(
-                    f"epochs must be whole numbers from 2, got {epoch!r}; everything that is not "
-                    "named is trained from epoch 1."
+                    f"epochs must be whole numbers from 2, got {epoch!r}; all other parameters are "
+                    "trained from epoch 1."
                 )
             if isinstance(patterns, str):
                 raise ValueError(
@@ -48,7 +48,7 @@ class Unfreeze(Callback):
         self.first_epochs: dict[nn.Parameter, int] = {}
 
     def find_first_epochs(self, model: nn.Module) -> dict[nn.Parameter, int]:
-        """Returns the epoch, from 1, in which each parameter that is frozen at first is trained first.
+        """Returns the first epoch, from 1, of each parameter that is frozen at first.
 
         Raises:
             ValueError: a pattern matches no trainable parameter, or all of them are frozen at first.
@@ -81,7 +81,7 @@ class Unfreeze(Callback):
             )
 
     def freeze(self, epoch: int) -> None:
-        """Freezes the parameters that are trained after an epoch only, and unfreezes the others."""
+        """Freezes the parameters whose first epoch is later, and unfreezes the others."""
         for parameter, first in self.first_epochs.items():
             parameter.requires_grad_(epoch >= first)
 
