@@ -112,7 +112,7 @@ def test_parquet_holds_what_csv_holds(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"code": "07"}, r"rows from 1: column 'code' holds '07', .*its values are 00, 01, 02, x0"),
+        ({"code": "07"}, r"rows from 1: column 'code' has '07', .*its values are 00, 01, 02, x0"),
         ({"tame": "maybe"}, "column 'tame' has 'maybe', which the training did not have"),
         ({"age": "old"}, "column 'age' has 'old', which is no number"),
         ({"age": np.inf}, "column 'age' has infinite values"),
@@ -166,7 +166,7 @@ def test_a_fault_far_down_leaves_no_half_file(
 ) -> None:
     monkeypatch.setattr(prediction, "CHUNK", 8)
     source = table_of(tmp_path, code=["00"] * 39 + ["zz"])
-    with pytest.raises(ConfigError, match="rows from 33: column 'code' holds 'zz'"):
+    with pytest.raises(ConfigError, match="rows from 33: column 'code' has 'zz'"):
         predict(kept(run, "data.eval_batch_size=8"), run, input=source, output=tmp_path / "p.csv")
     assert listed(tmp_path) == ["some.csv"]
 
