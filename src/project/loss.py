@@ -247,10 +247,10 @@ class RankNetLoss(nn.Module):
 
 
 class ListNetLoss(nn.Module):
-    """Cross-entropy between the chances to stand first that relevances and scores give the documents.
+    """Cross-entropy between the top-one probabilities that relevances and scores give the documents.
 
-    The chances are the softmax over the documents of a query; the mean is over queries. Cao et al.,
-    "Learning to Rank: From Pairwise Approach to Listwise Approach", 2007, top-one probability.
+    They are the softmax over the documents of a query; the mean is over queries. Cao et al.,
+    "Learning to Rank: From Pairwise Approach to Listwise Approach", 2007.
 
     Shape:
         outputs ``(batch, 1)`` scores, targets ``(batch, 1)`` float relevances, indexes ``(batch,)``

@@ -23,7 +23,7 @@ def digits(
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
         split_seed: Seed of the stratified split.
-        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
+        fold: Which fold (from 0) is the validation part, and how many there are; None: a fraction.
         keep: Class index -> fraction of its training rows to keep. Validation and test parts stay
             whole, so that every class still counts there. None keeps all.
 

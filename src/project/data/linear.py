@@ -28,7 +28,7 @@ def linear(
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
         split_seed: Seed of the split.
-        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
+        fold: Which fold (from 0) is the validation part, and how many there are; None: a fraction.
 
     Raises:
         ValueError: A count is below 1, or a fraction is out of range or leaves a part empty.

@@ -45,7 +45,7 @@ def ranking(
         val_fraction: Share of the queries for validation, in [0, 1). Unused for a folder.
         test_fraction: Share of the queries for the test, in [0, 1). Unused for a folder.
         split_seed: Seed of the split. Unused for a folder.
-        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
+        fold: Which fold (from 0) is the validation part, and how many there are; None: a fraction.
 
     Raises:
         ValueError: A number is out of range, path is missing or cannot be read as that format.

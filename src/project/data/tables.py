@@ -58,7 +58,7 @@ def diabetes(
         split_seed: Seed of the split.
         standardize_targets: Whether targets get mean 0 and standard deviation 1 over the training
             part; otherwise they stay in 25 to 346.
-        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
+        fold: Which fold (from 0) is the validation part, and how many there are; None: a fraction.
 
     Raises:
         ValueError: A fraction is out of range or leaves a part empty.

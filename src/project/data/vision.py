@@ -21,7 +21,7 @@ def mnist(*, dir: str, val_fraction: float, split_seed: int, fold: Fold | None =
         dir: Where the data lies, or goes when it has to be downloaded.
         val_fraction: Share of the official training part for validation, in [0, 1); stratified.
         split_seed: Seed of that choice.
-        fold: Fold of the rest that is the validation part instead of a fraction, and their number.
+        fold: Which fold (from 0) is the validation part, and how many there are; None: a fraction.
 
     Raises:
         ValueError: The data is not in dir and cannot be downloaded, or the fraction is out of range.
