@@ -4,7 +4,7 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 DPI = 120
 INK, GREY, PALE = "#262626", "#767676", "#c9c9c9"
-# Okabe and Ito's colours, told apart by the colour-blind too; their yellow is too light for lines.
+# Colours of Okabe and Ito, which the colour-blind distinguish; their yellow is too light for lines.
 BLUE, RED = "#0072b2", "#d55e00"
 SERIES = (BLUE, RED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
 
@@ -71,10 +71,8 @@ class Canvas:
     @mpl.rc_context(STYLE)
     def panel(self, left: float, bottom: float, width: float, height: float) -> Axes:
         """Axes whose frame lies there, in inches from the lower left corner."""
-        inches = (self.width, self.height)
-        return self.figure.add_axes(
-            (left / inches[0], bottom / inches[1], width / inches[0], height / inches[1])
-        )
+        x, y = self.width, self.height
+        return self.figure.add_axes((left / x, bottom / y, width / x, height / y))
 
     @mpl.rc_context(STYLE)
     def save(self, path: Path) -> Path:
@@ -96,22 +94,9 @@ def text_width(names: Iterable[str], size: float = 9) -> float:
     return max((len(name) for name in names), default=0) * size * 0.6 / 72
 
 
-def save(
-    made: Mapping[Path, Callable[[], Canvas | None]], boards: Sequence[tuple[str, int]]
-) -> None:
-    """Draws pictures, those that can be, to their paths and into TensorBoards at a step."""
-    for path, draw in made.items():
-        with forgiving(path):
-            if canvas := draw():
-                canvas.save(path)
-    for board, step in boards:
-        with forgiving(Path(board)):
-            show(board, [path for path in made if path.exists()], step)
-
-
 @contextmanager
 def forgiving(path: Path) -> Iterator[None]:
-    """Logs an error, which leaves out the picture `path`, and goes on."""
+    """Logs an error in the block, which leaves out the picture `path` and nothing else."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a font without some letter of a class's name
         try:
@@ -120,8 +105,8 @@ def forgiving(path: Path) -> Iterator[None]:
             log.warning(f"{path.name} is left out: {type(error).__name__}: {error}")
 
 
-def show(board: str, paths: Sequence[Path], step: int) -> None:
-    """Adds pictures to a TensorBoard as the files hold them, in an event file of their own."""
+def add_to_board(board: str, paths: Sequence[Path], step: int) -> None:
+    """Adds picture files to a TensorBoard unchanged, in an event file of their own."""
     from PIL import Image
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary

@@ -33,9 +33,8 @@ from quartet.reports.canvas import (
 
 Array = NDArray[Any]
 NAMED = 100  # classes whose names still fit beside a matrix
-BINS = (
-    15  # of confidence, as usual since Guo et al., "On Calibration of Modern Neural Networks", 2017
-)
+# Of confidence, as usual since Guo et al., "On Calibration of Modern Neural Networks", 2017.
+BINS = 15
 
 
 def counts(predicted: Array, true: Array, classes: int) -> Array:
@@ -52,11 +51,15 @@ def confusion(predicted: Array, true: Array, names: Sequence[str], title: str) -
 
 def outcomes(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
     """A row for each label: the four cells of its own confusion matrix."""
-    hit, said = true.astype(bool), predicted.astype(bool)
-    cells = [(hit & said), (hit & ~said), (~hit & said), (~hit & ~said)]
-    matrix = np.stack([cell.sum(0) for cell in cells], axis=1)
-    kinds = ["TP", "FN", "FP", "TN"]
-    return heat_map(matrix, names, kinds, title, "", "label")
+    true, predicted = true.astype(bool), predicted.astype(bool)
+    cells = {
+        "TP": true & predicted,
+        "FN": true & ~predicted,
+        "FP": ~true & predicted,
+        "TN": ~true & ~predicted,
+    }
+    matrix = np.stack([cell.sum(0) for cell in cells.values()], axis=1)
+    return heat_map(matrix, names, list(cells), title, "", "label")
 
 
 @mpl.rc_context(STYLE)
@@ -80,9 +83,8 @@ def heat_map(
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     ticks = [range(0, n, every) for n in matrix.shape]
-    panel.set_xticks(
-        ticks[1], columns[::every], fontsize=font, rotation=90 if turned else 0, minor=False
-    )
+    rotation = 90 if turned else 0
+    panel.set_xticks(ticks[1], columns[::every], fontsize=font, rotation=rotation)
     panel.set_yticks(ticks[0], rows[::every], fontsize=font)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
@@ -111,8 +113,8 @@ def quality(
         scores: ``(samples, classes)`` probabilities, each class against the rest.
         truth: ``(samples, classes)`` of bool.
         names: Names of the classes or labels.
-        confidence: ``(samples,)`` probability of the chosen class; None takes all `scores`.
-        is_right: ``(samples,)`` whether it is the true class; None takes all of `truth`.
+        confidence: ``(samples,)`` probability of the chosen class; None for all `scores`.
+        is_right: ``(samples,)`` whether it is the true class; None for all of `truth`.
     """
     drawn = [
         (cut(name), truth[:, k], scores[:, k])
@@ -161,22 +163,18 @@ def class_curves(
             label = f"{name}: {area} {value:.4f}" if len(lines) > 1 else f"{area} {value:.4f}"
             panel.plot(x, y, color=colour, label=label, drawstyle=step)
     else:
-        others = LineCollection(
-            [steps(x, y) if area == "AP" else np.column_stack([x, y]) for _, x, y, _ in lines],
-            colors=PALE,
-            linewidths=0.8,
-            label="each class",
+        shapes = [steps(x, y) if area == "AP" else np.column_stack([x, y]) for _, x, y, _ in lines]
+        panel.add_collection(
+            LineCollection(shapes, colors=PALE, linewidths=0.8, label="each class")
         )
-        panel.add_collection(others)
         name, x, y, value = min(lines, key=lambda line: line[3])
         label = f"worst class, {name}: {area} {value:.4f}"
         panel.plot(x, y, color=RED, linewidth=1, label=label, drawstyle=step)
         grid = np.linspace(0, 1, 501)
         mean = np.mean([interpolated(grid, line[1], line[2], area) for line in lines], axis=0)
         value = float(np.mean([line[3] for line in lines]))
-        panel.plot(
-            grid, mean, color=BLUE, label=f"mean of {len(lines)} classes: {area} {value:.4f}"
-        )
+        label = f"mean of {len(lines)} classes: {area} {value:.4f}"
+        panel.plot(grid, mean, color=BLUE, label=label)
     panel.legend(loc="lower right" if area == "AUC" else "lower left")
     unit_square(panel)
 
@@ -195,6 +193,10 @@ def interpolated(grid: Array, x: Array, y: Array, area: str) -> Array:
 
 def unit_square(panel: Axes) -> None:
     panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    thin_ticks(panel)
+
+
+def thin_ticks(panel: Axes) -> None:
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(MaxNLocator(5))
 
@@ -273,12 +275,8 @@ def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
         dots(second, predicted, true - predicted)
         second.set(title="Residuals", xlabel="predicted", ylabel="true - predicted")
         side = canvas.panel(7.65, below, 1.1, 2.75)
-        side.hist(
-            labels[:, k] - predictions[:, k],
-            bins=24,
-            orientation="horizontal",
-            color=PALE,
-        )
+        residuals = labels[:, k] - predictions[:, k]
+        side.hist(residuals, bins=24, orientation="horizontal", color=PALE)
         side.set_ylim(second.get_ylim())
         side.set(xlabel="samples")
         side.tick_params(labelleft=False, left=False)
@@ -289,8 +287,7 @@ def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
 def dots(panel: Axes, x: Array, y: Array) -> None:
     faint = float(np.interp(len(x), [100, POINTS], [0.8, 0.25]))
     panel.plot(x, y, "o", color=BLUE, markersize=3.5, alpha=faint, markeredgewidth=0)
-    for axis in (panel.xaxis, panel.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+    thin_ticks(panel)
 
 
 def by_query(scores: Array, relevance: Array, queries: Array, top: int | None) -> Array:
@@ -329,13 +326,11 @@ def orders(scores: Array, relevance: Array, queries: Array, top: int | None) -> 
     first.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     first.legend(loc="upper left")
     second = canvas.panel(4.75, 0.55, 3.2, 2.75)
-    length = top or 20
-    curves = (
+    for name, key, colour, dash in (
         ("best order", -relevance, GREY, "--"),
         ("predicted order", -scores, BLUE, "-"),
-    )
-    for name, key, colour, dash in curves:
-        mean = mean_at_ranks(relevance, key, queries, length)
+    ):
+        mean = mean_at_ranks(relevance, key, queries, top or 20)
         second.plot(np.arange(1, len(mean) + 1), mean, dash, color=colour, label=name)
     level = float(relevance.mean())
     second.axhline(level, color=INK, linestyle=":", linewidth=1, label="by chance")
@@ -369,39 +364,25 @@ def learning_curves(directory: Path) -> Canvas:
     down = max(1, math.ceil(len(names) / ACROSS))
     across = max(1, math.ceil(len(names) / down))
     rate = 1.35 if "lr" in history else 0.0
-    canvas = Canvas(across * (PANEL[0] + 0.7) + 0.1, down * (PANEL[1] + 0.75) + rate + 0.1)
+    wide, high = PANEL[0] + 0.7, PANEL[1] + 0.75
+    canvas = Canvas(across * wide + 0.1, down * high + rate + 0.1)
     for number, name in enumerate(names):
-        place = number % across, down - 1 - number // across
-        panel = canvas.panel(
-            0.6 + place[0] * (PANEL[0] + 0.7),
-            rate + 0.5 + place[1] * (PANEL[1] + 0.75),
-            PANEL[0],
-            PANEL[1],
-        )
-        metric_curve(panel, history, name)
+        column, row = number % across, down - 1 - number // across
+        panel = canvas.panel(0.6 + column * wide, rate + 0.5 + row * high, *PANEL)
+        for part, colour in (("train", GREY), ("val", BLUE)):
+            if f"{part}/{name}" in history:
+                draw_by_epoch(panel, history[f"{part}/{name}"], label=part, color=colour)
+        panel.set_title(name)
+        if name == "loss":
+            panel.legend()
     if rate:
-        rate_curve(canvas.panel(0.6, 0.45, canvas.width - 0.8, 0.75), history["lr"])
+        draw_rate(canvas.panel(0.6, 0.45, canvas.width - 0.8, 0.75), history["lr"].dropna())
     return canvas
 
 
-def metric_curve(panel: Axes, history: pd.DataFrame, name: str) -> None:
-    """A figure by epoch, train beside val."""
-    for part, colour in (("train", GREY), ("val", BLUE)):
-        if f"{part}/{name}" in history:
-            values = history[f"{part}/{name}"].dropna()
-            style = "o" if len(values) == 1 else "-"
-            panel.plot(values.index, values, style, label=part, color=colour)
-    panel.set_title(name)
-    by_epoch(panel)
-    if name == "loss":
-        panel.legend()
-
-
-def rate_curve(panel: Axes, rates: "pd.Series[float]") -> None:
+def draw_rate(panel: Axes, rates: "pd.Series[float]") -> None:
     """The rate that each epoch began with; logarithmic where it spans more than two decades."""
-    rates = rates.dropna()
-    style = "o" if len(rates) == 1 else "-"
-    panel.plot(rates.index, rates, style, color=INK, drawstyle="steps-post")
+    draw_by_epoch(panel, rates, color=INK, drawstyle="steps-post")
     panel.set_title("learning rate")
     if 0 < 100 * rates.min() < rates.max():
         panel.set_yscale("log")
@@ -411,9 +392,10 @@ def rate_curve(panel: Axes, rates: "pd.Series[float]") -> None:
         top = max(rates.max(), 1e-12)
         panel.set(ylim=(0, 1.15 * top), yticks=(0, top))
         panel.yaxis.set_major_formatter("{x:.3g}")
-    by_epoch(panel)
 
 
-def by_epoch(panel: Axes) -> None:
+def draw_by_epoch(panel: Axes, values: "pd.Series[float]", **style: Any) -> None:
+    values = values.dropna()
+    panel.plot(values.index, values, "o" if len(values) == 1 else "-", **style)
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panel.set_xlabel("epoch", labelpad=1)

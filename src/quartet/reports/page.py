@@ -70,17 +70,14 @@ def summary(results: Results, most: int = 5) -> str:
         ranking = rank(results, metric)
         if not ranking["mean"].notna().any():
             continue
+        rows = [row for _, row in ranking.head(most).iterrows()]
         head = pd.DataFrame(
             {
-                "setting": [
-                    setting(row, results.knobs) for _, row in ranking.head(most).iterrows()
-                ],
-                metric: [plus_minus(row) for _, row in ranking.head(most).iterrows()],
-                "folds" if "data.fold" in jobs else "seeds": [
-                    seeds(row) for _, row in ranking.head(most).iterrows()
-                ],
+                "setting": [setting(row, results.knobs) for row in rows],
+                metric: list(map(plus_minus, rows)),
+                "folds" if "data.fold" in jobs else "seeds": list(map(seeds, rows)),
             },
-            index=pd.RangeIndex(1, min(most, len(ranking)) + 1),
+            index=pd.RangeIndex(1, len(rows) + 1),
         )
         order = "higher" if mode == "max" else "lower"
         lines += ["", f"The best of {len(ranking)} by {metric}, {order} is better:"]
@@ -145,12 +142,9 @@ def render(results: Results, title: str) -> str:
 
 def failures(jobs: pd.DataFrame) -> list[dict[str, Any]]:
     """Reasons why jobs did not finish, the most frequent first, with the jobs."""
-    bad = jobs[~jobs["status"].isin(["finished"])].fillna({"reason": ""})
-    groups = bad.groupby(["status", "reason"], sort=False)
-    found = [
-        {"status": status, "reason": reason, "jobs": [str(job) for job in group["job"]]}
-        for (status, reason), group in groups
-    ]
+    bad = jobs[jobs["status"] != "finished"].fillna({"reason": ""}).astype({"job": str})
+    groups = bad.groupby(["status", "reason"], sort=False)["job"].agg(list)
+    found: list[Any] = groups.rename("jobs").reset_index().to_dict("records")
     return sorted(found, key=lambda each: -len(each["jobs"]))
 
 

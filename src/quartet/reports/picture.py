@@ -18,14 +18,14 @@ from torch.utils.data import Dataset, TensorDataset
 from quartet.core.messages import cut
 from quartet.data.task import create_task
 from quartet.reports import drawings
-from quartet.reports.canvas import DPI, STYLE, Canvas, forgiving, save, text_width
+from quartet.reports.canvas import DPI, STYLE, Canvas, add_to_board, forgiving, text_width
 from quartet.training.callbacks.predictions import PredictionCollector
 
 if TYPE_CHECKING:
     from quartet.build import Run
 
 Array = NDArray[Any]
-Draw = Callable[[], Canvas | None]
+Draw = Callable[[], Canvas]
 TILE = 0.85  # inches
 WORST, ACROSS, CLASSES = 14, 7, 12
 
@@ -38,29 +38,27 @@ def draw_training(run: "Run", collector: PredictionCollector) -> list[Path]:
         collector: Predictions of its best checkpoint.
     """
     directory = run.directory
-    boards = [
-        (logger.log_dir, run.trainer.global_step)
-        for logger in run.trainer.loggers
-        if isinstance(logger, TensorBoardLogger)
-    ]
+    loggers = run.trainer.loggers
+    boards = [logger.log_dir for logger in loggers if isinstance(logger, TensorBoardLogger)]
     drawn: dict[str, Draw | None] = {}
     with forgiving(directory / "samples.png"):
         drawn["samples"] = samples(run)
     drawn |= draw_predictions(run, collector)
     drawn["curves"] = partial(drawings.learning_curves, directory)
-    return write(drawn, directory, boards=boards)
+    return save(drawn, directory, boards=boards, step=run.trainer.global_step)
 
 
 def draw_evaluation(run: "Run", collector: PredictionCollector, file: Path) -> list[Path]:
     """Draws the predictions of an evaluation beside the file of its figures, named after it."""
-    return write(draw_predictions(run, collector), file.parent, f"{file.stem}-")
+    return save(draw_predictions(run, collector), file.parent, f"{file.stem}-")
 
 
-def write(
+def save(
     drawn: Mapping[str, Draw | None],
     directory: Path,
     prefix: str = "",
-    boards: Sequence[tuple[str, int]] = (),
+    boards: Sequence[str] = (),
+    step: int = 0,
 ) -> list[Path]:
     """Draws each picture that can be drawn; an error costs the picture, never the run.
 
@@ -68,14 +66,21 @@ def write(
         drawn: Drawing functions by the name of the picture.
         directory: Directory of the files.
         prefix: Prefix of their names.
-        boards: Directories of TensorBoards that show them, too, and the step.
+        boards: Directories of TensorBoards that show them, too.
+        step: Their step there.
 
     Returns:
         The files.
     """
-    made = {directory / f"{prefix}{name}.png": draw for name, draw in drawn.items() if draw}
-    save(made, boards)
-    return [path for path in made if path.exists()]
+    paths = {directory / f"{prefix}{name}.png": draw for name, draw in drawn.items() if draw}
+    for path, draw in paths.items():
+        with forgiving(path):
+            draw().save(path)
+    saved = [path for path in paths if path.exists()]
+    for board in boards:
+        with forgiving(Path(board)):
+            add_to_board(board, saved, step)
+    return saved
 
 
 def draw_predictions(run: "Run", collector: PredictionCollector) -> dict[str, Draw | None]:

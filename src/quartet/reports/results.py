@@ -25,8 +25,6 @@ LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
 FULL = ["command", "directory"]
 # Overrides that say how a sweep is run, not what a job is.
 SWEEP_KEYS = ("launcher", "sweep", "hydra")
-
-
 # Overrides whose values are repetitions of one setting.
 REPEATED = ("seed", "data.fold")
 
@@ -48,7 +46,7 @@ class Results:
 
     @property
     def scores(self) -> list[str]:
-        """The metrics that tell how good a setting is: those of the test, and of held-out folds."""
+        """The metrics that settings are compared by: those of the test, and of held-out folds."""
         parts = ("test/", "val/") if "data.fold" in self.jobs else ("test/",)
         return [metric for metric in self.metrics if metric.startswith(parts)]
 
@@ -244,7 +242,7 @@ def history(run: str | Path, metric: str) -> dict[int, float]:
 def gather(jobs: pd.DataFrame, by: Sequence[str], value: str = "best") -> pd.DataFrame:
     """Mean, sd (of a sample), 95 % interval (Student's t) and n of each setting, over its seeds and folds.
 
-    Only finished jobs count; `of` tells how many there are in all.
+    Only finished jobs count; `of` is the number of all.
 
     Returns:
         A row a setting, with columns mean, sd, low, high, n, of; an interval needs two values.

@@ -39,8 +39,9 @@ class PredictionCollector(Callback):
         self.predictions = self.labels = self.queries = self.rows = np.empty(0)
 
     def append(
-        self, part: str, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
+        self, part: str, trainer: Trainer, module: Any, outputs: Any, batch: Any, i: int
     ) -> None:
+        """Appends the predictions of batch number `i`."""
         if outputs is None:  # one of several processes may have no share of the last batch
             return
         _, targets, *indexes = batch
@@ -52,10 +53,9 @@ class PredictionCollector(Callback):
         share = torch.arange(len(targets), device=targets.device)
         rows = start + trainer.global_rank + share * trainer.world_size
         chosen = (indexes[0] if indexes else rows) % self.step == 0
-        task: Any = module.task
         values: list[Tensor] = [
-            task(at_least_32_bits(outputs[chosen].detach())),
-            task.labels(targets[chosen]),
+            module.task(at_least_32_bits(outputs[chosen].detach())),
+            module.task.labels(targets[chosen]),
             indexes[0][chosen] if indexes else rows[:0],
             rows[chosen],
         ]
@@ -76,27 +76,11 @@ class PredictionCollector(Callback):
         self.queries = columns[2][order] if len(columns[2]) else columns[2]
         self.rows = columns[3][order]
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.append("test", trainer, pl_module, outputs, batch, batch_idx)
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.append("test", *args)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.append("val", trainer, pl_module, outputs, batch, batch_idx)
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.append("val", *args)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.gather("test", trainer)
