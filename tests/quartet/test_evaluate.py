@@ -81,10 +81,10 @@ def written(run: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "overrides",
     [
-        "data=digits model=cnn",
+        "data=digits",
         "data=breast_cancer optimizer=lbfgs trainer.max_epochs=2",
         "data=diabetes",
-        "data=ranking",
+        "data=ranking data.queries=40",
         "data=wine trainer.precision=bf16-mixed monitor.metric=val/f1",
     ],
 )

@@ -111,10 +111,8 @@ def test_a_program_of_a_table_gives_its_values(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:, 0].detach(), rows.prediction, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["torch_export", "safetensors"])
 @pytest.mark.parametrize("data", ["breast_cancer", "multilabel", "ranking"])
-def test_every_task_is_exported(data: str, form: str, tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
+def test_every_task_is_exported(data: str, tmp_path: Path) -> None:
     labelled_table(tmp_path / "t.csv")
     named = {
         "multilabel": ["data=csv", "data/task=multilabel", "data.target=[red,round]"],
@@ -122,7 +120,7 @@ def test_every_task_is_exported(data: str, form: str, tmp_path: Path) -> None:
     }.get(data, [f"data={data}"])
     path = [f"data.path={tmp_path}/t.csv"] if data == "multilabel" else []
     train(composed([*SHORT, *named, *path]), tmp_path / "run")
-    file = export(kept(tmp_path / "run"), tmp_path / "run", format=form)
+    file = export(kept(tmp_path / "run"), tmp_path / "run", format="torch_export")
     assert read(exporting.description_path(file))["largest_difference"] < 1e-5
 
 

@@ -109,16 +109,15 @@ def test_size_doubles_until_memory_is_full(
     monkeypatch.setattr(MLP, "forward", bounded)
     found = find.find_batch_size(composed([*CPU, "data.batch_size=16"]))
     assert found in (16, 32, 64)
-    told = capsys.readouterr().out.split("\n")
-    assert [int(line.split()[0]) for line in told[:4]] == [16, 32, 64, 128]
-    assert "does not fit" in told[3]
+    lines = capsys.readouterr().out.split("\n")
+    assert [int(line.split()[0]) for line in lines[:4]] == [16, 32, 64, 128]
+    assert "does not fit" in lines[3]
 
 
 @pytest.mark.parametrize(
     ("what", "overrides", "words"),
     [
         ("lr", ["optimizer=lbfgs"], "LBFGS finds the length of its steps itself"),
-        ("lr", ["optimizer=rprop"], "Rprop finds the length of its steps itself"),
         ("lr", ["loss=mse"], "loss=mse: is for regression"),
         ("lr", ["optimizer=adma"], "adma"),
         ("lr", ["trainer=ddp", "trainer.accelerator=cpu"], "the search needs a single process"),

@@ -38,7 +38,7 @@ def quality_of(task: type[Task], predictions: Any, labels: Any, names: list[str]
     """The canvas that a task has drawn of predictions."""
     collector = PredictionCollector()
     collector.predictions, collector.labels = predictions, labels
-    function, *arguments = task.figures(collector, names, {})["predictions"]
+    function, *arguments = task().figures(collector, names, {})["predictions"]
     return getattr(drawings, function)(*arguments)
 
 
@@ -49,7 +49,7 @@ def line(panel: Any, start: str) -> Any:
 # What is drawn
 
 
-@pytest.mark.parametrize("count", [2, 3, 12, 100, 130])
+@pytest.mark.parametrize("count", [3, 100, 130])
 def test_confusion_matrix_is_sklearns(count: int) -> None:
     probabilities, labels = made_up(500, count)
     names = [f"class {k}" for k in range(count)]
@@ -60,8 +60,8 @@ def test_confusion_matrix_is_sklearns(count: int) -> None:
     assert (drawings.counts(predicted, labels, count) == expected).all()
     shares = expected / np.maximum(expected.sum(1, keepdims=True), 1)
     np.testing.assert_allclose(panel.images[0].get_array(), shares)
-    told = [label.get_text() for label in panel.get_yticklabels()]
-    assert told == (names if count <= 100 else names[::2])
+    shown = [label.get_text() for label in panel.get_yticklabels()]
+    assert shown == (names if count <= 100 else names[::2])
     written = {tuple(map(int, text.get_position()[::-1])): text.get_text() for text in panel.texts}
     cells = {tuple(map(int, ij)): str(expected[tuple(ij)]) for ij in np.argwhere(expected)}
     assert written == (cells if count <= 30 else {})
@@ -177,19 +177,19 @@ def test_relevance_by_rank_and_ndcg_by_query() -> None:
 def test_the_most_wrong_is_the_least_probable_truth() -> None:
     probabilities = np.array([[0.9, 0.1], [0.3, 0.7], [0.01, 0.99], [0.6, 0.4]])
     labels, names = np.array([0, 0, 0, 1]), ["cat", "dog"]
-    found = Multiclass.most_wrong(probabilities, labels, names, 14)
+    found = Multiclass().most_wrong(probabilities, labels, names, 14)
     assert found == [
         (2, "true cat (0.01)\npredicted dog (0.99)"),
         (1, "true cat (0.3)\npredicted dog (0.7)"),
         (3, "true dog (0.4)\npredicted cat (0.6)"),
     ]
-    assert Binary.most_wrong(probabilities[:, 1], labels, names, 14) == found
-    assert Multiclass.most_wrong(probabilities[:1], np.array([0]), names, 14) == []
+    assert Binary().most_wrong(probabilities[:, 1], labels, names, 14) == found
+    assert Multiclass().most_wrong(probabilities[:1], np.array([0]), names, 14) == []
     truth = np.array([[1, 1], [1, 0]])
-    missed = Multilabel.most_wrong(probabilities[2:], truth, ["a", "b"], 14)
+    missed = Multilabel().most_wrong(probabilities[2:], truth, ["a", "b"], 14)
     assert missed == [(0, "missed: a\n(0.01)")]
     values = np.array([[0.9], [0], [3], [0]])
-    far = Regression.most_wrong(probabilities[:, :1], values, ["x"], 14)
+    far = Regression().most_wrong(probabilities[:, :1], values, ["x"], 14)
     assert [row for row, _ in far] == [2, 3, 1, 0]
 
 
@@ -252,13 +252,9 @@ CASES = {
     "data=digits": {"confusion.png", "predictions.png", "worst.png", "samples.png"},
     "data=breast_cancer": {"confusion.png", "predictions.png"},
     "data=diabetes": {"predictions.png"},
-    "data=linear data.outputs=3": {"predictions.png"},
     "data=ranking": {"predictions.png"},
-    "data=digits data.test_fraction=0": {
-        *("confusion.png", "predictions.png", "worst.png", "samples.png")
-    },
     "data=linear data.val_fraction=0 data.test_fraction=0": set(),
-    "data=wine metrics=none": {"confusion.png", "predictions.png"},
+    "data=wine metrics=none data.test_fraction=0": {"confusion.png", "predictions.png"},
 }
 
 
@@ -306,7 +302,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(
         raise ZeroDivisionError("no samples")
 
     monkeypatch.setattr(drawings, "quality", fails)
-    result = train(composed(["trainer=smoke"]), tmp_path)
+    result = train(composed(["trainer=smoke", "data=wine"]), tmp_path)
     assert result["status"] == "finished"
     assert "predictions.png" not in files(tmp_path)
     assert "confusion.png" in files(tmp_path)
@@ -314,7 +310,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(
 
 
 def test_tensorboard_shows_the_same_pictures(tmp_path: Path) -> None:
-    train(composed(["trainer=smoke", "logger=tensorboard"]), tmp_path)
+    train(composed(["trainer=smoke", "logger=tensorboard", "data=wine"]), tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the reader's own parts
         events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0})
