@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class NLLLoss(nn.Module):
     """Negative log-likelihood of the target class, from raw outputs.
 
-    ``torch.nn.NLLLoss`` expects log-probabilities and accepts anything else in silence; this one takes
-    the logits that every model here ends in, which makes it equal to cross-entropy.
+    ``torch.nn.NLLLoss`` expects log-probabilities and does not check them; this one expects logits,
+    which makes it equal to cross-entropy.
 
     Shape:
         outputs ``(batch, classes)`` logits, targets ``(batch,)`` class indices -> scalar.
@@ -27,11 +27,9 @@ class NLLLoss(nn.Module):
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross-entropy in which a sample counts as much as the weight of its class.
+    """Cross-entropy in which each class has a weight, as in ``torch.nn.CrossEntropyLoss(weight=...)``.
 
-    The sum over the batch is divided by the sum of the samples' weights, as in
-    ``torch.nn.CrossEntropyLoss(weight=...)``. The weights stand in the buffer ``weight``, ``(classes,)``
-    float32, which checkpoints save and restore.
+    Checkpoints save and restore the buffer ``weight``, float32 ``(classes,)``.
 
     Args:
         weight: One positive number a class, or ``"balanced"``: every class has the same total weight
@@ -77,9 +75,9 @@ class WeightedCrossEntropy(nn.Module):
         self.register_load_state_dict_post_hook(_mark_as_set)  # type: ignore[no-untyped-call]
 
     def fit(self, targets: Tensor) -> None:
-        """Sets balanced weights, ``samples / (classes * count of the class)``; given ones stay.
+        """Sets balanced weights, ``samples / (classes * count of the class)``; keeps given ones.
 
-        It is scikit-learn's formula (King and Zeng, 2001).
+        This is scikit-learn's formula (King and Zeng, 2001).
 
         Args:
             targets: ``(samples,)`` class indices of the whole training set.
@@ -104,7 +102,7 @@ class WeightedCrossEntropy(nn.Module):
         absent = (counts == 0).nonzero().flatten().tolist()
         if absent:
             raise ValueError(
-                f"the training targets hold no sample of class {', '.join(map(str, absent))}, which "
+                f"the training targets have no sample of class {', '.join(map(str, absent))}, which "
                 "leaves its balanced weight undefined; give weight as a list, or change the split."
             )
         self.weight.copy_(len(targets) / (self.num_classes * counts.double()))
@@ -126,11 +124,11 @@ class WeightedCrossEntropy(nn.Module):
 
 
 class FocalLoss(nn.Module):
-    """Cross-entropy that gives less weight to samples the model already gets right.
+    """Cross-entropy with less weight for samples that the model classifies well.
 
     With ``p`` the probability of the true class, the mean over all targets of
     ``-alpha * (1 - p) ** gamma * log(p)``. Lin et al., "Focal Loss for Dense Object Detection", 2017,
-    equation 5. The targets tell which kind of task it is.
+    equation 5. The shape and type of the targets decide between multiclass and the other tasks.
 
     Args:
         gamma: Strength of the focus, at least 0. At 0 it is cross-entropy.

@@ -17,14 +17,14 @@ from quartet.training.module import Module
 
 SHORT = ["data=wine", "trainer.max_epochs=2", "data.batch_size=32", "logger=none"]
 STEPS, VALIDATIONS, TESTS = 2 * 4, 2 * 1, 1  # 124, 18 and 36 samples; validated at once
-EXPECTED = {
-    **dict.fromkeys([*STEP_HOOKS, "on_train_batch_start", "on_train_batch_end"], STEPS),
+BATCH_HOOKS = {
+    **dict.fromkeys(("on_train_batch_start", "on_train_batch_end"), STEPS),
     **dict.fromkeys(("on_validation_batch_start", "on_validation_batch_end"), VALIDATIONS),
     **dict.fromkeys(("on_test_batch_start", "on_test_batch_end"), TESTS),
 }
 
 
-def play(directory: Path, callbacks: list[Callback]) -> None:
+def run_once(directory: Path, callbacks: list[Callback]) -> None:
     quieten()
     run = build(compose(SHORT), directory)
     run.trainer.callbacks += callbacks  # type: ignore[attr-defined]
@@ -32,36 +32,51 @@ def play(directory: Path, callbacks: list[Callback]) -> None:
     run.trainer.test(run.module, run.data, verbose=False)
 
 
-@pytest.mark.parametrize("hook", EXPECTED)
-def test_hook_of_a_callback_added_later_is_called_every_time(hook: str, tmp_path: Path) -> None:
-    seen: Counter[str] = Counter()
-    overriding = type("Overriding", (Callback,), {hook: lambda *_, **__: seen.update(["class"])})
-    given = LambdaCallback(**{hook: lambda *_, **__: seen.update(["given"])})
-    play(tmp_path, [overriding(), given])
-    assert seen == {"class": EXPECTED[hook], "given": EXPECTED[hook]}
+@pytest.mark.parametrize("expected", [BATCH_HOOKS, *({hook: STEPS} for hook in STEP_HOOKS)])
+def test_hooks_of_a_callback_added_later_are_called_every_time(
+    expected: dict[str, int], tmp_path: Path
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def counting(hook: str) -> Any:
+        return lambda *_, **__: calls.update([hook])
+
+    overriding = type("Overriding", (Callback,), {hook: counting(hook) for hook in expected})
+    given = LambdaCallback(**{hook: counting(hook) for hook in expected})
+    run_once(tmp_path, [overriding(), given])
+    assert calls == {hook: 2 * count for hook, count in expected.items()}
 
 
 @pytest.mark.filterwarnings("ignore:You have overridden")
 @pytest.mark.parametrize(
     ("part", "base", "hook"),
     [
-        *((Module, Module, hook) for hook in MODULE_HOOKS + TRANSFER_HOOKS),
-        *((DataModule, LightningDataModule, hook) for hook in TRANSFER_HOOKS),
+        (Module, Module, "optimizer_step"),
+        (Module, Module, "on_train_batch_end"),
+        (DataModule, LightningDataModule, "transfer_batch_to_device"),
+        *(
+            pytest.param(Module, Module, hook, marks=pytest.mark.slow)
+            for hook in MODULE_HOOKS + TRANSFER_HOOKS
+        ),
+        *(
+            pytest.param(DataModule, LightningDataModule, hook, marks=pytest.mark.slow)
+            for hook in TRANSFER_HOOKS
+        ),
     ],
 )
 def test_hook_of_the_module_or_the_data_is_called_every_time(
     part: type, base: type, hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
     own = getattr(base, hook)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        seen.update([hook])
+        calls.update([hook])
         return own(*args, **kwargs)
 
     monkeypatch.setattr(part, hook, counted, raising=False)
-    play(tmp_path, [])
-    assert seen == {hook: STEPS + (VALIDATIONS + TESTS if hook in TRANSFER_HOOKS else 0)}
+    run_once(tmp_path, [])
+    assert calls == {hook: STEPS + (VALIDATIONS + TESTS if hook in TRANSFER_HOOKS else 0)}
 
 
 class Diary(Callback):

@@ -48,13 +48,8 @@ def test_every_sample_is_held_out_once_and_the_test_part_stays(
     if source == "image_folder":
         paint(tmp_path / "pictures", cat=20, dog=20)
     overrides = [each.format(tmp_path) for each in SOURCES[source]]
-    sizes, tests = [], []
-    for fold in range(3):
-        made = parts(overrides, fold, 3)
-        assert made.val is not None
-        assert made.test is not None
-        sizes.append([len(part) for part in made[:3]])
-        tests.append(made.test)
+    folds = [parts(overrides, fold, 3) for fold in range(3)]
+    sizes = [[len(part) for part in made[:3]] for made in folds]
     assert len({sum(size) for size in sizes}) == len({size[2] for size in sizes}) == 1
     assert sum(val for _, val, _ in sizes) == sizes[0][0] + sizes[0][1]
     if source in ("digits", "ranking", "linear"):  # the others standardise by each training part
@@ -63,9 +58,8 @@ def test_every_sample_is_held_out_once_and_the_test_part_stays(
             tensor = 2 if source == "ranking" else 0
             return sorted(x for p in parts for x in p.tensors[tensor].reshape(len(p), -1).tolist())
 
-        held_out = [parts(overrides, fold, 3).val for fold in range(3)]
-        whole = parts(overrides, 0, 3)
-        assert rows(*held_out) == rows(whole.train, whole.val)
+        held_out = [made.val for made in folds]
+        assert rows(*held_out) == rows(folds[0].train, folds[0].val)
         if source == "ranking":
             one, other, third = (set(part.tensors[2].tolist()) for part in held_out)
             assert not one & other
@@ -73,10 +67,9 @@ def test_every_sample_is_held_out_once_and_the_test_part_stays(
 
 
 def test_folds_have_the_shares_of_the_classes() -> None:
-    for fold in range(5):
-        made = parts(["data=digits"], fold, 5)
-        counts = [part.tensors[1].bincount() / len(part) for part in made[:2]]
-        torch.testing.assert_close(*counts, atol=0.01, rtol=0)
+    made = parts(["data=digits"], 2, 5)
+    counts = [part.tensors[1].bincount() / len(part) for part in made[:2]]
+    torch.testing.assert_close(*counts, atol=0.01, rtol=0)
 
 
 def test_steps_are_counted_before_a_download_as_after_it(tmp_path: Path) -> None:

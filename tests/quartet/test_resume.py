@@ -884,9 +884,9 @@ def kill(directory: Path, *arguments: str, number: int, delay: float) -> bool:
 
 def test_killed_process_goes_on_exactly(tmp_path: Path) -> None:
     place = random.SystemRandom()
-    number, delay = place.randint(1, 12), place.uniform(0, 0.01)
+    number, delay = place.randint(1, 8), place.uniform(0, 0.01)
     print(f"killed {delay} s after checkpoint {number}")  # for the report of a failure
-    names = [*TINY, *RICH, EACH_STEP, "trainer.max_epochs=10"]
+    names = [*TINY, *RICH, EACH_STEP, "trainer.max_epochs=7"]
     assert kill(tmp_path / "run", *names, number=number, delay=delay), "it was too fast"
     train(composed(names), tmp_path / "whole")
     finish(f"resume={tmp_path / 'run'}")
@@ -946,7 +946,6 @@ def test_stopped_process_says_how_to_go_on(tmp_path: Path) -> None:
     assert refused.returncode == 2, output
     assert "optimizer.lr: 0.002 -> 1" in output
     assert [path.name for path in (directory / ".hydra").iterdir() if path.is_dir()] == []
-    assert (directory / ".hydra/config.yaml").exists()
 
 
 # Dropout and shuffling besides, in all of them.
