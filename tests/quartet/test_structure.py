@@ -23,7 +23,7 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_634,
+    "src/quartet": 14_619,
     "tests": 14_308,
     "scripts": 700,
 }
