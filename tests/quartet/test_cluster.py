@@ -1,4 +1,4 @@
-"""Sweeps on Ray and in Slurm's queue: what they promise is what launcher=local promises."""
+"""Sweeps on Ray and in Slurm's queue: they keep the promises of launcher=local."""
 
 import importlib.util
 import os
@@ -33,8 +33,8 @@ FOREVER = [*ENDLESS, "hydra.sweep.dir=s"]
 ENDS = [*SMOKE, "loss._target_=hydra_plugins.losses.Ends", "hydra.sweep.dir=s"]
 
 
-def told(directory: Path) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]:
-    """What must be the same whatever happened on the way: the result, each row, the weights."""
+def outcome(directory: Path) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]:
+    """The result, each row and the weights, which no interruption may change."""
     values = result(directory)
     del values["seconds"], values["samples_per_second"]
     weights = torch.load(directory / "checkpoints/last.ckpt", weights_only=False)["state_dict"]
@@ -42,7 +42,10 @@ def told(directory: Path) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]]
 
 
 def assert_same(directory: Path, other: Path) -> None:
-    (values, rows, weights), (others, other_rows, other_weights) = told(directory), told(other)
+    (values, rows, weights), (others, other_rows, other_weights) = (
+        outcome(directory),
+        outcome(other),
+    )
     assert values == others
     assert rows == other_rows
     assert weights.keys() == other_weights.keys()
@@ -172,7 +175,7 @@ def test_work_trains_a_job_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_jobs_by_submitit_survive_each_other_and_go_on(tmp_path: Path) -> None:
+def test_jobs_by_submitit_survive_each_other_and_resume(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     write_losses(tmp_path)
     command = (*("-m", *ENDS, "+loss.by=raise,kill,refusal,nothing"), "launcher=slurm")
@@ -240,7 +243,7 @@ def test_requeued_job_ends_as_an_undisturbed_one(slurm: Path, tmp_path: Path) ->
     (tmp_path / "whole").mkdir()
     assert run(tmp_path / "whole", "-m", *WINE, "seed=1,2,3")[0] == 0
     process = start(tmp_path, "-m", *WINE, "seed=1,2,3", "launcher=slurm")
-    # The first is told that its time is over, the second that another job shall have its place.
+    # The time of the first is over; the second makes room for another job.
     for job, numbers in enumerate((["USR2"], ["TERM", "USR2"])):
         wait_for(f"s/{job}/metrics.csv", tmp_path, process)
         for number in numbers:

@@ -200,7 +200,7 @@ def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int | None, str]:
 
 
 @pytest.mark.slow
-def test_job_that_slurm_requeues_goes_on_with_its_run(
+def test_job_that_slurm_requeues_resumes_its_run(
     slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, err = stopped_by_slurm(slurm, *ENDLESS)
@@ -269,7 +269,7 @@ def spoils(place: Path, output: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "status", "told"),
+    ("overrides", "status", "message"),
     [
         ([*LOGIN, "+logger.tensorboard.comment=${oc.env:MINE}"], 0, ""),
         ([*LOGIN, "+loss.fails=true"], 1, "${oc.env:MINE} is not accepted"),
@@ -282,22 +282,22 @@ def spoils(place: Path, output: str) -> list[str]:
 def test_secrets_of_the_environment_are_written_nowhere(
     overrides: list[str],
     status: int,
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_losses(tmp_path)
-    monkeypatch.setenv("MY_TOKEN" if "${oc.env:MY_TOKEN}" in told else "MINE", SECRET)
+    monkeypatch.setenv("MY_TOKEN" if "${oc.env:MY_TOKEN}" in message else "MINE", SECRET)
     ended, out, err = run(tmp_path, *overrides, *SMOKE, "logger=tensorboard", "+callbacks.a=null")
     assert ended == status, err
-    assert told in out + err
+    assert message in out + err
     assert not spoils(tmp_path, out + err)
     if "+loss.fails=true" in overrides:  # inside the training
-        assert f"PermissionError: {told}" in err
+        assert f"PermissionError: {message}" in err
         assert "losses.py" in err  # where
         values = result(next(tmp_path.glob("outputs/*/*")))
         assert values["status"] == "failed"
-        assert values["error"] == {"type": "PermissionError", "message": told}
+        assert values["error"] == {"type": "PermissionError", "message": message}
 
 
 # Failures

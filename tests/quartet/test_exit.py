@@ -1,4 +1,4 @@
-"""A command's end: its status, what it printed and its exit handlers, as Python has them."""
+"""The end of a command: exit status, output and exit handlers are those of Python."""
 
 import subprocess
 import sys
@@ -34,8 +34,10 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("before", [[], ["-u"]], ids=["alone", "otherwise"])
+CASES = [*((end, []) for end in ENDS), ("pass", ["-u"]), ("sys.exit(3)", ["-u"])]
+
+
+@pytest.mark.parametrize(("end", "before"), CASES)
 def test_status_and_output_are_pythons(end: str, before: list[str], tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(end=end))
@@ -43,13 +45,13 @@ def test_status_and_output_are_pythons(end: str, before: list[str], tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == ENDS[end]
     assert ("words" in done.stderr) is ("words" in end)
-    told = done.stdout.splitlines()
-    assert told[:3] == ["main", "thread", "handler"]
+    printed = done.stdout.splitlines()
+    assert printed[:3] == ["main", "thread", "handler"]
     taken_apart = bool(before) or "words" in end
-    assert told[3:] == ["taken apart"] * taken_apart
+    assert printed[3:] == ["taken apart"] * taken_apart
 
 
-def test_closed_output_is_told_as_python_tells_it(tmp_path: Path) -> None:
+def test_closed_output_is_reported_as_python_does(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(end="pass"))
     with subprocess.Popen([sys.executable, program], stdout=-1, stderr=-1) as process:

@@ -1,4 +1,4 @@
-"""Numbers, locks and the table of a sweep's jobs; the line that tells how far it is."""
+"""Numbers, locks and the table of a sweep's jobs; the line of progress."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def finish(job: Job, status: str = "finished", best: float | None = None, **moni
 # The table
 
 
-def test_table_keeps_numbers_and_what_it_was_told(tmp_path: Path) -> None:
+def test_table_keeps_numbers_and_overrides(tmp_path: Path) -> None:
     table = Table(tmp_path)
     with table.changing():
         first = table.add(["seed=0", "optimizer=sgd"], "c")
@@ -79,17 +79,17 @@ def test_damaged_table_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "open_"),
+    ("status", "pending"),
     [("finished", False), ("failed", False), ("refused", False), ("interrupted", True)],
 )
-def test_only_what_did_not_come_to_an_end_is_open(status: str, open_: bool, tmp_path: Path) -> None:
+def test_unfinished_jobs_are_pending(status: str, pending: bool, tmp_path: Path) -> None:
     job = Job(tmp_path / "0", [], "")
     assert job.is_pending
     finish(job, status)
-    assert job.is_pending == open_
+    assert job.is_pending == pending
 
 
-def test_job_goes_on_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path) -> None:
+def test_job_resumes_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path) -> None:
     job = Job(tmp_path / "0", [], "")
     assert resume_overrides(job) == []
     (job.directory / ".hydra").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_job_goes_on_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path)
 
 # Locks
 
-HOLD = """
+LOCK = """
 import sys, time
 from pathlib import Path
 from quartet.records import locks
@@ -115,7 +115,7 @@ time.sleep(60)
 
 def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LOCK, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     with process:
         assert process.stdout
@@ -131,9 +131,7 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lock_that_vanishes_is_still_told_as_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_without_a_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "try_lock", lambda directory: False)  # and no .lock file is there
     with (
         pytest.raises(locks.DirectoryLocked, match="unknown; wait until it ends"),
@@ -276,7 +274,7 @@ def test_flags_of_the_configuration_reach_the_jobs() -> None:
     assert local.config_flags(["-m", "seed=1"]) == []
 
 
-def test_process_that_goes_on_takes_everything_from_its_record(
+def test_resumed_process_reads_everything_from_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[list[str]] = []
@@ -308,7 +306,7 @@ def test_process_that_goes_on_takes_everything_from_its_record(
 # Progress
 
 
-def test_line_of_each_job_tells_how_far_the_sweep_is(
+def test_line_of_each_job_shows_the_progress(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = Table(tmp_path)

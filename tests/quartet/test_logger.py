@@ -1,4 +1,4 @@
-"""What loggers tell of a run, read back from their stores by their own readers."""
+"""Loggers: their records of a run, read back by their own readers."""
 
 import json
 import struct
@@ -81,7 +81,7 @@ def best(result: dict[str, Any]) -> dict[str, float]:
 
 def test_settings_are_flat_and_readable() -> None:
     cfg = compose(["optimizer.lr_factors={layers.0.*: 0.5}", "callbacks=early_stopping"])
-    told = hyperparameters(
+    listed = hyperparameters(
         OmegaConf.to_container(cfg), cfg, group_choices(cfg.hydra.runtime.choices)
     )
     wanted = {
@@ -93,20 +93,20 @@ def test_settings_are_flat_and_readable() -> None:
         "data.shuffle": True,
         "seed": 0,
     }
-    assert wanted.items() <= told.items()
-    assert {type(value) for value in told.values()} == {str, float, int, bool}
+    assert wanted.items() <= listed.items()
+    assert {type(value) for value in listed.values()} == {str, float, int, bool}
     others = ("callbacks.best", "metrics", "logger", "directory", "hydra", "sweep", "launcher")
-    assert not [name for name in told if name.startswith(others) or "search" in name]
+    assert not [name for name in listed if name.startswith(others) or "search" in name]
 
 
-def test_settings_name_a_secret_and_do_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_name_a_secret_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "short")
     monkeypatch.setenv("MY_TOKEN", "a long one")
     cfg = compose(["+model.key=${oc.env:MINE}", "+model.other=with a long one"])
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    told = hyperparameters(settings, to_container(cfg, resolve=False), {})
-    assert told["model.key"] == "${oc.env:MINE}"
-    assert told["model.other"] == "with ${oc.env:MY_TOKEN}"
+    listed = hyperparameters(settings, to_container(cfg, resolve=False), {})
+    assert listed["model.key"] == "${oc.env:MINE}"
+    assert listed["model.other"] == "with ${oc.env:MY_TOKEN}"
 
 
 def test_default_is_the_file_and_tensorboard(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_csv_writes_no_other_log(tmp_path: Path) -> None:
     assert not (tmp_path / "run/tensorboard").exists()
 
 
-def test_several_loggers_are_a_list_for_a_run_that_goes_on_too() -> None:
+def test_several_loggers_are_a_list_in_a_resumed_run_too() -> None:
     assert list(compose(["logger=[tensorboard,mlflow]"]).logger) == ["tensorboard", "mlflow"]
     assert is_option("logger", "[tensorboard,mlflow]")
     assert not is_option("logger", "[tensorboard,mlflo]")
@@ -135,7 +135,7 @@ def test_several_loggers_are_a_list_for_a_run_that_goes_on_too() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of MLflow and W&B themselves
-def test_all_at_once_tell_the_same_and_go_on(tmp_path: Path) -> None:
+def test_all_at_once_log_the_same_and_continue(tmp_path: Path) -> None:
     mlflow, _ = pytest.importorskip("mlflow"), pytest.importorskip("wandb")
     store = f"sqlite:///{tmp_path}/mlflow.db"
     names = [*SHORT, "logger=[default,mlflow,wandb]", "logger.wandb.offline=true"]

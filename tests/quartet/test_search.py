@@ -1,4 +1,4 @@
-"""Searches: what is drawn, what goes on after a kill, what the shipped ranges hold."""
+"""Searches: what is drawn, how a killed one continues, the ranges of the shipped options."""
 
 import json
 import sys
@@ -127,7 +127,7 @@ def test_each_option_is_searched_in_its_own_space(search: Search) -> None:
     assert seen == set(keys)
 
 
-def test_without_a_word_the_settings_of_the_chosen_options_are_searched(search: Search) -> None:
+def test_settings_of_the_chosen_options_are_searched_by_default(search: Search) -> None:
     assert search("optimizer=rmsprop", "sweep.n_trials=1", "hydra.sweep.dir=s") == 0
     keys = [each.partition("=")[0] for each in drawn("s")[0]]
     rmsprop = ["optimizer.lr", "optimizer.alpha", "optimizer.weight_decay"]
@@ -195,9 +195,9 @@ def test_several_objectives_have_a_front(
     # The time falls with lr, so that all above the best lr are on the front.
     front = {t.number for t in found.trials if t.params["optimizer.lr"] > 0.01}
     assert front <= {trial.number for trial in found.best_trials}
-    told = capsys.readouterr().out
-    assert f"{len(found.best_trials)} trials on the Pareto front:" in told
-    assert told.count("best: job") == len(found.best_trials)
+    printed = capsys.readouterr().out
+    assert f"{len(found.best_trials)} trials on the Pareto front:" in printed
+    assert printed.count("best: job") == len(found.best_trials)
     unknown = ("sweep.objectives=[test/size,nope/loss]", "sweep.mode=[max,min]")
     search("optimizer=sgd", LR, *unknown, "sweep.n_trials=1", "hydra.sweep.dir=t")
     assert study("t").trials[0].user_attrs["reason"].startswith("has no nope/loss; it has val/loss")
@@ -222,7 +222,7 @@ def test_database_takes_the_place_of_the_journal(search: Search, tmp_path: Path)
 
 
 @pytest.mark.parametrize("end", [None, "finished"])
-def test_trial_that_a_kill_left_running_is_told_and_tried_again(
+def test_trial_that_was_killed_fails_and_is_tried_again(
     end: str | None, search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`end` is what its result.json says."""
@@ -254,18 +254,12 @@ def test_trial_that_a_kill_left_running_is_told_and_tried_again(
         assert Table("k").jobs[2].retried_as == 3
 
 
-def test_half_a_line_of_the_journal_is_no_matter(search: Search) -> None:
+def test_half_a_line_of_the_journal_is_removed(search: Search) -> None:
     assert search(*BOWL, "sweep.n_trials=2") == 0
     with Path("s/optuna/study.journal").open("a") as file:
         file.write('{"op_code": 4, "wor')
-    assert search(*BOWL, "sweep.n_trials=4") == 0
+    assert search("sweep.resume=s", "sweep.n_trials=4") == 0
     assert states("s") == ["COMPLETE"] * 4
-
-
-def test_resume_alone_goes_on(search: Search) -> None:
-    assert search(*BOWL, "sweep.n_trials=2") == 0
-    assert search("sweep.resume=s", "sweep.n_trials=3") == 0
-    assert len(drawn("s")) == 3
 
 
 OTHER = [
@@ -363,7 +357,7 @@ def test_check_only_says_what_would_run_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
-def test_killed_search_goes_on_to_its_total(
+def test_killed_search_continues_to_its_total(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Sweeps as commands: they go on, survive their jobs, and share a directory with each other."""
+"""Sweeps as commands: they resume, survive their jobs, and share a directory with each other."""
 
 import json
 import random
@@ -132,9 +132,7 @@ def test_changed_configuration_is_refused_with_a_diff(
     assert sweep(*command) == (0, [("adam", 1), ("adam", 2)])
 
 
-def test_changed_files_are_no_matter_for_what_was_refused_or_is_tried_again(
-    sweep: Sweep, tmp_path: Path
-) -> None:
+def test_refused_and_retried_jobs_ignore_changed_files(sweep: Sweep, tmp_path: Path) -> None:
     write_experiment(0.5)
     command = (*MINE, "seed=13")
     assert sweep(*command)[0] == 1
@@ -174,9 +172,9 @@ def test_check_only_says_what_would_run_and_leaves_nothing(
     assert sweep(*data, "optimizer=sgd,adam") == (0, [])
     assert capsys.readouterr().out.count("Nothing is wrong with it. It would run:") == 2
     assert sweep(*data, "optimizer.lr=0.1,-1") == (2, [])
-    told = capsys.readouterr()
-    assert told.out.count("Nothing is wrong with it. It would run:") == 1
-    assert "1 of 2 jobs would be refused" in told.err
+    printed = capsys.readouterr()
+    assert printed.out.count("Nothing is wrong with it. It would run:") == 1
+    assert "1 of 2 jobs would be refused" in printed.err
     assert list(tmp_path.iterdir()) == []
 
 
