@@ -4,18 +4,19 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from made import idx_files, write
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
 
+from hydra_plugins.quartet import GridSweeper
 from quartet.build import Run, build, compose
 from quartet.compat.lightning import quieten
 from quartet.core.files import CONF
 from quartet.records import result as record
+from quartet.records.sweep_table import Job
 from quartet.reports import picture
 from quartet.run import train
 
@@ -80,25 +81,19 @@ def test_sweep_is_the_one_that_the_file_names(
 ) -> None:
     jobs = []
 
-    def note(cfg: DictConfig, directory: Path) -> dict[str, Any]:
-        jobs.append(cfg)
-        result = record.empty_result() | {"status": "finished"}
-        record.write_result(directory, result)
-        return result
+    def note(sweeper: GridSweeper, job: Job) -> None:
+        jobs.append(dict(each.split("=", 1) for each in job.overrides))
+        record.write_result(job.directory, record.empty_result() | {"status": "finished"})
 
-    monkeypatch.setattr("quartet.run.train", note)
+    monkeypatch.setattr("quartet.sweeps.grid.train_job", note)
     # The seed on the command line wins over the file's.
     assert train_py("-m", f"experiment={name}", "seed=7") == 0
-    assert {job.seed for job in jobs} == {7}
+    assert {job["seed"] for job in jobs} == {"7"}
     (key,) = SWEEPS[name].keys() - {"seed"}
     values = SWEEPS[name][key].split(",")
     if values == ["glob(*)"]:
         values = [path.stem for path in (CONF / key).glob("*.yaml")]
-    swept = [
-        str(OmegaConf.select(job, key if "." in key else f"hydra.runtime.choices.{key}"))
-        for job in jobs
-    ]
-    assert sorted(swept) == sorted(values)
+    assert sorted(job[key] for job in jobs) == sorted(values)
 
 
 # What they promise
