@@ -96,9 +96,9 @@ def test_figures_are_those_of_the_training_to_the_last_digit(
     figures = train(cfg, tmp_path)["metrics"]
     for split in ("test", "val"):
         again = evaluate(cfg, tmp_path, split=split)
-        told = {name: value for name, value in figures.items() if name.startswith(f"{split}/")}
-        assert told
-        assert again == told == written(tmp_path, split)["metrics"]
+        found = {name: value for name, value in figures.items() if name.startswith(f"{split}/")}
+        assert found
+        assert again == found == written(tmp_path, split)["metrics"]
 
 
 def test_last_and_a_path_are_scored_too(run: Path, command: Command) -> None:
@@ -127,10 +127,10 @@ def test_other_data_of_the_same_kind(run: Path, command: Command, tmp_path: Path
     [
         (
             "data=digits",
-            "was trained with data=csv, and stays what it is; leave it out. Other data",
+            "was trained with data=csv; leave it out. Other data",
         ),
         ("model=linear", "model=linear: the run in "),
-        ("data.path=wide.csv", "checkpoint=best is of another model, or of other data: size mism"),
+        ("data.path=wide.csv", "checkpoint=best: is of another model, or of other data: size mism"),
         ("split=train", "split=train: must be one of test, val."),
         ("checkpoint=first", "checkpoint=first: first is missing; name best, last or a file."),
         ("data.target=kin", "data.target: 'kin' is not a column; did you mean"),
@@ -158,9 +158,9 @@ def swept(folder: Path, *values: float | None, **kwargs: Any) -> Path:
     """A sweep of two optimizers, two seeds each."""
     settings = [("sgd", 0), ("sgd", 1), ("adam", 0), ("adam", 1)]
     overrides = [[f"optimizer={name}", f"seed={seed}"] for name, seed in settings]
-    told = {str(n): {"overrides": each, "conf": ""} for n, each in enumerate(overrides)}
+    found = {str(n): {"overrides": each, "conf": ""} for n, each in enumerate(overrides)}
     folder.mkdir()
-    (folder / "sweep.json").write_text(json.dumps({"command": [], "jobs": told}))
+    (folder / "sweep.json").write_text(json.dumps({"command": [], "jobs": found}))
     for number, value in enumerate(values):
         status = "failed" if value is None else "finished"
         made_run(folder / str(number), overrides[number], value, status=status, **kwargs)
@@ -170,9 +170,9 @@ def swept(folder: Path, *values: float | None, **kwargs: Any) -> Path:
 def test_the_best_job_of_the_best_setting_wins(tmp_path: Path) -> None:
     # Of adam's mean 0.3 and sgd's 0.4, though the best single job is sgd's.
     sweep = swept(tmp_path / "s", 0.1, 0.7, 0.35, 0.25)
-    found, told = find_winner(sweep)
+    found, message = find_winner(sweep)
     assert found == sweep / "3"
-    assert told == f"The winner of {sweep} by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
+    assert message == f"The winner of {sweep} by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
     sweep = swept(tmp_path / "t", 0.1, 0.7, 0.35, None, metric="val/f1", mode="max")
     assert find_winner(sweep)[0] == sweep / "1"
 

@@ -51,10 +51,10 @@ def test_the_example_names_the_digit_without_quartet(
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     export(kept(run), run, format="onnx")
-    told = read(run / "model.onnx.json")
-    assert told["largest_difference"] < 1e-5
-    assert told["checked_on"] == 64
-    assert told["outputs"]["shape"] == ["batch", 10]
+    description = read(run / "model.onnx.json")
+    assert description["largest_difference"] < 1e-5
+    assert description["checked_on"] == 64
+    assert description["outputs"]["shape"] == ["batch", 10]
     with pytest.raises(ConfigError, match=r"model.onnx: exists"):
         export(kept(run), run, format="onnx")
     rows = pd.read_csv(predict(kept(run), run))
@@ -97,11 +97,11 @@ def test_a_program_of_a_table_gives_its_values(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     train(composed([*SHORT, *data, *path]), directory)
     export(kept(directory), directory, format="torch_export", output=tmp_path / "m.pt2")
-    told = read(tmp_path / "m.pt2.json")["preprocessing"]
+    description = read(tmp_path / "m.pt2.json")["preprocessing"]
     columns = []
-    for name, of in told["numeric"].items():
+    for name, of in description["numeric"].items():
         columns.append((table[name].fillna(of["fill"]) - of["mean"]) / of["std"])
-    for name, known in told["categories"].items():
+    for name, known in description["categories"].items():
         columns += [(table[name] == value).astype(float) for value in known]
     inputs = torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
     found = torch.export.load(tmp_path / "m.pt2").module()(inputs)

@@ -172,9 +172,9 @@ def test_different_monitors_are_kept_apart(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_said(tmp_path: Path, knob: str, metric: str, said: str) -> None:
     for number in range(2):
         made_run(tmp_path / str(number), [f"{knob}={number}"], metric=metric)
-    told = cautions(read([tmp_path]).jobs, metric)
-    assert len(told) == (1 if said else 0)
-    assert all(said in each for each in told)
+    found = cautions(read([tmp_path]).jobs, metric)
+    assert len(found) == (1 if said else 0)
+    assert all(said in each for each in found)
 
 
 def test_history_is_a_value_an_epoch_whatever_shares_its_rows(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_history_is_a_value_an_epoch_whatever_shares_its_rows(tmp_path: Path) ->
     assert history(tmp_path / "nowhere", "val/loss") == {}
 
 
-def test_runs_are_told_from_the_folder_that_has_the_commands(
+def test_runs_are_relative_to_the_folder_that_has_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_run(tmp_path / "sweep" / "0")

@@ -1,6 +1,6 @@
 """The kinds of task: the form of targets, the meaning of outputs, and all that follows from them.
 
-Models end in raw outputs, losses take raw outputs, metrics take predictions. A task stands between.
+Models return raw outputs and losses expect them; metrics expect predictions, which a task makes.
 A further kind is one more subclass of `Task`, added to `TASKS`.
 """
 

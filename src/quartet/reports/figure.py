@@ -1,4 +1,4 @@
-"""Pictures for a page: SVG text that takes its colours from the page, so that both themes work."""
+"""Pictures for a page: SVG text in the colours of the page's theme."""
 
 import re
 from collections.abc import Mapping, Sequence

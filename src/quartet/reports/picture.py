@@ -201,7 +201,7 @@ def by_class(tiles: Sequence[Array], names: Sequence[str], title: str) -> Canvas
         panel.text(left - 0.1, (i + 0.5) * TILE, name, ha="right", va="center")
         for j, tile in enumerate(of_class):
             whole[i * side : i * side + height, j * side : j * side + width] = tile
-    # All in one: matplotlib takes a millisecond for each.
+    # One image of them all, which matplotlib draws faster.
     edges = (left, left + most * TILE, len(tiles) * TILE, 0)
     panel.imshow(whole, extent=edges, aspect="auto", interpolation="nearest")
     return canvas

@@ -1,6 +1,6 @@
 """Many runs as one table: read from their directories, seeds gathered, knobs compared.
 
-Needs nothing but the files that runs leave, so it works while a sweep goes on and long after.
+Needs nothing but the files that runs leave, so it works during a sweep and long after.
 """
 
 import csv
