@@ -172,7 +172,9 @@ def test_the_best_job_of_the_best_setting_wins(tmp_path: Path) -> None:
     sweep = swept(tmp_path / "s", 0.1, 0.7, 0.35, 0.25)
     found, message = find_winner(sweep)
     assert found == sweep / "3"
-    assert message == f"The winner of {sweep} by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
+    assert (
+        message == f"The winner of {sweep} by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
+    )
     sweep = swept(tmp_path / "t", 0.1, 0.7, 0.35, None, metric="val/f1", mode="max")
     assert find_winner(sweep)[0] == sweep / "1"
 
