@@ -263,7 +263,7 @@ class ListNetLoss(nn.Module):
         scores, relevances, is_document = _pad_queries(outputs, targets, indexes)
         wanted = relevances.masked_fill(~is_document, -torch.inf).softmax(dim=1)
         given = scores.masked_fill(~is_document, -torch.inf).log_softmax(dim=1)
-        # The padding stands at 0 * -inf, which is not a number.
+        # The padding is 0 * -inf, which is not a number.
         losses = -(wanted * given.masked_fill(~is_document, 0)).sum(dim=1)
         return losses.mean()
 

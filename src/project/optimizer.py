@@ -48,7 +48,7 @@ class Muon(Optimizer):
         betas: Sequence[float],
         eps: float,
     ) -> None:
-        # Neither holds parameters of its own: `step` lends each its share of groups and state.
+        # Neither has parameters: `step` gives each its share of groups and state.
         self._halves: dict[str, Optimizer] = {
             "muon": torch.optim.Muon(
                 [{"params": []}],

@@ -595,7 +595,7 @@ def test_other_separators_are_read(tmp_path: Path) -> None:
         ("zzz", "multiclass", "", "target 'zzz' is not a column; there are weight, fur"),
         ("null", "multiclass", "", "target is not set; data.target=COLUMN, one of weight, fur"),
         ("kind", "multiclass", "data.drop=[fru]", "drop 'fru' is not .* did you mean fur"),
-        ("kind", "multiclass", "data.features=[kind]", "target 'kind' stands in features"),
+        ("kind", "multiclass", "data.features=[kind]", "target 'kind' is in features"),
         ("kind", "multiclass", "data.features=[]", "features leaves no input column"),
         ("[kind,loud]", "multiclass", "", "must be one column for multiclass, got 2: kind, loud"),
         ("kind", "binary", "", "column 'kind' has 3 classes, binary needs exactly 2"),

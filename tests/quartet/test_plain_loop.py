@@ -478,14 +478,9 @@ def test_losses_train_as_by_hand_on_their_tasks(
 
 SETTINGS: dict[str, list[str]] = {
     "accumulation with an incomplete last window": ["trainer.accumulate_grad_batches=3"],
-    "accumulation and a schedule by steps": [
-        *("trainer.accumulate_grad_batches=3", "scheduler=one_cycle")
-    ],
     "accumulation and a warm-up": [
         *("trainer.accumulate_grad_batches=2", "scheduler=cosine", "scheduler.warmup_steps=3")
     ],
-    "accumulation with muon": ["trainer.accumulate_grad_batches=3", "optimizer=muon"],
-    "clipped norm": ["trainer.gradient_clip_val=0.1", "optimizer=sgd"],
     "clipped norm of accumulated gradients": [
         *("trainer.gradient_clip_val=0.1", "trainer.accumulate_grad_batches=3", "optimizer=sgd")
     ],
@@ -501,34 +496,21 @@ SETTINGS: dict[str, list[str]] = {
     "clipped values": [
         *("trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value")
     ],
-    "batches of 1": ["data.batch_size=1"],
-    "batches of 32": ["data.batch_size=32"],
-    "full batch": ["data.batch_size=full"],
     "full batch with lbfgs": ["data.batch_size=full", "optimizer=lbfgs"],
     "the last batch left out": ["data.drop_last=true"],
     "not shuffled": ["data.shuffle=false"],
     "dropout": ["model.dropout=0.5"],
-    "dropout with lbfgs": ["model.dropout=0.5", "optimizer=lbfgs"],
     "batch normalisation": ["model.norm=batch"],
-    "frozen first layer": ["optimizer.freeze=['layers.0.*']"],
     "frozen first layer with clipping": [
         *("optimizer.freeze=['layers.0.*']", "trainer.gradient_clip_val=0.1", "optimizer=sgd")
     ],
-    "a learning rate of its own": ["optimizer.lr_factors={layers.0.weight: 0.1}"],
     "a learning rate of its own, scheduled": [
         *("optimizer.lr_factors={layers.0.weight: 0.1}", "scheduler=one_cycle")
     ],
-    "a learning rate of its own, with clipping": [
-        *("optimizer.lr_factors={layers.0.weight: 0.1}", "trainer.gradient_clip_val=0.1")
-    ],
     "warm-up of half an epoch": ["scheduler=step", *SHORT["step"], "scheduler.warmup_epochs=0.5"],
-    "warm-up of an epoch": ["scheduler=cosine", "scheduler.warmup_epochs=1"],
     "warm-up of an epoch, by steps": [
         *("scheduler=cosine", "scheduler.interval=step", "scheduler.warmup_epochs=1")
     ],
-    "warm-up alone": ["scheduler.warmup_epochs=1.5"],
-    "warm-up with lbfgs": ["scheduler.warmup_steps=5", "optimizer=lbfgs"],
-    "schedule by steps": ["scheduler=cosine", "scheduler.interval=step"],
     "schedule every second step": [
         *("scheduler=linear", "scheduler.interval=step", "scheduler.frequency=2")
     ],
@@ -538,27 +520,13 @@ SETTINGS: dict[str, list[str]] = {
     "schedule every second epoch": [
         *("scheduler=exponential", "scheduler.frequency=2", "trainer.max_epochs=5")
     ],
-    "restarts by steps": ["scheduler=cosine_restarts", "scheduler.interval=step"],
     "cycle by epochs": ["scheduler=one_cycle", "scheduler.interval=epoch"],
     "a limit of steps": ["trainer.max_steps=7", "scheduler=polynomial", "scheduler.interval=step"],
     "16-bit numbers": ["trainer.precision=bf16-mixed"],
 }  # fmt: skip
 
 
-# Those that others imply.
-SLOW = (
-    *("accumulation and a schedule by steps", "accumulation with muon", "clipped norm"),
-    *("batches of 1", "batches of 32", "full batch", "dropout with lbfgs", "warm-up of an epoch"),
-    *("frozen first layer", "a learning rate of its own", "warm-up alone", "warm-up with lbfgs"),
-    *("a learning rate of its own, with clipping", "schedule by steps", "restarts by steps"),
-    "cycle by epochs",
-)
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in SETTINGS],
-)
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_train_as_by_hand(setting: str, tmp_path: Path) -> None:
     compare([*NOISE, *SETTINGS[setting]], tmp_path)
 

@@ -41,7 +41,7 @@ def load(model: nn.Module, place: str, *, strict: bool) -> str:
 
     Raises:
         ValueError: there is no checkpoint, nothing fits, or with ``strict`` something does not.
-        quartet.checkpoints.storage.CheckpointError: it is damaged or holds more than plain data.
+        quartet.checkpoints.storage.CheckpointError: it is damaged or has more than plain data.
     """
     path = find_checkpoint(place)
     saved: dict[str, Tensor] = {

@@ -97,7 +97,7 @@ class Mixing:
         ``(batch, num_outputs)``, those of the larger shares are as they were given.
         """
         words = np.random.SeedSequence((self.seed, epoch, batch, rank)).generate_state(1)
-        # MixUp takes images only: each feature becomes an image of one pixel.
+        # MixUp needs images: each feature becomes an image of one pixel.
         images = inputs if inputs.ndim == 4 else inputs.reshape(len(inputs), -1, 1, 1)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(words[0]))

@@ -138,7 +138,7 @@ def _columns(
         )
     if both := [name for name in wanted if name in (features or ()) or name in drop]:
         raise ValueError(
-            f"target {both[0]!r} stands in features or drop too; remove it there, a target is "
+            f"target {both[0]!r} is in features or drop too; remove it there, a target is "
             "never an input."
         )
     chosen = table.columns if features is None else features

@@ -45,7 +45,9 @@ def image_folder(
         raise ValueError(f"image_size must be at least 1, got {image_size}; 64 suits small models.")
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
-        raise ValueError(f"path {root} is not a folder; data.path=FOLDER holds a folder a class.")
+        raise ValueError(
+            f"path {root} is not a folder; data.path=FOLDER has a folder for each class."
+        )
     transform = to_tensor(image_size)
     own = {
         part: _read(root / part, transform) for part in ("val", "test") if _has_folder(root, part)

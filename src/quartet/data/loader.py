@@ -16,7 +16,7 @@ from quartet.compat.lightning_loop import DeviceBatch
 class Batches:
     """A batch sampler whose batches are a function of the seed and the epoch alone.
 
-    Batches are index tensors. With several processes, each takes its share of every batch.
+    Batches are index tensors. Each of several processes gets its share of every batch.
 
     Args:
         count: Number of samples (or queries).

@@ -21,7 +21,7 @@ class AUROC(Metric):
     Args:
         task: binary, multiclass (each class against the others) or multilabel.
         num_outputs: Classes or labels; 1 for binary.
-        exact_values: Scores, samples times outputs, that are kept; each takes 4 bytes, or 5 if multilabel.
+        exact_values: Scores, samples times outputs, to keep, of 4 bytes each, or 5 if multilabel.
         bins: Intervals, 8 bytes each for every output.
 
     Shape:
@@ -53,7 +53,7 @@ class AUROC(Metric):
     def update(self, preds: Tensor, target: Tensor) -> None:
         outputs = self.counts.shape[0]
         self.preds.append(preds.reshape(-1, outputs).float())
-        if preds.shape == target.shape:  # else it holds classes
+        if preds.shape == target.shape:  # else it has classes
             target = target.reshape(-1, outputs).bool()
         self.target.append(target)
         self.kept += preds.numel()

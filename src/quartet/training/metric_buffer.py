@@ -29,7 +29,7 @@ class MetricBuffer(nn.Module):
 
     def __init__(self, task: nn.Module, metrics: MetricCollection) -> None:
         super().__init__()
-        self.__dict__["task"] = task  # no submodule: the checkpoint would hold it twice
+        self.__dict__["task"] = task  # no submodule, or checkpoints have it twice
         self.metrics = metrics
         self.reset()
 

@@ -104,9 +104,9 @@ class Module(LightningModule):
         return self.create_optimizer(self.model)
 
     def make_scheduler(self, optimizer: Optimizer) -> list[dict[str, Any]]:
-        """Makes the chosen scheduler and its warm-up, in the form that Lightning takes.
+        """Makes the chosen scheduler and its warm-up, as dictionaries for Lightning.
 
-        Each dictionary holds ``scheduler``, ``interval`` (``step`` or ``epoch``), ``frequency`` and,
+        Each dictionary has ``scheduler``, ``interval`` (``step`` or ``epoch``), ``frequency`` and,
         for the main scheduler, ``monitor``. The list is empty for a constant learning rate.
         """
         self.trainer.fit_loop.setup_data()  # counts the batches, or they would be infinite here
@@ -257,5 +257,5 @@ class Module(LightningModule):
 
 
 def local_shard(parameter: Tensor) -> Tensor:
-    """The shard of a parameter that this process holds; all of it if it is not sharded."""
+    """Returns this process's shard of a parameter; all of it if it is not sharded."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -64,7 +64,7 @@ def create(
 
     Raises:
         ValueError: a pattern matches no trainable parameter, a factor is not positive, or the optimizer
-            takes no parameter groups (LBFGS) or no ``lr`` and there are factors.
+            has no parameter groups (LBFGS) or no ``lr`` and there are factors.
     """
     parameters = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad

@@ -25,7 +25,7 @@ class WeightAverage(WeightAveraging):
     checkpoint has the weights that were validated.
     """
 
-    swapped = False  # whether the model holds the average, and the average the weights
+    swapped = False  # whether the model has the average, and the average the weights
 
     @property
     def has_average(self) -> bool:
