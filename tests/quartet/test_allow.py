@@ -108,35 +108,53 @@ HOSTILE = [
     *("logging.FileHandler", "quartet", "", ".", "os..system", "..os.system", "os.system "),
 ]
 
-PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
-    "top": lambda target: {"loss": {"_target_": target}},
-    "partial": lambda target: {"loss": {"_target_": target, "_partial_": True}},
-    "nested": lambda target: {"model.activation": {"_target_": target, "command": "touch canary"}},
-    "args": lambda target: {"loss._args_": [{"a": [{"_target_": target, "_partial_": True}]}]},
-    "not_recursive": lambda target: {"loss._recursive_": False, "loss.a": {"_target_": target}},
-    "callback": lambda target: {"callbacks.mine": {"_target_": target, "_args_": ["touch canary"]}},
-    "driving": lambda target: {"optimizer.lr_factors": {"a": {"_target_": target}}},
-    "interpolated": lambda target: {"evil": target, "loss._target_": "${evil}"},
-    "interpolated_node": lambda target: {"evil": {"_target_": target}, "loss.a": "${evil}"},
-    "decoded": lambda target: {"loss.a": f"${{oc.decode:'{{_target_: \"{target}\"}}'}}"},
-    "escaped": lambda target: {"loss.a": f"\\${{oc.decode:'{{_target_: \"{target}\"}}'}}"},
-    "unused": lambda target: {"evil": {"_target_": target}, "seed": 0, "other": "${evil}"},
-}
-
-# Where it is refused, for the messages.
-KEYS = {
-    "top": "loss._target_",
-    "partial": "loss._target_",
-    "nested": "model.activation._target_",
-    "args": "loss._args_.0.a.0._target_",
-    "not_recursive": "loss.a._target_",
-    "callback": "callbacks.mine._target_",
-    "driving": "optimizer.lr_factors.a._target_",
-    "interpolated": "loss._target_",
-    "interpolated_node": "loss.a._target_",
-    "decoded": "loss.a._target_",
-    "escaped": "loss.a",
-    "unused": "evil._target_",
+# Where a target may stand: the key with which it is refused, and the settings that bring it there.
+PLACES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
+    "top": ("loss._target_", lambda target: {"loss": {"_target_": target}}),
+    "partial": (
+        "loss._target_",
+        lambda target: {"loss": {"_target_": target, "_partial_": True}},
+    ),
+    "nested": (
+        "model.activation._target_",
+        lambda target: {"model.activation": {"_target_": target, "command": "touch canary"}},
+    ),
+    "args": (
+        "loss._args_.0.a.0._target_",
+        lambda target: {"loss._args_": [{"a": [{"_target_": target, "_partial_": True}]}]},
+    ),
+    "not_recursive": (
+        "loss.a._target_",
+        lambda target: {"loss._recursive_": False, "loss.a": {"_target_": target}},
+    ),
+    "callback": (
+        "callbacks.mine._target_",
+        lambda target: {"callbacks.mine": {"_target_": target, "_args_": ["touch canary"]}},
+    ),
+    "policy": (
+        "optimizer.lr_factors.a._target_",
+        lambda target: {"optimizer.lr_factors": {"a": {"_target_": target}}},
+    ),
+    "interpolated": (
+        "loss._target_",
+        lambda target: {"evil": target, "loss._target_": "${evil}"},
+    ),
+    "interpolated_node": (
+        "loss.a._target_",
+        lambda target: {"evil": {"_target_": target}, "loss.a": "${evil}"},
+    ),
+    "decoded": (
+        "loss.a._target_",
+        lambda target: {"loss.a": f"${{oc.decode:'{{_target_: \"{target}\"}}'}}"},
+    ),
+    "escaped": (
+        "loss.a",
+        lambda target: {"loss.a": f"\\${{oc.decode:'{{_target_: \"{target}\"}}'}}"},
+    ),
+    "unused": (
+        "evil._target_",
+        lambda target: {"evil": {"_target_": target}, "seed": 0, "other": "${evil}"},
+    ),
 }
 
 
@@ -162,17 +180,9 @@ def instantiated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def hostile(cfg: DictConfig, place: str, target: str) -> DictConfig:
     cfg = cfg.copy()
     with open_dict(cfg):
-        for key, value in PLACES[place](target).items():
+        for key, value in PLACES[place][1](target).items():
             OmegaConf.update(cfg, key, value, force_add=True, merge=False)
     return cfg
-
-
-def refused(cfg: DictConfig, place: str, target: str, run: Callable[[DictConfig], Any]) -> None:
-    with pytest.raises(ConfigError) as raised:
-        run(cfg)
-    faults = [fault for fault in raised.value.messages if fault.startswith(f"{KEYS[place]}=")]
-    assert len(faults) == 1, raised.value.messages
-    assert target.strip()[:30] in faults[0]
 
 
 @pytest.mark.parametrize("target", HOSTILE)
@@ -184,20 +194,20 @@ def test_a_hostile_target_is_refused(target: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(
-    "target", ["os.system", "torch.load", "quartet.config.instantiate.hydra.utils.call"]
-)
 def test_it_is_refused_wherever_it_stands(
     composed: DictConfig,
     instantiated: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     place: str,
-    target: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cfg = hostile(composed, place, target)
-    refused(cfg, place, target, lambda cfg: build.build(cfg, tmp_path / "run"))
+    target = "quartet.config.instantiate.hydra.utils.call"
+    with pytest.raises(ConfigError) as raised:
+        build.build(hostile(composed, place, target), tmp_path / "run")
+    messages = [each for each in raised.value.messages if each.startswith(f"{PLACES[place][0]}=")]
+    assert len(messages) == 1, raised.value.messages
+    assert target[:30] in messages[0]
     assert not [node for node in instantiated if target in node]
     assert list(tmp_path.iterdir()) == []
 
@@ -210,24 +220,19 @@ def test_every_hostile_target_is_refused_in_a_configuration(
     small = OmegaConf.create({group: resolved[group] for group in ("loss", "model")})
     for target in HOSTILE:
         tree = OmegaConf.to_container(hostile(small, place, target), resolve=True)
-        faults = allow.find_problems({k: v for k, v in tree.items() if k in ("loss", "model")})
-        assert [fault.key for fault in faults] == [KEYS[place]], target
+        problems = allow.find_problems({k: v for k, v in tree.items() if k in ("loss", "model")})
+        assert [problem.key for problem in problems] == [PLACES[place][0]], target
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
         ["loss._target_=os.system", "+loss.command='touch canary'"],
-        ["+loss.a={_target_:os.system,command:touch canary}"],
         ["+evil={_target_:os.system,command:touch canary}", "+loss.a=${evil}"],
         ["+callbacks.a._target_=subprocess.run", "+callbacks.a.args=[touch,canary]"],
-        ["+logger.a._target_=os.mkdir", "+logger.a.path=canary"],
-        ["+metrics.a._target_=builtins.open", "+metrics.a.file=canary", "+metrics.a.mode=w"],
         ["+trainer.plugins=[{_target_:os.mkdir,path:canary}]"],
-        ["trainer.profiler={_target_:os.mkdir,path:canary}"],
         ["data._target_=pickle.load"],
         ["optimizer._target_=torch.load", "+optimizer.f=canary"],
-        ["scheduler._target_=torch.hub.load", "+scheduler.repo_or_dir=x"],
     ],
     ids=" ".join,
 )
@@ -240,27 +245,12 @@ def test_it_is_refused_from_the_command_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_hostile_targets_are_told_at_once(composed: DictConfig) -> None:
+def test_all_hostile_targets_are_named_at_once(composed: DictConfig) -> None:
     cfg = hostile(hostile(composed, "callback", "os.system"), "top", "torch.load")
     with pytest.raises(ConfigError) as raised:
         build.build(cfg)
-    told = [fault.partition(":")[0] for fault in raised.value.messages]
-    assert {"loss._target_=torch.load", "callbacks.mine._target_=os.system"} <= set(told)
-
-
-@pytest.mark.parametrize(
-    "place", [place for place in PLACES if place != "callback"]
-)  # evaluating makes no callbacks
-def test_it_is_refused_in_the_record_of_a_run(
-    composed: DictConfig, instantiated: list[str], tmp_path: Path, place: str
-) -> None:
-    cfg = hostile(composed, place, "os.system")
-    with open_dict(cfg):
-        cfg.pop("hydra")
-    (tmp_path / "checkpoints").mkdir()
-    storage.save({"state_dict": {}}, tmp_path / "checkpoints" / "best.ckpt")
-    refused(cfg, place, "os.system", lambda cfg: evaluate(cfg, tmp_path))
-    assert not [node for node in instantiated if "os.system" in node]
+    named = {message.partition(":")[0] for message in raised.value.messages}
+    assert {"loss._target_=torch.load", "callbacks.mine._target_=os.system"} <= named
 
 
 @pytest.mark.parametrize(
@@ -372,12 +362,25 @@ def run_command(script: str, folder: Path, *arguments: str) -> subprocess.Comple
     return subprocess.run(line, cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("script", "key"), [("evaluate.py", "run"), ("train.py", "resume")])
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_read_as_plain_data(script: str, key: str, name: str, tmp_path: Path) -> None:
-    run = tmp_path / "run" / ".hydra"
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text(RECORDS[name])
+def test_a_record_is_read_as_plain_data(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "run" / ".hydra"
+    record.mkdir(parents=True)
+    (record / "config.yaml").write_text(RECORDS[name])
+    monkeypatch.chdir(tmp_path)
+    for read in (evaluation_config, lambda run, _: build.compose([f"resume={run}"])):
+        with pytest.raises(ConfigError, match=r"^run/.hydra/config.yaml: "):
+            read("run", [])
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", ".hydra", "config.yaml"]
+
+
+@pytest.mark.parametrize(("script", "key"), [("evaluate.py", "run"), ("train.py", "resume")])
+def test_commands_read_a_record_as_plain_data(script: str, key: str, tmp_path: Path) -> None:
+    record = tmp_path / "run" / ".hydra"
+    record.mkdir(parents=True)
+    (record / "config.yaml").write_text(RECORDS["object"])
     done = run_command(script, tmp_path, f"{key}=run")
     assert done.returncode == 2
     assert "run/.hydra/config.yaml: " in done.stderr
@@ -479,18 +482,16 @@ def test_a_recorded_profiler_that_says_where_it_writes_is_left_out(
     ("script", "key"),
     [("evaluate.py", "run"), ("train.py", "resume")],
 )
-@pytest.mark.parametrize("name", [".lock", "train.log", ".hydra/a", "checkpoints/.last.ckpt.part"])
-def test_nothing_is_written_through_a_link(
-    script: str, key: str, name: str, tmp_path: Path
-) -> None:
+def test_nothing_is_written_through_a_link(script: str, key: str, tmp_path: Path) -> None:
     for folder in ("run/.hydra", "run/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "run/.hydra/config.yaml").write_text(RECORD)
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    for name in (".lock", "train.log", ".hydra/a", "checkpoints/.last.ckpt.part"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
     done = run_command(script, tmp_path, f"{key}=run")
     assert done.returncode == 2
-    assert f"is a link to {tmp_path}/mine; put the file itself there." in done.stderr
+    assert done.stderr.count(f"is a link to {tmp_path}/mine; put the file itself there.") == 4
     assert (tmp_path / "mine").read_text() == "mine"
 
 

@@ -124,12 +124,17 @@ def test_every_option_trains(
 
 # These look at values, as do losses and metrics of ranking, which depend on the documents of a query.
 WAITING = ("adafactor", "asgd", "lbfgs")
+USUAL = ("cross_entropy", "classification", "mlp", "adam")
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param(case.values[1], id=case.id)
+        pytest.param(
+            case.values[1],
+            id=case.id,
+            marks=[] if case.values[0] in USUAL else pytest.mark.slow,
+        )
         for case in cases()
         if case.id.startswith(("loss", "metrics", "model", "optimizer"))
         and case.values[0] not in WAITING
