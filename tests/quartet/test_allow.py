@@ -29,83 +29,52 @@ from quartet.run import train
 
 ROOT = CONF.parent
 
-HOSTILE = [
-    *("os.system", "posix.system", "os.popen", "os.execv", "os.remove", "os.fork", "os.kill"),
-    *("nt.system", "shutil.rmtree", "pathlib.Path", "tempfile.mkstemp", "io.open", "codecs.open"),
-    *("builtins.open", "builtins.eval", "builtins.exec", "builtins.compile", "builtins.getattr"),
-    *("builtins.__import__", "builtins.print", "builtins.dict", "getattr", "eval"),
-    *("subprocess.Popen", "subprocess.run", "subprocess.check_output", "multiprocessing.Process"),
-    *("importlib.import_module", "runpy.run_path", "pkgutil.resolve_name", "pydoc.locate"),
-    *("pickle.loads", "pickle.load", "marshal.loads", "joblib.load", "numpy.load"),
-    *("pandas.read_pickle", "cloudpickle.loads", "dill.loads", "yaml.unsafe_load"),
-    *("code.interact", "pdb.set_trace", "socket.socket", "webbrowser.open", "ctypes.CDLL"),
-    *("urllib.request.urlretrieve", "antigravity.fly", "signal.alarm", "threading.Thread"),
-    *("functools.partial", "functools.reduce", "operator.methodcaller", "operator.attrgetter"),
-    *("hydra.utils.instantiate", "hydra.utils.call", "hydra.utils.get_object", "hydra.main"),
-    *("hydra.utils.get_method", "hydra.utils.get_class", "hydra._internal.utils._locate"),
-    *("omegaconf.OmegaConf.load", "omegaconf.OmegaConf.register_new_resolver"),
-    *("torch.load", "torch.save", "torch.hub.load", "torch.compile", "torch.jit.load"),
-    *("torch.utils.cpp_extension.load", "torch.ops.load_library", "torch.classes.load_library"),
-    *("torch.package.PackageImporter", "torch.utils.data.DataLoader", "torch.tensor", "torch.nn"),
-    *("torch.nn.modules.module.torch.load", "torch.nn.modules.module.functools.partial"),
-    *("torch.nn.functional.relu", "torch.nn.Module.load_state_dict", "torch.optim.Optimizer.step"),
-    *("torch.nn.parallel.distributed.os.system", "torch.optim.optimizer.torch.load"),
-    *(
-        "torch.optim.lr_scheduler.partial",
-        "torch.multiprocessing.spawn",
-        "torch.serialization.load",
-    ),
-    *("torchvision.datasets.MNIST", "torchvision.datasets.utils.download_url"),
-    *("torchvision.io.write_file", "torchvision.models.resnet18", "torchvision.ops.MLP.torch.load"),
-    *("torchmetrics.utilities.imports.os.system", "torchmetrics.metric.torch.load"),
-    *("lightning.pytorch.cli.LightningCLI", "lightning.pytorch.cli.instantiate_class"),
-    *("lightning.LightningModule.load_from_checkpoint", "lightning.fabric.Fabric"),
-    *("lightning.pytorch.core.saving.load_from_checkpoint", "lightning.seed_everything"),
-    *("lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree",),
-    *("lightning.pytorch.trainer.trainer.os.system", "lightning.pytorch.Trainer.fit"),
-    *(
-        "quartet.config.instantiate.hydra.utils.get_method",
-        "quartet.config.instantiate.hydra.utils.instantiate",
-    ),
-    *(
-        "quartet.config.instantiate.make",
-        "quartet.build.compose",
-        "quartet.config.allow.locate",
-    ),
-    *(
-        "quartet.checkpoints.storage.save",
-        "quartet.checkpoints.storage.torch.load",
-        "quartet.checkpoints.storage.os.system",
-    ),
-    *(
-        "quartet.records.result.subprocess.run",
-        "quartet.records.result.write_result",
-        "quartet.cli.commands.withdraw",
-    ),
-    *(
-        "quartet.training.module.Module.load_from_checkpoint",
-        "quartet.core.signals.shutdown",
-        "quartet.core.signals.shutdown.handle",
-    ),
-    *(
-        f"{PROJECT}.loss.F.cross_entropy",
-        "quartet.config.instantiate.functools.partial",
-        "quartet.__init__.x",
-    ),
-    *(
-        "quartet.config.instantiate.make.__globals__",
-        f"{PROJECT}.loss.FocalLoss.__subclasses__",
-        "quartet.build",
-    ),
-    *("hydra_plugins.quartet.GridSweeper", "hydra_plugins.quartet.GridSweeper.sweep"),
-    *("quartet.sweeps.local.Work", "quartet.sweeps.local.Program", "quartet.sweeps.launch.Job"),
-    *(
-        "quartet.data.datamodule.DataModule",
-        "quartet.data.datamodule.DataModule.load",
-        "quartet.sweeps.search.Search",
-    ),
-    *(f"{PROJECT}.data.vision._download", "quartet.data.loader.Batches"),
-    *("logging.FileHandler", "quartet", "", ".", "os..system", "..os.system", "os.system "),
+HOSTILE = """
+os.system posix.system os.popen os.execv os.remove os.fork os.kill nt.system shutil.rmtree
+pathlib.Path tempfile.mkstemp io.open codecs.open builtins.open builtins.eval builtins.exec
+builtins.compile builtins.getattr builtins.__import__ builtins.print builtins.dict getattr eval
+subprocess.Popen subprocess.run subprocess.check_output multiprocessing.Process
+importlib.import_module runpy.run_path pkgutil.resolve_name pydoc.locate pickle.loads pickle.load
+marshal.loads joblib.load numpy.load pandas.read_pickle cloudpickle.loads dill.loads
+yaml.unsafe_load code.interact pdb.set_trace socket.socket webbrowser.open ctypes.CDLL
+urllib.request.urlretrieve antigravity.fly signal.alarm threading.Thread functools.partial
+functools.reduce operator.methodcaller operator.attrgetter hydra.utils.instantiate
+hydra.utils.call hydra.utils.get_object hydra.main hydra.utils.get_method hydra.utils.get_class
+hydra._internal.utils._locate omegaconf.OmegaConf.load omegaconf.OmegaConf.register_new_resolver
+torch.load torch.save torch.hub.load torch.compile torch.jit.load torch.utils.cpp_extension.load
+torch.ops.load_library torch.classes.load_library torch.package.PackageImporter
+torch.utils.data.DataLoader torch.tensor torch.nn torch.nn.modules.module.torch.load
+torch.nn.modules.module.functools.partial torch.nn.functional.relu torch.nn.Module.load_state_dict
+torch.optim.Optimizer.step torch.nn.parallel.distributed.os.system
+torch.optim.optimizer.torch.load torch.optim.lr_scheduler.partial torch.multiprocessing.spawn
+torch.serialization.load torchvision.datasets.MNIST torchvision.datasets.utils.download_url
+torchvision.io.write_file torchvision.models.resnet18 torchvision.ops.MLP.torch.load
+torchmetrics.utilities.imports.os.system torchmetrics.metric.torch.load
+lightning.pytorch.cli.LightningCLI lightning.pytorch.cli.instantiate_class
+lightning.LightningModule.load_from_checkpoint lightning.fabric.Fabric
+lightning.pytorch.core.saving.load_from_checkpoint lightning.seed_everything
+lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree
+lightning.pytorch.trainer.trainer.os.system lightning.pytorch.Trainer.fit
+quartet.config.instantiate.hydra.utils.get_method
+quartet.config.instantiate.hydra.utils.instantiate quartet.config.instantiate.make
+quartet.build.compose quartet.config.allow.locate quartet.checkpoints.storage.save
+quartet.checkpoints.storage.torch.load quartet.checkpoints.storage.os.system
+quartet.records.result.subprocess.run quartet.records.result.write_result
+quartet.cli.commands.withdraw quartet.training.module.Module.load_from_checkpoint
+quartet.core.signals.shutdown quartet.core.signals.shutdown.handle
+quartet.config.instantiate.functools.partial quartet.__init__.x
+quartet.config.instantiate.make.__globals__ quartet.build hydra_plugins.quartet.GridSweeper
+hydra_plugins.quartet.GridSweeper.sweep quartet.sweeps.local.Work quartet.sweeps.local.Program
+quartet.sweeps.launch.Job quartet.data.datamodule.DataModule
+quartet.data.datamodule.DataModule.load quartet.sweeps.search.Search quartet.data.loader.Batches
+logging.FileHandler quartet . os..system ..os.system
+""".split()  # noqa: SIM905
+HOSTILE += [
+    f"{PROJECT}.loss.F.cross_entropy",
+    f"{PROJECT}.loss.FocalLoss.__subclasses__",
+    f"{PROJECT}.data.vision._download",
+    "",
+    "os.system ",
 ]
 
 # Where a target may stand: the key with which it is refused, and the settings that bring it there.
