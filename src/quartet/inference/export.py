@@ -90,21 +90,17 @@ def description_path(output: Path) -> Path:
 def write_model(
     predictor: Predictor, inputs: Tensor, form: str, output: Path, tolerance: float
 ) -> float:
-    """Writes the model, and beside it a description of its inputs and outputs.
+    """Writes the model and its description, and returns the largest difference of predictions.
 
     Args:
         predictor: The original.
         inputs: At least two real samples, on which both must predict the same.
         form: A key of SUFFIXES.
         output: The file.
-        tolerance: Largest difference allowed, as a share of the largest prediction if that is
-            above 1.
-
-    Returns:
-        The largest difference.
+        tolerance: Largest difference allowed, as a share of the largest prediction above 1.
 
     Raises:
-        PredictionsDiffer: it is larger than the tolerance; nothing was written.
+        PredictionsDiffer: the difference is larger; nothing was written.
     """
     inputs = inputs.float().cpu()
     whole = PredictingModel(predictor.model.cpu().float(), predictor.task.cpu()).eval()
@@ -217,11 +213,7 @@ def first_inputs(loader: Any, most: int = 64) -> Tensor:
 
 
 def check_output(form: str, output: Path) -> None:
-    """Refuses a format or a file that cannot be exported to.
-
-    Raises:
-        ConfigError: a package is missing, or the file exists.
-    """
+    """Raises ConfigError if a package is missing, the suffix is wrong, or the file exists."""
     if form not in SUFFIXES:
         raise ConfigError(Problem("format", f"must be one of {', '.join(SUFFIXES)}.", form))
     missing = [name for name in NEEDS.get(form, ()) if importlib.util.find_spec(name) is None]

@@ -345,13 +345,7 @@ def write_csv(path: Path, blocks: Iterator[Columns]) -> int:
 
 
 def write_parquet(path: Path, blocks: Iterator[Columns], column_type: type) -> int:
-    """Writes columns of equal length as parquet and returns the number of rows.
-
-    Args:
-        path: The file.
-        blocks: Columns of some rows each.
-        column_type: Type of the columns of targets and predictions.
-    """
+    """Writes blocks of columns; those of targets and predictions are of `column_type`."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
