@@ -154,7 +154,7 @@ REFUSED = [
     ("~optimizer", r"^optimizer._target_: is missing; .*optimizer=adam\.$"),
     ("~trainer.max_epochs", r"^trainer.max_epochs: is missing"),
     ("+callbacks.foo.patience=3", r"^callbacks.foo: has no _target_, .*; null leaves it out\.$"),
-    ("+trainer.logger=true", r"^trainer.logger: cannot be set here; the logger group holds them"),
+    ("+trainer.logger=true", r"^trainer.logger: cannot be set here; the logger group sets them"),
     ("+lr=0.1", r"^lr: nothing reads this key; there are callbacks, .* and \d more\.$"),
     ("+optimiser.lr=0.1", r"^optimiser: nothing reads this key; did you mean optimizer\?$"),
     ("+monitor.metrics=x", r"^monitor.metrics: nothing reads this key; it has metric and mode\.$"),
@@ -230,9 +230,9 @@ REFUSED = [
     # Contradictions
     (
         "optimizer=sgd optimizer.nesterov=true",
-        r"^optimizer: Nesterov momentum requires a momentum and zero",
+        r"^optimizer.nesterov: Nesterov momentum requires a momentum and zero",
     ),
-    ("optimizer=rprop optimizer.etas=[2,3]", r"^optimizer: Invalid eta values: 2, 3"),
+    ("optimizer=rprop optimizer.etas=[2,3]", r"^optimizer.etas: Invalid eta values: 2, 3"),
     ("optimizer=lbfgs trainer.accumulate_grad_batches=2", r"=2: LBFGS evaluates one batch several"),
     ("optimizer.freeze=['layers.*']", r"^optimizer.freeze: must leave a parameter to train"),
     ("optimizer.freeze=[layer]", r"^optimizer.freeze: 'layer' matches no trainable parameter"),

@@ -323,7 +323,7 @@ def test_misspelt_settings_are_refused_and_leave_nothing(
 @pytest.mark.parametrize(
     ("range_", "message"),
     [
-        ([], "holds no value to choose from."),
+        ([], "has no value to choose from."),
         ({"low": 1, "high": "b"}, "'b' is no number; write such as 1.0e-4."),
         ({"low": 2, "high": 1}, "low is above high; exchange them."),
         ({"low": 0, "high": 1, "log": True}, "the logarithm needs a low above 0."),

@@ -78,13 +78,13 @@ N_POSITIONAL = {"optimizer": 1, "scheduler": 1}
 RESERVED_ARGUMENTS: dict[str, dict[str, str]] = {
     "data": dict.fromkeys(POLICY_KEYS["data"], ""),
     "module": {
-        name: f"the {name} group holds it"
+        name: f"the {name} group sets it"
         for name in ("model", "loss", "metrics", "optimizer", "scheduler")
     }
     | {"task": "data.task names it", "mixing": "set data.mixup or data.cutmix"},
     "trainer": {
-        "callbacks": "the callbacks group holds them",
-        "logger": "the logger group holds them",
+        "callbacks": "the callbacks group sets them",
+        "logger": "the logger group sets them",
         "default_root_dir": "hydra.run.dir names the run's directory",
         "enable_checkpointing": "callbacks.best=null and callbacks.last=null switch it off",
         "enable_model_summary": "check=only counts the parameters",

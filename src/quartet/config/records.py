@@ -135,7 +135,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         overrides: In Hydra's grammar; ``+key=value`` adds a key, ``~key`` removes one.
 
     Raises:
-        ConfigError: one cannot be read, names a key that is not there, or holds several values.
+        ConfigError: one cannot be read, names a key that is not there, or has several values.
     """
     problems = []
     OmegaConf.set_struct(cfg, True)
@@ -144,7 +144,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         try:
             (each,) = OverridesParser.create().parse_overrides([text])
             if each.is_sweep_override():
-                raise ValueError("holds several values, as for a sweep. Give one.")
+                raise ValueError("has several values, as for a sweep. Give one.")
             if each.is_delete():
                 parent, _, name = key.rpartition(".")
                 with open_dict(cfg):

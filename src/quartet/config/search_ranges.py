@@ -31,7 +31,7 @@ def check_search_ranges(group: str, node: Mapping[str, Any]) -> Iterator[Problem
 def check_range(range_: Any) -> str | None:
     """The reason why something is no range; None if it is one."""
     if isinstance(range_, list):
-        return None if range_ else "holds no value to choose from."
+        return None if range_ else "has no value to choose from."
     if not isinstance(range_, Mapping) or not {"low", "high"} <= set(range_):
         return f"must be {FORM}."
     if others := set(range_) - {"low", "high", "log", "step"}:

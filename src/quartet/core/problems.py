@@ -144,12 +144,16 @@ def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Prob
             return Problem(f"{key}.{path}", found["message"], value)
         if path == key or path.startswith(f"{key}."):
             return Problem(path, found["message"], value)
-    if (word := re.match(r"`?(\w+)", text)) and word[1] in names:  # "epochs[2] must be ..."
-        return Problem(f"{key}.{word[1]}", text)
+    sentence = f"{text}." if text[-1:].isalnum() else text
+    # "epochs[2] must be ...", "`devices` selected with ...", "Invalid eta values: ..."
+    if word := re.match(r"(?:Invalid )?`?(\w+)", text):
+        for name in (word[1], word[1].lower(), f"{word[1]}s"):
+            if name in names:
+                return Problem(f"{key}.{name}", sentence)
     # Lightning's class, which is not imported for its name alone.
     misconfigured = type(error).__name__ == "MisconfigurationException"
     if isinstance(error, ValueError | OSError) or misconfigured:
-        return Problem(key, f"{text}." if text[-1:].isalnum() else text)
+        return Problem(key, sentence)
     kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
     return Problem(key, f"{kind}{text}{find_place(error)}")
 
