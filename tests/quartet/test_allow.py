@@ -1,6 +1,7 @@
 """A configuration names parts of a training, and nothing else is ever called."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -314,7 +315,10 @@ def test_a_fork_allows_a_package_in_allow_yaml(
 
 # Records of runs and sweeps, which may be someone else's
 
-RECORD = "{data: {}, model: {}, trainer: {}, monitor: {}}"
+RECORD = (
+    "{data: {}, model: {}, loss: {}, metrics: {}, optimizer: {}, scheduler: {}, module: {}, "
+    "trainer: {}, monitor: {}, callbacks: {}, logger: {}}"
+)
 RECORDS = {
     "no configuration": "hydra:\n  callbacks:\n    a:\n      _target_: os.mkdir\n      path: canary\n",
     "defaults": "defaults:\n  - hydra/callbacks: evil\n  - _self_\n",
@@ -322,6 +326,8 @@ RECORDS = {
     "object": "data: !!python/object/apply:os.mkdir [canary]\n",
     "object_name": "data: !!python/name:os.system\n",
     "list": "[1, 2]",
+    "group that is a text": RECORD.replace("trainer: {}", "trainer: x"),
+    "cycle": RECORD.replace("data: {}", "data: &a {b: *a}"),
     "empty": " ",
 }
 
@@ -352,7 +358,7 @@ def test_commands_read_a_record_as_plain_data(script: str, key: str, tmp_path: P
     (record / "config.yaml").write_text(RECORDS["object"])
     done = run_command(script, tmp_path, f"{key}=run")
     assert done.returncode == 2
-    assert "run/.hydra/config.yaml: " in done.stderr
+    assert re.search("config.yaml|cannot be read", done.stderr)
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["run", ".hydra", "config.yaml"]
 
@@ -385,7 +391,20 @@ HOSTILE_RECORDS: dict[str, dict[str, Any]] = {
     "trainer": {"trainer__plugins": [EVIL]},
     "data": {"data___target_": "os.mkdir"},
     "decoded": {"loss__a": "${oc.decode:'{_target_: os.mkdir, path: canary}'}"},
+    "logger in a slot": {
+        "metrics__accuracy__validate_args": {
+            "_target_": "lightning.pytorch.loggers.CSVLogger",
+            "save_dir": "canary",
+        }
+    },
+    "secret in an address": {"model__weights": "http://127.0.0.1:9/${oc.env:HOME}.ckpt"},
+    "split address": {"zz": "http:", "model__weights": "${zz}//127.0.0.1:9/x.ckpt"},
+    "chained address": {"callbacks__best__dirpath": "zip://::http://127.0.0.1:9/x.zip"},
+    "variable by a variable": {"b": "HOME", "model__activation": "${oc.env:${b}}"},
+    "resolver by a variable": {"b": "env", "data__task": "${oc.${b}:HOME}"},
+    "place of the data": {"data__dir": "canary"},
 }
+REFUSALS = "no part of a training|a record may not hold|for the group logger|does not decide where"
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"evaluate": evaluate, "predict": predict}
@@ -407,7 +426,7 @@ def test_a_hostile_record_runs_nothing(
         else:
             COMMANDS[command](evaluation_config(run, []), run)
 
-    with pytest.raises(ConfigError, match="no part of a training that a configuration may name"):
+    with pytest.raises(ConfigError, match=REFUSALS):
         act()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -419,7 +438,11 @@ def test_a_hostile_record_runs_nothing(
         ({"logger": {"c": {"_target_": "x", "save_dir": "/"}}}, r"\+logger.c.save_dir=/"),
         (
             {"callbacks__a": EVIL},
-            r"callbacks.a._target_=os.mkdir: a record may name the classes of",
+            r"callbacks.a=.*os.mkdir.*: a record may name the classes of",
+        ),
+        (
+            {"zz": {"_target_": SPIKES}, "callbacks__a": "${zz}"},
+            r"callbacks.a=\${zz}: a record may name the classes of",
         ),
         (
             {"callbacks__a": {"_target_": SPIKES}},
@@ -427,7 +450,14 @@ def test_a_hostile_record_runs_nothing(
         ),
         ({"callbacks__best__dirpath": "/elsewhere"}, "dirpath=/elsewhere is outside the run"),
     ],
-    ids=["logger", "place of a logger", "callback", "class of a callback", "place of a callback"],
+    ids=[
+        "logger",
+        "place of a logger",
+        "callback",
+        "callback by a reference",
+        "class of a callback",
+        "place of a callback",
+    ],
 )
 def test_a_record_names_no_logger_and_no_place(
     trained: Path, changes: dict[str, Any], words: str, tmp_path: Path
@@ -441,7 +471,7 @@ def test_a_recorded_profiler_that_says_where_it_writes_is_left_out(
     trained: Path, tmp_path: Path
 ) -> None:
     profiler = {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": "/elsewhere"}
-    run = with_record(trained, tmp_path / "run", trainer__profiler=profiler)
+    run = with_record(trained, tmp_path / "run", zz=profiler, trainer__profiler="${zz}")
     assert evaluation_config(run, []).trainer.profiler is None
     again = evaluation_config(run, ["trainer.profiler=simple"])
     assert again.trainer.profiler == "simple"

@@ -241,6 +241,8 @@ def join_key(key: str, name: Any) -> str:
 def open_binary(path: str | Path) -> IO[bytes]:
     scheme = str(path).partition("://")[0]
     if scheme == str(path):
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would hang
+            raise CheckpointError(f"{path} cannot be read: it is no file.")
         return Path(path).open("rb")
     if scheme not in SCHEMES:  # some schemes of fsspec read further addresses from files
         raise CheckpointError(f"{path} cannot be read: must begin with {', '.join(SCHEMES)}.")

@@ -52,6 +52,17 @@ FAMILIES: list[Family] = [
     ("lightning", "lightning.pytorch.plugins.LayerSync"),
 ]
 
+# Classes that write or send something, and the group that makes them.
+PLACES = {
+    "lightning.pytorch.Callback": "callbacks",
+    "lightning.pytorch.loggers.Logger": "logger",
+    "lightning.pytorch.profilers.Profiler": "trainer",
+}
+PART_GROUPS = (
+    *("data", "model", "loss", "metrics", "optimizer", "scheduler"),
+    *("module", "trainer", "callbacks", "logger"),
+)
+
 
 @cache
 def extra_families() -> list[Family]:
@@ -139,9 +150,14 @@ def check_target(key: str, target: Any) -> Iterator[Problem]:
         yield Problem(key, message, str(target))
         return
     try:
-        locate(target)
+        found = locate(target)
     except ValueError as error:
         yield Problem(key, str(error), target)
+        return
+    group = key.partition(".")[0]
+    for base, own in PLACES.items() if group in PART_GROUPS else ():
+        if group != own and inspect.isclass(found) and issubclass(found, signatures.locate(base)):  # type: ignore[arg-type]
+            yield Problem(key, f"is a class for the group {own}. Name it there.", target)
 
 
 def check_item(key: str, item: Any) -> Iterator[Problem]:

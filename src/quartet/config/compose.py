@@ -12,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet.config import allow
 from quartet.config.configuration import to_container
-from quartet.config.overrides import key_of
+from quartet.config.overrides import is_option, key_of
 from quartet.config.records import (
     apply_overrides,
     flatten,
-    is_option,
     read_choices,
     read_record,
     split_overrides,
@@ -75,7 +74,7 @@ def evaluation_config(directory: str | Path, overrides: Sequence[str]) -> DictCo
     Raises:
         ConfigError: as `read_record` and `apply_overrides`, or an option differs from the run's.
     """
-    cfg, _ = read_record(directory)
+    cfg, _ = read_record(directory, overrides)
     chosen = read_choices(directory)
     options, values = split_overrides(overrides)
     if "trainer" in options:
@@ -107,7 +106,7 @@ def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig
         ConfigError: as `read_record` and `apply_overrides`; version 0.1 wrote the run; an option
             would change the training.
     """
-    cfg, is_old = read_record(directory)
+    cfg, is_old = read_record(directory, overrides)
     if is_old:
         message = (
             "version 0.1 trained this run, and this version does not read the state of its "
@@ -150,9 +149,9 @@ def refuse_unknown_callbacks(cfg: DictConfig) -> None:
     )
     nodes = to_container(cfg.get("callbacks"), resolve=False)
     if problems := [
-        Problem(f"callbacks.{name}._target_", message, node.get("_target_"))
+        Problem(f"callbacks.{name}", message, node)
         for name, node in nodes.items()
-        if isinstance(node, dict) and node.get("_target_") not in known
+        if node is not None and not (isinstance(node, dict) and node.get("_target_") in known)
     ]:
         raise ConfigError(*problems)
 

@@ -4,6 +4,7 @@ A record may come from anyone. Hydra never composes it, and nothing that it name
 the allow-list permits it.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from quartet.config.overrides import key_of
+from quartet.config import allow
+from quartet.config.overrides import is_option, key_of
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import find_outside_links, is_filled, newest_record, read_result
@@ -43,37 +45,115 @@ MOVED = {
 }
 
 
-def read_record(directory: str | Path) -> tuple[DictConfig, bool]:
+GROUPS = (
+    *("data", "model", "loss", "metrics", "optimizer", "scheduler"),
+    *("module", "trainer", "monitor", "callbacks", "logger"),
+)
+# References that a text of a record may hold: to other keys, or to a variable as the whole text.
+REFERENCE = re.compile(r"\$\{\.*[\w.]+\}")
+VARIABLE = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")
+UNREADABLE = (yaml.YAMLError, OmegaConfBaseException)
+PROFILERS = (None, "simple", "advanced", "pytorch")
+
+
+def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, bool]:
     """The newest configuration of a run, and whether version 0.1 wrote it.
 
+    Args:
+        directory: Of the run.
+        overrides: Those of the command line, which replace what a record must not decide.
+
     Raises:
-        ConfigError: there is no run, its record cannot be read, or a link leads out of its directory.
+        ConfigError: there is no run, its record cannot be read or decides where something is read,
+            written or sent, or a link leads out of the directory.
     """
     try:
         file = newest_record(directory) / "config.yaml"
-        loaded = yaml.safe_load(file.read_text())
     except FileNotFoundError as error:
         raise ConfigError(Problem("", str(error))) from None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    try:
+        loaded = yaml.safe_load(file.read_text())
+        if problems := [*check_shape(loaded, str(file)), *check_links(directory)]:
+            raise ConfigError(*problems)
+        renamed = rename_targets(loaded)
+        is_old, loaded = renamed != loaded, renamed
+        for key in ("hydra", "defaults"):
+            loaded.pop(key, None)
+        loaded["resume"] = loaded["check"] = None
+        if loaded["trainer"].get("profiler") not in PROFILERS:
+            loaded["trainer"]["profiler"] = None  # it says where it writes
+        cfg = OmegaConf.create(loaded)
+    except (OSError, ValueError, TypeError, RecursionError, *UNREADABLE) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(Problem(str(file), f"cannot be read: {reason}")) from None
-    if not isinstance(loaded, dict) or not {"data", "model", "trainer", "monitor"} <= set(loaded):
-        raise ConfigError(Problem(str(file), "is no configuration of a run."))
-    links = find_outside_links(directory)
-    message = "is a link to {}; put the file itself there."
-    if problems := [Problem(str(link), message.format(to)) for link, to in links]:
-        raise ConfigError(*problems)
-    renamed = rename_targets(loaded)
-    is_old, loaded = renamed != loaded, renamed
-    for key in ("hydra", "defaults"):
-        loaded.pop(key, None)
-    loaded["resume"] = loaded["check"] = None
-    if not isinstance(loaded["trainer"].get("profiler"), str):
-        loaded["trainer"]["profiler"] = None  # it says where it writes
-    cfg = OmegaConf.create(loaded)
+    given = set(map(key_of, overrides))
+    checks = (check_places(loaded), check_references(loaded), check_addresses(cfg, loaded))
+    found = [problem for check in checks for problem in check if problem.key not in given]
+    if found:
+        raise ConfigError(*found)
     with open_dict(cfg):
         cfg.hydra = {"runtime": {"choices": read_choices(directory)}, "overrides": {"task": []}}
     return cfg, is_old
+
+
+def check_shape(loaded: Any, file: str) -> Iterator[Problem]:
+    """A record must be the groups of a configuration, with texts or numbers as keys."""
+    if not isinstance(loaded, dict) or not set(GROUPS) <= set(loaded):
+        yield Problem(file, "is no configuration of a run.")
+        return
+    for group in GROUPS:
+        empty = loaded[group] is None and group in ("callbacks", "logger")
+        if not isinstance(loaded[group], dict) and not empty:
+            yield Problem(file, f"{group} must be a mapping.")
+
+
+def check_links(directory: str | Path) -> Iterator[Problem]:
+    """No link may lead out of the directory: a write would follow it."""
+    for link, to in find_outside_links(directory):
+        yield Problem(str(link), f"is a link to {to}; put the file itself there.")
+
+
+def check_places(loaded: Any) -> Iterator[Problem]:
+    """A record must not decide where data is downloaded."""
+    usual = yaml.safe_load((CONF / "train.yaml").read_text())["data"]["dir"]
+    if (place := loaded["data"].get("dir", usual)) != usual:
+        message = "a record does not decide where data lies. Repeat it on the command line."
+        yield Problem("data.dir", message, place)
+
+
+def check_references(loaded: Any) -> Iterator[Problem]:
+    """A record may refer to its own keys, and to a variable as a whole value."""
+    for key, text in allow.walk(loaded):
+        if not isinstance(text, str) or key.startswith("logger."):  # those of conf/ are used
+            continue
+        if "${" in REFERENCE.sub("", text) and not VARIABLE.fullmatch(text):
+            message = "is a reference that a record may not hold. Give a value on the command line."
+            yield Problem(key, message, text)
+
+
+def check_addresses(node: Any, loaded: Any, key: str = "") -> Iterator[Problem]:
+    """No address in a record may hold another value, which could be a secret; few may be there.
+
+    Args:
+        node: The configuration, which resolves references.
+        loaded: The same in plain containers.
+        key: Of both.
+    """
+    for name, item in loaded.items() if isinstance(loaded, dict) else enumerate(loaded):
+        path = f"{key}.{name}" if key else str(name)
+        if path == "logger":  # that of conf/ is used
+            continue
+        try:
+            child = node[name]
+        except (OmegaConfBaseException, KeyError, IndexError, TypeError):
+            continue  # a reference that leads nowhere is found later
+        if isinstance(item, dict | list):
+            yield from check_addresses(child, item, path)
+        elif isinstance(child, str) and ("://" in child or "::" in child):
+            usual = path == "model.weights" or path.startswith("data.")
+            if "${" in str(item) or not usual:
+                message = "is an address that a record may not hold. Give it on the command line."
+                yield Problem(path, message, item)
 
 
 def rename_targets(node: Any) -> Any:
@@ -106,13 +186,6 @@ def read_choices(directory: str | Path) -> dict[str, Any]:
         with suppress(yaml.YAMLError, KeyError, TypeError):
             choices = yaml.safe_load(record.read_text())["hydra"]["runtime"]["choices"]
     return {str(k): v for k, v in choices.items()} if isinstance(choices, Mapping) else {}
-
-
-def is_option(group: str, option: str) -> bool:
-    """Whether conf/ has such an option of such a group, or all of a list of them: ``[a,b]``."""
-    names = option.removeprefix("[").removesuffix("]").split(",")
-    known = {path.stem for path in (CONF / group).glob("*.yaml")}
-    return {name.strip() for name in names} <= known
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:

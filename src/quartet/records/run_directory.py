@@ -56,8 +56,11 @@ def discard_record(record: Path) -> None:
 
 def read_result(directory: str | Path) -> dict[str, Any]:
     """A run's result.json; empty if it has none, or something has damaged it."""
+    file = Path(directory) / "result.json"
     try:
-        content = json.loads((Path(directory) / "result.json").read_text())
+        content = (
+            json.loads(file.read_text()) if file.is_file() else {}
+        )  # no pipe, which would hang
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return content if isinstance(content, dict) and "status" in content else {}

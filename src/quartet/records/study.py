@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 PRUNERS = ("none", "median", "hyperband")
 
+# Environment variable with the directory of the search that started a process.
+SEARCH = "QUARTET_SEARCH"
+
 
 def make_storage(url: str | None, directory: Path) -> "BaseStorage":
     """The database, or a journal in the sweep's directory, which several processes may write.

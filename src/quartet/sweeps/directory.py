@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from quartet.config.overrides import is_job_override, key_of, quote, unquote
+from quartet.config.overrides import is_job_override, is_plain, key_of, quote, unquote
 from quartet.core import processes, redaction
 from quartet.core.files import make_unique_directory
 from quartet.core.problems import abort
@@ -209,27 +209,41 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]
-    refuse_unsafe_overrides(table, kept)
+    refuse_outside_links(Path(directory))
+    refuse_unsafe_overrides(table, kept, set(given))
     return [*given, *kept, f"hydra.sweep.dir={quote(directory)}"]
 
 
-def refuse_unsafe_overrides(table: Table, command: Sequence[str]) -> None:
-    """Exits with 2 if ``sweep.json``, which may be a stranger's, sets more than jobs and launchers."""
+def refuse_unsafe_overrides(table: Table, command: Sequence[str], given: set[str]) -> None:
+    """Exits with 2 if ``sweep.json``, which may be a stranger's, sets more than jobs and launchers.
+
+    Args:
+        table: Of the sweep.
+        command: Overrides in it with which the sweep would start again.
+        given: Overrides of the command line, which are trusted.
+    """
     launching = ("launcher=", "sweep=", "hydra.launcher.", "hydra.sweeper.")
-    elsewhere = ("hydra.launcher.address=", "hydra.launcher.env=")
+    elsewhere = ("hydra.launcher.address=", "hydra.launcher.env=", "hydra.sweeper.storage=")
     jobs = [each for job in table.jobs.values() for each in job.overrides]
     refused = [each for each in jobs if not is_job_override(each)]
     refused += [
         each
         for each in command
         if not is_job_override(each)
-        and (not each.startswith(launching) or each.startswith(elsewhere))
+        and not (each.startswith(launching) and is_plain(each) and not each.startswith(elsewhere))
     ]
-    if refused:
+    if refused := [each for each in dict.fromkeys(map(str, refused)) if each not in given]:
         abort(
             f"{table.path} may come from elsewhere, and sets more than trainings: "
-            f"{'; '.join(dict.fromkeys(map(str, refused)))}. If you want that, repeat it on the "
-            "command line."
+            f"{'; '.join(refused)}. If you want that, repeat it on the command line."
+        )
+
+
+def refuse_outside_links(directory: Path) -> None:
+    """Exits with 2 if a link leads out of a directory that may be a stranger's."""
+    if links := find_outside_links(directory):
+        abort(
+            "\n".join(f"{link} is a link to {to}; put the file itself there." for link, to in links)
         )
 
 
@@ -237,6 +251,7 @@ def find_run(directory: Path) -> Path:
     """The directory of a run; of a sweep that of its winner, which is printed."""
     if not (directory / "sweep.json").is_file():
         return directory
+    refuse_outside_links(directory)
     winner, message = find_winner(directory)
     print(redaction.redact(message))
     return winner
@@ -262,7 +277,8 @@ def find_winner(directory: Path) -> tuple[Path, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         abort(f"run={directory} is a sweep that cannot be ranked: {error}; name one of its jobs.")
     name = Path(str(winner["directory"])).name
-    if name not in jobs or not (directory / name / ".hydra").is_dir():
+    same = (directory / name).resolve() == Path(str(winner["directory"])).resolve()
+    if name not in jobs or not same or not (directory / name / ".hydra").is_dir():
         abort(f"run={directory}: its winner {name} is none of its jobs; name one of them.")
     knobs = ", ".join(f"{knob}={winner[knob]}" for knob in [*results.knobs, "seed"])
     return directory / name, (

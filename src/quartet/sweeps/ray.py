@@ -9,6 +9,7 @@ import ray
 
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
+from quartet.records.study import SEARCH
 from quartet.records.sweep_table import Job
 from quartet.sweeps import local
 from quartet.sweeps.launch import Engine
@@ -26,7 +27,8 @@ class RayEngine(Engine):
 
     def __init__(self, launcher: "RayLauncher") -> None:
         self.program = local.make_program(launcher.config)
-        self.further = {name: os.environ[name] for name in launcher.env}
+        names = [*launcher.env, *([SEARCH] if SEARCH in os.environ else ())]
+        self.further = {name: os.environ[name] for name in names}
         try:
             ray.init(
                 address=launcher.address or "local",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from quartet.core.signals import shutdown
 from quartet.records import locks
 from quartet.records.study import (
     PRUNERS,
+    SEARCH,
     make_pruner,
     make_storage,
     refuse_pickles,
@@ -48,7 +50,11 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
         wanted = choose_objectives(sweeper, space)
         with locks.lock(directory / "optuna"):
             trials = Search(sweeper, space, wanted, directory)
-            trials.run()
+            os.environ[SEARCH] = str(directory.resolve())  # for jobs in processes of their own, too
+            try:
+                trials.run()
+            finally:
+                del os.environ[SEARCH]
             trials.print_summary()
     except (ValueError, locks.DirectoryLocked) as error:
         remove_empty_directories(directory)

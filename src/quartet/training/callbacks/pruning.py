@@ -1,13 +1,14 @@
 """Pruning: ends unpromising trials of an Optuna search early. Imports Optuna where it is used."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from quartet.records.study import make_pruner, make_storage
+from quartet.records.study import SEARCH, make_pruner, make_storage
 
 
 def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning]":
@@ -18,7 +19,9 @@ def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning
         metric: Name of the monitored metric.
     """
     path = directory / "trial.json"
-    trial = json.loads(path.read_text()) if path.exists() else {}
+    # A trial.json of an earlier start may be a stranger's.
+    ours = os.environ.get(SEARCH) == str(directory.parent.resolve())
+    trial = json.loads(path.read_text()) if ours and path.exists() else {}
     if trial.get("pruner", "none") == "none" or not metric:
         return []
     return [Pruning(directory, trial, metric)]
