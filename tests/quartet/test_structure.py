@@ -23,8 +23,8 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_619,
-    "tests": 14_263,
+    "src/quartet": 14_757,
+    "tests": 14_283,
     "scripts": 700,
 }
 FILES = 97  # in src/quartet
