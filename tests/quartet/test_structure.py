@@ -24,7 +24,7 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     "src/quartet": 14_757,
-    "tests": 14_283,
+    "tests": 14_307,
     "scripts": 700,
 }
 FILES = 97  # in src/quartet

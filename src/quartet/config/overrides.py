@@ -49,7 +49,8 @@ def is_job_override(override: Any) -> bool:
     key, _, value = override.lstrip("+~").partition("=")
     if PLACE.match(key):
         return False
-    return is_option(key, value) if (CONF / key).is_dir() else True
+    removes = override.startswith("~")
+    return removes or not (CONF / key).is_dir() or is_option(key, value)
 
 
 def is_option(group: str, option: str) -> bool:
