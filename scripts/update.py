@@ -60,7 +60,7 @@ def find_base(source: str, since: str | None, new: str) -> str:
     else:
         known = [since] if since else git("merge-base", "HEAD", new) or []
     if not known:
-        leave("The fork shares no history with the template. Name its version: --since=v0.2.0.")
+        leave("The fork shares no history with the template. Name its version: --since=VERSION.")
     return fetch(source, known[0])
 
 

@@ -69,7 +69,8 @@ def train_locked(
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
             return read_result(directory)
     run = build(cfg, directory)
-    if place and (problems := list(resume.check_length(run, cfg, place.epoch))):
+    length = run.steps_per_epoch, run.total_steps
+    if place and (problems := list(resume.check_length(cfg, place.epoch, *length))):
         raise ConfigError(*problems)
     load_data(run)
     lock_directory(run.directory, locks)
@@ -100,7 +101,7 @@ def train_locked(
             trainer.fit(run.module, run.data, ckpt_path=path, weights_only=True)
         result["seconds"]["fit"] = perf_counter() - fit_start
         # Only the first process has the history.
-        summary: Any = record.summary(run) if main else {}
+        summary: Any = summarize_epochs(run) if main else {}
         result |= trainer.strategy.broadcast(summary)
         best = result["checkpoints"]["best"]
         path = run.directory / best if best else None  # None: the weights as they are now
@@ -132,6 +133,15 @@ def train_locked(
     if main:
         print(text.table(result, run.directory))
     return result
+
+
+def summarize_epochs(run: "Run") -> dict[str, Any]:
+    """The entries of result.json about the epochs, from the rows of metrics.csv."""
+    from quartet.records.loggers import MetricsCSV
+
+    history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV))
+    monitor = run.config["monitor"]
+    return record.summary(run.directory, history.rows, monitor["metric"], monitor["mode"])
 
 
 def save_record(cfg: "DictConfig", run: "Run") -> None:

@@ -79,7 +79,7 @@ def test_engine_that_is_not_installed_is_named_with_its_extra(
     without = lambda name, *rest: None if name == package else found(name, *rest)  # noqa: E731
     monkeypatch.setattr("quartet.sweeps.launch.find_spec", without)
     assert sweep("-m", "seed=1,2", f"launcher={launcher}") == (2, [])
-    line = f"launcher={launcher} needs {package}: pip install 'quartet[{launcher}]'\n"
+    line = f"launcher={launcher} needs {package}: pip install -e '.[{launcher}]'\n"
     assert capsys.readouterr().err == line
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -14,9 +14,6 @@ from quartet.config.configuration import to_container
 from quartet.config.records import flatten
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import read_result, records
-
-if TYPE_CHECKING:
-    from quartet.build import Run
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 CHANGEABLE = (
@@ -121,7 +118,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -
     return problems
 
 
-def check_length(run: "Run", cfg: DictConfig, reached: int) -> Iterator[Problem]:
+def check_length(
+    cfg: DictConfig, reached: int, steps_per_epoch: int, total_steps: float
+) -> Iterator[Problem]:
     """Checks whether a training that has reached an epoch can have its new length."""
     length = cfg.trainer.max_epochs
     if length not in (None, -1) and length < reached:
@@ -139,12 +138,12 @@ def check_length(run: "Run", cfg: DictConfig, reached: int) -> Iterator[Problem]
     ]
     unset += ["callbacks.swa.start"] if cfg.callbacks.get("swa") else []
     epochs, steps = before.max_epochs, before.max_steps
-    planned = math.inf if epochs in (None, -1) else epochs * run.steps_per_epoch
+    planned = math.inf if epochs in (None, -1) else epochs * steps_per_epoch
     planned = planned if steps == -1 else min(planned, steps)
-    if unset and planned != run.total_steps:
+    if unset and planned != total_steps:
         message = (
             f"was derived from the length of the training, {planned:g} steps, and would be another "
-            f"for {run.total_steps:g}; leave the length as it was, or start a run of its own "
+            f"for {total_steps:g}; leave the length as it was, or start a run of its own "
             "without resume."
         )
         yield Problem(unset[0], message)

@@ -5,17 +5,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quartet.core import files, redaction
 from quartet.core.files import as_json
-
-if TYPE_CHECKING:
-    from quartet.build import Run
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
 
@@ -67,12 +64,17 @@ def failure(status: str, error: BaseException) -> dict[str, Any]:
     return {"status": status, "error": {"type": type(error).__name__, "message": message}}
 
 
-def summary(run: "Run") -> dict[str, Any]:
-    """The entries of result.json about the epochs: the best of them, its figures and checkpoint."""
-    from quartet.records.loggers import MetricsCSV
+def summary(
+    directory: Path, history: Sequence[Mapping[str, float]], metric: str | None, mode: str
+) -> dict[str, Any]:
+    """The entries of result.json about the epochs: the best of them, its figures and checkpoint.
 
-    history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV)).rows
-    metric, mode = run.config["monitor"]["metric"], run.config["monitor"]["mode"]
+    Args:
+        directory: Of the run.
+        history: Rows of metrics.csv.
+        metric: Name of the monitored value; None if nothing is monitored.
+        mode: min or max.
+    """
     # Without a monitored value the last checkpoint is the one that counts.
     rows = [row for row in history if metric in row] or history[-1:]
     best = rows[-1]
@@ -88,7 +90,7 @@ def summary(run: "Run") -> dict[str, Any]:
         },
         "metrics": {k: v for k, v in best.items() if "/" in k},
         "checkpoints": {
-            name: path if (run.directory / path).exists() else None for name, path in files
+            name: path if (directory / path).exists() else None for name, path in files
         },
     }
 

@@ -224,7 +224,7 @@ def refuse_settings(
     """Exits with 2, and leaves nothing behind, if a package is missing or a setting is wrong."""
     found = list(problems)
     if package and find_spec(package) is None:
-        found = [f"launcher={extra} needs {package}: pip install 'quartet[{extra}]'"]
+        found = [f"launcher={extra} needs {package}: pip install -e '.[{extra}]'"]
     if found:
         remove_empty_directories(Path(config.hydra.sweep.dir))
         abort("\n".join(found))

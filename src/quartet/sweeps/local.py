@@ -20,7 +20,7 @@ from quartet.records.sweep_table import Job
 from quartet.sweeps.launch import EXIT_LOCKED, Engine, exit_reason, resume_overrides
 
 if TYPE_CHECKING:
-    from hydra_plugins.quartet import LocalLauncher
+    from quartet.sweeps.plugins import LocalLauncher
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from quartet.sweeps import local
 from quartet.sweeps.launch import Engine
 
 if TYPE_CHECKING:
-    from hydra_plugins.quartet import RayLauncher
+    from quartet.sweeps.plugins import RayLauncher
 
 
 class RayEngine(Engine):

@@ -20,7 +20,7 @@ from quartet.sweeps import local
 from quartet.sweeps.launch import Engine
 
 if TYPE_CHECKING:
-    from hydra_plugins.quartet import SlurmLauncher
+    from quartet.sweeps.plugins import SlurmLauncher
 
 # Slurm sends the signals for a job to each of its processes; only submitit may react to them.
 IGNORING_SIGNALS = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]

@@ -1,5 +1,6 @@
 """Keys and values of a configuration: names that nothing reads, wrong types, numbers out of range."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
@@ -267,7 +268,15 @@ def check_values(key: str, given: Config, hints: Config, title: str = "") -> Ite
             yield signatures.describe_mismatch(path, value, hint)
         elif interval and not is_inside(value, interval):
             each = "each " if isinstance(value, list) else ""
-            yield Problem(path, f"{each}must be in {interval}.", value)
+            finite = "finite and " if value in (math.inf, -math.inf) else ""
+            yield Problem(path, f"{each}must be {finite}{describe_interval(interval)}.", value)
+
+
+def describe_interval(interval: str) -> str:
+    """The interval in words where it has no end: "at least 0" for ``[0, inf)``."""
+    text = re.sub(r"^\[(.+?), inf\)", r"at least \1", interval)
+    text = re.sub(r"^\((.+?), inf\)", r"above \1", text)
+    return f"in {text}" if text == interval else text
 
 
 def is_inside(value: Any, interval: str) -> bool:
