@@ -164,7 +164,7 @@ def test_printed_table_is_that_of_the_result(
             ["trainer.max_epochs=-1", "trainer.max_time=00:00:01:00"],
             ["steps       40 an epoch, until trainer.max_time"],
         ),
-        (["data=breast_cancer"], ["train       malignant 149 (37.4%), benign 249 (62.6%)"]),
+        (["data=breast_cancer"], ["train       malignant: 149 (37.4%), benign: 249 (62.6%)"]),
     ],
 )
 def test_plan(overrides: list[str], lines: list[str], tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_classes_with_their_shares() -> None:
 
     assert described(classes(6, 3, 1), "multiclass") == {
         "inputs": "1 float32, -1 to 2 in the first 10",
-        "train": "kind 0 6 (60.0%), kind 1 3 (30.0%), kind 2 1 (10.0%)",
-        "test": "kind 0 1 (33.3%), kind 1 1 (33.3%), kind 2 1 (33.3%)",
+        "train": "kind 0: 6 (60.0%), kind 1: 3 (30.0%), kind 2: 1 (10.0%)",
+        "test": "kind 0: 1 (33.3%), kind 1: 1 (33.3%), kind 2: 1 (33.3%)",
     }
     assert described(classes(*range(1, 21)), "multiclass")["train"].endswith(" and 10 more")
 
@@ -225,5 +225,5 @@ def test_image_files_are_counted_without_being_read(tmp_path: Path) -> None:
     paint(tmp_path / "images", cat=30, dog=60)
     folder = ["data=image_folder", f"data.path={tmp_path}/images", "data.image_size=8"]
     lines = text.describe_run(composed(folder)).splitlines()
-    assert "train       cat 21 (33.3%), dog 42 (66.7%)" in lines
+    assert "train       cat: 21 (33.3%), dog: 42 (66.7%)" in lines
     assert "inputs      3 x 8 x 8 float32, 0.003922 to 0.6235 in the first 63" in lines

@@ -614,6 +614,6 @@ def probabilities(predictions: Tensor, names: Names) -> Columns:
 
 
 def shares(counts: Tensor, names: Names, total: int) -> str:
-    """Numbers of samples and their shares: ``cat 30 (60.0%), dog 20 (40.0%)``."""
+    """Numbers of samples and their shares: ``cat: 30 (60.0%), dog: 20 (40.0%)``."""
     pairs = zip(names, counts.tolist(), strict=False)
-    return shorten((f"{name} {int(n):,} ({n / total:.1%})" for name, n in pairs), 10)
+    return shorten((f"{name}: {int(n):,} ({n / total:.1%})" for name, n in pairs), 10)
