@@ -55,7 +55,7 @@ def test_the_example_names_the_digit_without_quartet(
     assert description["largest_difference"] < 1e-5
     assert description["checked_on"] == 64
     assert description["outputs"]["shape"] == ["batch", 10]
-    with pytest.raises(ConfigError, match=r"model.onnx: exists"):
+    with pytest.raises(ConfigError, match=r"model.onnx: exists; name another file"):
         export(kept(run), run, format="onnx")
     rows = pd.read_csv(predict(kept(run), run))
     part = project_part("data.digits.digits")(

@@ -196,7 +196,7 @@ def test_labels_are_named(tmp_path: Path) -> None:
     labelled_table(tmp_path / "table.csv")
     table = ["data=csv", f"data.path={tmp_path}/table.csv", "data.target=[red,round]"]
     lines = text.describe_run(composed([*table, "data/task=multilabel"])).splitlines()
-    assert any(line.startswith("train       red ") and ", round " in line for line in lines)
+    assert any(line.startswith("train       red: ") and ", round: " in line for line in lines)
 
 
 def test_targets_of_regression_in_their_units() -> None:

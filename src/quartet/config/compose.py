@@ -112,7 +112,7 @@ def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig
             "version 0.1 trained this run, and this version does not read the state of its "
             "training. evaluate.py, predict.py and scripts/export.py do; train it again."
         )
-        raise ConfigError(Problem("resume", message, str(directory)))
+        raise ConfigError(Problem("resume", message, directory))
     options, values = split_overrides(overrides)
     message = f"would change the training that resume={directory} continues; leave one of them out."
     fixed = options.keys() - {"callbacks", "logger"}

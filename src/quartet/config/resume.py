@@ -59,7 +59,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     begun = records(directory)
     if not begun:
         message = f"holds no run: {directory}/.hydra is missing."
-        raise ConfigError(Problem("resume", message, str(directory)))
+        raise ConfigError(Problem("resume", message, directory))
     if problems := changes(flat(begun[0]), flat(cfg), str(directory)):
         raise ConfigError(*problems)
     finished = read_result(directory).get("status") == "finished"
@@ -71,7 +71,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     except FileNotFoundError:  # none but within a step, whose gradients no checkpoint holds
         return Place(None, 0, extended=False)
     except CheckpointError as error:
-        raise ConfigError(Problem("resume", f"{error} Start it anew.", str(directory))) from None
+        raise ConfigError(Problem("resume", f"{error} Start it anew.", directory)) from None
     # By the checkpoint and not by the records: a start that was killed at once left one, too.
     extended = saved.get("resume_state", {}).get("end") != end(cfg)
     if finished and not extended:
@@ -85,7 +85,7 @@ def place_of(cfg: DictConfig) -> Place | None:
                 f"{error} The run ended within an epoch, and only this checkpoint could continue "
                 "it; start a run of its own without resume."
             )
-            raise ConfigError(Problem("resume", message, str(directory))) from None
+            raise ConfigError(Problem("resume", message, directory)) from None
     return Place(path, saved["epoch"], extended)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from quartet.core import redaction
@@ -52,7 +53,7 @@ def join_and(words: Sequence[str]) -> str:
 
 
 def format_value(value: Any, most: int = 60) -> str:
-    """A value as YAML writes it, redacted, and cut where it is long."""
+    """A value as YAML writes it, redacted, and cut where it is long; a path is whole."""
     if value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, Mapping):
@@ -62,4 +63,5 @@ def format_value(value: Any, most: int = 60) -> str:
         text = "[" + ", ".join(map(format_value, value)) + "]"
     else:
         text = redaction.redact(str(value))  # before it is cut
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    whole = isinstance(value, PurePath) or len(text) <= most
+    return text if whole else f"{text[: most - 3]}..."

@@ -222,8 +222,8 @@ def check_output(form: str, output: Path) -> None:
     ]
     if output.suffix != SUFFIXES[form]:
         message = f"must end in {SUFFIXES[form]} for format={form}."
-        problems.append(Problem("output", message, str(output)))
+        problems.append(Problem("output", message, output))
     existing = [path for path in (output, description_path(output)) if path.exists()]
-    problems += [Problem("output", "exists; name another file.", str(path)) for path in existing]
+    problems += [Problem("output", "exists; name another file.", path) for path in existing]
     if problems:
         raise ConfigError(*problems)

@@ -124,7 +124,7 @@ def check_output(output: Path) -> None:
             f"{output.with_suffix('.csv')} needs nothing."
         )
     if message:
-        raise ConfigError(Problem("output", message, str(output)))
+        raise ConfigError(Problem("output", message, output))
 
 
 # Reading
