@@ -506,6 +506,15 @@ def test_a_value_that_is_no_text_or_number_is_refused(composed: DictConfig) -> N
         )
 
 
+def test_a_record_may_refer_as_conf_does(trained: Path, tmp_path: Path) -> None:
+    devices = OmegaConf.to_container(build.compose(["trainer=nodes"]))["trainer"]["devices"]
+    run = with_record(trained, tmp_path / "run", trainer__devices=devices)
+    assert evaluation_config(run, []).trainer.devices == 1
+    run = with_record(trained, tmp_path / "other", trainer__devices=devices.replace("LOCAL", "MY"))
+    with pytest.raises(ConfigError, match=r"trainer.devices=.*is a reference that a record may not"):
+        evaluation_config(run, [])
+
+
 def test_a_reference_of_a_record_that_leads_nowhere_is_refused(
     composed: DictConfig, tmp_path: Path
 ) -> None:

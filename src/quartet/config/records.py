@@ -122,11 +122,13 @@ def check_places(loaded: Any) -> Iterator[Problem]:
 
 
 def check_references(loaded: Any) -> Iterator[Problem]:
-    """A record may refer to its own keys, and to a variable as a whole value."""
+    """A record may refer to its own keys, to a variable as a whole value, and as conf/ does."""
     for key, text in allow.walk(loaded):
         if not isinstance(text, str) or key.startswith("logger."):  # those of conf/ are used
             continue
-        if "${" in REFERENCE.sub("", text) and not VARIABLE.fullmatch(text):
+        if "${" not in REFERENCE.sub("", text) or VARIABLE.fullmatch(text):
+            continue
+        if not any(text in file.read_text() for file in CONF.rglob("*.yaml")):
             message = "is a reference that a record may not hold. Give a value on the command line."
             yield Problem(key, message, text)
 
