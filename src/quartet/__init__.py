@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from quartet.build import Run, compose
     from quartet.core.problems import ConfigError, Problem
     from quartet.data.datamodule import DataModule
-    from quartet.data.split import Fold, Parts, Rows, assemble, split, standardize, thin
+    from quartet.data.split import Fold, Parts, Rows, assemble, split, standardize
     from quartet.run import train
     from quartet.training.module import Module
 
@@ -19,7 +19,7 @@ _HOMES = {
     "build": ("Run", "compose"),
     "core.problems": ("ConfigError", "Problem"),
     "data.datamodule": ("DataModule",),
-    "data.split": ("Fold", "Parts", "Rows", "assemble", "split", "standardize", "thin"),
+    "data.split": ("Fold", "Parts", "Rows", "assemble", "split", "standardize"),
     "run": ("train",),
     "training.module": ("Module",),
 }
@@ -36,7 +36,6 @@ __all__ = [
     "compose",
     "split",
     "standardize",
-    "thin",
     "train",
 ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from quartet.data.split import Rows, assemble, split, standardize, thin
+from quartet.data.split import Rows, assemble, split, standardize
 
 
 def tensors(part: Any) -> tuple[torch.Tensor, ...]:
@@ -108,22 +108,29 @@ def test_class_too_small_to_stratify_is_refused_by_name() -> None:
         split(30, val_fraction=0.07, test_fraction=0, split_seed=0, stratify=np.arange(30) % 3)
 
 
-def test_thinning_keeps_the_fraction_of_each_named_class() -> None:
+def test_keep_leaves_the_fraction_of_each_named_class_of_the_training_part() -> None:
     labels = np.repeat([0, 1, 2], 20)
-    rows = np.arange(5, 60)
-    left = thin(rows, labels, keep={0: 0.2, 2: 0.001}, split_seed=0)
-    assert np.bincount(labels[left]).tolist() == [3, 20, 1]
-    assert set(left) <= set(rows)
-    assert left.tolist() == thin(rows, labels, keep={0: 0.2, 2: 0.001}, split_seed=0).tolist()
-    assert thin(rows, labels, keep=None, split_seed=0).tolist() == rows.tolist()
+    settings = {"val_fraction": 0.25, "test_fraction": 0, "split_seed": 0, "stratify": labels}
+    whole, left, again = (split(60, **settings, keep=k) for k in (None, {0: 0.2, 2: 0.001}, {0: 0.2, 2: 0.001}))  # fmt: skip
+    assert np.bincount(labels[left.train]).tolist() == [3, 15, 1]
+    assert set(left.train) <= set(whole.train)
+    assert left.train.tolist() == again.train.tolist()
+    assert left.val.tolist() == whole.val.tolist()
 
 
-def test_thinning_an_unknown_class_or_by_an_impossible_fraction_is_refused() -> None:
-    labels = np.array([0, 0, 1])
-    with pytest.raises(ValueError, match=r"keep names class 7, .* the classes are 0, 1"):
-        thin(np.arange(3), labels, keep={7: 0.5}, split_seed=0)
-    with pytest.raises(ValueError, match=r"keep must be above 0 .* got 0 for class 1"):
-        thin(np.arange(3), labels, keep={1: 0}, split_seed=0)
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({7: 0.5}, r"keep names class 7, .* the classes are 0, 1"),
+        ({1: 0}, r"keep must be above 0 .* got 0 for class 1"),
+    ],
+)
+def test_keep_of_an_unknown_class_or_an_impossible_fraction_is_refused(
+    keep: dict[int, float], message: str
+) -> None:
+    rows = {"val_fraction": 0, "test_fraction": 0, "stratify": np.array([0, 0, 1])}
+    with pytest.raises(ValueError, match=message):
+        split(3, **rows, split_seed=0, keep=keep)
 
 
 def test_standardisation_knows_the_training_rows_alone() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn import datasets
 
-from quartet import Fold, Parts, assemble, split, thin
+from quartet import Fold, Parts, assemble, split
 
 
 def digits(
@@ -39,8 +39,8 @@ def digits(
         split_seed=split_seed,
         fold=fold,
         stratify=labels,
+        keep=keep,
     )
-    rows = rows._replace(train=thin(rows.train, labels, keep=keep, split_seed=split_seed))
     images = torch.from_numpy((source.images / 16).astype(np.float32)).unsqueeze(1)
     return assemble(
         rows, images, torch.from_numpy(labels), class_names=tuple(map(str, source.target_names))

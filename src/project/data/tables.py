@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn import datasets
 
-from quartet import Fold, Parts, assemble, split, standardize, thin
+from quartet import Fold, Parts, assemble, split, standardize
 
 
 def breast_cancer(
@@ -99,8 +99,8 @@ def _table(
         split_seed=split_seed,
         fold=fold,
         stratify=labels,
+        keep=keep,
     )
-    rows = rows._replace(train=thin(rows.train, labels, keep=keep, split_seed=split_seed))
     inputs, _ = standardize(source.data, rows.train)
     targets = torch.from_numpy(labels)
     return assemble(

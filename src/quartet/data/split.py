@@ -61,6 +61,7 @@ def split(
     fold: Fold | None = None,
     stratify: NDArray[Any] | None = None,
     groups: NDArray[Any] | None = None,
+    keep: Mapping[int, float] | None = None,
 ) -> Rows:
     """Divides ``count`` rows at random into a training, a validation and a test part.
 
@@ -76,9 +77,12 @@ def split(
             fraction.
         stratify: ``(count,)`` class of each row; every part has the same shares of the classes.
         groups: ``(count,)`` group of each row; the fractions count groups, which stay whole.
+        keep: Class of ``stratify`` -> fraction in (0, 1] of its training rows to keep, at least one
+            row each: an imbalanced set. None keeps all.
 
     Raises:
-        ValueError: A fraction is out of range, a part is empty, or a class has too few rows.
+        ValueError: A fraction is out of range, a part is empty, a class has too few rows, or
+            ``keep`` has an unknown class.
     """
     if fold is not None:
         val_fraction = 0
@@ -120,6 +124,10 @@ def split(
     if fold is not None:
         labels = None if stratify is None else stratify[units]
         units, chosen["val_fraction"] = _split_fold(units, labels, unit, fold, split_seed)
+    if keep:
+        if stratify is None:
+            raise ValueError("keep needs stratify, the class of each row.")
+        units = _keep_fractions(units, stratify, keep, split_seed)
     rows = Rows(units, chosen["val_fraction"], chosen["test_fraction"])
     if groups is None:
         return rows
@@ -162,24 +170,12 @@ def _refuse_rare_classes(labels: NDArray[Any], name: str, fraction: float, size:
         )
 
 
-def thin(
-    rows: IntArray, labels: IntArray, *, keep: Mapping[int, float] | None, split_seed: int
+def _keep_fractions(
+    rows: IntArray, labels: NDArray[Any], keep: Mapping[int, float], split_seed: int
 ) -> IntArray:
-    """Returns some of the ``rows``, with only a fraction of some classes: an imbalanced set.
-
-    Args:
-        rows: Row numbers, usually of the training part.
-        labels: ``(all rows,)`` class index of each row.
-        keep: Class index -> fraction in (0, 1] of its ``rows`` to keep, at least one row each.
-            None keeps everything.
-        split_seed: Seed of the choice.
-
-    Raises:
-        ValueError: ``keep`` has an unknown class, or a fraction out of range.
-    """
     random = np.random.default_rng(split_seed)
     dropped: list[IntArray] = []
-    for label, fraction in (keep or {}).items():
+    for label, fraction in keep.items():
         of_class = rows[labels[rows] == label]
         if not len(of_class):
             raise ValueError(
@@ -193,7 +189,7 @@ def thin(
             )
         left = max(1, round(fraction * len(of_class)))
         dropped.append(random.permutation(of_class)[left:])
-    return np.setdiff1d(rows, np.concatenate([rows[:0], *dropped]))
+    return np.setdiff1d(rows, np.concatenate(dropped))
 
 
 def standardize(values: NDArray[Any], train: IntArray) -> tuple[Tensor, tuple[Tensor, Tensor]]:
