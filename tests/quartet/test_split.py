@@ -1,5 +1,6 @@
 """Splits of the rows of a data set, and what is refused."""
 
+import functools
 import math
 from typing import Any
 
@@ -110,27 +111,22 @@ def test_class_too_small_to_stratify_is_refused_by_name() -> None:
 
 def test_keep_leaves_the_fraction_of_each_named_class_of_the_training_part() -> None:
     labels = np.repeat([0, 1, 2], 20)
-    settings = {"val_fraction": 0.25, "test_fraction": 0, "split_seed": 0, "stratify": labels}
-    whole, left, again = (split(60, **settings, keep=k) for k in (None, {0: 0.2, 2: 0.001}, {0: 0.2, 2: 0.001}))  # fmt: skip
+    cut = functools.partial(split, 60, val_fraction=0.25, test_fraction=0, split_seed=0)
+    whole, left = (cut(stratify=labels, keep=keep) for keep in (None, {0: 0.2, 2: 0.001}))
     assert np.bincount(labels[left.train]).tolist() == [3, 15, 1]
     assert set(left.train) <= set(whole.train)
-    assert left.train.tolist() == again.train.tolist()
+    assert left.train.tolist() == cut(stratify=labels, keep={0: 0.2, 2: 0.001}).train.tolist()
     assert left.val.tolist() == whole.val.tolist()
 
 
-@pytest.mark.parametrize(
-    ("keep", "message"),
-    [
-        ({7: 0.5}, r"keep names class 7, .* the classes are 0, 1"),
-        ({1: 0}, r"keep must be above 0 .* got 0 for class 1"),
-    ],
-)
-def test_keep_of_an_unknown_class_or_an_impossible_fraction_is_refused(
-    keep: dict[int, float], message: str
-) -> None:
-    rows = {"val_fraction": 0, "test_fraction": 0, "stratify": np.array([0, 0, 1])}
-    with pytest.raises(ValueError, match=message):
-        split(3, **rows, split_seed=0, keep=keep)
+def test_keep_of_an_unknown_class_or_an_impossible_fraction_is_refused() -> None:
+    cut = functools.partial(split, 3, val_fraction=0, test_fraction=0, split_seed=0)
+    with pytest.raises(ValueError, match=r"keep names class 7, .* the classes are 0, 1"):
+        cut(stratify=np.array([0, 0, 1]), keep={7: 0.5})
+    with pytest.raises(ValueError, match=r"keep must be above 0 .* got 0 for class 1"):
+        cut(stratify=np.array([0, 0, 1]), keep={1: 0})
+    with pytest.raises(ValueError, match="keep needs stratify"):
+        cut(keep={1: 0.5})
 
 
 def test_standardisation_knows_the_training_rows_alone() -> None:
