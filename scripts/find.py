@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -11,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from quartet.build import compose
 from quartet.cli.commands import run_and_exit
 from quartet.core.files import unique_path
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, abort
 from quartet.inference import find
 
 
@@ -33,8 +32,7 @@ def main() -> None:
         else:
             found = find.find_batch_size(compose(options.overrides))
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print("Refused:", *str(error).splitlines(), sep="\n  ", file=sys.stderr)
-        sys.exit(2)
+        abort("\n  ".join(["Refused:", *str(error).splitlines()]))
     kept = [each for each in options.overrides if not each.startswith(f"{key}=")]
     if options.what == "lr":
         print(into)

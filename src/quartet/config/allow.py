@@ -58,6 +58,7 @@ PLACES = {
     "lightning.pytorch.loggers.Logger": "logger",
     "lightning.pytorch.profilers.Profiler": "trainer",
 }
+# The groups of parts, in the order of messages.
 PART_GROUPS = (
     *("data", "model", "loss", "metrics", "optimizer", "scheduler"),
     *("module", "trainer", "callbacks", "logger"),

@@ -32,11 +32,8 @@ POLICY_KEYS: dict[str, tuple[str, ...]] = {
     "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
     "trainer": ("compile", "channels_last"),
 }
-# The groups but data, in the order of messages.
-PART_GROUPS = (
-    *("model", "loss", "metrics", "optimizer", "scheduler"),
-    *("module", "trainer", "callbacks", "logger"),
-)
+# Groups of any number of parts, each under a name of its own.
+NAMED_PARTS = ("metrics", "callbacks", "logger")
 # Types of these keys, where the annotation of the part that gets them is too loose.
 KEY_TYPES: dict[str, dict[str, Any]] = {
     "": {"seed": int, "directory": str, "check": Literal["only"] | None},

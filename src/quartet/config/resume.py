@@ -104,10 +104,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -
         return any(key == name or key.startswith(f"{name}.") for name in names)
 
     problems = [
-        Problem(key, f"{before.get(key)} -> {now.get(key)}")
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key)
-        and (within(key, TRAINING) or not within(key, CHANGEABLE))
+        Problem(key, change)
+        for key, change in list_changes(before, now).items()
+        if within(key, TRAINING) or not within(key, CHANGEABLE)
     ]
     if problems:
         message = (
@@ -116,6 +115,15 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -
         )
         problems.append(Problem("resume", message, directory))
     return problems
+
+
+def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """The keys whose values differ, each with ``OLD -> NEW``."""
+    return {
+        key: f"{before.get(key)} -> {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    }
 
 
 def check_length(

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from quartet.core import files
 
@@ -92,6 +94,23 @@ def row(count: int, width: float = 3.2, height: float = 2.9) -> tuple[Canvas, li
 def text_width(names: Iterable[str], size: float = 9) -> float:
     """About the width of the longest name, in inches."""
     return max((len(name) for name in names), default=0) * size * 0.6 / 72
+
+
+def spans_decades(values: Any) -> bool:
+    """Whether the values are positive and span more than two decades."""
+    numbers = np.asarray(values, dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
+    return bool(len(numbers) and 0 < 100 * numbers.min() < numbers.max())
+
+
+def fit_scale(axes: Axes, values: Any, axis: str = "y") -> bool:
+    """Makes an axis logarithmic where its values span more than two decades."""
+    if is_wide := spans_decades(values):
+        axes.set(**{f"{axis}scale": "log"})
+        ticks = axes.yaxis if axis == "y" else axes.xaxis
+        ticks.set_major_formatter(lambda value, _: f"{value:g}")  # its own are formulas
+        ticks.set_minor_formatter(NullFormatter())
+    return is_wide
 
 
 @contextmanager

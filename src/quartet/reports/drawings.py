@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
@@ -27,6 +27,7 @@ from quartet.reports.canvas import (
     SERIES,
     STYLE,
     Canvas,
+    fit_scale,
     row,
     text_width,
 )
@@ -384,11 +385,7 @@ def draw_rate(panel: Axes, rates: "pd.Series[float]") -> None:
     """The rate that each epoch began with; logarithmic where it spans more than two decades."""
     draw_by_epoch(panel, rates, color=INK, drawstyle="steps-post")
     panel.set_title("learning rate")
-    if 0 < 100 * rates.min() < rates.max():
-        panel.set_yscale("log")
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter(NullFormatter())
-    else:
+    if not fit_scale(panel, rates):
         top = max(rates.max(), 1e-12)
         panel.set(ylim=(0, 1.15 * top), yticks=(0, top))
         panel.yaxis.set_major_formatter("{x:.3g}")

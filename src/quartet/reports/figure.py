@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from quartet.core.messages import cut
-from quartet.reports.canvas import make_style
+from quartet.reports.canvas import fit_scale, make_style, spans_decades
 
 # Stand-ins that become the page's custom properties of the same names.
 COLOURS = {
@@ -72,23 +72,6 @@ def natural(values: "pd.Index[Any]") -> "pd.Index[Any]":
 def label(value: Any, length: int = 24) -> str:
     """A value for an axis: 0.01 and not 0.010000000000000002, and not too long."""
     return cut(f"{value:.4g}" if isinstance(value, float) else value, length)
-
-
-def spans_decades(values: Any) -> bool:
-    """Whether the values are positive and span more than two decades."""
-    numbers = np.asarray(values, dtype=float)
-    numbers = numbers[np.isfinite(numbers)]
-    return bool(len(numbers) and 0 < 100 * numbers.min() < numbers.max())
-
-
-def fit_scale(axes: Axes, values: Any, axis: str = "y") -> bool:
-    """Makes an axis logarithmic where its values span more than two decades."""
-    if is_wide := spans_decades(values):
-        axes.set(**{f"{axis}scale": "log"})
-        ticks = axes.yaxis if axis == "y" else axes.xaxis
-        ticks.set_major_formatter(lambda value, _: f"{value:g}")  # its own are formulas
-        ticks.set_minor_formatter(NullFormatter())
-    return is_wide
 
 
 def name_columns(axes: Axes, places: Any, names: Sequence[str], turned: bool) -> None:

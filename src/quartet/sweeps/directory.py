@@ -99,13 +99,10 @@ def lock_job(directory: Path, *, sweeping: bool = False) -> None:
     """Locks the directory of a sweep's job; exits with EXIT_LOCKED if another process has the job.
 
     Args:
-        directory: Of the job. No link may lead out of it: it may come from elsewhere.
+        directory: The job's directory. No link may lead out of it: it may come from elsewhere.
         sweeping: Whether this is the sweep's process, which knows that the job is pending.
     """
-    if links := find_outside_links(directory):
-        abort(
-            "\n".join(f"{link} is a link to {to}; put the file itself there." for link, to in links)
-        )
+    refuse_outside_links(directory)
     # Before anything is written there: another process that trains the job is not disturbed.
     if not locks.try_lock(directory):
         raise SystemExit(EXIT_LOCKED)
@@ -218,7 +215,7 @@ def refuse_unsafe_overrides(table: Table, command: Sequence[str], given: set[str
     """Exits with 2 if ``sweep.json``, which may be a stranger's, sets more than jobs and launchers.
 
     Args:
-        table: Of the sweep.
+        table: The table of the sweep.
         command: Overrides in it with which the sweep would start again.
         given: Overrides of the command line, which are trusted.
     """

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet.compat.hydra import job_error
 from quartet.config.overrides import key_of
-from quartet.config.resume import flat
+from quartet.config.resume import flat, list_changes
 from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
 from quartet.core.signals import shutdown
@@ -200,13 +200,8 @@ def refuse_changes(sweeper: "GridSweeper", suspects: Sequence[Job], directory: P
         cfg = compose(sweeper, job.overrides)
         if OmegaConf.to_yaml(cfg) == before.read_text():
             continue
-        old, new = flat(before), flat(cfg)
-        lines = [
-            f"    {key}: {old.get(key)} -> {new.get(key)}"
-            for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key)
-        ]
-        if lines:
+        found = list_changes(flat(before), flat(cfg))
+        if lines := [f"    {key}: {change}" for key, change in found.items()]:
             changes.append("\n".join([f"  job {job.number}: {' '.join(job.overrides)}", *lines]))
     if changes:
         others = [f"  and {len(changes) - 3} others"] if len(changes) > 3 else []

@@ -13,7 +13,6 @@ from quartet.config import allow, search_ranges
 from quartet.config.configuration import Configuration
 from quartet.config.groups import (
     KEY_TYPES,
-    PART_GROUPS,
     POLICY_KEYS,
     argument_names,
     find_options,
@@ -146,13 +145,14 @@ class Builder:
         if self.is_valid("data.task"):
             self.problems += self.check_tasks(config["data"]["task"])
         unsuited = wrong_keys(self.problems)
-        for group in ("", "monitor", *PART_GROUPS):
-            if group in unsuited and group in PART_GROUPS:
+        groups = [group for group in allow.PART_GROUPS if group != "data"]
+        for group in ("", "monitor", *groups):
+            if group in unsuited and group in groups:
                 continue
             self.problems += keys.check_policy(config, group, self.find_wrong())
             if "search" in POLICY_KEYS.get(group, ()):
                 self.problems += search_ranges.check_search_ranges(group, config[group])
-            if group in PART_GROUPS:
+            if group in groups:
                 known = "shapes" in self.parts
                 self.problems += keys.check_parts(config, group, self.find_wrong(), known)
         self.problems += settings.check_settings(config, wrong_keys(self.problems))

@@ -1,7 +1,7 @@
 """Problems that only the data shows: values that cannot be trained on, parts that cannot be scored."""
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from quartet.core.messages import shorten
-from quartet.core.problems import ConfigError, Problem, collect_problems
+from quartet.core.problems import Config, ConfigError, Problem, collect_problems
 from quartet.data.datamodule import DataModule, rows
 from quartet.data.split import Parts
 from quartet.data.task import Task, create_task
-
-Config = Mapping[str, Any]
 
 
 def find_problems(parts: Parts, config: Config, metrics: Container[str]) -> Iterator[Problem]:

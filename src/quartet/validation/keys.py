@@ -14,6 +14,7 @@ from quartet.config.groups import (
     DEFAULT_OPTION,
     KEY_TYPES,
     N_POSITIONAL,
+    NAMED_PARTS,
     OPTIONAL_KEYS,
     POLICY_KEYS,
     RESERVED_ARGUMENTS,
@@ -25,8 +26,6 @@ from quartet.core.messages import suggest_name
 from quartet.core.problems import Config, ConfigError, Problem
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
-# Groups of any number of parts, each under a name of its own.
-NAMED_PARTS = ("metrics", "callbacks", "logger")
 # Settings by the range of their number, or of each in their list. A name in capitals is that of the
 # class, wherever it stands.
 INTERVALS: dict[str, tuple[str, ...]] = {
