@@ -1,4 +1,4 @@
-"""Builds what a configuration names, once it is found to be right."""
+"""Checks a configuration and builds its objects: model, data, trainer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,13 +49,13 @@ class Run:
 
 
 def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
-    """Checks and builds everything that `cfg` names. Nothing is downloaded, nothing written.
+    """Checks a configuration and builds its objects. Downloads nothing and writes nothing.
 
     Two builds of one configuration have the same weights.
 
     Args:
-        cfg: As `compose` gives it.
-        directory: Where the run will write; None for a new one under ``outputs/``.
+        cfg: A configuration, as `compose` returns it.
+        directory: The run directory; None for a new one under ``outputs/``.
 
     Raises:
         ConfigError: the configuration cannot train.
@@ -87,15 +87,15 @@ def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
 def rebuild(
     cfg: "DictConfig", metadata: Mapping[str, Any], directory: Path
 ) -> tuple[nn.Module, Task, Trainer]:
-    """Model, task and trainer of a run, without its data.
+    """Builds the model, task and trainer of a run, without its data.
 
     Args:
         cfg: The configuration of the run.
-        metadata: Of the data, as `DataModule.metadata` gives it.
+        metadata: Metadata of the data, as `DataModule.metadata` returns it.
         directory: The directory of the run.
 
     Raises:
-        ConfigError: the configuration names what must not be called, or cannot be built.
+        ConfigError: the configuration names a function that is not allowed, or cannot be built.
     """
     config = Configuration(cfg, str(directory))
     known = ("task", "input_shape", "num_classes", "num_outputs")
@@ -106,15 +106,15 @@ def rebuild(
     with collect_problems(problems, "model", argument_names(config, "model")):
         model: nn.Module = make(split_node(config, "model")[0])
     with collect_problems(problems, "data.task"):
-        kind = create_task(metadata["task"], metadata["num_outputs"])
+        task = create_task(metadata["task"], metadata["num_outputs"])
     with collect_problems(problems, "trainer"):
         trainer = build_trainer(config)
     if problems:
         raise ConfigError(*problems)
-    trainer.loggers = []  # metrics.csv is that of the training
-    return model, kind, trainer
+    trainer.loggers = []  # metrics.csv belongs to the training
+    return model, task, trainer
 
 
 def new_directory() -> Path:
-    """A directory that is not there yet, named by the time."""
+    """Returns the path of a new directory, named by the time."""
     return unique_path(Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))

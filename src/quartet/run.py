@@ -12,7 +12,7 @@ from quartet.core.processes import process_rank
 from quartet.core.signals import shutdown
 from quartet.records import result as record
 from quartet.records.locks import DirectoryLocked, lock
-from quartet.records.run_directory import commit_record, holds_run, read_result, records
+from quartet.records.run_directory import commit_record, holds_run, list_configs, read_result
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,7 +42,7 @@ def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, A
 def train_locked(
     cfg: "DictConfig", directory: str | Path | None, locks: ExitStack
 ) -> dict[str, Any]:
-    """As `train`; adds the lock of the directory to `locks`."""
+    """Trains as `train` does; the lock of the directory is released with `locks`."""
     start = perf_counter()
     from quartet.build import build
     from quartet.checkpoints.resume_state import ResumeState
@@ -75,7 +75,7 @@ def train_locked(
     load_data(run)
     lock_directory(run.directory, locks)
     if not place:
-        refuse_taken(run.directory)  # another start may have begun and ended meanwhile
+        refuse_taken(run.directory)  # another run may have started and finished since
     trainer, main = run.trainer, run.trainer.is_global_zero
     timer = Timer()
     metric = run.config["monitor"]["metric"]
@@ -136,7 +136,7 @@ def train_locked(
 
 
 def summarize_epochs(run: "Run") -> dict[str, Any]:
-    """The entries of result.json about the epochs, from the rows of metrics.csv."""
+    """Returns the entries of result.json about the epochs, from the rows of metrics.csv."""
     from quartet.records.loggers import MetricsCSV
 
     history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV))
@@ -145,7 +145,7 @@ def summarize_epochs(run: "Run") -> dict[str, Any]:
 
 
 def save_record(cfg: "DictConfig", run: "Run") -> None:
-    """Writes environment.json, and the configuration where Hydra has not (a run from Python)."""
+    """Writes environment.json and, for a run from Python, the configuration, which Hydra else writes."""
     from quartet.config.compose import hydra_record, save_config
 
     kept = hydra_record(run.directory)
@@ -153,7 +153,7 @@ def save_record(cfg: "DictConfig", run: "Run") -> None:
         record.describe_environment.cache_clear()  # a notebook outlives many commits
     record.write_environment(run.directory, str(run.trainer.strategy.root_device))
     if kept is None:
-        begun = records(run.directory)
+        begun = list_configs(run.directory)
         save_config(cfg, run.directory / ".hydra" / (f"resume-{len(begun)}" if begun else ""))
     elif kept != run.directory:
         commit_record(kept)
@@ -162,19 +162,19 @@ def save_record(cfg: "DictConfig", run: "Run") -> None:
 def start_logging(
     run: "Run", cfg: "DictConfig", choices: Mapping[str, Any], stack: ExitStack
 ) -> None:
-    """Tells the loggers which run they log, and ends them with `stack`."""
+    """Logs the settings of a run, and closes the loggers with `stack`."""
     from quartet.config.configuration import to_container
-    from quartet.records import loggers as logger
+    from quartet.records import loggers
 
     if not run.trainer.is_global_zero:
         return
-    loggers = run.trainer.loggers
+    active = run.trainer.loggers
     named = [name for name, node in run.config["logger"].items() if node]
     # The first is metrics.csv.
-    logger.write_logged_runs(run.directory, dict(zip(named, loggers[1:], strict=True)))
-    stack.push(lambda error, *_: logger.finish_loggers(loggers, failed=error is not None))
+    loggers.write_logged_runs(run.directory, dict(zip(named, active[1:], strict=True)))
+    stack.push(lambda error, *_: loggers.finish_loggers(active, failed=error is not None))
     written = to_container(cfg, resolve=False)
-    logger.start_loggers(loggers, logger.hyperparameters(run.config, written, choices))
+    loggers.start_loggers(active, loggers.hyperparameters(run.config, written, choices))
 
 
 def collect_validation(run: "Run", collector: "PredictionCollector", path: Path | None) -> None:
@@ -184,14 +184,14 @@ def collect_validation(run: "Run", collector: "PredictionCollector", path: Path 
     trainer.loggers, trainer.callbacks = [], [collector]
     try:
         trainer.validate(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
-    except Exception as error:  # the run has finished, with or without pictures
+    except Exception as error:  # the run has finished without the pictures
         logging.getLogger(__name__).warning(f"No predictions are drawn: {error}")
     finally:
         trainer.loggers, trainer.callbacks = loggers, callbacks
 
 
 def refuse_taken(directory: Path) -> None:
-    """Refuses a directory with another run than the job that Hydra has started in it."""
+    """Refuses a directory that holds a run, unless Hydra has just started this one in it."""
     from quartet.config.compose import hydra_record
 
     ours = hydra_record(directory) is not None or process_rank() > 0
@@ -204,10 +204,10 @@ def refuse_taken(directory: Path) -> None:
 
 
 def lock_directory(directory: Path, locks: ExitStack) -> None:
-    """Keeps other processes from training in a directory as long as `locks` are open.
+    """Locks a directory until `locks` is closed.
 
     Raises:
-        quartet.core.problems.ConfigError: one does already.
+        quartet.core.problems.ConfigError: another process has locked it.
     """
     try:
         locks.enter_context(lock(directory))

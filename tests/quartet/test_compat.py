@@ -93,7 +93,7 @@ def test_checkpoint_of_a_callback_is_saved(tmp_path: Path) -> None:
 def test_restart_is_left(tmp_path: Path) -> None:
     trainer = trained(tmp_path).trainer
     trainer.fit_loop.restarting = True
-    compat.leave_restart(trainer)
+    compat.start_new_epoch(trainer)
     assert not trainer.fit_loop.restarting
     assert not trainer.fit_loop.epoch_loop.restarting
 
@@ -107,16 +107,16 @@ def test_logger_step_of_a_saved_loop_is_counted(tmp_path: Path) -> None:
 
 def test_module_tells_its_trainer_if_there_is_one(tmp_path: Path) -> None:
     run = build(composed(SHORT), tmp_path)
-    assert compat.trainer_of(run.module) is None
+    assert compat.get_trainer(run.module) is None
     run.trainer.fit(run.module, run.data)
-    assert compat.trainer_of(run.module) is run.trainer
+    assert compat.get_trainer(run.module) is run.trainer
 
 
 def test_average_of_the_weights_and_its_last_update(tmp_path: Path) -> None:
     averaging = WeightAveraging()
-    assert compat.average_of(averaging) is None
+    assert compat.get_average(averaging) is None
     trained(tmp_path, callbacks=(averaging,))
-    average = compat.average_of(averaging)
+    average = compat.get_average(averaging)
     assert average is not None
     assert average.n_averaged == 4
     assert compat.last_update(averaging) == 4

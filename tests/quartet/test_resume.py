@@ -41,8 +41,8 @@ from quartet.records.run_directory import (
     STARTING,
     commit_record,
     discard_record,
+    list_configs,
     read_result,
-    records,
 )
 from quartet.reports import picture
 from quartet.run import train
@@ -623,15 +623,15 @@ def test_patience_may_grow(tmp_path: Path) -> None:
 
 
 def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
-    before = records(done)
+    before = list_configs(done)
     start = done / ".hydra" / f"{STARTING}-1"
     start.mkdir()
     (start / "config.yaml").write_text("seed: 7\n")
-    assert records(done) == before
+    assert list_configs(done) == before
     commit_record(start)
-    assert records(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
+    assert list_configs(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
     discard_record(done / f".hydra/resume-{len(before)}")
-    assert len(records(done)) == len(before) + 1
+    assert len(list_configs(done)) == len(before) + 1
     shutil.rmtree(done / f".hydra/resume-{len(before)}")
 
 

@@ -15,9 +15,9 @@ from quartet.compat.lightning import (
     add_logger_step,
     is_accumulating,
     is_validation_due,
-    leave_restart,
     logged_values,
     logger_step,
+    start_new_epoch,
 )
 from quartet.records.loggers import MetricsCSV, rewind
 
@@ -100,7 +100,7 @@ class ResumeState(Callback):
         if not self.loaded:
             return
         if is_between_epochs(trainer):
-            leave_restart(trainer)
+            start_new_epoch(trainer)
         trainer.callback_metrics.update(self.loaded["monitored"])
         restore_random_states(trainer, self.loaded["random"][trainer.global_rank])
         self.loaded = {}

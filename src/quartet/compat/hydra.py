@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn
 
 
 def job_error(returned: JobReturn) -> BaseException:
-    """The error of a job that failed. The public `return_value` would print a line and raise it."""
+    """Returns the error of a failed job. The public `return_value` would print a line and raise it."""
     error: BaseException = returned._return_value
     return error
 
@@ -19,5 +19,5 @@ def format_value(value: Any) -> str:
 
 
 def allow_lazy_help() -> None:
-    """Lets Hydra 1.3 read a command line on Python 3.14, which checks the help of each flag."""
+    """Skips a check of Python 3.14 that rejects the lazy help texts of Hydra 1.3."""
     ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def quieten() -> None:
     """Silences Lightning's messages about itself; its other warnings remain."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers.clear()  # or every message comes twice under Hydra
+        logging.getLogger(name).handlers.clear()  # Hydra would print every message twice
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec.*",  # torch 2.15 renamed what Lightning 2.6 uses
@@ -33,20 +33,20 @@ def quieten() -> None:
 
 
 def is_last_batch_done(trainer: "Trainer") -> bool:
-    """Whether all batches of the epoch are done. No public name is right inside batch hooks."""
+    """Whether all batches of the epoch are done. Public names are wrong inside batch hooks."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
 
 
 def is_accumulating(trainer: "Trainer") -> bool:
-    """Whether the gradients of a step are incomplete. Lightning alone counts its batches."""
+    """Whether the gradients of a step are incomplete. Only Lightning counts its batches."""
     return trainer.fit_loop._should_accumulate()
 
 
 def is_validation_due(trainer: "Trainer") -> bool:
-    """Whether a validation follows the batch that is done, or runs. Lightning alone decides this."""
+    """Whether a validation runs, or follows the current batch. Only Lightning decides this."""
     if trainer.validating:
         return True
-    stops, trainer.should_stop = trainer.should_stop, False  # a stop would cause one by itself
+    stops, trainer.should_stop = trainer.should_stop, False  # a stop would cause a validation
     try:
         fetcher: Any = trainer.fit_loop._data_fetcher
         return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
@@ -60,7 +60,7 @@ def logger_step(trainer: "Trainer") -> int:
 
 
 def add_logger_step(loop_state: dict[str, Any]) -> None:
-    """Counts the last batch in a saved loop. Lightning counts it only after the checkpoint."""
+    """Adds the last batch to the count of a saved loop. Lightning adds it after the checkpoint."""
     loop_state["_batches_that_stepped"] += 1
 
 
@@ -70,8 +70,8 @@ def logged_values(trainer: "Trainer") -> "dict[str, Tensor]":
     return values  # type: ignore[no-any-return]
 
 
-def leave_restart(trainer: "Trainer") -> None:
-    """Makes the next epoch a new one. With ``max_steps`` a finished epoch would end again."""
+def start_new_epoch(trainer: "Trainer") -> None:
+    """Starts a new epoch after a resume. With ``max_steps`` a finished epoch would end again."""
     loop = trainer.fit_loop
     loop._restarting = loop.epoch_loop.restarting = False
 
@@ -81,13 +81,13 @@ def save_checkpoint(callback: "ModelCheckpoint", trainer: "Trainer", path: str) 
     callback._save_checkpoint(trainer, path)
 
 
-def trainer_of(module: "LightningModule") -> "Trainer | None":
-    """The trainer of a module, or None; ``module.trainer`` raises an error without one."""
+def get_trainer(module: "LightningModule") -> "Trainer | None":
+    """Returns the trainer of a module, or None, for which ``module.trainer`` raises an error."""
     return module._trainer
 
 
-def average_of(callback: "WeightAveraging") -> "AveragedModel | None":
-    """The averaged model of a callback, None before the training. It has no public name."""
+def get_average(callback: "WeightAveraging") -> "AveragedModel | None":
+    """Returns the averaged model of a callback, None before the training. It has no public name."""
     return callback._average_model
 
 
@@ -97,17 +97,17 @@ def set_last_update(callback: "WeightAveraging", step: int) -> None:
 
 
 def last_update(callback: "WeightAveraging") -> int:
-    """The optimizer step of the last update: no step may count twice."""
+    """The optimizer step of the last update, so that no step is averaged twice."""
     return callback._latest_update_step
 
 
 def set_data_parallel_size(strategy: "ModelParallelStrategy", size: int) -> None:
-    """Sets the processes that shard a model. Lightning's default is the number of nodes."""
+    """Sets the number of processes that shard a model. Lightning's default is that of the nodes."""
     strategy._data_parallel_size = size
 
 
 def skip_nvml() -> None:
-    """Drops Lightning's variable that makes Adam look for a GPU driver in each step."""
+    """Removes the environment variable of Lightning for which Adam queries NVML in each step."""
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 

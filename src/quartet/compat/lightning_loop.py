@@ -32,14 +32,14 @@ TRANSFER_HOOKS = [
 
 
 class DeviceBatch(list[Any]):
-    """A batch that is on the model's device already, so that Lightning need not search it."""
+    """A batch that is on the model's device already; Lightning need not look for its tensors."""
 
     def to(self, *_: Any, **__: Any) -> "DeviceBatch":
         return self
 
 
 class NoProfiler(Profiler):
-    """Measures nothing; Lightning's makes a generator each time it is asked to."""
+    """Measures nothing. Lightning's PassThroughProfiler creates a generator at each call."""
 
     def start(self, action_name: str) -> None:
         pass
@@ -55,8 +55,8 @@ class FastEpochLoop(_TrainingEpochLoop):
     """Lightning's epoch loop with a fast path for one device in full precision.
 
     The fast path makes Lightning's calls in Lightning's order, except that gradients are freed
-    before the forward pass and not after it. Where a part overrides a hook that it does not call,
-    or the strategy or precision is another one, Lightning's own code runs.
+    before the forward pass and not after it. Lightning's own code runs if a part overrides a hook
+    that the fast path does not call, or with any other strategy or precision.
     """
 
     def on_run_start(self, data_fetcher: Any) -> None:
@@ -74,7 +74,7 @@ class FastEpochLoop(_TrainingEpochLoop):
             return
         trainer: Any = self.trainer
         batch, _, _ = next(data_fetcher)
-        batch_idx = self.batch_idx + 1  # a fetcher counts from 0 after a resume, too
+        batch_idx = self.batch_idx + 1  # after a resume a fetcher would count from 0
         self.batch_progress.is_last_batch = data_fetcher.done
         if type(batch) is not DeviceBatch:
             batch = trainer.strategy.batch_to_device(batch)
@@ -111,7 +111,7 @@ class FastEpochLoop(_TrainingEpochLoop):
             self._batches_that_stepped += 1
 
     def step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Forward, backward and, where accumulated gradients are complete, the optimizer."""
+        """Runs forward, backward and, if the accumulated gradients are complete, the optimizer."""
         trainer: Any = self.trainer
         module, optimizer = trainer.lightning_module, trainer.optimizers[0]
         progress = self.automatic_optimization.optim_progress.optimizer
@@ -167,7 +167,7 @@ def set_hook_name(module: LightningModule, name: str | None) -> None:
 
 
 def supports_fast_path(trainer: Any) -> bool:
-    """Whether the fast path of `FastEpochLoop` has everything that a training needs."""
+    """Whether `FastEpochLoop` may use its fast path for a training."""
     module, data = trainer.lightning_module, trainer.datamodule
     parts: list[tuple[Any, type, list[str]]] = [
         (module, LightningModule, MODULE_HOOKS + TRANSFER_HOOKS),
@@ -196,13 +196,13 @@ def validates_within_epochs(trainer: Any) -> bool:
 
 
 def overrides(part: Any, base: type, hook: str) -> bool:
-    """Whether a callback, module or data module has a hook of its own."""
-    own = vars(part).get(hook)  # as a LambdaCallback has them
+    """Whether a callback, module or data module overrides a hook."""
+    own = vars(part).get(hook)  # a LambdaCallback has hooks as attributes
     return own is not None or getattr(type(part), hook) is not getattr(base, hook)
 
 
 def install(trainer: Trainer) -> None:
-    """Gives a trainer the fast loop."""
+    """Replaces the epoch loop of a trainer by `FastEpochLoop`."""
     if not torch.cuda.device_count():
         skip_nvml()
     loop = trainer.fit_loop.epoch_loop

@@ -5,6 +5,6 @@ import threading
 
 
 def run_exit_handlers() -> None:
-    """Ends threads and runs exit handlers, without the destruction of torch that takes seconds."""
+    """Joins threads and runs exit handlers, but does not unload torch, which takes seconds."""
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
     atexit._run_exitfuncs()

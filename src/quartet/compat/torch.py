@@ -8,5 +8,5 @@ BatchOrInstanceNorm = nn.modules.batchnorm._NormBase
 
 
 def set_update_count(metric: Metric, count: int) -> None:
-    """Sets how often a metric was updated: after a resume `compute` would warn that it never was."""
+    """Sets the number of updates of a metric; at 0, as after a resume, `compute` would warn."""
     metric._update_count = count

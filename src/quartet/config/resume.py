@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from quartet.config.configuration import to_container
 from quartet.config.records import flatten
 from quartet.core.problems import ConfigError, Problem
-from quartet.records.run_directory import read_result, records
+from quartet.records.run_directory import list_configs, read_result
 
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 CHANGEABLE = (
@@ -56,7 +56,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     from quartet.checkpoints.storage import CheckpointError, load, newest_good
 
     directory = Path(cfg.resume)
-    begun = records(directory)
+    begun = list_configs(directory)
     if not begun:
         message = f"holds no run: {directory}/.hydra is missing."
         raise ConfigError(Problem("resume", message, directory))
@@ -138,7 +138,7 @@ def check_length(
         )
         yield Problem("trainer.max_epochs", message, length)
         return
-    before = OmegaConf.load(records(Path(cfg.resume))[0]).trainer
+    before = OmegaConf.load(list_configs(Path(cfg.resume))[0]).trainer
     unset = [
         f"scheduler.{key}"
         for key in HORIZONS

@@ -1,1 +1,1 @@
-"""What every room uses: problems, messages, durable files, signals, process ranks, redaction."""
+"""Shared by all packages: problems, messages, atomic files, signals, process ranks, redaction."""

@@ -17,9 +17,7 @@ PROJECTS = tuple(
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file so that the old or the new content is there at every moment.
-
-    The content reaches the disk before the old file is replaced; power may fail at any time.
+    """Writes a file atomically: it has the old or the new content, even after a power failure.
 
     Raises:
         OSError: it cannot be written. The old file is intact, and nothing else is left.
@@ -42,9 +40,9 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextmanager
 def create_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside a new file, which gets its name when the block is left.
+    """Yields a temporary path, and renames that file to `path` at the end of the block.
 
-    An error in the block leaves neither of them.
+    An error in the block leaves neither file.
 
     Raises:
         FileExistsError: another program wrote a file of this name meanwhile.
@@ -68,27 +66,26 @@ def sync_directory(folder: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Removes a file, if it is there and can be."""
+    """Removes a file; ignores errors, such as that it does not exist."""
     with suppress(OSError):
         path.unlink()
 
 
-def numbered_paths(path: Path) -> Iterator[Path]:
-    """This path, then the same with -1, -2, ... before its suffix."""
-    return itertools.chain(
-        [path], (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(1))
-    )
+def numbered_paths(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Yields the path, then the path with -1, -2, ... before its suffix."""
+    yield path
+    stem = path.name.removesuffix(suffix)
+    yield from (path.with_name(f"{stem}-{n}{suffix}") for n in itertools.count(1))
 
 
 def unique_path(path: Path) -> Path:
-    """The first of the numbered paths that does not exist. Another process may still take it."""
-    return next(each for each in numbered_paths(path) if not each.exists())
+    """Returns the first numbered path that does not exist. Another process may still create it."""
+    return next(each for each in numbered_paths(path, path.suffix) if not each.exists())
 
 
 def make_unique_directory(path: Path) -> Path:
-    """Creates a new directory under this name, or with -1, -2, ... behind it."""
-    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
-    for each in itertools.chain([path], numbered):
+    """Creates a new directory at the first numbered path that does not exist."""
+    for each in numbered_paths(path):
         with suppress(FileExistsError):
             each.mkdir(parents=True)
             return each
@@ -107,10 +104,10 @@ def remove_empty_directories(directory: Path, *, parents: int = 2) -> None:
         try:
             path.rmdir()
         except FileNotFoundError:
-            continue  # it was never made
+            continue  # it was never created
         except OSError:
             return
 
 
-def as_json(content: Mapping[str, Any]) -> bytes:
+def encode_json(content: Mapping[str, Any]) -> bytes:
     return f"{json.dumps(content, indent=2)}\n".encode()

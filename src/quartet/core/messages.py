@@ -1,4 +1,4 @@
-"""Words of messages: suggestions, enumerations, values as YAML writes them."""
+"""Texts of messages: suggestions, enumerations, values as YAML writes them."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from quartet.core import redaction
 
 
 def suggest_name(name: str, names: Iterable[str], most: int = 10) -> str:
-    """Ends a sentence about an unknown name: the name that was meant, or else those there are."""
+    """Ends a sentence about an unknown name: suggests the closest name, or lists all names."""
     names = list(dict.fromkeys(names))
     if close := closest_name(name, names):
         return f"did you mean {close}?"
@@ -19,7 +19,7 @@ def suggest_name(name: str, names: Iterable[str], most: int = 10) -> str:
 
 
 def closest_name(name: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant, or None."""
+    """Returns the most similar name, or None if no name is similar."""
     names = list(names)
     close = difflib.get_close_matches(name, names, 1, cutoff=0.6)
     if len(name) > 2:
@@ -28,7 +28,7 @@ def closest_name(name: str, names: Iterable[str]) -> str | None:
 
 
 def shorten(words: Iterable[Any], most: int = 5) -> str:
-    """The first words, and how many more there are: ``a, b and 3 more``."""
+    """Joins the first words and the number of the others: ``a, b and 3 more``."""
     words = list(map(str, words))
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
@@ -41,19 +41,19 @@ def cut(name: object, length: int = 18) -> str:
 
 
 def join_or(words: Sequence[str], most: int = 10) -> str:
-    """The words as an enumeration: ``a, b or c``."""
+    """Joins the words: ``a, b or c``."""
     if len(words) > most:
         words = [*words[:most], f"one of {len(words) - most} more"]
     return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def join_and(words: Sequence[str]) -> str:
-    """The words as an enumeration: ``a, b and c``."""
+    """Joins the words: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def format_value(value: Any, most: int = 60) -> str:
-    """A value as YAML writes it, redacted, and cut where it is long; a path is whole."""
+    """Formats a value as YAML does, redacted, and truncated if it is long and not a path."""
     if value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Problems of a configuration: what is wrong, where, and what to do instead."""
+"""Problems of a configuration, each with its key, its cause and its solution."""
 
 import re
 import sys
@@ -16,14 +16,14 @@ Config = Mapping[str, Any]
 UNSET: Any = object()
 
 ENGINE = Path(__file__).parents[1]
-# Parts and data sources that the engine ships: their errors are about what they were given.
+# Parts and data sources that the engine ships: their errors are about their arguments.
 SHIPPED = (ENGINE / "parts", ENGINE / "data/csv.py", ENGINE / "data/image_folder.py")
 # Errors about a value, a file or a library; others that the engine raises are its own errors.
 REPORTED = (ValueError, OSError, ImportError, RuntimeError, Warning)
 SIGNATURE = re.compile(
     r"unexpected keyword argument|missing \d+ required|positional arguments? but|multiple values for"
 )
-# What a part says of an argument: "gamma must be at least 0, ...", "folds=3: ...", "epochs: ..."
+# A message about an argument: "gamma must be at least 0, ...", "folds=3: ...", "epochs: ..."
 STATEMENT = re.compile(
     r"(?P<path>\w[\w.]*?)(=(?P<value>\[[^\]]*\]|\{[^}]*\}|\S+?))?:?\s(?P<message>[^\s+].*)"
 )
@@ -31,12 +31,12 @@ STATEMENT = re.compile(
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a configuration or its data, with the way out.
+    """A problem of a configuration or its data, with its solution.
 
     Attributes:
-        key: The configuration key it is about, such as ``optimizer.lr``; empty if there is none.
-        message: What is wrong, and what to do: two short sentences.
-        value: The value that is wrong, shown behind the key; UNSET shows none.
+        key: The configuration key, such as ``optimizer.lr``; empty if no key is wrong.
+        message: The cause and the solution, in two short sentences.
+        value: The wrong value, shown after the key; UNSET shows none.
     """
 
     key: str
@@ -52,13 +52,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Context:
-    """What the method ``problems(context)`` of a part, callback or strategy may look at.
+    """The argument of the method ``problems`` of a part, callback or strategy.
 
     Attributes:
-        model: The network, with its frozen parameters.
+        model: The model, with its frozen parameters.
         trainer: Lightning's Trainer.
         config: The configuration, in plain containers.
-        directory: The directory of the run.
+        directory: The run directory.
     """
 
     model: Any
@@ -71,8 +71,8 @@ class ConfigError(Exception):
     """A configuration that cannot train.
 
     Attributes:
-        problems: What is wrong with it, each with the way out.
-        messages: The same as sentences, none of them twice.
+        problems: The problems of the configuration.
+        messages: Their messages, without duplicates.
     """
 
     def __init__(self, *problems: Problem) -> None:
@@ -86,14 +86,14 @@ class ConfigError(Exception):
 
 @contextmanager
 def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -> Iterator[None]:
-    """Appends what a part or a library says of its arguments to `problems`.
+    """Converts an error of a part or a library into a problem, and appends it to `problems`.
 
-    An error in the engine's own code is no problem of the configuration: it is raised as it is.
+    An error in the engine's own code is not a problem of the configuration; it propagates.
 
     Args:
-        problems: Grows.
-        key: Where the part stands in the configuration.
-        names: Names of its arguments.
+        problems: List to append to.
+        key: Key of the part in the configuration.
+        names: Names of the part's arguments.
     """
     try:
         yield
@@ -106,7 +106,7 @@ def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -
 
 
 def is_engine_error(error: Exception) -> bool:
-    """Whether an error was raised by a mistake in the engine's own code."""
+    """Whether an error shows a bug in the engine's own code."""
     if isinstance(error, REPORTED) or SIGNATURE.search(str(error)):
         return False
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -114,30 +114,30 @@ def is_engine_error(error: Exception) -> bool:
 
 
 def is_engine(file: str | Path) -> bool:
-    """Whether a file is of the engine, and neither a part nor a data source that it ships."""
+    """Whether a file belongs to the engine, and is not one of `SHIPPED`."""
     path = Path(file)
     return path.is_relative_to(ENGINE) and not any(map(path.is_relative_to, SHIPPED))
 
 
 def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Problem:
-    """What an error says, as a problem of `key` or of the argument that its text begins with.
+    """Converts an error into a problem of `key`, or of the argument that its message names first.
 
     Args:
-        key: Where the part that raised it stands in the configuration.
-        error: The error.
+        key: Key of the part in the configuration.
+        error: The error that the part raised.
         names: Names of the part's arguments.
     """
     text = " ".join(redaction.redact(str(error)).split())
     if isinstance(error, Warning):
-        shapes = f"{text.partition('. ')[0]}, so torch would broadcast; give both one shape."
-        return Problem(key, shapes)
+        cause = text.partition(". ")[0]
+        return Problem(key, f"{cause}, so torch would broadcast; give both one shape.")
     if missing := re.search(r"Requirement '([\w-]+)[^']*' not met", text):
-        way_out = f"needs {missing[1]}, which is not installed; pip install {missing[1]}."
-        return Problem(key, way_out)
+        package = missing[1]
+        return Problem(key, f"needs {package}, which is not installed; pip install {package}.")
     if unknown := re.search(r"[Uu]nexpected keyword arguments?:? ['`](\w+)", text):
         others = [name for name in names if name != unknown[1]]
-        way_out = suggest_name(unknown[1], others) if others else "remove it, or correct its name."
-        return Problem(f"{key}.{unknown[1]}", f"nothing uses this argument; {way_out}")
+        solution = suggest_name(unknown[1], others) if others else "remove it, or correct its name."
+        return Problem(f"{key}.{unknown[1]}", f"nothing uses this argument; {solution}")
     if found := STATEMENT.match(text):
         path, value = found["path"], found["value"] or UNSET
         if path in names:
@@ -159,17 +159,13 @@ def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Prob
 
 
 def find_place(error: Exception) -> str:
-    """The last line of the user's own code in a traceback: `` (model.py, line 3)``."""
-    places = [
-        (Path(frame.f_code.co_filename), line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    own = [
-        (path, line)
-        for path, line in places
-        if "site-packages" not in path.parts and not is_engine(path)
-    ]
-    return f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
+    """Returns the last line of the user's own code in a traceback: `` (model.py, line 3)``."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if "site-packages" not in path.parts and not is_engine(path):
+            place = f" ({path.name}, line {line})"
+    return place
 
 
 def wrong_keys(problems: Iterable[Problem]) -> set[str]:
@@ -179,6 +175,6 @@ def wrong_keys(problems: Iterable[Problem]) -> set[str]:
 
 
 def abort(message: str) -> NoReturn:
-    """Ends the command with exit status 2, as a configuration that is refused does."""
+    """Prints a message and exits with status 2, the status of an invalid configuration."""
     print(redaction.redact(message), file=sys.stderr)
     raise SystemExit(2)

@@ -1,17 +1,17 @@
-"""Which process of a run this is, who started it, and Slurm jobs that are requeued. Without torch.
+"""The rank of this process, the program that started it, and requeued Slurm jobs. Without torch.
 
-torchrun and Slurm start all processes of a run at once; Lightning, on one machine, starts the further
-ones itself, and passes them the directory.
+torchrun and Slurm start all processes of a run at once. On one machine, Lightning starts the other
+processes from the first one, which passes them the run directory.
 
 A run under Slurm resumes when its job is requeued:
 
     #SBATCH --requeue --signal=USR1@90
     srun python train.py optimizer=sgd
 
-Slurm sends SIGUSR1 90 seconds before the time of the job is over; the run saves, asks to be requeued
-and exits. The job then starts with the same command line, which must resume the run it began. So each
-run saves its directory under ``outputs/.slurm/``, by the job and the command line; this also helps
-after a node failure, which sends no signal.
+Slurm sends SIGUSR1 90 seconds before the time limit of the job; the run saves, requeues the job and
+exits. The job then starts with the same command line, which must resume the run that it began. So
+each run saves its directory under ``outputs/.slurm/``, by the job and the command line. This also
+works after a node failure, which sends no signal.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def started_by_torchrun() -> bool:
 
 
 def started_by_slurm() -> bool:
-    """Whether Slurm started this process with others, by the rules that Lightning has."""
+    """Whether Slurm started this process and others, by the same rules as Lightning."""
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return not interactive and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
@@ -61,7 +61,7 @@ def slurm_job() -> str | None:
 
 
 def slurm_run_file(arguments: Sequence[str]) -> Path:
-    """The file with the directory of this job's run of a command line."""
+    """The file that holds the run directory of a command line in this job."""
     digest = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:16]
     return SLURM_RUNS / f"{slurm_job()}-{digest}"
 
@@ -75,7 +75,7 @@ def save_slurm_run(arguments: Sequence[str], directory: Path) -> None:
 
 
 def find_interrupted_run(arguments: Sequence[str]) -> Path | None:
-    """The run that this command line began before the job was requeued, if it has a checkpoint."""
+    """Finds the run that this command line began before the requeue, if it has a checkpoint."""
     if not slurm_job() or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
     path = slurm_run_file(arguments)
@@ -86,7 +86,7 @@ def find_interrupted_run(arguments: Sequence[str]) -> Path | None:
 
 
 def requeue_slurm_job() -> str:
-    """Asks Slurm to start this job again; returns a message about the outcome."""
+    """Requeues this Slurm job; returns a message about the outcome."""
     command = ["scontrol", "requeue", str(slurm_job())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Iterable
 from urllib.parse import quote
 
-# Names of variables that are secret even if no configuration names them.
+# Names of environment variables that are secret even if no configuration names them.
 PRIVATE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNORECASE)
 NAMED = re.compile(r"\$\{\s*oc\.env:\s*['\"\\]*(\w+)")
-SHORTEST = 8  # shorter values are no secrets, and would be redacted everywhere
+SHORTEST = 8  # shorter values are not secrets, and occur in ordinary text
 
 named: set[str] = set()  # by the configurations of this process
 
@@ -25,15 +25,15 @@ def register(cfg: object) -> None:
 
 
 def redact(text: str) -> str:
-    """Replaces secret values in a text by references to them, and escapes control characters."""
+    """Replaces the secrets of a text by references to them, and escapes control characters."""
     text = replace(text, find_secrets())
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def replace(text: str, found: Iterable[tuple[str, str]]) -> str:
-    """The text with secrets, as `find_secrets` lists them, replaced by references."""
+    """Replaces secrets, as `find_secrets` returns them, by references."""
     for name, value in found:
-        # As it is, and as a traceback, a sentence, a path or an address shows it.
+        # As it is, and as a traceback, a sentence, a path or a URL shows it.
         spaced, path = " ".join(value.split()), os.path.normpath(value)
         for spelling in dict.fromkeys((value, repr(value)[1:-1], spaced, path, quote(value))):
             if len(spelling) >= SHORTEST:
@@ -42,7 +42,7 @@ def replace(text: str, found: Iterable[tuple[str, str]]) -> str:
 
 
 def find_secrets() -> list[tuple[str, str]]:
-    """Names and values of secrets, the longest value first: it may contain another."""
+    """Returns names and values of secrets, the longest value first, as it may contain another."""
     known = named.union(NAMED.findall(" ".join(sys.argv)))
     found = [
         (name, value)

@@ -1,4 +1,4 @@
-"""Ctrl+C, SIGTERM and Slurm's SIGUSR1: a training ends after the step under way, most else at once.
+"""Ctrl+C, SIGTERM and Slurm's SIGUSR1: a training exits after the current step, others at once.
 
 Imported before anything else at every start.
 """
@@ -12,10 +12,10 @@ from typing import NoReturn
 
 
 class ShutdownHandler:
-    """Ends the program on a signal, or later where that is deferred. A second signal ends it at once.
+    """Exits on a signal, or later while signals are deferred. A second signal exits at once.
 
     The exit status is 128 plus the number of the signal: 130 for Ctrl+C, 143 for SIGTERM, 138 for
-    SIGUSR1, which counts under Slurm alone.
+    SIGUSR1, which is handled under Slurm only.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class ShutdownHandler:
         self.installed = False
         self.interrupted = False
         self.imports = False
-        self.pending: list[int] | None = None  # signals that came within `masked`
+        self.pending: list[int] | None = None  # signals received within `masked`
 
     def install(self) -> None:
         """Installs the handlers."""
@@ -32,7 +32,7 @@ class ShutdownHandler:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
         if "SLURM_JOB_ID" in os.environ:
-            # Before Lightning, whose own handler would end in the middle of a step.
+            # Before Lightning, whose own handler would exit in the middle of a step.
             signal.signal(signal.SIGUSR1, self.handle)
 
     def defer(self) -> None:
@@ -40,7 +40,7 @@ class ShutdownHandler:
         self.deferring = True
 
     def stop_deferring(self) -> None:
-        """Ends the program if a signal came meanwhile; later ones end it at once."""
+        """Exits if a signal was deferred; later signals exit at once."""
         self.deferring = False
         if self.exit_code:
             self.exit()
@@ -55,7 +55,7 @@ class ShutdownHandler:
             self.pending.append(number)
             return
         if self.exit_code and self.imports:
-            os._exit(128 + number)  # an interrupted import of torch may abort
+            os._exit(128 + number)  # SystemExit within an import of torch may abort
         self.interrupted = bool(self.exit_code) or not self.deferring
         self.exit_code = 128 + number
         if self.interrupted:
@@ -78,7 +78,7 @@ class ShutdownHandler:
 
     @contextmanager
     def deferred(self, *, imports: bool = False) -> Iterator[None]:
-        """Defers signals within it, for training steps and imports. The code may check `exit_code`."""
+        """Defers signals within the block, which may check `exit_code`; for training and imports."""
         self.defer()
         self.imports = imports
         try:
@@ -89,7 +89,7 @@ class ShutdownHandler:
 
     @contextmanager
     def masked(self) -> Iterator[None]:
-        """Defers even a second signal within it, for moments."""
+        """Defers even a second signal within the block, which must be short."""
         self.pending = []
         try:
             yield
@@ -99,7 +99,7 @@ class ShutdownHandler:
             self.handle(number, None)
 
     def exit(self) -> NoReturn:
-        """Ends the program, with the status of the signal."""
+        """Exits with the status of the signal."""
         raise SystemExit(self.exit_code)
 
 

@@ -1,1 +1,1 @@
-"""The run directory: result.json, metrics.csv, locks, loggers, the table of a sweep's jobs."""
+"""The run directory: result.json, metrics.csv, locks, loggers, the jobs of a sweep."""

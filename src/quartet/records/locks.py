@@ -14,22 +14,22 @@ _descriptors: dict[Path, int] = {}
 
 
 class DirectoryLocked(RuntimeError):
-    """Another process works in a directory."""
+    """Another process has locked a directory."""
 
 
 def try_lock(directory: Path) -> bool:
     """Locks a directory for this process. False if another one has locked it."""
     directory = directory.resolve()
     if directory in _descriptors or processes.process_rank() > 0:
-        return True  # further processes of a run rely on the first
+        return True  # the first process of a run locks it for all
     if sys.platform == "win32":
-        return True  # has no such locks: start one process at a time
+        return True  # Windows has no such locks: start one process at a time
     import fcntl
 
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / ".lock"
     while True:
-        # Open for writing, without which network file systems lock nothing.
+        # Network file systems lock only files that are open for writing.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,11 +56,11 @@ def unlock(directory: Path) -> None:
 
 @contextmanager
 def lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes out of a directory.
+    """Locks a directory within the block.
 
     Args:
-        directory: To lock; it may be locked by this process already.
-        wait: Whether to wait for another process.
+        directory: The directory; this process may have locked it already.
+        wait: Whether to wait until another process unlocks it.
 
     Raises:
         DirectoryLocked: another process has locked it, and `wait` is False.

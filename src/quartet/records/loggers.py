@@ -1,4 +1,4 @@
-"""metrics.csv, the record of a run's learning curves, and the settings that other loggers get."""
+"""The logger of metrics.csv, and the hyperparameters and results that all loggers get."""
 
 import csv
 import inspect
@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from quartet.compat.lightning import was_started
 from quartet.core import files, redaction
-from quartet.core.files import as_json
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ Setting = bool | int | float | str
 
 
 def shorten_float(value: float) -> float:
-    """The number with the fewest digits that is the same in 32 bits: 0.001, not 0.0010000000475."""
+    """Returns the shortest number that is equal in 32 bits: 0.001, not 0.0010000000475."""
     return float(str(np.float32(value)))
 
 
@@ -32,17 +31,17 @@ def rewind(logger: TensorBoardLogger, rows: Sequence[Mapping[str, float]]) -> No
 
     Args:
         logger: Writes to the same directory as before.
-        rows: Of metrics.csv at the checkpoint. The last of them is logged again.
+        rows: Rows of metrics.csv at the checkpoint. The last one is logged again.
     """
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     step = int(rows[-1]["step"]) if rows else 0
-    start = SessionLog(status=SessionLog.START)  # of a session, which replaces what comes after
+    start = SessionLog(status=SessionLog.START)  # discards the events after this step
     logger.experiment.file_writer.add_event(Event(step=step, session_log=start))
     for row in rows:
         if row["step"] == step:
-            figures = {name: value for name, value in row.items() if name != "step"}
-            logger.log_metrics({**figures, "epoch": row["epoch"] - 1}, step)
+            metrics = {name: value for name, value in row.items() if name != "step"}
+            logger.log_metrics({**metrics, "epoch": row["epoch"] - 1}, step)
 
 
 def clear_loggers(loggers: Sequence[Logger]) -> None:
@@ -61,23 +60,23 @@ def start_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> Non
     same name. TensorBoard keeps the settings of the first start.
     """
     for logger in loggers:
-        changed = dict(settings)
+        parameters = dict(settings)
         if isinstance(logger, TensorBoardLogger):
-            write_hparams(logger, changed)
+            write_hparams(logger, parameters)
             continue
         if isinstance(logger, MLFlowLogger):
             known = logger.experiment.get_run(logger.run_id).data.params
-            for name in changed.keys() & known:
-                if known[name] != str(value := changed.pop(name))[:250]:
+            for name in parameters.keys() & known:
+                if known[name] != str(value := parameters.pop(name))[:250]:
                     logger.experiment.set_tag(logger.run_id, name, str(value))
-        logger.log_hyperparams(changed)
+        logger.log_hyperparams(parameters)
 
 
 def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> None:
-    """Begins a session of TensorBoard's HParams tab.
+    """Writes the settings of a run for TensorBoard's HParams tab.
 
     Lightning also writes a list of columns, which is left out here: TensorBoard would show the
-    columns of the first run for all runs, though other optimizers have other settings.
+    columns of the first run for all runs, but each optimizer has settings of its own.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -87,15 +86,15 @@ def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> Non
 
 
 def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) -> None:
-    """Logs the figures of the best epoch as the results of a run.
+    """Logs the metrics of the best epoch as the results of a run.
 
-    W&B keeps them in its summary, under the names of the curves. For the others, which show the last
-    value of a curve, they are ``best/NAME``.
+    W&B gets them as its summary, under the names of the curves. Other loggers, which show the last
+    value of a curve, get them as ``best/NAME``.
 
     Args:
-        loggers: Of a run.
+        loggers: The loggers of the run.
         result: The result.json of the finished run.
-        step: At which it ended.
+        step: The last step of the run.
     """
     best = {"epoch": result["monitor"]["epoch"]} | {
         name: value for name, value in result["metrics"].items() if not name.startswith("test/")
@@ -108,7 +107,7 @@ def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) ->
                 logger.log_metrics({f"best/{name}": value for name, value in best.items()}, step)
                 logger.save()
         except Exception as error:  # the run has finished
-            log.warning(f"{type(logger).__name__} has not logged the best figures: {error}")
+            log.warning(f"{type(logger).__name__} has not logged the best metrics: {error}")
 
 
 def finish_loggers(loggers: Sequence[Logger], *, failed: bool) -> None:
@@ -124,7 +123,7 @@ class MetricsCSV(Logger):
     Training and validation share a row, which Lightning's CSVLogger would split in two.
 
     Args:
-        directory: The run's directory.
+        directory: The run directory.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -149,7 +148,7 @@ class MetricsCSV(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        pass  # they stand in .hydra/config.yaml
+        pass  # .hydra/config.yaml has them
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -163,7 +162,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes new rows but the last, which may grow: Lightning calls this after each log."""
+        """Writes new rows except the last, which may grow. Lightning calls this after each log."""
         self.write(self.rows[:-1])
 
     @rank_zero_only
@@ -186,19 +185,26 @@ class MetricsCSV(Logger):
         self.written = len(rows)
 
 
-# Keys that do not change the training.
-EXCLUDED_FROM_HPARAMS = (
-    *("directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra"),
-)
-EXCLUDED_KEYS = {"search", "tasks"}  # of every group
+# Keys that do not change the training: at the top, in every group, in the callbacks.
+EXCLUDED_GROUPS = {
+    "directory",
+    "check",
+    "resume",
+    "metrics",
+    "logger",
+    "sweep",
+    "launcher",
+    "hydra",
+}
+EXCLUDED_KEYS = {"search", "tasks"}
 EXCLUDED_CALLBACKS = {"best", "last", "progress_bar"}
 
 
 def write_logged_runs(directory: Path, loggers: Mapping[str, Logger]) -> None:
-    """Writes loggers.json: the names under which services like MLflow keep this run.
+    """Writes loggers.json: the identifiers of this run in services such as MLflow.
 
-    By these, `logged_run` continues the same runs after a resume. The loggers are given by their
-    names in the configuration.
+    With them, `logged_run` continues the same logs after a resume. `loggers` maps names in the
+    configuration to loggers.
     """
     found = {}
     for name, logger in loggers.items():
@@ -206,19 +212,19 @@ def write_logged_runs(directory: Path, loggers: Mapping[str, Logger]) -> None:
             _ = logger.experiment  # type: ignore[attr-defined]  # starts it
             found[name] = {argument: logger.version}
     if found:
-        files.write_atomic(directory / "loggers.json", as_json(found))
+        files.write_atomic(directory / "loggers.json", files.encode_json(found))
 
 
 def logged_run(
     directory: Path, name: str, node: Mapping[str, Any], logger: Callable[..., Any]
 ) -> dict[str, str]:
-    """The argument by which a logger of a resumed run continues its log.
+    """Returns the argument with which a logger of a resumed run continues its log.
 
     Args:
-        directory: Of the run.
-        name: Of the logger in the configuration.
-        node: Its arguments there.
-        logger: Its class.
+        directory: The run directory.
+        name: Name of the logger in the configuration.
+        node: Arguments of the logger in the configuration.
+        logger: Class of the logger.
     """
     path, argument = directory / "loggers.json", run_argument(logger)
     if argument is None or node.get(argument) is not None or not path.exists():
@@ -228,7 +234,7 @@ def logged_run(
 
 
 def run_argument(logger: Callable[..., Any]) -> str | None:
-    """The argument of a logger that names the run it continues: MLflow's run_id, id of W&B."""
+    """Returns the name of a logger's argument for its run: ``run_id`` of MLflow, ``id`` of W&B."""
     taken = inspect.signature(logger).parameters
     return next((argument for argument in ("run_id", "id") if argument in taken), None)
 
@@ -236,14 +242,14 @@ def run_argument(logger: Callable[..., Any]) -> str | None:
 def hyperparameters(
     config: Mapping[str, Any], written: Mapping[str, Any], choices: Mapping[str, Any]
 ) -> dict[str, Setting]:
-    """The settings of a run for loggers: ``optimizer: adam``, ``optimizer.lr: 0.002`` and so on.
+    """Returns the settings of a run for loggers: ``optimizer: adam``, ``optimizer.lr: 0.002``, ...
 
-    Values that are None are left out. A value from the environment is shown as the reference to it.
+    None is left out. A value from an environment variable becomes a reference to the variable.
 
     Args:
         config: The complete configuration, resolved.
         written: The same, unresolved.
-        choices: The options of the groups.
+        choices: The chosen option of each group.
     """
     found: list[tuple[str, Setting]] = [
         (group, str(option)) for group, option in choices.items() if option
@@ -254,12 +260,12 @@ def hyperparameters(
     return {
         name: without_secrets(value, references.get(name), secrets)
         for name, value in found
-        if name.split(".")[0] not in EXCLUDED_FROM_HPARAMS
+        if name.split(".")[0] not in EXCLUDED_GROUPS
     }
 
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
-    """Names and values of a nested mapping, as far as its keys can be parts of a dotted name."""
+    """Yields dotted names and values of a nested mapping, as deep as its keys are identifiers."""
     if isinstance(value, Mapping) and all(str(key).isidentifier() for key in value):
         for key, part in value.items():
             excluded = key in EXCLUDED_KEYS or (name == "callbacks" and key in EXCLUDED_CALLBACKS)
@@ -274,7 +280,7 @@ def leaves(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
 def without_secrets(
     value: Setting, written: Setting | None, secrets: Sequence[tuple[str, str]]
 ) -> Setting:
-    """A value, or the reference to the environment by which it was written."""
+    """Returns a value, or the reference to an environment variable that stands in its place."""
     if "${oc.env:" in str(written):
         return str(written)
     return redaction.replace(value, secrets) if isinstance(value, str) else value

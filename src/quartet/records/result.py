@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from quartet.core import files, redaction
-from quartet.core.files import as_json
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
 
 
 def empty_result() -> dict[str, Any]:
-    """result.json of a run of which not even the configuration is known."""
+    """Returns result.json of a run whose configuration is unknown."""
     return {
         "status": None,
         "monitor": {"metric": None, "mode": None, "best": None, "epoch": None},
@@ -33,7 +32,7 @@ def empty_result() -> dict[str, Any]:
 
 
 def initial_result(cfg: Any) -> dict[str, Any]:
-    """result.json of a run that starts, given its configuration."""
+    """Returns result.json of a run that starts, given its configuration."""
     result = empty_result() | {"seed": cfg.seed}
     result["monitor"] |= {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode}
     if "hydra" in cfg:
@@ -42,7 +41,7 @@ def initial_result(cfg: Any) -> dict[str, Any]:
 
 
 def group_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen options of the groups that describe a run, without those of Hydra and sweeps."""
+    """Returns the chosen option of each config group, without those of Hydra and sweeps."""
     return {
         key: value
         for key, value in choices.items()
@@ -53,13 +52,13 @@ def group_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
 def write_failure(
     directory: Path, status: str, error: BaseException, cfg: Any | None = None
 ) -> None:
-    """Writes result.json of a run that was refused or failed before it could write its own."""
+    """Writes result.json of a run that failed before it wrote its own."""
     result = empty_result() if cfg is None else initial_result(cfg)
     write_result(directory, result | failure(status, error))
 
 
 def failure(status: str, error: BaseException) -> dict[str, Any]:
-    """What result.json says of a run that did not finish."""
+    """Returns the entries of result.json about the error of a run that did not finish."""
     message = redaction.redact(str(error))
     return {"status": status, "error": {"type": type(error).__name__, "message": message}}
 
@@ -67,20 +66,20 @@ def failure(status: str, error: BaseException) -> dict[str, Any]:
 def summary(
     directory: Path, history: Sequence[Mapping[str, float]], metric: str | None, mode: str
 ) -> dict[str, Any]:
-    """The entries of result.json about the epochs: the best of them, its figures and checkpoint.
+    """Returns the entries of result.json about the epochs: the best one, its metrics and checkpoint.
 
     Args:
         directory: Of the run.
         history: Rows of metrics.csv.
-        metric: Name of the monitored value; None if nothing is monitored.
+        metric: Name of the monitored metric; None if nothing is monitored.
         mode: min or max.
     """
-    # Without a monitored value the last checkpoint is the one that counts.
+    # Without a monitored metric the last epoch is the best one.
     rows = [row for row in history if metric in row] or history[-1:]
     best = rows[-1]
     if metric:
         best = (min if mode == "min" else max)(rows, key=lambda row: row[metric])
-    files = [(name, f"checkpoints/{name}.ckpt") for name in ("best", "last")]
+    checkpoints = [(name, f"checkpoints/{name}.ckpt") for name in ("best", "last")]
     return {
         "monitor": {
             "metric": metric,
@@ -90,20 +89,20 @@ def summary(
         },
         "metrics": {k: v for k, v in best.items() if "/" in k},
         "checkpoints": {
-            name: path if (directory / path).exists() else None for name, path in files
+            name: path if (directory / path).exists() else None for name, path in checkpoints
         },
     }
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
-    """Writes result.json whole or not at all, even if power fails."""
+    """Writes result.json atomically."""
     directory.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(directory / "result.json", as_json(result))
+    files.write_atomic(directory / "result.json", files.encode_json(result))
 
 
 def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
-    """Writes a JSON file under this name, or with -1, -2, ... where there is one already."""
-    for path in files.numbered_paths(directory / name):
+    """Writes a JSON file under this name, or with -1, -2, ... before its suffix if it exists."""
+    for path in files.numbered_paths(directory / name, ".json"):
         try:
             with path.open("x") as file:
                 json.dump(content, file, indent=2)
@@ -118,11 +117,11 @@ def write_new(directory: Path, name: str, content: Mapping[str, Any]) -> Path:
 
 @cache
 def describe_environment(folder: Path) -> dict[str, Any]:
-    """The commit of a folder, the machine and the packages, found out once in a process."""
+    """Returns the commit of a folder, the machine and the package versions; cached."""
 
     def git(*arguments: str) -> str | None:
         try:
-            # Some repositories have programs of their own called.
+            # A repository may name a program that git would run.
             line = ["git", "-c", "core.fsmonitor=false", *arguments]
             done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=folder)
         except (OSError, subprocess.CalledProcessError):
@@ -143,7 +142,7 @@ def describe_environment(folder: Path) -> dict[str, Any]:
 
 
 def write_environment(directory: Path, device: str) -> None:
-    """Writes environment.json, or environment-1.json and so on of a run that continues."""
+    """Writes environment.json, or environment-1.json and so on for a resumed run."""
     environment = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "device": device,

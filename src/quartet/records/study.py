@@ -15,10 +15,12 @@ SEARCH = "QUARTET_SEARCH"
 
 
 def make_storage(url: str | None, directory: Path) -> "BaseStorage":
-    """The database, or a journal in the sweep's directory, which several processes may write.
+    """Opens the database at `url`, or a journal in the sweep's directory.
+
+    Several processes may write to it at once.
 
     Raises:
-        ValueError: reading it could run code.
+        ValueError: reading the database could run code.
     """
     from optuna.storages import JournalStorage, get_storage
     from optuna.storages.journal import JournalFileBackend
@@ -30,7 +32,7 @@ def make_storage(url: str | None, directory: Path) -> "BaseStorage":
 
 
 def journal_path(directory: Path) -> Path:
-    """The journal of a search in the sweep's directory."""
+    """The journal of the search in a sweep's directory."""
     return directory / "optuna" / "study.journal"
 
 
@@ -44,7 +46,7 @@ def refuse_pickles(url: str | None) -> None:
 
 
 def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BasePruner":
-    """One of `PRUNERS`."""
+    """Creates the pruner with a name in `PRUNERS`."""
     from optuna import pruners
 
     if name == "median":
@@ -57,7 +59,7 @@ def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BaseP
 
 
 def repair_journal(directory: Path) -> None:
-    """Removes a last line of a sweep's journal that a kill left unfinished; Optuna cannot read it."""
+    """Removes an unfinished last line of a sweep's journal, which Optuna cannot read."""
     path = journal_path(directory)
     content = path.read_bytes() if path.exists() else b""
     if not content.endswith(b"\n") and content:

@@ -17,11 +17,11 @@ class Job:
     """One configuration of a sweep.
 
     Attributes:
-        directory: Its number, below the sweep's directory.
-        overrides: Hydra overrides that make it differ from the files of conf/.
-        conf: Fingerprint of the files of conf/ with which it was planned.
-        retried_as: Number of the job that was started in its place; None if it counts itself.
-        exit_reason: How its process ended, if the job could not record that itself.
+        directory: Directory of the job, named by its number, in the sweep's directory.
+        overrides: Hydra overrides of the job.
+        conf: Fingerprint of the files of conf/ when the job was added.
+        retried_as: Number of the job that replaces this one; None if it was not retried.
+        exit_reason: How the job's process ended, if the job could not record that itself.
     """
 
     directory: Path
@@ -36,7 +36,7 @@ class Job:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Identifies the job; the order of its overrides does not matter."""
+        """Identifies the job, whatever the order of its overrides."""
         return tuple(sorted(self.overrides))
 
     @property
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def is_pending(self) -> bool:
-        """Whether it is still to be trained: not begun, killed or interrupted."""
+        """Whether it must still be trained: it was not started, was killed or was interrupted."""
         return self.status in (None, "interrupted")
 
     @property
@@ -59,14 +59,14 @@ class Job:
 
 
 class Table:
-    """The jobs of a sweep by number, as ``sweep.json`` in its directory lists them.
+    """The jobs of a sweep, read from ``sweep.json`` in its directory.
 
     Args:
-        directory: Of the sweep.
+        directory: Directory of the sweep.
 
     Attributes:
         command: Overrides of the newest start.
-        jobs: By number.
+        jobs: The jobs by number.
 
     Raises:
         ValueError: ``sweep.json`` is damaged.
@@ -84,7 +84,7 @@ class Table:
 
     @property
     def current(self) -> list[Job]:
-        """The jobs that count: not those that were retried under another number."""
+        """The jobs without those that were retried under another number."""
         return [job for job in self.jobs.values() if job.retried_as is None]
 
     def read(self) -> None:
@@ -116,14 +116,14 @@ class Table:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Locks the table against other processes, and writes it at the end."""
+        """Locks and reads the table, and writes it at the end of the block."""
         with lock(self.directory, wait=True):
             self.read()
             yield
             self.write()
 
     def add(self, overrides: Sequence[str], conf: str) -> Job:
-        """Adds a job under the next number that no directory has."""
+        """Adds a job under the next number without a directory."""
         existing = (int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
         number = max([*self.jobs, *(existing if not self.jobs else ())], default=-1) + 1
         while (self.directory / str(number)).exists():
@@ -141,7 +141,7 @@ class Table:
 
 
 def list_jobs(directory: str | Path) -> list[Job]:
-    """The jobs of a sweep that count, by number; of Hydra's own sweepers too."""
+    """Lists the current jobs of a sweep by number, also of a sweep by Hydra's own sweepers."""
     table = Table(directory)
     if table.jobs:
         return table.current

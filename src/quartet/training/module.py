@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from quartet.checkpoints.resume_state import all_gather_object
-from quartet.compat.lightning import is_last_batch_done, trainer_of
+from quartet.compat.lightning import get_trainer, is_last_batch_done
 from quartet.training.metric_buffer import MetricBuffer
 from quartet.training.schedule import Schedule
 
@@ -168,7 +168,7 @@ class Module(LightningModule):
             targets: Targets as the data gives them.
             extras: Further items of the batch, such as the query of each row.
         """
-        trainer = trainer_of(self)
+        trainer = get_trainer(self)
         if stage == "train" and trainer is not None:
             # LBFGS evaluates a batch several times; the first time counts.
             batch = trainer.fit_loop.batch_idx
@@ -214,7 +214,7 @@ class Module(LightningModule):
             checkpoint["metadata"] = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trainer = trainer_of(self)
+        trainer = get_trainer(self)
         if trainer and trainer.state.fn == TrainerFn.FITTING:
             self.loaded = checkpoint.get("epoch_in_progress", {})
 

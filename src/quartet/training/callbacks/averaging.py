@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from quartet.compat.lightning import average_of, is_last_batch_done, last_update, set_last_update
+from quartet.compat.lightning import get_average, is_last_batch_done, last_update, set_last_update
 from quartet.core.messages import join_and
 from quartet.core.problems import Context, Problem
 
@@ -30,13 +30,13 @@ class WeightAverage(WeightAveraging):
     @property
     def has_average(self) -> bool:
         """Whether there was an update."""
-        average = average_of(self)
+        average = get_average(self)
         return average is not None and bool(average.n_averaged)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning copies the model before it moves it to its device. The count remains on the CPU:
         # reading it would wait for a GPU.
-        average = average_of(self)
+        average = get_average(self)
         assert average is not None
         average.module.to(pl_module.device)
 
@@ -101,7 +101,7 @@ class EMA(WeightAverage):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        step, average = trainer.global_step, average_of(self)
+        step, average = trainer.global_step, get_average(self)
         if not self.has_average:
             super().on_train_batch_end(trainer, pl_module, *args, **kwargs)  # copies the weights
         elif average is not None and step > last_update(self) and self.should_update(step - 1):
