@@ -6,14 +6,20 @@ import torch
 
 from quartet.build import build, compose
 from quartet.core.problems import ConfigError
-from quartet.data.datamodule import balanced
+from quartet.data.datamodule import balancing_weights
 from quartet.data.loader import Batches
 
 CLASSES = torch.tensor([0] * 90 + [1] * 9 + [2])
 
 
 def batches(**more: object) -> Batches:
-    given = {"seed": 0, "shuffle": True, "drop_last": False, "weights": balanced(CLASSES), **more}
+    given = {
+        "seed": 0,
+        "shuffle": True,
+        "drop_last": False,
+        "weights": balancing_weights(CLASSES),
+        **more,
+    }
     return Batches(len(CLASSES), 10, **given)  # type: ignore[arg-type]
 
 

@@ -579,12 +579,12 @@ FLAWS: dict[str, tuple[str, Callable[..., None], str]] = {
     "one class": (
         "multiclass",
         swap("val", 1, torch.zeros_like),
-        r"^data: the val part holds one class only; for it there is no AUROC; choose another",
+        r"^data: the val part holds one class only, so it has no AUROC; choose another",
     ),
     "one value": (
         "binary",
         swap("test", 1, torch.ones_like),
-        r"^data: in the test part the target has one value only; for it there is no AUROC",
+        r"^data: in the test part the target has one value only, so it has no AUROC",
     ),
     "constant label": (
         "multilabel",

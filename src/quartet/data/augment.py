@@ -8,10 +8,10 @@ from torchvision.transforms import v2
 
 
 def draw(index: Tensor, *, seed: int, epoch: int, stream: int) -> Tensor:
-    """Draws random whole numbers from 0 to 2**31 - 1, one for each sample.
+    """Draws random integers from 0 to 2**31 - 1, one for each sample.
 
     They are a function of the arguments alone: a sample is changed in the same way in every batch,
-    process and device, and after a resume. SplitMix64: Steele et al., "Fast Splittable
+    process and device, also after a resume. SplitMix64: Steele et al., "Fast Splittable
     Pseudorandom Number Generators", 2014.
 
     Args:
@@ -58,7 +58,7 @@ def crop(images: Tensor, index: Tensor, *, padding: int, seed: int, epoch: int) 
     return pad(images, [padding] * 4)[samples, :, rows, columns].movedim(-1, 1).contiguous()
 
 
-def images(
+def augment_images(
     batch: Tensor, index: Tensor, epoch: int, *, mirror: bool, shift: int, seed: int
 ) -> Tensor:
     """Returns the images of an epoch: mirrored if `mirror`, shifted by up to `shift` pixels."""
@@ -73,7 +73,7 @@ class Mixing:
     The random numbers of a batch are a function of the seed, the epoch, the batch and the process.
 
     Args:
-        mixup: Alpha of the Beta distribution of the shares; 0 mixes nothing. Zhang et al., "mixup: Beyond
+        mixup: Alpha of the Beta distribution of the shares; 0 disables it. Zhang et al., "mixup: Beyond
             Empirical Risk Minimization", 2018.
         cutmix: Alpha for patches of images; with both, each batch draws one of them. Yun et al.,
             "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
@@ -84,8 +84,8 @@ class Mixing:
 
     def __init__(self, *, mixup: float, cutmix: float, num_outputs: int, seed: int) -> None:
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        made = [kind(alpha=alpha, num_classes=num_outputs) for kind, alpha in kinds if alpha]
-        self.mix = v2.RandomChoice(made) if len(made) > 1 else made[0]
+        transforms = [kind(alpha=alpha, num_classes=num_outputs) for kind, alpha in kinds if alpha]
+        self.mix = v2.RandomChoice(transforms) if len(transforms) > 1 else transforms[0]
         self.seed = seed
 
     def __call__(

@@ -35,25 +35,25 @@ def csv(
 ) -> Parts:
     """Reads a table: inputs float32 ``(rows, columns)``, targets as the task needs them.
 
-    Columns of numbers, or of true and false, are standardised; all others are one-hot encoded. Both
+    Columns of numbers, or of true and false, are standardized; all others are one-hot encoded. Both
     depend on the training part alone: a category that only other parts have becomes zeros. A
-    missing category is one of its own. Classes are the sorted values of the target column; the
+    missing value is a category of its own. Classes are the sorted values of the target column; the
     second of a binary one is positive.
 
     Args:
-        path: The file, its first line the names of the columns.
-        task: multiclass, binary, multilabel or regression.
+        path: The file; its first line has the names of the columns.
+        task: Name of a task that reads tables: multiclass, binary, multilabel or regression.
         target: The target column; multilabel (columns of 0 and 1) and regression allow several.
-        features: The input columns; None for all but the target and ``drop``.
+        features: The input columns; None for all except the target and ``drop``.
         drop: Columns to leave out.
-        separator: Text between columns.
+        separator: Text that separates columns.
         missing: ``error`` refuses missing numbers, ``mean`` replaces them by the mean of the
             training part.
-        max_categories: Most distinct values, in the training part, of a one-hot encoded column.
+        max_categories: Largest number of values of a one-hot encoded column in the training part.
         standardize_targets: Whether regression targets get mean 0 and standard deviation 1 over the
             training part.
         val_fraction: Share of the rows for validation, in [0, 1).
-        test_fraction: Share of the rows for the test, in [0, 1).
+        test_fraction: Share of the rows for testing, in [0, 1).
         split_seed: Seed of the split, stratified for multiclass and binary.
         fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
@@ -61,16 +61,14 @@ def csv(
         ValueError: The file or a column is missing or does not fit the task, or a value is out of
             range.
     """
-    names_of_tasks = [name for name, kind in TASKS.items() if kind.reads_tables]
-    if task not in names_of_tasks:
-        raise ValueError(
-            f"task must be one of {', '.join(names_of_tasks)}, got {task!r}; data/task=NAME."
-        )
+    tasks = [name for name, kind in TASKS.items() if kind.reads_tables]
+    if task not in tasks:
+        raise ValueError(f"task must be one of {', '.join(tasks)}, got {task!r}; data/task=NAME.")
     kind = TASKS[task]()
     if missing not in ("error", "mean"):
         raise ValueError(f"missing must be error or mean, got {missing!r}; mean replaces numbers.")
     table = _read(path, separator)
-    wanted, inputs = _columns(table, target, features, drop, kind)
+    wanted, inputs = _select_columns(table, target, features, drop, kind)
     _refuse_gaps(table[wanted])
     targets, names = kind.read_targets(table[wanted])
     stratify = np.array(names)[targets.astype(int).ravel()] if kind.has_classes else None
@@ -82,7 +80,7 @@ def csv(
         fold=fold,
         stratify=stratify,
     )
-    encoding, feature_names = _fit(table[inputs], rows.train, missing, max_categories)
+    encoding, feature_names = _fit_encoding(table[inputs], rows.train, missing, max_categories)
     encoding |= {"separator": separator, "targets": wanted}
     scale: tuple[Tensor, Tensor] | None = None
     final = torch.tensor(targets).to(kind.target_dtype)
@@ -105,7 +103,7 @@ def _read(path: str | None, separator: str) -> pd.DataFrame:
     if not file.is_file():
         raise ValueError(f"path {path} is not a file: looked for {file}; set data.path=FILE.")
     try:
-        table = pd.read_csv(file, sep=separator, low_memory=False)  # one type a column
+        table = pd.read_csv(file, sep=separator, low_memory=False)  # one type per column
     except ValueError as error:
         raise ValueError(f"{file} cannot be read as a csv table: {str(error).strip()}.") from error
     if table.empty:
@@ -113,14 +111,14 @@ def _read(path: str | None, separator: str) -> pd.DataFrame:
     return table
 
 
-def _columns(
+def _select_columns(
     table: pd.DataFrame,
     target: str | Sequence[str] | None,
     features: Sequence[str] | None,
     drop: Sequence[str],
     kind: Task,
 ) -> tuple[list[str], list[str]]:
-    """The target columns and the input columns."""
+    """Returns the names of the target columns and of the input columns."""
     if not target:
         raise ValueError(
             f"target is not set; data.target=COLUMN, one of {', '.join(table.columns)}."
@@ -157,10 +155,10 @@ def _refuse_gaps(targets: pd.DataFrame) -> None:
         )
 
 
-def _fit(
+def _fit_encoding(
     columns: pd.DataFrame, train: IntArray, missing: str, max_categories: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns the encoding of the columns, by the training rows, and the names of its columns."""
+    """Fits the encoding to the training rows; returns it and the names of its columns."""
     numeric = [name for name in columns if pd.api.types.is_numeric_dtype(columns[name])]
     categories = [name for name in columns if name not in numeric]
     for name in categories:
@@ -204,7 +202,7 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
         columns: Has the columns that `encoding` names.
         encoding: In plain containers: ``numeric`` gives each column its ``mean``, its ``std`` and
             the value to ``fill`` in for missing ones; ``categories`` gives each column its values as
-            texts, None for a missing one.
+            strings, None for a missing one.
         strict: Whether to refuse a category that the training did not have; else it becomes zeros.
 
     Raises:
@@ -212,7 +210,7 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
     """
     blocks: list[NDArray[Any]] = []
     for name, numbers in encoding["numeric"].items():
-        values = _numbers(columns[name])
+        values = _to_numbers(columns[name])
         _refuse_infinite(name, values)
         if (gaps := np.isnan(values)).any():
             if numbers["fill"] is None:
@@ -224,7 +222,7 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
         blocks.append(((values - numbers["mean"]) / numbers["std"])[:, None])
     for name, known in encoding["categories"].items():
         places = {value: place for place, value in enumerate(known)}
-        found = [_text(value) for value in columns[name].tolist()]
+        found = [_to_text(value) for value in columns[name].tolist()]
         codes = np.array([places.get(value, -1) for value in found], dtype=np.int64)
         if strict and (codes < 0).any():
             unknown = found[int((codes < 0).argmax())]
@@ -237,7 +235,7 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
     return torch.from_numpy(np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe"))
 
 
-def _numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
+def _to_numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
     try:
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
@@ -248,7 +246,7 @@ def _numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
         ) from None
 
 
-def _text(value: Any) -> str | None:
+def _to_text(value: Any) -> str | None:
     return None if pd.isna(value) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""The DataModule: a source gives the parts of a data set, loaders give their batches."""
+"""The DataModule: a source returns the parts of a data set, loaders return their batches."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from quartet.data import augment
+from quartet.data.augment import augment_images
 from quartet.data.loader import (
     BatchDataset,
     Batches,
@@ -33,18 +33,18 @@ class DataModule(LightningDataModule):
     time; a `DataLoader` reads any other data set sample by sample.
 
     Args:
-        source: Returns the parts; downloads missing files.
+        source: Function that returns the parts, and downloads missing files.
         task: Name of the task, see `quartet.data.task`.
         batch_size: Samples (ranking: queries) of a training step, or ``"full"`` for all of them.
         eval_batch_size: Samples of a validation or test step.
         seed: Seed of the order of the training samples.
-        shuffle: Whether every epoch has an order of its own.
+        shuffle: Whether to shuffle the training samples in every epoch.
         balance: Whether an epoch draws every class equally often, with replacement.
-        drop_last: Whether to leave out a last training batch that is smaller.
-        num_workers: Processes that read ahead; 0 reads in this process.
+        drop_last: Whether to drop a last training batch that is smaller.
+        num_workers: Processes that load batches; 0 loads them in this process.
         mean: Means to subtract from the channels of images in [0, 1], or None.
         std: Standard deviations to divide the channels by, or None.
-        flip: Whether to mirror half of the training images, others in each epoch.
+        flip: Whether to mirror half of the training images, drawn anew in each epoch.
         crop: Largest shift of a training image in pixels; 0 shifts none.
     """
 
@@ -82,11 +82,11 @@ class DataModule(LightningDataModule):
         self.flip = flip
         self.crop = crop
         self.start = (0, 0)
-        # Of the configuration: task, input_shape, num_classes, num_outputs.
+        # From the configuration: task, input_shape, num_classes, num_outputs.
         self.config_metadata: dict[str, Any] = {}
 
     def metadata(self) -> dict[str, Any]:
-        """The facts about the data that prediction needs, in plain containers."""
+        """Returns the metadata that prediction needs, in plain containers."""
 
         def texts(names: Sequence[str] | None) -> list[str] | None:
             return None if names is None else [str(name) for name in names]
@@ -98,8 +98,8 @@ class DataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the training: the epoch, and how many of its batches are done."""
-        # The trainer counts them: a loader with workers is ahead of it.
+        """Returns the position in the training: the epoch, and the number of its finished batches."""
+        # The trainer counts them, because a loader with workers is ahead of it.
         loop = self.trainer.fit_loop  # type: ignore[union-attr]
         epoch: Any = loop.epoch_progress.current
         batches: Any = loop.epoch_loop.batch_progress.current
@@ -116,7 +116,7 @@ class DataModule(LightningDataModule):
         self.load()
 
     def load(self) -> Parts:
-        """Returns the parts, which the first call reads."""
+        """Returns the parts; the first call reads them."""
         if not self.loaded:
             self.parts = self.source()
         return self.parts
@@ -127,7 +127,7 @@ class DataModule(LightningDataModule):
         return hasattr(self, "parts")
 
     def targets(self) -> Tensor:
-        """The targets of the training part, in its order."""
+        """Returns the targets of the training part, in its order."""
         train = self.load().train
         if isinstance(train, TensorDataset):
             return train.tensors[1]
@@ -143,7 +143,7 @@ class DataModule(LightningDataModule):
             world_size: Number of processes.
             samples: Size of the training part; None counts its samples.
         """
-        count = rows(self.load().train) if samples is None else samples
+        count = count_samples(self.load().train) if samples is None else samples
         return len(self._train_batches(count, 0, world_size))
 
     def _train_batches(self, count: int, rank: int, world_size: int, **options: Any) -> Batches:
@@ -159,21 +159,21 @@ class DataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> Any:
-        # The batches to overfit stay the same.
+        # With overfit_batches every epoch has the same batches.
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
         batches = self._train_batches(
-            rows(self.parts.train),
+            count_samples(self.parts.train),
             *self._process(),
             shuffle=self.shuffle and not overfits,
             start=self.start,
-            weights=balanced(self.targets()) if self.balance else None,
+            weights=balancing_weights(self.targets()) if self.balance else None,
         )
-        change = None
+        augment = None
         if self.flip or self.crop:
-            change = functools.partial(
-                augment.images, mirror=self.flip, shift=self.crop, seed=self.seed
+            augment = functools.partial(
+                augment_images, mirror=self.flip, shift=self.crop, seed=self.seed
             )
-        return self._loader(self.parts.train, batches, change)
+        return self._loader(self.parts.train, batches, augment)
 
     def val_dataloader(self) -> Any:
         return self.part_loader("val")
@@ -182,13 +182,13 @@ class DataModule(LightningDataModule):
         return self.part_loader("test")
 
     def part_loader(self, part: str) -> Any:
-        """Returns a loader of the samples of train, val or test in their order."""
+        """Returns a loader of the train, val or test part, without shuffling."""
         dataset = getattr(self.parts, part)
         if dataset is None:
             return []
         rank, world_size = self._process()
         batches = Batches(
-            rows(dataset),
+            count_samples(dataset),
             self.eval_batch_size,
             seed=self.seed,
             fill=False,
@@ -205,32 +205,32 @@ class DataModule(LightningDataModule):
         self,
         dataset: Dataset[Any],
         batches: Batches,
-        change: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
     ) -> Any:
         if isinstance(dataset, TensorDataset):
             cpu = torch.device("cpu")
             device = self.trainer.strategy.root_device if self.trainer else cpu
             normalize = make_normalizer(self.mean, self.std, device)
-            return TensorLoader(dataset.tensors, batches, device, normalize, change)
+            return TensorLoader(dataset.tensors, batches, device, normalize, augment)
         collate_samples = functools.partial(collate, mean=self.mean, std=self.std)
         return DataLoader(
-            BatchDataset(dataset, collate_samples, self.seed, change),
+            BatchDataset(dataset, collate_samples, self.seed, augment),
             batch_sampler=EpochBatchSampler(batches),  # type: ignore[arg-type]
             collate_fn=identity,
-            # Without one it would draw from the random numbers of the training.
+            # Without one it would draw from the generator of the training.
             generator=torch.Generator().manual_seed(self.seed),
             **worker_options(self.num_workers),
         )
 
 
-def balanced(targets: Tensor) -> Tensor:
+def balancing_weights(targets: Tensor) -> Tensor:
     """Returns a weight for each sample; the weights of every class have the same sum."""
     classes = targets.flatten().long()
     return classes.bincount().double().reciprocal()[classes]
 
 
-def rows(dataset: Dataset[Any]) -> int:
-    """Counts the samples, or the queries where a third tensor names them."""
+def count_samples(dataset: Dataset[Any]) -> int:
+    """Counts the samples of a data set, or its queries if it has a third tensor."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 3:
         return len(dataset.tensors[2].unique_consecutive())
     return len(dataset)  # type: ignore[arg-type]

@@ -27,11 +27,11 @@ def image_folder(
 
     Args:
         path: A folder of class folders; or one with ``train/`` and perhaps ``val/`` and ``test/``,
-            each a folder of class folders. A part without a folder is split off the training
+            each a folder of class folders. A part without a folder is split off from the training
             pictures.
         image_size: Height and width of the inputs in pixels, at least 1.
         val_fraction: Share of the training pictures for validation, in [0, 1); unused with val/.
-        test_fraction: Share of the training pictures for the test, in [0, 1); unused with test/.
+        test_fraction: Share of the training pictures for testing, in [0, 1); unused with test/.
         split_seed: Seed of the stratified split.
         fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
@@ -96,7 +96,7 @@ def to_tensor(image_size: int) -> v2.Compose:
 
 
 def _has_folder(root: Path, part: str) -> bool:
-    # Without train/, folders named val and test are classes like any other.
+    # Without train/, folders named val and test are classes.
     return (root / "train").is_dir() and (root / part).is_dir()
 
 

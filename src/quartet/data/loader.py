@@ -1,4 +1,4 @@
-"""Loaders: the order of the samples in an epoch, and its batches."""
+"""Loaders: the order of the samples in an epoch, and their batches."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +22,16 @@ class Batches:
         count: Number of samples (or queries).
         batch_size: Samples of a batch, for each process.
         seed: Seed of the order.
-        shuffle: Whether every epoch has an order of its own.
-        drop_last: Whether to leave out a last batch that is smaller.
+        shuffle: Whether to shuffle the samples in every epoch.
+        drop_last: Whether to drop a last batch that is smaller.
         fill: Whether the first samples of the epoch fill its last batch, so that the shares of all
             processes are equal, as averaged gradients need them. Otherwise the last share may be
             empty.
         rank: Rank of this process, from 0.
         world_size: Number of processes.
-        start: First epoch, and how many of its batches to leave out.
-        weights: Relative frequency of each sample, of which an epoch then draws `count` with
-            replacement. None draws every sample once.
+        start: First epoch, and the number of its batches to skip.
+        weights: Relative frequency of each sample; an epoch draws `count` samples with replacement.
+            None draws every sample once.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Batches:
         generator = torch.Generator().manual_seed(int(state[0] >> 1))
         if self.weights is None:
             return torch.randperm(self.count, generator=generator)
-        # `torch.multinomial` draws among 2**24 at most.
+        # `torch.multinomial` supports at most 2**24 samples.
         upper = self.weights.double().cumsum(0)
         drawn = torch.rand(self.count, generator=generator, dtype=torch.float64) * upper[-1]
         return torch.searchsorted(upper, drawn, right=True).clamp_(max=self.count - 1)
@@ -105,7 +105,7 @@ class TensorLoader:
     Args:
         tensors: Tensors of equal length: inputs, targets and, for ranking, the query of each row.
         batches: Rows (for ranking: queries) of each batch.
-        device: Device of the batches, which keeps the tensors too if they fit.
+        device: Device of the batches, and of the tensors if they fit.
         normalize: Turns stored inputs into the model's.
         augment: Changes inputs at random, given their rows and the epoch; None changes nothing.
     """
@@ -151,7 +151,7 @@ class TensorLoader:
 
 
 def storage_device(tensors: Sequence[Tensor], device: torch.device) -> torch.device:
-    """Returns the device that keeps the tensors: a GPU if half of its free memory is enough."""
+    """Returns the device that stores the tensors: a GPU if half of its free memory is enough."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if 2 * sum(tensor.nbytes for tensor in tensors) > free:
@@ -165,7 +165,7 @@ def make_normalizer(
     """Returns a function that turns stored inputs into the model's.
 
     Bytes become floats in [0, 1]; the channels of images ``(batch, channels, height, width)`` are
-    standardised if `mean` and `std` are given.
+    standardized if `mean` and `std` are given.
     """
     shift = None if mean is None else torch.tensor(mean, device=device).view(-1, 1, 1)
     scale = None if std is None else torch.tensor(std, device=device).view(-1, 1, 1)
@@ -187,7 +187,7 @@ def collate(
     std: Sequence[float] | None,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Makes an augmented and normalized batch of samples."""
+    """Collates samples into a batch, augments and normalizes it."""
     if not samples:
         return []
     inputs, *others = default_collate(list(samples))
@@ -213,8 +213,8 @@ class EpochBatchSampler:
 class BatchDataset(Dataset[Any]):
     """Reads whole batches of a data set of single samples.
 
-    A worker process seeds its random numbers for each batch, with the seed, the epoch and the rows:
-    they are the same after a resume.
+    A worker process seeds its generators for each batch with the seed, the epoch and the rows, so
+    that they are the same after a resume.
 
     Args:
         dataset: Data set of tuples of inputs and targets.

@@ -1,7 +1,7 @@
-"""The kinds of task: the form of targets, the meaning of outputs, and all that follows from them.
+"""Tasks: the form of targets, the meaning of outputs, and everything that depends on them.
 
-Models return raw outputs and losses expect them; metrics expect predictions, which a task makes.
-A further kind is one more subclass of `Task`, added to `TASKS`.
+Models return raw outputs, which losses expect. A task turns them into predictions, which metrics
+expect. To add a task, write a subclass of `Task` and add it to `TASKS`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Columns = dict[str, list[Any]]
-# For each picture the name of a drawing function of `quartet.reports`, and its arguments.
+# Name of a picture -> name of a drawing function of `quartet.reports`, and its arguments.
 Figures = dict[str, tuple[Any, ...]]
 Wrong = list[tuple[int, str]]
 Names = Sequence[str]
@@ -30,26 +30,24 @@ Tensors = Sequence[Tensor]
 Scale = tuple[Tensor, Tensor]
 Problems = Iterator[Problem]
 
-ONE_VALUE = (
-    "for it there is no AUROC; choose another data.split_seed, a larger part, or metrics=none."
-)
+NO_AUROC = "so it has no AUROC; choose another data.split_seed, a larger part, or metrics=none."
 
 
 class Task(nn.Module):
-    """The base of all kinds of task; by itself, outputs are values and nothing is drawn.
+    """The base class of tasks. By default, outputs are values, and nothing is drawn.
 
     Attributes:
         name: The value of ``data.task``.
         target_dtype: Type of the targets of a batch.
-        has_classes: Whether every sample is of exactly one class; then splits are stratified and
-            the classes can be balanced.
+        has_classes: Whether every sample has exactly one class. Then splits are stratified, and the
+            classes can be balanced.
         has_one_output: Whether the model has a single output.
-        has_queries: Whether the rows of a batch belong to queries, which a third tensor names.
+        has_queries: Whether batches have a third tensor, with the query of each row.
         has_probabilities: Whether predictions are probabilities.
-        has_scale: Whether it undoes the standardisation of targets.
+        has_scale: Whether predictions undo the standardization of targets.
         reads_tables: Whether the targets can be columns of a csv file.
         column_type: Type of the columns ``target`` and ``prediction`` that predict.py writes.
-        mixing_losses: Losses that accept the targets of mixed samples; None if none can be mixed.
+        mixing_losses: Losses that accept mixed targets; None if samples cannot be mixed.
         outputs_text: Describes the predictions of an exported model.
         raw_outputs_text: Describes the raw outputs.
     """
@@ -72,54 +70,54 @@ class Task(nn.Module):
         self.num_outputs = num_outputs
 
     def forward(self, outputs: Tensor) -> Tensor:
-        """Predictions in the form that metrics compare with labels."""
+        """Returns predictions in the form that metrics compare with labels."""
         return outputs
 
     def labels(self, targets: Tensor) -> Tensor:
-        """Targets in the form that metrics compare with predictions."""
+        """Returns targets in the form that metrics compare with predictions."""
         return targets
 
     # Numbers and names
 
     def count_outputs(self, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
-        """Numbers of classes (None if there are none) and of outputs, given a sample's target."""
+        """Returns the number of classes, or None, and of outputs, given the target of a sample."""
         return None, target.numel()
 
     def expected_outputs(self, num_classes: int | None) -> int | None:
-        """The only number of outputs that the task can have; None if there are several."""
+        """Returns the number of outputs that the task requires; None if any number is valid."""
         return 1 if self.has_one_output else None
 
     def target_shape(self) -> tuple[int, ...]:
-        """Shape of the target of one sample."""
+        """Returns the shape of the target of one sample."""
         return (self.num_outputs,)
 
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
-        """Names of the classes, labels or values, by `DataModule.metadata`."""
+        """Returns the names of the classes, labels or values, given `DataModule.metadata`."""
         return list(metadata["class_names"] or map(str, range(metadata["num_outputs"])))
 
     # The check before the training
 
     def example(self) -> tuple[Tensor, ...]:
-        """Outputs and targets of a few made-up samples, and for ranking their queries."""
+        """Returns outputs and targets of a few made-up samples, and their queries for ranking."""
         targets = self.example_targets()
         size = len(targets[0])
         outputs = torch.arange(1.0 * size * self.num_outputs).sin().view(size, self.num_outputs)
         return outputs, *targets
 
     def example_targets(self) -> tuple[Tensor, ...]:
-        """Targets of the made-up samples, and their queries if there are any."""
+        """Returns the targets of the made-up samples, and their queries for ranking."""
         return (torch.arange(3.0 * self.num_outputs).view(3, self.num_outputs),)
 
     def mixable_targets(self, targets: Tensor) -> Tensor:
-        """Targets as floats ``(batch, outputs)``, of which mixtures can be made."""
+        """Returns targets as floats ``(batch, outputs)``, which can be mixed."""
         return targets
 
     def value_problems(self, part: str, targets: Tensor) -> Problems:
-        """Targets that are out of range, one problem for all of them."""
+        """Yields a problem if targets of a part are out of range."""
         yield from ()
 
     def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
-        """Parts that cannot be trained on or scored, though every target is in range.
+        """Yields a problem if a part cannot be trained on or scored, with all targets in range.
 
         Args:
             part: train, val or test.
@@ -132,7 +130,7 @@ class Task(nn.Module):
     # Tables
 
     def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
-        """Targets of all rows of a table, and the names of the classes.
+        """Returns the targets of all rows of a table, and the names of the classes or None.
 
         Raises:
             ValueError: a column does not hold what the task needs.
@@ -147,7 +145,7 @@ class Task(nn.Module):
         return columns.to_numpy(dtype=np.float64), None
 
     def known_targets(self, columns: "pd.DataFrame", names: Names) -> Columns:
-        """Columns of targets for predict.py, from a table that holds them; None where one is missing."""
+        """Returns columns of targets for predict.py from a table; None where a target is missing."""
         is_missing = columns.isna()
         return {
             title: [
@@ -160,30 +158,30 @@ class Task(nn.Module):
         }
 
     def parse_target(self, value: Any, names: Names) -> Any:
-        """A target of a table as predict.py writes it."""
+        """Converts a target of a table to the value that predict.py writes."""
         return self.column_type(value)
 
     def target_columns(self, labels: Tensor, names: Names) -> Columns:
-        """Columns of targets for predict.py, from the labels of a batch."""
-        return columns_of(self.titles("target", names), labels)
+        """Returns columns of targets for predict.py, from the labels of a batch."""
+        return make_columns(self.titles("target", names), labels)
 
     def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:
-        """Columns of predictions for predict.py."""
-        return columns_of(self.titles("prediction", names), predictions)
+        """Returns columns of predictions for predict.py."""
+        return make_columns(self.titles("prediction", names), predictions)
 
     def titles(self, kind: str, names: Names) -> list[str]:
-        """Titles of columns, one for each of several values."""
+        """Returns the titles of columns, with the names if there are several."""
         return [f"{kind}_{name}" for name in names] if len(names) > 1 else [kind]
 
     # Reports
 
     def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
-        """One line on the targets of a part, for ``check=only``.
+        """Describes the targets of a part in one line, for ``check=only``.
 
         Args:
             tensors: Targets and, if the task has them, queries.
             names: Names of the classes, labels or values.
-            scale: Mean and standard deviation by which the targets were standardised, or None.
+            scale: Mean and standard deviation by which the targets were standardized, or None.
         """
         values = tensors[0].double()
         if scale is not None:
@@ -196,7 +194,7 @@ class Task(nn.Module):
         )
 
     def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
-        """Pictures of the predictions of a part, by name.
+        """Returns the pictures of the predictions of a part, by name.
 
         Args:
             collected: The `PredictionCollector` of the part.
@@ -206,19 +204,19 @@ class Task(nn.Module):
         return {}
 
     def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
-        """Numbers of the samples with the largest errors, largest first, and their captions."""
+        """Returns the indices of samples with the largest errors, in order, and their captions."""
         return []
 
 
 class Classification(Task):
-    """The base of tasks in which every sample is of one class."""
+    """The base class of tasks in which every sample has one class."""
 
     has_classes = True
     has_probabilities = True
     column_type = str
 
     def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
-        """Numbers of the classes, which are the sorted values of the column, and their names."""
+        """Returns class indices and names. The classes are the sorted values of the column."""
         values = columns.iloc[:, 0]
         classes, labels = np.unique(values.to_numpy(), return_inverse=True)
         self.check_classes(values, classes)
@@ -227,10 +225,10 @@ class Classification(Task):
         return targets, tuple(map(str, classes))
 
     def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
-        """Raises ValueError where a column's values are not the classes of such a task."""
+        """Raises ValueError if the values of a column cannot be the classes of the task."""
 
     def parse_target(self, value: Any, names: Names) -> str:
-        """The name that the training gave the class, if it has one; 1 may be written as 1.0."""
+        """Returns the name of the class in the training, if it has one; 1.0 matches a class 1."""
         text = str(value)
         if text in names or (number := as_number(text)) is None:
             return text
@@ -240,22 +238,23 @@ class Classification(Task):
         return {"target": [names[label] for label in labels.tolist()]}
 
     def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:
-        """The most probable class, and the probability of every class."""
-        predictions = self.of_all_classes(predictions)
+        """Returns columns of the most probable class and of the probability of every class."""
+        predictions = self.class_probabilities(predictions)
         chosen = predictions.argmax(1).tolist()
-        return {"prediction": [names[each] for each in chosen]} | probabilities(predictions, names)
+        columns = probability_columns(predictions, names)
+        return {"prediction": [names[each] for each in chosen]} | columns
 
-    def of_all_classes(self, predictions: Any) -> Any:
-        """Probabilities ``(samples, classes)``."""
+    def class_probabilities(self, predictions: Any) -> Any:
+        """Returns the probability of every class, ``(samples, classes)``."""
         return predictions
 
     def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         counts = tensors[0].flatten().long().bincount(minlength=len(names))
-        return shares(counts, names, len(tensors[0]))
+        return format_shares(counts, names, len(tensors[0]))
 
     def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
-        """The samples of which another class was predicted, the least probable truth first."""
-        predictions = self.of_all_classes(predictions)
+        """Returns misclassified samples, those with the least probable true class first."""
+        predictions = self.class_probabilities(predictions)
         truth, predicted = labels.astype(int), predictions.argmax(1)
         of_truth = predictions[np.arange(len(truth)), truth]
         order = np.argsort(of_truth, kind="stable")
@@ -317,7 +316,7 @@ class Multiclass(Classification):
                 "add samples, or set data.num_classes to the classes there are.",
             )
         elif has_auroc and present.sum() == 1:
-            yield Problem("data", f"the {part} part holds one class only; {ONE_VALUE}")
+            yield Problem("data", f"the {part} part holds one class only, {NO_AUROC}")
 
     def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
         if len(classes) < 2:
@@ -342,8 +341,8 @@ class Multiclass(Classification):
         }
 
 
-class ZeroOrOne(Task):
-    """The base of tasks with outputs that are logits, and targets of 0.0 and 1.0."""
+class SigmoidTask(Task):
+    """The base class of tasks whose outputs are logits, and whose targets are 0.0 and 1.0."""
 
     has_probabilities = True
     mixing_losses = "bce"
@@ -361,7 +360,7 @@ class ZeroOrOne(Task):
             )
 
 
-class Binary(ZeroOrOne, Classification):
+class Binary(SigmoidTask, Classification):
     """Yes or no: outputs ``(batch, 1)`` logits, targets ``(batch, 1)`` of 0.0 and 1.0."""
 
     name = "binary"
@@ -385,7 +384,7 @@ class Binary(ZeroOrOne, Classification):
 
     def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
         if (tensors[0] == tensors[0][0]).all() and (part == "train" or has_auroc):
-            yield Problem("data", f"in the {part} part the target has one value only; {ONE_VALUE}")
+            yield Problem("data", f"in the {part} part the target has one value only, {NO_AUROC}")
 
     def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
         if len(classes) != 2:
@@ -394,7 +393,7 @@ class Binary(ZeroOrOne, Classification):
                 "2; for more choose data/task=multiclass."
             )
 
-    def of_all_classes(self, predictions: Any) -> Any:
+    def class_probabilities(self, predictions: Any) -> Any:
         stack = torch.stack if isinstance(predictions, Tensor) else np.stack
         return stack([1 - predictions, predictions], 1)
 
@@ -407,7 +406,7 @@ class Binary(ZeroOrOne, Classification):
         }
 
 
-class Multilabel(ZeroOrOne):
+class Multilabel(SigmoidTask):
     """Several yes-or-no answers: outputs and targets (0.0 and 1.0) ``(batch, labels)``."""
 
     name = "multilabel"
@@ -432,11 +431,11 @@ class Multilabel(ZeroOrOne):
         if constant and (part == "train" or has_auroc):
             yield Problem(
                 "data",
-                f"in the {part} part label {', '.join(constant)} has one value only; {ONE_VALUE}",
+                f"in the {part} part label {', '.join(constant)} has one value only, {NO_AUROC}",
             )
 
     def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
-        """Zeros and ones, and the names of the columns, which are the labels."""
+        """Returns zeros and ones, and the names of the columns as names of the labels."""
         targets, _ = super().read_targets(columns)
         for name in columns:
             if not columns[name].isin((0, 1)).all():
@@ -447,15 +446,15 @@ class Multilabel(ZeroOrOne):
         return targets, tuple(map(str, columns))
 
     def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:
-        """Whether each label is more probable than not, and its probability."""
+        """Returns columns of 1 for a probability above 0.5, else 0, and of the probabilities."""
         guesses = super().prediction_columns((predictions > 0.5).int(), names)
-        return guesses | probabilities(predictions, names)
+        return guesses | probability_columns(predictions, names)
 
     def titles(self, kind: str, names: Names) -> list[str]:
         return [f"{kind}_{name}" for name in names]
 
     def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
-        return shares(tensors[0].sum(0), names, len(tensors[0]))
+        return format_shares(tensors[0].sum(0), names, len(tensors[0]))
 
     def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         scores, labels = collected.predictions, collected.labels
@@ -466,7 +465,7 @@ class Multilabel(ZeroOrOne):
         }
 
     def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
-        """The samples with a wrong label, by the largest error of a probability."""
+        """Returns samples with a wrong label, by the largest error of a probability."""
         errors = np.abs(predictions - labels)
         is_wrong = ((predictions > 0.5) != labels.astype(bool)).any(1)
         largest = errors.max(1) * is_wrong
@@ -480,9 +479,9 @@ class Multilabel(ZeroOrOne):
 
 
 class Regression(Task):
-    """Real values: outputs and targets ``(batch, values)``, possibly standardised.
+    """Real values: outputs and targets ``(batch, values)``, possibly standardized.
 
-    Predictions are in the units of the data: the standardisation is undone, in 64 bits.
+    Predictions are in the units of the data: the standardization is undone, in 64 bits.
     """
 
     name = "regression"
@@ -499,7 +498,7 @@ class Regression(Task):
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Values ``(batch, values)`` in the units of the data."""
-        # R2 is a difference of sums of squares: in 32 bits nothing is left of it far from zero.
+        # R2 is a difference of sums of squares, which cancels in 32 bits for values far from zero.
         exact = outputs if outputs.device.type == "mps" else outputs.double()  # MPS has no 64 bits
         return exact * self.std + self.mean
 
@@ -508,7 +507,7 @@ class Regression(Task):
         return self.forward(targets)
 
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
-        """Names of the values: those of the columns of a table, if they come from one."""
+        """Returns the names of the values: those of a table's columns, if the data is a table."""
         columns = (metadata.get("encoding") or {}).get("targets")
         return list(columns or super().names(metadata))
 
@@ -516,7 +515,7 @@ class Regression(Task):
         return {"predictions": ("scatter", collected.predictions, collected.labels, names)}
 
     def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
-        """The samples by the sum of their absolute errors."""
+        """Returns samples by the sum of their absolute errors."""
         errors = np.abs(predictions - labels).sum(1)
         return [
             (int(i), f"true {labels[i, 0]:.4g}\npredicted {predictions[i, 0]:.4g}")
@@ -527,8 +526,8 @@ class Regression(Task):
 class Ranking(Task):
     """An order of documents within each query.
 
-    Outputs ``(batch, 1)`` scores, targets ``(batch, 1)`` graded relevance; indexes ``(batch,)`` name
-    the query of each row, and a batch holds whole queries.
+    Outputs ``(batch, 1)`` are scores, targets ``(batch, 1)`` are graded relevance, and indexes
+    ``(batch,)`` are the query of each row. A batch holds whole queries.
     """
 
     name = "ranking"
@@ -578,7 +577,7 @@ TASKS: dict[str, type[Task]] = {
 
 
 def create_task(name: str, num_outputs: int = 1) -> Task:
-    """The task called `name`.
+    """Creates the task called `name`.
 
     Raises:
         ValueError: there is no such task.
@@ -601,19 +600,19 @@ def is_numeric(values: "pd.Series[Any]") -> bool:
     return pd.api.types.is_numeric_dtype(values)
 
 
-def columns_of(titles: Iterable[str], values: Tensor) -> Columns:
-    """The columns of ``(samples, ...)``; real numbers are as short as 32 bits allow."""
+def make_columns(titles: Iterable[str], values: Tensor) -> Columns:
+    """Makes columns of ``(samples, ...)``; floats are as short as 32 bits allow."""
     columns: list[list[Any]] = values.reshape(len(values), -1).T.tolist()
     if values.is_floating_point():
         columns = [list(map(shorten_float, column)) for column in columns]
     return dict(zip(titles, columns, strict=True))
 
 
-def probabilities(predictions: Tensor, names: Names) -> Columns:
-    return columns_of((f"probability_{name}" for name in names), predictions)
+def probability_columns(predictions: Tensor, names: Names) -> Columns:
+    return make_columns((f"probability_{name}" for name in names), predictions)
 
 
-def shares(counts: Tensor, names: Names, total: int) -> str:
-    """Numbers of samples and their shares: ``cat: 30 (60.0%), dog: 20 (40.0%)``."""
+def format_shares(counts: Tensor, names: Names, total: int) -> str:
+    """Formats numbers of samples and their shares: ``cat: 30 (60.0%), dog: 20 (40.0%)``."""
     pairs = zip(names, counts.tolist(), strict=False)
     return shorten((f"{name}: {int(n):,} ({n / total:.1%})" for name, n in pairs), 10)

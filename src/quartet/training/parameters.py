@@ -18,7 +18,7 @@ _NORMS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Sets ``requires_grad = False`` for the parameters with matching names; returns these names.
 
-    The running statistics of a frozen batch normalisation still change.
+    The running statistics of a frozen batch normalization still change.
 
     Args:
         model: Changed in place.
@@ -59,7 +59,7 @@ def create(
         model: Its parameters that require gradients are trained.
         lr_factors: Shell pattern of parameter names -> factor of the learning rate, above 0. The last
             matching pattern counts, names without a match keep the learning rate.
-        decay_bias_and_norm: Whether parameters of at most one dimension, and those of normalisation
+        decay_bias_and_norm: Whether parameters of at most one dimension, and those of normalization
             layers, get weight decay too.
 
     Raises:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from quartet.core.messages import shorten
 from quartet.core.problems import Config, ConfigError, Problem, collect_problems
-from quartet.data.datamodule import DataModule, rows
+from quartet.data.datamodule import DataModule, count_samples
 from quartet.data.split import Parts
 from quartet.data.task import Task, create_task
 
@@ -44,7 +44,7 @@ def find_problems(parts: Parts, config: Config, metrics: Container[str]) -> Iter
         yield from found
         if found and part == "train":  # the other parts would say the same
             break
-    size, count = config["batch_size"], rows(parts.train)
+    size, count = config["batch_size"], count_samples(parts.train)
     if config["drop_last"] and size != "full" and count < size:
         yield Problem(
             "data.drop_last",

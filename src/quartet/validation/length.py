@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from quartet.core.problems import Config, Problem
-from quartet.data.datamodule import DataModule, rows
+from quartet.data.datamodule import DataModule, count_samples
 from quartet.data.task import create_task
 from quartet.validation.dry_run import check_single_sample
 
@@ -32,7 +32,7 @@ def count_rows(config: Config, data: DataModule) -> dict[str, int]:
             val = len(range(config["data"]["fold"], count, folds))  # the first are larger by one
         return {"train": count - val, "val": val}
     parts = {name: getattr(data.parts, name) for name in ("train", "val", "test")}
-    return {name: rows(part) for name, part in parts.items() if part is not None}
+    return {name: count_samples(part) for name, part in parts.items() if part is not None}
 
 
 def validates(config: Config, data: DataModule | None, countable: bool) -> bool:
