@@ -29,7 +29,7 @@ from torch import nn
 
 from quartet.build import build, compose
 from quartet.checkpoints import storage
-from quartet.checkpoints.storage import CheckpointError, load, newest_good, save, seal
+from quartet.checkpoints.storage import CheckpointError, find_newest, load, save, seal
 from quartet.cli.commands import expected
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
@@ -65,7 +65,7 @@ def names(folder: Path) -> list[str]:
 
 def write_raw(path: Path, content: bytes) -> Path:
     """Gives bytes of a zip archive the checksum that `save` would."""
-    archive = content[:-2] + storage.SEAL.to_bytes(2, "little") + storage.LABEL
+    archive = content[:-2] + storage.SEAL_SIZE.to_bytes(2, "little") + storage.LABEL
     path.write_bytes(archive + hashlib.sha256(archive).hexdigest().encode())
     return path
 
@@ -251,7 +251,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from quartet.checkpoints.storage import load, newest_good, save
+from quartet.checkpoints.storage import load, find_newest, save
 folder, kills, moments = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
 path, part = folder / "last.ckpt", folder / ".last.ckpt.part"
 leftovers = 0
@@ -270,7 +270,7 @@ for kill in range(kills):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     leftovers += part.exists()
-    assert newest_good(folder) == path
+    assert find_newest(folder) == path
     loaded = load(path)
     assert loaded["global_step"] > 1000 * kill
     assert (loaded["weight"] == loaded["global_step"]).all()
@@ -515,7 +515,7 @@ def test_the_last_checkpoint_is_taken_without_a_word(
 ) -> None:
     save(checkpoint(5), tmp_path / "last.ckpt")
     save(checkpoint(9), tmp_path / "best.ckpt")
-    assert newest_good(tmp_path) == tmp_path / "last.ckpt"
+    assert find_newest(tmp_path) == tmp_path / "last.ckpt"
     assert not caplog.records
 
 
@@ -529,18 +529,18 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_newest_good_one(
             file.truncate(1000)
     (tmp_path / ".last.ckpt.part").write_bytes(b"half")
     with caplog.at_level(logging.WARNING):
-        assert newest_good(tmp_path) == tmp_path / "best.ckpt"
+        assert find_newest(tmp_path) == tmp_path / "best.ckpt"
     assert f"{tmp_path / 'last.ckpt'} (1,000 bytes) is cut short" in caplog.text
     assert f"Using {tmp_path / 'best.ckpt'} instead, of step 7." in caplog.text
 
 
 def test_without_a_good_checkpoint_each_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint to resume from: there is none"):
-        newest_good(tmp_path)
+        find_newest(tmp_path)
     for name in ("best", "last"):
         (tmp_path / f"{name}.ckpt").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"(?s)last.ckpt \(1 bytes\).*best.ckpt \(1 bytes\)"):
-        newest_good(tmp_path)
+        find_newest(tmp_path)
 
 
 def test_torch_load_stands_in_one_file_and_loads_weights_only() -> None:

@@ -1,1 +1,1 @@
-"""Durable checkpoints and the exact resume from one."""
+"""Atomic, verified checkpoints, and the state for an exact resume."""

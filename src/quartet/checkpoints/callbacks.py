@@ -20,9 +20,9 @@ from quartet.core.problems import Context, Problem
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint of the best epoch; the last one if nothing is monitored."""
+    """Keeps the checkpoint of the best epoch, or of the last epoch if nothing is monitored."""
 
-    on_train_batch_end = Callback.on_train_batch_end  # saves after epochs only
+    on_train_batch_end = Callback.on_train_batch_end  # saves after epochs alone
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(save_top_k=1, enable_version_counter=False, **kwargs)
@@ -33,7 +33,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def check_directories(context: Context) -> Iterator[Problem]:
-    """Checkpoints must go into the run's own directory, where none of another run lies."""
+    """Yields a problem for every checkpoint callback with a directory outside the run's own."""
     for each in context.trainer.callbacks:
         if not isinstance(each, ModelCheckpoint) or not each.dirpath:
             continue
@@ -46,7 +46,7 @@ def check_directories(context: Context) -> Iterator[Problem]:
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint, after epochs and within them.
+    """Keeps the newest checkpoint, saved after epochs and within them.
 
     A training that ends within an epoch also leaves ``mid_epoch.ckpt``, from which a longer
     training continues.
@@ -54,12 +54,12 @@ class LastCheckpoint(ModelCheckpoint):
     Args:
         every_n_steps: Optimizer steps between saves within an epoch; None for no such saves.
         every_minutes: Minutes between saves within an epoch; None for no such saves.
-        min_seconds: Least time between saves after epochs; the last epoch is always saved. A killed
-            run repeats at most this much. 0 saves every epoch.
+        min_seconds: Smallest time between saves after epochs; the last epoch is always saved. A
+            killed run repeats at most this time. 0 saves every epoch.
         kwargs: Arguments of Lightning's ModelCheckpoint.
 
     Raises:
-        ValueError: one of the first two is not positive, or the third is negative.
+        ValueError: a number of steps or minutes is not positive, or `min_seconds` is negative.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.min_seconds = min_seconds
         self.interrupted = False
         self.saved_at = time.monotonic()
-        self.has_saved = False  # since the start; the first epoch is always saved
+        self.has_saved = False  # since the start, after which the first epoch is always saved
         self.stop_is_pending = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -100,13 +100,13 @@ class LastCheckpoint(ModelCheckpoint):
         ends = stops or is_reached(trainer.max_steps, trainer.global_step)
         if not (ends or self.is_save_due(trainer)):
             return
-        # A stop by time waits for the end of the step, or its gradients would be lost.
+        # A time limit waits for the optimizer step, or its accumulated gradients would be lost.
         waits = is_accumulating(trainer)
         self.stop_is_pending, trainer.should_stop = stops and waits, stops and not waits
         if waits:
             return
         if is_last_batch_done(trainer):
-            if is_validation_due(trainer):  # else the end of the epoch follows at once
+            if is_validation_due(trainer):  # otherwise the end of the epoch follows
                 self.save(trainer)
         elif ends:
             trainer.save_checkpoint(self.path("mid_epoch"))
@@ -135,9 +135,9 @@ class LastCheckpoint(ModelCheckpoint):
         return self.every_minutes is not None and self.has_elapsed(trainer, 60 * self.every_minutes)
 
     def has_elapsed(self, trainer: Trainer, seconds: float) -> bool:
-        """Whether so many seconds have passed since the last save."""
+        """Whether this many seconds have passed since the last save."""
         elapsed: bool = time.monotonic() - self.saved_at >= seconds
-        return trainer.strategy.broadcast(elapsed)  # clocks of processes differ
+        return trainer.strategy.broadcast(elapsed)  # the clocks of processes differ
 
     def save(self, trainer: Trainer) -> None:
         """Saves the checkpoint. Call it between two optimizer steps."""
@@ -155,12 +155,12 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def is_reached(limit: int | None, count: int) -> bool:
-    """Whether a limit of a training is reached; None and -1 are no limit."""
+    """Whether a count has reached a limit; None and -1 are no limit."""
     return limit is not None and 0 <= limit <= count
 
 
 def relocate_paths(state: dict[str, Any], directory: Any) -> dict[str, Any]:
-    """The state of a ModelCheckpoint with its paths in a directory that may have been moved."""
+    """Returns the state of a ModelCheckpoint with its paths moved to a directory."""
 
     def relocated(path: str) -> str:
         return str(Path(str(directory)) / Path(path).name) if path else path

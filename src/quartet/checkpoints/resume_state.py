@@ -1,4 +1,4 @@
-"""The state that lets a training continue from a checkpoint as if it had never stopped."""
+"""The state with which a training continues from a checkpoint as if it had not stopped."""
 
 import random
 from typing import Any
@@ -25,15 +25,15 @@ from quartet.records.loggers import MetricsCSV, rewind
 class ResumeState(Callback):
     """Saves and restores the state that Lightning leaves out of a checkpoint.
 
-    It consists of the states of all random-number generators, the rows of metrics.csv, the last
-    values that may be monitored, and whether the training was about to stop. The place in the epoch
-    is saved in a form from which Lightning repeats and skips nothing.
+    The state has the states of all random-number generators, the rows of metrics.csv, the last values
+    that can be monitored, and whether the training was about to stop. It also normalizes the position
+    in the epoch, so that Lightning repeats and skips nothing.
 
     Args:
-        end: The settings that decide when the training ends, as text.
+        end: The settings that decide when the training ends, as a string.
 
     Attributes:
-        extended: Whether the training continues beyond its first end.
+        extended: Whether the training continues beyond its original end.
     """
 
     def __init__(self, end: str) -> None:
@@ -60,7 +60,7 @@ class ResumeState(Callback):
             # Lightning logs an epoch only after its checkpoints are saved.
             unlogged = {name: float(value) for name, value in logged_values(trainer).items()}
         checkpoint["resume_state"] = {
-            # A validation that was interrupted begins again.
+            # A resume repeats an interrupted validation.
             "random": all_gather_object(trainer, self.before_validation or random_states(trainer)),
             "rows": [dict(row) for row in history.rows] if history else [],
             "unlogged": unlogged and {**unlogged, "epoch": trainer.current_epoch},
@@ -80,7 +80,7 @@ class ResumeState(Callback):
         saved = checkpoint["callbacks"]
         for each in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(each, EarlyStopping) and each.state_key in saved:
-                # Lightning would restore the old one.
+                # Lightning would restore the saved patience.
                 saved[each.state_key]["patience"] = each.patience
         if len(loaded["random"]) != trainer.world_size:
             raise ValueError(
@@ -113,10 +113,10 @@ def is_between_epochs(trainer: Trainer) -> bool:
 
 
 def normalize_progress(trainer: Trainer, loops: dict[str, Any]) -> None:
-    """Brings Lightning's counters into one of three forms from which it resumes exactly.
+    """Converts Lightning's counters to one of three forms from which it resumes exactly.
 
-    The forms are: between two epochs; between two batches; before a validation. Lightning's own
-    distinguish more, and resume some of them with a validation left out or an epoch ended twice.
+    The forms are: between two epochs; between two batches; before a validation. Lightning has more
+    forms, and resumes some of them without a validation or with a second end of an epoch.
     """
     over = is_between_epochs(trainer)
     validates = not over and is_validation_due(trainer)
@@ -128,14 +128,14 @@ def normalize_progress(trainer: Trainer, loops: dict[str, Any]) -> None:
         counters = batches[span]
         done = 0 if over and span == "current" else counters["processed"]
         counters.update(dict.fromkeys(counters, done))
-        # One batch begun and none done is how Lightning records a validation in progress.
+        # Lightning records a validation in progress as one started batch and none processed.
         loops["epoch_loop.val_loop.batch_progress"][span] = {
             "ready": int(validates), "started": int(validates), "processed": 0, "completed": 0
         }  # fmt: skip
     if over:
         batches["is_last_batch"] = False
     elif not validates:
-        add_logger_step(loops["epoch_loop.state_dict"])  # counted after a validation
+        add_logger_step(loops["epoch_loop.state_dict"])  # Lightning adds it after a validation
 
 
 def all_gather_object(trainer: Trainer, value: Any) -> list[Any]:
@@ -148,7 +148,7 @@ def all_gather_object(trainer: Trainer, value: Any) -> list[Any]:
 
 
 def random_states(trainer: Trainer) -> dict[str, Any]:
-    """Returns the states of all global random-number generators that a training may use."""
+    """Returns the states of all global random-number generators."""
     version, numbers, gauss = random.getstate()
     state: Any = np.random.get_state(legacy=False)
     states = {

@@ -1,7 +1,7 @@
-"""Checkpoint files: written atomically, verified when read, with plain data only.
+"""Checkpoint files: written atomically, verified on load, without pickled code.
 
-A file is a zip archive of ``torch.save``. Its comment, the last bytes, is the SHA-256 of all bytes
-before it.
+A file is a zip archive of ``torch.save``. Its comment, which is its last bytes, is the SHA-256 of all
+bytes before it.
 """
 
 import hashlib
@@ -24,24 +24,24 @@ log = logging.getLogger(__name__)
 
 LABEL = b"quartet sha256 "
 SUFFIX = ".ckpt"
-SCHEMES = ("file", "http", "https", "s3", "gs", "abfs", "hf")  # of addresses
-SEAL = len(LABEL) + hashlib.sha256().digest_size * 2
+SCHEMES = ("file", "http", "https", "s3", "gs", "abfs", "hf")  # of URLs
+SEAL_SIZE = len(LABEL) + hashlib.sha256().digest_size * 2
 ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 LISTS = (list, tuple, set)
 DICTS = (dict, OrderedDict, Counter)
-# Keys by which Lightning and Hydra find a class or function to call.
+# Keys with which Lightning and Hydra find a class or function to call.
 CALLS = ("_target_", "_instantiator", "_class_path")
 
 
 class CheckpointError(OSError):
-    """A checkpoint cannot be written, or must not be used; the message has the path."""
+    """A checkpoint cannot be written or loaded. The message has the path."""
 
 
 class DurableCheckpoints(TorchCheckpointIO):
     """The CheckpointIO of `save` and `load`, within one directory.
 
     Args:
-        directory: Directory of the run; nothing outside it is written or removed.
+        directory: The run directory; nothing outside it is written or removed.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -69,16 +69,16 @@ class DurableCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Loads as `load` does: weights only, whatever `weights_only` says."""
+        """Loads a checkpoint with `load`, which never unpickles code. Ignores `weights_only`."""
         return load(path, map_location)
 
 
 def save(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint atomically: `path` is the old one or the new one at every moment.
+    """Writes a checkpoint atomically.
 
     Raises:
-        CheckpointError: it has more than tensors and plain containers, or cannot be written. The
-            old one is intact then, and no other file is left.
+        CheckpointError: it has more than tensors and plain containers, or cannot be written. An old
+            checkpoint at `path` is intact then, and no other file is left.
     """
     path = Path(path)
     for key, problem in find_unsafe(checkpoint):
@@ -99,7 +99,7 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint and verifies its checksum. Nothing that is pickled in it runs.
+    """Loads a checkpoint and verifies its checksum. Never runs code in it.
 
     Args:
         path: A file or a URL.
@@ -107,7 +107,7 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
     Raises:
         CheckpointError: it is damaged, of another program, or has more than plain data.
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
     """
     with open_binary(path) as file:
         verify(file, path)
@@ -136,40 +136,40 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
-def newest_good(folder: str | Path) -> Path:
-    """Returns ``last.ckpt`` of a folder; if it is damaged, warns and returns the newest good one.
+def find_newest(folder: str | Path) -> Path:
+    """Finds ``last.ckpt`` in a folder; if it is damaged, warns and finds the newest valid checkpoint.
 
-    A checkpoint that was saved within an optimizer step does not count: it has no gradients.
+    Ignores checkpoints that were saved within an optimizer step, as they lack its gradients.
 
     Raises:
-        CheckpointError: none can be loaded; the message has the problem of each.
-        FileNotFoundError: none is damaged, and each was saved within a step.
+        CheckpointError: no checkpoint can be loaded; the message has the problem of each.
+        FileNotFoundError: no checkpoint is damaged, but all were saved within a step.
     """
     folder = Path(folder)
     problems: list[str] = []
-    good: dict[Path, int] = {}
+    steps: dict[Path, int] = {}
     last = folder / "last.ckpt"
     for path in [last, *sorted(set(folder.glob("*.ckpt")) - {last})]:
         try:
             found = load(path)
             if not found.get("resume_state", {}).get("within_step"):
-                good[path] = found.get("global_step", -1)
+                steps[path] = found.get("global_step", -1)
         except FileNotFoundError:
             continue
         except OSError as error:
             problems.append(str(error))
-        if path == last and path in good:
+        if path == last and path in steps:
             break
-    if not good and not problems and any(folder.glob("*.ckpt")):
+    if not steps and not problems and any(folder.glob("*.ckpt")):
         raise FileNotFoundError(f"{folder} has no checkpoint that was saved between two steps.")
-    if not good:
+    if not steps:
         found_problems = "\n  ".join(problems) or "there is none."
         raise CheckpointError(f"{folder} has no checkpoint to resume from: {found_problems}")
-    newest = max(good, key=lambda path: good[path])
+    newest = max(steps, key=lambda path: steps[path])
     for problem in problems:
         log.warning(problem)
     if newest != last:
-        log.warning(f"Using {newest} instead, of step {good[newest]}.")
+        log.warning(f"Using {newest} instead, of step {steps[newest]}.")
     return newest
 
 
@@ -178,7 +178,9 @@ def seal(checkpoint: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     with buffer.getbuffer() as archive:
-        archive[-2:] = SEAL.to_bytes(2, "little")  # a zip archive ends in the length of its comment
+        archive[-2:] = SEAL_SIZE.to_bytes(
+            2, "little"
+        )  # a zip archive ends with the length of its comment
     buffer.seek(0, io.SEEK_END)
     buffer.write(LABEL)
     with buffer.getbuffer() as content:
@@ -194,8 +196,8 @@ def verify(file: IO[bytes], path: str | Path) -> None:
         CheckpointError: the checksum is missing or differs.
     """
     length = size_of(file)
-    digest_length = SEAL - len(LABEL)
-    file.seek(max(0, length - SEAL))
+    digest_length = SEAL_SIZE - len(LABEL)
+    file.seek(max(0, length - SEAL_SIZE))
     label, expected = file.read(len(LABEL)), file.read()
     if label != LABEL or len(expected) != digest_length:
         problem = "is cut short, damaged at its end, or not written by this program"
@@ -215,7 +217,7 @@ def verify(file: IO[bytes], path: str | Path) -> None:
 
 
 def find_unsafe(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yields key and reason of all that is no tensor or plain container, or names a class to call."""
+    """Yields key and reason of every value that is not plain data, or names a class to call."""
     kind = type(value)
     if kind in ATOMS:
         return
@@ -244,7 +246,7 @@ def open_binary(path: str | Path) -> IO[bytes]:
         if Path(path).exists() and not Path(path).is_file():  # a pipe would hang
             raise CheckpointError(f"{path} cannot be read: it is no file.")
         return Path(path).open("rb")
-    if scheme not in SCHEMES:  # some schemes of fsspec read further addresses from files
+    if scheme not in SCHEMES:  # some schemes of fsspec read further URLs from files
         raise CheckpointError(f"{path} cannot be read: must begin with {', '.join(SCHEMES)}.")
     try:
         with fsspec.open(str(path), "rb") as file:

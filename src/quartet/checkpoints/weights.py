@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from quartet.checkpoints import storage
 from quartet.core.messages import shorten
 
-PREFIX = "model."  # of the model's weights in a checkpoint
+PREFIX = "model."  # of the names of the model's weights in a checkpoint
 
 
 def find_checkpoint(place: str) -> str | Path:
-    """Returns the best or else the last checkpoint of a run's directory; a file or URL as it is.
+    """Finds the best or else the last checkpoint of a run directory; returns a file or URL unchanged.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such checkpoint.
     """
     if "://" in place:
         return place
@@ -31,16 +31,16 @@ def find_checkpoint(place: str) -> str | Path:
 
 
 def load(model: nn.Module, place: str, *, strict: bool) -> str:
-    """Loads the weights of a checkpoint into a model, and returns a description of what fits.
+    """Loads the weights of a checkpoint into a model, and returns a message about them.
 
     Args:
         model: Changed in place.
-        place: A run's directory, or the path or URL of a checkpoint.
-        strict: Whether every parameter and buffer must be there with its shape, and nothing else.
-            Otherwise those that fit are loaded.
+        place: A run directory, or the path or URL of a checkpoint.
+        strict: Whether names and shapes of all parameters and buffers must be equal. Otherwise those
+            that fit are loaded.
 
     Raises:
-        ValueError: there is no checkpoint, nothing fits, or with ``strict`` something does not.
+        ValueError: there is no checkpoint, no tensor fits, or with ``strict`` some tensor does not.
         quartet.checkpoints.storage.CheckpointError: it is damaged or has more than plain data.
     """
     path = find_checkpoint(place)
@@ -51,12 +51,11 @@ def load(model: nn.Module, place: str, *, strict: bool) -> str:
     }
     own = model.state_dict()
     fitting = {k: v for k, v in saved.items() if k in own and v.shape == own[k].shape}
-    shapes = {k: (tuple(saved[k].shape), tuple(own[k].shape)) for k in saved if k in own}
     mismatches = [
         *(
-            f"{k} {there} there, {here} here"
-            for k, (there, here) in shapes.items()
-            if there != here
+            f"{k} {tuple(v.shape)} there, {tuple(own[k].shape)} here"
+            for k, v in saved.items()
+            if k in own and k not in fitting
         ),
         *(f"{k} only there" for k in saved if k not in own),
         *(f"{k} only here" for k in own if k not in saved),

@@ -53,7 +53,7 @@ def place_of(cfg: DictConfig) -> Place | None:
         quartet.core.problems.ConfigError: there is no such run, it has finished without a checkpoint, all of
             them are damaged, or `cfg` would train something else.
     """
-    from quartet.checkpoints.storage import CheckpointError, load, newest_good
+    from quartet.checkpoints.storage import CheckpointError, find_newest, load
 
     directory = Path(cfg.resume)
     begun = list_configs(directory)
@@ -66,7 +66,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     if not finished and not any(directory.glob("checkpoints/*.ckpt")):
         return Place(None, 0, extended=False)
     try:
-        path = newest_good(directory / "checkpoints")
+        path = find_newest(directory / "checkpoints")
         saved = load(path)
     except FileNotFoundError:  # none but within a step, whose gradients no checkpoint holds
         return Place(None, 0, extended=False)

@@ -13,16 +13,16 @@ class AUROC(Metric):
     """Area under the receiver operating characteristic, in bounded memory.
 
     This is the share of pairs of a positive and a negative in which the positive has the higher
-    score; ties count half. Exact for the first `exact_values` scores; beyond, all of them are counted in
-    `bins` equal intervals of their log-odds, which at 4096 bins was within 1e-5 of the exact value.
+    score; ties count half. It is exact for up to `exact_values` scores. More scores are counted in
+    `bins` equal intervals of their log-odds.
 
-    torchmetrics' AUROC keeps every score or compares each with every threshold.
+    torchmetrics' AUROC keeps every score, or compares every score with every threshold.
 
     Args:
         task: binary, multiclass (each class against the others) or multilabel.
         num_outputs: Classes or labels; 1 for binary.
-        exact_values: Scores, samples times outputs, to keep, of 4 bytes each, or 5 if multilabel.
-        bins: Intervals, 8 bytes each for every output.
+        exact_values: Number of scores (samples times outputs) to keep, of 4 bytes each; 5 if multilabel.
+        bins: Number of intervals, of 8 bytes each for every output.
 
     Shape:
         preds ``(samples, outputs)`` probabilities, target ``(samples,)`` classes for multiclass,
@@ -53,7 +53,7 @@ class AUROC(Metric):
     def update(self, preds: Tensor, target: Tensor) -> None:
         outputs = self.counts.shape[0]
         self.preds.append(preds.reshape(-1, outputs).float())
-        if preds.shape == target.shape:  # else it has classes
+        if preds.shape == target.shape:  # otherwise target has class indices
             target = target.reshape(-1, outputs).bool()
         self.target.append(target)
         self.kept += preds.numel()
@@ -62,11 +62,11 @@ class AUROC(Metric):
 
     def bin(self) -> None:
         """Moves the kept scores into the bins."""
-        # For each output the bins of negatives, then those of positives.
+        # Each output has its bins of negatives, then its bins of positives.
         counts = self.counts.view(len(self.counts), -1)
         one = torch.ones((), dtype=counts.dtype, device=counts.device)
         for scores, target in zip(self.preds, self.target, strict=True):
-            # Probabilities of 1e-9 and less, or as near to 1 as floats come, share the outer bins.
+            # Probabilities up to 1e-9, and those closest to 1, share the outer bins.
             odds = scores.t().contiguous().logit().clamp_(-20.7, 20.7)
             places = odds.mul_(self.bins / 42).add_(self.bins / 2).long()
             if target.dim() == 2:
@@ -74,7 +74,7 @@ class AUROC(Metric):
             else:
                 rows, columns = positives_of(target)
                 places[columns, rows] += self.bins
-            # An output at a time, whose bins stay in the cache; 1,000 of them do not.
+            # One output at a time: the bins of all outputs would not fit into the cache.
             counts.scatter_add_(1, places, one.expand(places.shape))
         self.preds.clear()
         self.target.clear()
@@ -84,7 +84,7 @@ class AUROC(Metric):
         if self.counts.any():
             self.preds, self.target = as_list(self.preds), as_list(self.target)
             self.bin()
-            # A few outputs at a time: fresh memory costs more than the sums.
+            # A few outputs at a time: allocating memory costs more than the sums.
             areas = torch.cat([areas_of_bins(few) for few in self.counts.split(64)])
         elif len(self.preds):
             areas = areas_of(as_list(self.preds), dim_zero_cat(self.target))
@@ -98,14 +98,14 @@ class AUROC(Metric):
 
 
 def areas_of_bins(counts: Tensor) -> Tensor:
-    """The area of each output, given the numbers of its negatives and positives ``(outputs, 2, bins)``."""
+    """Returns the area of each output, given counts of its negatives and positives ``(outputs, 2, bins)``."""
     negatives, positives = counts.double().unbind(1)
     below = negatives.cumsum(1) - negatives / 2
     return (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
 
 
 def positives_of(target: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the positives, given classes ``(samples,)`` or bools of each output."""
+    """Returns rows and columns of the positives, given classes ``(samples,)`` or bools."""
     if target.dim() == 2:
         rows, columns = target.nonzero(as_tuple=True)
         return rows, columns
@@ -113,21 +113,21 @@ def positives_of(target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def as_list(kept: list[Tensor] | Tensor) -> list[Tensor]:
-    """The parts of a state; one after several processes have put theirs together."""
+    """Returns the parts of a state, which is one tensor after a reduction over processes."""
     parts = [kept] if isinstance(kept, Tensor) else kept
-    return [part for part in parts if len(part)]  # several processes without any give an empty one
+    return [part for part in parts if len(part)]  # processes without scores add an empty one
 
 
 def areas_of(scores: Sequence[Tensor], target: Tensor) -> Tensor:
-    """The exact area under the curve of each column; NaN without positives or negatives.
+    """Returns the exact area of each column; NaN without positives or negatives.
 
     Args:
-        scores: Parts of ``(samples, columns)`` floats from 0 on.
+        scores: Parts of ``(samples, columns)`` floats, at least 0.
         target: The class of each sample, ``(samples,)``, or ``(samples, columns)`` of bools.
     """
     rows, columns = positives_of(target)
     found = []
-    # Few columns at a time: fresh memory costs more than the sorting.
+    # A few columns at a time: allocating memory costs more than sorting.
     few = max(1, (1 << 20) // max(1, len(target)))
     for first in range(0, scores[0].shape[1], few):
         inside = (columns >= first) & (columns < first + few)
@@ -137,21 +137,21 @@ def areas_of(scores: Sequence[Tensor], target: Tensor) -> Tensor:
 
 
 def areas_of_few(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """As `areas_of`, given the rows and columns of the positives."""
+    """Computes `areas_of` from the rows and columns of the positives."""
     samples, outputs = scores.shape
-    # The bits of floats from 0 on are in their order; whole numbers are sorted faster, and with the
-    # column before them all columns make one ascending list.
+    # The bits of non-negative floats have the order of the floats. Integers are sorted faster, and
+    # with the column in their high bits all columns form one ascending list.
     bits = scores.t().contiguous().view(torch.int32)
     high = torch.arange(outputs, device=scores.device) << 31
     positive = (bits[columns, rows] + high[columns]).sort().values
     bits = torch.from_numpy(np.sort(bits.numpy())) if bits.is_cpu else bits.sort(dim=1).values
     every = bits.long().add_(high[:, None]).flatten()
-    # Twice the rank of each positive among all, equal scores in the middle of theirs.
+    # Twice the rank of each positive; equal scores share their mean rank.
     ranks = torch.searchsorted(every, positive) + torch.searchsorted(every, positive, right=True)
     column = positive >> 31
     count = column.bincount(minlength=outputs)
-    # Twice the sum of the ranks within a column, less that of the positives among themselves (Mann
-    # and Whitney, 1947): the pairs that a positive wins.
+    # Twice the number of pairs that a positive wins: the sum of its ranks within the column minus its
+    # ranks among the positives (Mann and Whitney, 1947).
     won = torch.zeros_like(count).index_add_(0, column, ranks)
     won -= count * (2 * samples * torch.arange(outputs, device=count.device) + count)
     return won.double() / 2 / (count.double() * (samples - count))

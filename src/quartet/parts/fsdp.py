@@ -23,19 +23,20 @@ from torch.distributed.fsdp import (
 from quartet.compat.lightning import set_data_parallel_size
 from quartet.core.problems import Context, Problem
 
-# Optimizers that torch cannot run on divided weights, or that would give another result.
+SHARDING_STRATEGIES = (FSDPStrategy, ModelParallelStrategy)
+# Optimizers that fail on sharded weights, or compute another result.
 NEED_WHOLE_WEIGHTS = ("Adafactor", "LBFGS")
 
 
 class FSDP2(ModelParallelStrategy):
-    """Data parallelism in which each process keeps its shard of weights, gradients and states.
+    """Data parallelism in which each process stores a shard of weights, gradients and states.
 
-    The weights of a unit are gathered when it is used, and freed again. Checkpoints are whole: a
-    training in one process loads them, too.
+    The weights of a unit are gathered when it is used, and freed again. Checkpoints are not sharded:
+    a training in one process can load them.
 
     Args:
-        unit_size: Least number of parameters of a unit, a module that is sharded by itself; the
-            rest of the model is the last unit.
+        unit_size: Smallest number of parameters of a unit, which is a module that is sharded by
+            itself. The rest of the model is the last unit.
     """
 
     def __init__(self, *, unit_size: int) -> None:
@@ -64,23 +65,23 @@ class FSDP2(ModelParallelStrategy):
         fully_shard(model, mesh=mesh)
 
     def problems(self, context: Context) -> Iterator[Problem]:
-        """The weights and the optimizer must be divisible."""
+        """Yields a problem if the weights or the optimizer cannot be sharded."""
         for name, parameter in context.model.named_parameters():
             if parameter.ndim == 0:
                 yield Problem(
                     "model",
-                    f"{name} is a single number, which cannot be divided; give it shape (1,), or "
+                    f"{name} is a single number, which cannot be sharded; give it shape (1,), or "
                     "use trainer=ddp.",
                 )
         title = context.config["optimizer"]["_target_"].rpartition(".")[2]
         if title in NEED_WHOLE_WEIGHTS:
             yield Problem(
                 "optimizer",
-                f"{title} computes with whole weights, and trainer.strategy divides them; use "
+                f"{title} computes with whole weights, and trainer.strategy shards them; use "
                 "optimizer=adamw, or trainer=ddp.",
             )
 
-    # Loads when every other strategy loads. Lightning's own would load too late for the place in the
+    # Loads when other strategies load. Lightning's code would load too late for the position in the
     # epoch, and without the CheckpointIO that verifies the file.
 
     @property
@@ -129,12 +130,11 @@ def find_units(model: nn.Module, size: int) -> list[nn.Module]:
 
 
 def check_sharding(context: Context) -> Iterator[Problem]:
-    """Of the strategies that divide the weights, only FSDP2 works with any module."""
+    """Yields a problem for every strategy that shards the weights, except FSDP2."""
     strategy = context.trainer.strategy
-    divides = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
-    if divides and not isinstance(strategy, FSDP2):
+    if isinstance(strategy, SHARDING_STRATEGIES) and not isinstance(strategy, FSDP2):
         yield Problem(
             "trainer.strategy",
-            f"{type(strategy).__name__} needs a module that divides itself, and writes checkpoints "
+            f"{type(strategy).__name__} needs a module that shards itself, and writes checkpoints "
             "that are not verified; use trainer=fsdp.",
         )

@@ -29,7 +29,7 @@ def classifier(
     It is ``torchvision.models.get_model(name, num_classes=num_outputs)``, with the same names and
     initial values of its parameters, except for ``stem``, ``image_size`` and these changes:
 
-    - The first convolution has the channels of the data. A single one has the sum of the original
+    - The first convolution has the channels of the data. A single channel has the sum of the original
       weights, which gives a grey image the outputs of three equal channels. Other numbers repeat
       the original channels, scaled to keep the size of the outputs.
     - With ``weights``, the last layer is new, unless ``num_outputs`` is that of the weights.

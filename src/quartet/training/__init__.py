@@ -1,1 +1,1 @@
-"""The base module, metric buffers, schedules, parameter groups and callbacks of a training."""
+"""The base LightningModule, metric buffers, schedules, parameter groups and callbacks."""

@@ -1,4 +1,4 @@
-"""Losses and metrics over an epoch, buffered so that a training step never waits for them."""
+"""Losses and metrics of an epoch, buffered so that a training step never waits for them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +11,13 @@ from quartet.compat.torch import set_update_count
 
 
 class MetricBuffer(nn.Module):
-    """Buffers the results of training steps and updates the metrics with many steps at once.
+    """Buffers the outputs of steps, and updates the metrics with many steps at once.
 
     The buffer has at most `max_steps` steps and about `max_values` outputs. Every `chunk_size` steps
-    become a chunk of concatenated tensors, since small tensors between the large ones of each step
-    would fragment the memory.
+    are concatenated into a chunk, since the small tensors of many steps would fragment the memory.
 
     Args:
-        task: Maps raw outputs to predictions, and by ``labels`` targets to what metrics compare.
+        task: Maps raw outputs to predictions, and with ``labels`` targets to labels.
         metrics: Metrics of predictions and labels.
     """
 
@@ -29,7 +28,7 @@ class MetricBuffer(nn.Module):
 
     def __init__(self, task: nn.Module, metrics: MetricCollection) -> None:
         super().__init__()
-        self.__dict__["task"] = task  # no submodule, or checkpoints have it twice
+        self.__dict__["task"] = task  # not a submodule, or checkpoints would have it twice
         self.metrics = metrics
         self.reset()
 
@@ -38,7 +37,7 @@ class MetricBuffer(nn.Module):
         self.metrics.reset()
         self.buffer: list[tuple[Tensor, ...]] = []
         self.chunks: list[tuple[Tensor, ...]] = []
-        self.steps = self.values = 0  # in the buffer and the chunks
+        self.steps = self.values = 0  # counts in the buffer and the chunks
         self.losses: list[Tensor] = []
         self.sizes: list[int] = []
 
@@ -79,17 +78,17 @@ class MetricBuffer(nn.Module):
         self.chunks, self.steps, self.values = [], 0, 0
 
     def state(self) -> dict[str, Any]:
-        """Returns everything added so far, in plain containers."""
+        """Returns the contents of the buffer, in plain containers."""
         self.flush()
         return {
             "chunks": [list(chunk) for chunk in self.chunks],
             "losses": list(self.losses),
             "sizes": list(self.sizes),
-            "metrics": {n: state_of(m) for n, m in self.each_metric()} if self.samples else {},
+            "metrics": {n: metric_state(m) for n, m in self.each_metric()} if self.samples else {},
         }
 
     def load_state(self, state: dict[str, Any], device: torch.device) -> None:
-        """Replaces the contents by those that `state` returned."""
+        """Replaces the contents of the buffer by those that `state` returned."""
         self.reset()
         self.chunks = [tuple(part.to(device) for part in chunk) for chunk in state["chunks"]]
         self.steps = sum(len(losses) for losses, *_ in self.chunks)
@@ -98,10 +97,10 @@ class MetricBuffer(nn.Module):
         self.sizes = list(state["sizes"])
         for name, metric in self.each_metric():
             if name in state["metrics"]:
-                load_state_of(metric, state["metrics"][name], device)
+                load_metric_state(metric, state["metrics"][name], device)
 
     def each_metric(self) -> Iterator[tuple[str, Metric]]:
-        """The metrics and those that they wrap, by name."""
+        """Returns all metrics, including wrapped ones, by name."""
         return ((n, m) for n, m in self.metrics.named_modules() if isinstance(m, Metric))
 
     @property
@@ -110,14 +109,14 @@ class MetricBuffer(nn.Module):
         return sum(self.sizes) + sum(len(step[2]) for step in self.buffer)
 
     def step_losses(self) -> Tensor:
-        """The loss of every step so far, ``(steps,)``."""
-        # No update of the metrics: they would round differently where a checkpoint is saved.
+        """Returns the loss of every step so far, ``(steps,)``."""
+        # Does not update the metrics, which would round differently after a checkpoint.
         self.flush()
         losses = [*self.losses, *(chunk[0] for chunk in self.chunks)]
         return torch.cat(losses) if losses else torch.empty(0)
 
     def loss_sum(self) -> Tensor:
-        """The sum of the losses of all samples so far and the number of samples, ``(2,)``."""
+        """Returns the sum of the losses of all samples so far and their number, ``(2,)``."""
         self.update_metrics()
         losses = at_least_32_bits(self.step_losses())
         sizes = torch.tensor(self.sizes, dtype=losses.dtype).to(losses.device, non_blocking=True)
@@ -129,8 +128,8 @@ class MetricBuffer(nn.Module):
         return {name: value.float() for name, value in self.metrics.compute().items()}
 
 
-def state_of(metric: Metric) -> dict[str, Any]:
-    """The states of a metric and its other counters, which are plain numbers."""
+def metric_state(metric: Metric) -> dict[str, Any]:
+    """Returns the states of a metric and its other numbers, such as counters."""
     states = metric.metric_state
     return {
         "states": {k: v if isinstance(v, Tensor) else list(v) for k, v in states.items()},
@@ -143,8 +142,8 @@ def state_of(metric: Metric) -> dict[str, Any]:
     }
 
 
-def load_state_of(metric: Metric, state: dict[str, Any], device: torch.device) -> None:
-    """Restores the states that `state_of` returned."""
+def load_metric_state(metric: Metric, state: dict[str, Any], device: torch.device) -> None:
+    """Restores the states that `metric_state` returned."""
     for key, value in state["states"].items():
         whole = isinstance(value, Tensor)
         setattr(metric, key, value.to(device) if whole else [v.to(device) for v in value])
@@ -154,5 +153,5 @@ def load_state_of(metric: Metric, state: dict[str, Any], device: torch.device) -
 
 
 def at_least_32_bits(values: Tensor) -> Tensor:
-    """Values in a type of at least 32 bits, which sums and probabilities need."""
+    """Converts values to at least 32 bits, which sums and probabilities need."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

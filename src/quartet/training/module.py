@@ -1,4 +1,4 @@
-"""The base LightningModule: buffered metrics, schedules, finiteness checks, exact resume."""
+"""The base LightningModule: buffered metrics, schedules, non-finite losses, exact resume."""
 
 import inspect
 import math
@@ -50,8 +50,8 @@ class Module(LightningModule):
 
     Args:
         model: Maps inputs to raw outputs.
-        task: Maps raw outputs to predictions, and by ``labels`` targets to what metrics compare.
-        loss: ``(outputs, targets) -> scalar``; given ``indexes`` too if its forward names them.
+        task: Maps raw outputs to predictions, and with ``labels`` targets to labels.
+        loss: ``(outputs, targets) -> scalar``; gets ``indexes`` too if its ``forward`` names them.
         metrics: Metrics of predictions and labels; copied for train, val and test.
         optimizer: Makes the optimizer of a model.
         scheduler: Makes the schedule of an optimizer, with `total_steps`, `steps_per_epoch` and
@@ -86,7 +86,7 @@ class Module(LightningModule):
         self.loss_takes_indexes = "indexes" in inspect.signature(loss.forward).parameters
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Raw outputs of the model."""
+        """Returns the raw outputs of the model."""
         return self.model(inputs)  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:
@@ -109,7 +109,7 @@ class Module(LightningModule):
         Each dictionary has ``scheduler``, ``interval`` (``step`` or ``epoch``), ``frequency`` and,
         for the main scheduler, ``monitor``. The list is empty for a constant learning rate.
         """
-        self.trainer.fit_loop.setup_data()  # counts the batches, or they would be infinite here
+        self.trainer.fit_loop.setup_data()  # counts the batches, which would be infinite otherwise
         total_steps = self.trainer.estimated_stepping_batches
         steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         self.schedule = self.create_schedule(
@@ -134,7 +134,7 @@ class Module(LightningModule):
     ) -> None:
         if gradient_clip_val is None:
             return
-        # In the model's order: the norm would round differently in that of the optimizer's groups.
+        # In the order of the model: the norm would round differently in the order of the groups.
         groups = optimizer.param_groups
         optimizer.param_groups = [{"params": list(self.model.parameters())}]
         try:
@@ -145,7 +145,7 @@ class Module(LightningModule):
     def mix(self, inputs: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns mixed inputs, mixed targets for the loss, and the targets of the larger shares.
 
-        Without mixup and cutmix these are the inputs and, twice, the targets.
+        Without mixup and CutMix it returns the inputs and, twice, the targets.
         """
         if self.mixing is None:
             return inputs, targets, targets
@@ -170,7 +170,7 @@ class Module(LightningModule):
         """
         trainer = get_trainer(self)
         if stage == "train" and trainer is not None:
-            # LBFGS evaluates a batch several times; the first time counts.
+            # LBFGS evaluates a batch several times; records the first time.
             batch = trainer.fit_loop.batch_idx
             if batch == self.last_batch:
                 return
@@ -189,7 +189,7 @@ class Module(LightningModule):
         self.refuse_non_finite()
         self.log("lr", self.lr)
         self.log_epoch("train", self.train_metrics)
-        # Lightning would do so after the epoch's checkpoint, which would then lack it.
+        # Lightning would do so after the checkpoint of the epoch, which would lack it.
         if is_last_batch_done(self.trainer):
             self.plateau_is_due = True
             self.trainer.fit_loop.epoch_loop.update_lr_schedulers(
@@ -204,7 +204,7 @@ class Module(LightningModule):
         self.log_epoch("test", self.test_metrics)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.refuse_non_finite()  # a checkpoint can be used
+        self.refuse_non_finite()  # a checkpoint has finite weights
         checkpoint["epoch_in_progress"] = {
             "metrics": all_gather_object(self.trainer, self.train_metrics.state()),
             "last_batch": self.last_batch,
@@ -234,9 +234,9 @@ class Module(LightningModule):
         buffer.reset()
 
     def refuse_non_finite(self) -> None:
-        """Stops a training whose loss or weights are NaN or infinite.
+        """Raises NonFiniteLossError if the loss or the weights are NaN or infinite.
 
-        Waits for the device, so it is for the end of an epoch and for checkpoints.
+        Waits for the device, so call it at the end of an epoch and for checkpoints only.
         """
         losses = self.train_metrics.step_losses()
         wrong = (~losses.isfinite()).nonzero()

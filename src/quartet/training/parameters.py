@@ -1,4 +1,4 @@
-"""Which parameters are trained, with which learning rate and weight decay."""
+"""Freezes parameters, and makes the optimizer with its parameter groups."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ _NORMS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Sets ``requires_grad = False`` for the parameters with matching names; returns these names.
+    """Freezes the parameters with matching names, and returns these names.
 
     The running statistics of a frozen batch normalization still change.
 
@@ -28,7 +28,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         ValueError: a pattern matches no parameter, or nothing is left to train.
     """
     parameters = dict(model.named_parameters())
-    matches = {pattern: matching("freeze", pattern, parameters) for pattern in patterns}
+    matches = {pattern: match_names("freeze", pattern, parameters) for pattern in patterns}
     frozen = [name for name in parameters if any(name in names for names in matches.values())]
     if frozen and not any(
         parameter.requires_grad for name, parameter in parameters.items() if name not in frozen
@@ -51,14 +51,14 @@ def create(
 ) -> Optimizer:
     """Makes the optimizer of the model's trainable parameters.
 
-    The optimizer gets one plain list of parameters, in the model's order, unless some of them need a
-    learning rate or weight decay of their own.
+    The optimizer gets one list of parameters, in the order of the model, unless some of them need
+    another learning rate or weight decay.
 
     Args:
         factory: An optimizer class with its hyperparameters bound (``functools.partial``).
         model: Its parameters that require gradients are trained.
         lr_factors: Shell pattern of parameter names -> factor of the learning rate, above 0. The last
-            matching pattern counts, names without a match keep the learning rate.
+            matching pattern counts; names without a match keep the learning rate.
         decay_bias_and_norm: Whether parameters of at most one dimension, and those of normalization
             layers, get weight decay too.
 
@@ -102,7 +102,7 @@ def create(
 def _factors(
     lr_factors: Mapping[str, float], parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, float]:
-    """The factor of each parameter's learning rate."""
+    """Returns the factor of each parameter's learning rate."""
     factors = dict.fromkeys(parameters, 1.0)
     for pattern, factor in lr_factors.items():
         if not factor > 0:
@@ -110,12 +110,12 @@ def _factors(
                 f"lr_factors[{pattern!r}] must be above 0, got {factor}; to train nothing of it, put "
                 "the pattern into freeze."
             )
-        factors |= dict.fromkeys(matching("lr_factors", pattern, parameters), factor)
+        factors |= dict.fromkeys(match_names("lr_factors", pattern, parameters), factor)
     return factors
 
 
 def _biases_and_norms(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[str]:
-    # By identity and not by name: a parameter that two modules share has one name.
+    # Compares identities: a parameter that two modules share has one name.
     norms = {
         id(parameter)
         for module in model.modules()
@@ -126,16 +126,16 @@ def _biases_and_norms(model: nn.Module, parameters: Mapping[str, nn.Parameter]) 
 
 
 def _bound(factory: Callable[..., Optimizer], argument: str) -> Any:
-    """The value that an argument of the factory will have: the bound one, else the class's default."""
+    """Returns the bound value of an argument of the factory, or else its default."""
     parameter = inspect.signature(factory).parameters.get(argument)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
-def matching(argument: str, pattern: str, parameters: Mapping[str, nn.Parameter]) -> list[str]:
-    """The names that a pattern matches.
+def match_names(argument: str, pattern: str, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """Returns the names that a pattern matches.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the pattern matches no name.
     """
     names = [name for name in parameters if fnmatchcase(name, pattern)]
     if not names:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: torch's schedulers with their open settings filled in, and a warm-up.
+"""Learning-rate schedules: torch's schedulers with missing settings filled in, and a warm-up.
 
 A tick is a call of the scheduler's ``step``: every `frequency` optimizer steps or epochs.
 """
@@ -17,10 +17,10 @@ _HORIZONS = ("T_max", "total_iters", "total_steps")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Schedulers in Lightning's form, and when the main one ticks.
+    """Schedulers in Lightning's form, and the times of their ticks.
 
-    The warm-up ticks after every optimizer step. The main scheduler ticks when Lightning wants it
-    to and :meth:`due` agrees.
+    The warm-up ticks after every optimizer step. The main scheduler ticks when Lightning asks for a
+    tick and :meth:`due` is True.
 
     Attributes:
         configs: Lightning's ``lr_scheduler`` dictionaries: the main scheduler, then the warm-up;
@@ -43,8 +43,8 @@ class Schedule:
     def due(self, global_step: int) -> bool:
         """Whether the main scheduler may tick after ``global_step`` optimizer steps.
 
-        Lightning counts the epochs of a frequency. Steps are counted here, from the end of the
-        warm-up: Lightning would start to count again in every epoch.
+        Lightning counts epochs. Steps are counted here from the end of the warm-up, because Lightning
+        would count them from the start of every epoch.
         """
         past = global_step - self.warmup_steps
         return past > 0 and (self.interval == "epoch" or past % self.frequency == 0)
@@ -119,7 +119,7 @@ def create(
 
     warmup = None
     if ramp:
-        # After the main scheduler, whose construction sets the rate that the ramp leads up to.
+        # After the main scheduler, whose constructor sets the rate at the end of the ramp.
         warmup = LinearLR(optimizer, start_factor=1 / (ramp + 1), total_iters=ramp)
         configs.append({"scheduler": warmup, "name": "warmup", "interval": "step", "frequency": 1})
     return Schedule(
@@ -144,9 +144,9 @@ def _plateau_tick(
         raise ValueError(
             "ReduceLROnPlateau needs a value to compare; set scheduler.monitor, e.g. to val/loss."
         )
-    # Between two validations a val/ value does not change, which would count as a plateau.
-    each = frequency if monitor.startswith("train/") else math.lcm(frequency, validate_every)
-    return {"interval": "epoch", "frequency": each, "strict": True}
+    # A val/ metric does not change between two validations, which would count as a plateau.
+    epochs = frequency if monitor.startswith("train/") else math.lcm(frequency, validate_every)
+    return {"interval": "epoch", "frequency": epochs, "strict": True}
 
 
 def _count_ticks(
@@ -190,7 +190,7 @@ def _fill_horizon(keywords: dict[str, Any], counts: tuple[int, int] | None) -> d
 
 
 def _fill_range(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """``base_lr`` and ``max_lr`` of each parameter group."""
+    """Returns ``base_lr`` and ``max_lr`` of each parameter group, where they are settings."""
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     filled: dict[str, Any] = {}
     for key, share in (("base_lr", 0.1), ("max_lr", 1.0)):
@@ -205,7 +205,7 @@ def _fill_range(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any
 def _fill_momentum(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     if "cycle_momentum" not in keywords:
         return {}
-    # torch would switch momentum on where it is 0: it looks for the key alone.
+    # torch checks for the key alone, and would enable a momentum of 0.
     defaults = optimizer.defaults
     has_momentum = "betas" in defaults or defaults.get("momentum", 0) > 0
     if keywords["cycle_momentum"] and not has_momentum:
@@ -217,7 +217,7 @@ def _fill_momentum(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, 
 
 
 def _check_phases(keywords: dict[str, Any]) -> None:
-    """Refuses a OneCycleLR with an empty phase, by whose length torch would divide."""
+    """Raises ValueError for a OneCycleLR with an empty phase; torch would divide by its length."""
     share, ticks = keywords.get("pct_start"), keywords.get("total_steps")
     if share is None or ticks is None:
         return
@@ -234,7 +234,7 @@ def preview(
 ) -> list[float]:
     """Returns the first group's learning rates at the first, middle and last optimizer step.
 
-    The schedule, which must be new, ticks as in a training, but for plateau schedulers.
+    The schedule must be new. It ticks as in a training, except for plateau schedulers.
     """
     wanted = (0, total_steps // 2, total_steps - 1)
     rates: dict[int, float] = {}

@@ -1,1 +1,1 @@
-"""Callbacks: averaging, unfreezing, progress, interruption, collected predictions."""
+"""Callbacks: averaging, unfreezing, progress, interruption, collected predictions, pruning."""

@@ -1,4 +1,4 @@
-"""Averages of the weights over a training; validation, checkpoints and the test use the average."""
+"""Averages of the weights over a training, used in validation, checkpoints and the test."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -16,16 +15,17 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from quartet.compat.lightning import get_average, is_last_batch_done, last_update, set_last_update
 from quartet.core.messages import join_and
 from quartet.core.problems import Context, Problem
+from quartet.parts.fsdp import SHARDING_STRATEGIES
 
 
 class WeightAverage(WeightAveraging):
-    """Lightning's average of the weights, which is validated and saved from its first update on.
+    """Lightning's average of the weights, validated and saved after its first update.
 
     Buffers, such as the statistics of batch normalization, are averaged too. The ``state_dict`` of a
-    checkpoint has the weights that were validated.
+    checkpoint has the validated weights.
     """
 
-    swapped = False  # whether the model has the average, and the average the weights
+    swapped = False  # whether the model has the averages, and the averaged model the weights
 
     @property
     def has_average(self) -> bool:
@@ -34,8 +34,8 @@ class WeightAverage(WeightAveraging):
         return average is not None and bool(average.n_averaged)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning copies the model before it moves it to its device. The count remains on the CPU:
-        # reading it would wait for a GPU.
+        # Lightning copies the model before it moves it to its device. The count stays on the CPU:
+        # reading it from a GPU would wait for the GPU.
         average = get_average(self)
         assert average is not None
         average.module.to(pl_module.device)
@@ -58,8 +58,8 @@ class WeightAverage(WeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        # A signal within a validation saves while the two are swapped; before the first update
-        # Lightning would save the weights that the training began with.
+        # A signal within a validation saves swapped weights; before the first update Lightning would
+        # save the initial weights.
         if self.swapped or not self.has_average:
             names = ("state_dict", "current_model_state")
             first, second = (checkpoint[name] for name in names)
@@ -77,7 +77,7 @@ class WeightAverage(WeightAveraging):
 class EMA(WeightAverage):
     """Exponential moving average: ``average = decay * average + (1 - decay) * weights``.
 
-    It begins as the weights after the first step that counts.
+    It starts with the weights of its first update.
 
     Args:
         decay: Share of the average that each update keeps.
@@ -116,7 +116,7 @@ class EMA(WeightAverage):
 
 
 def tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, detached."""
+    """Returns parameters and buffers, detached."""
     return (tensor.detach() for tensor in chain(module.parameters(), module.buffers()))
 
 
@@ -124,10 +124,10 @@ class SWA(WeightAverage):
     """Stochastic weight averaging: the mean of the weights after each of the last epochs.
 
     Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018. The
-    learning rate is left to the scheduler.
+    scheduler alone sets the learning rate.
 
     Args:
-        start: Share of the training's steps after which epochs count.
+        start: Share of the training's steps after which epochs are averaged.
     """
 
     def __init__(self, *, start: float) -> None:
@@ -135,7 +135,7 @@ class SWA(WeightAverage):
         self.start = start
 
     def problems(self, context: Context) -> Iterator[Problem]:
-        """The length of the training must be known."""
+        """Yields a problem if the length of the training is unknown."""
         if context.trainer.max_epochs == -1 and context.trainer.max_steps == -1:
             yield Problem(
                 "callbacks.swa.start",
@@ -154,7 +154,7 @@ class SWA(WeightAverage):
 
 
 def check_averages(context: Context) -> Iterator[Problem]:
-    """There may be one average of the weights, of a kind that is validated and saved."""
+    """Yields problems of several averages of the weights, or of one that is not validated."""
     kinds = (WeightAveraging, StochasticWeightAveraging)
     found = [each for each in context.trainer.callbacks if isinstance(each, kinds)]
     names = [type(each).__name__ for each in found]
@@ -168,9 +168,9 @@ def check_averages(context: Context) -> Iterator[Problem]:
     if len(found) > 1:
         message = f"{join_and(names)} each average the weights; choose one of them."
         yield Problem("callbacks", message)
-    if found and isinstance(context.trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+    if found and isinstance(context.trainer.strategy, SHARDING_STRATEGIES):
         yield Problem(
             "callbacks",
-            f"{names[0]} needs the whole model on every device, and trainer.strategy divides it; "
+            f"{names[0]} needs the whole model on every device, and trainer.strategy shards it; "
             "leave it out, or set trainer.strategy=ddp.",
         )

@@ -1,4 +1,4 @@
-"""Ends a training between two optimizer steps when a signal asks for it."""
+"""Stops a training between two optimizer steps after a signal."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from quartet.core.signals import ShutdownHandler
 
 
 class StopAtBatchEnd(Callback):
-    """Saves and exits after the optimizer step during which a signal came.
+    """Saves and exits after the optimizer step in which a signal arrived.
 
-    Within a validation it exits after a batch; the validation begins again on a resume.
+    Within a validation it exits after a batch. A resume repeats the validation.
 
     Args:
-        shutdown: Knows whether a signal came.
+        shutdown: The handler that receives signals.
     """
 
     def __init__(self, shutdown: ShutdownHandler) -> None:
@@ -26,12 +26,12 @@ class StopAtBatchEnd(Callback):
         self.exits = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.shutdown.reinstall()  # Lightning's own handler would end in the middle of a step
+        self.shutdown.reinstall()  # Lightning's own handler would exit in the middle of a step
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if not self.is_asked(trainer) or is_accumulating(trainer):
             return
-        # The end of the epoch is saved by itself.
+        # The checkpoint callbacks save the end of an epoch.
         if not is_last_batch_done(trainer) or is_validation_due(trainer):
             self.save_and_exit(trainer)
 
@@ -45,11 +45,11 @@ class StopAtBatchEnd(Callback):
             callback.interrupted = self.exits
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.exits:  # else a signal came after the epoch, whose end may not be saved
+        if self.exits:  # otherwise the end of the last epoch may not be saved
             self.shutdown.exit()
 
     def is_asked(self, trainer: Trainer) -> bool:
-        """Whether a signal came to any of the processes."""
+        """Whether any process has received a signal."""
         if trainer.world_size > 1:
             status = torch.tensor(self.shutdown.exit_code, device=trainer.strategy.root_device)
             self.shutdown.exit_code = int(trainer.strategy.reduce(status, reduce_op="max"))

@@ -16,18 +16,18 @@ Array = NDArray[Any]
 
 
 class PredictionCollector(Callback):
-    """Collects the predictions of a test or a validation, so that pictures need no second pass.
+    """Collects the predictions of a test or a validation for the pictures of a run.
 
-    Of a part with more than `max_values` predictions, it keeps each n-th sample (or query). The
-    first of several processes gathers those of all.
+    It keeps every n-th sample (or query) of a part with more than `max_values` predictions. After the
+    test or validation it gathers the predictions of all processes.
 
     Attributes:
-        part: test or val; None before either.
-        step: 1 if all samples were kept, n if each n-th.
+        part: ``test`` or ``val``; None before both.
+        step: n if every n-th sample was kept.
         predictions: Predictions of the task, ``(samples, ...)``.
         labels: Labels of the task.
-        queries: Query of each sample, for ranking; else empty.
-        rows: Number of each sample in its part. Meaningless for ranking.
+        queries: Query of each sample, for ranking; otherwise empty.
+        rows: Index of each sample in its part; undefined for ranking.
     """
 
     max_values = 1 << 24  # 64 MB
@@ -42,7 +42,7 @@ class PredictionCollector(Callback):
         self, part: str, trainer: Trainer, module: Any, outputs: Any, batch: Any, i: int
     ) -> None:
         """Appends the predictions of batch number `i`."""
-        if outputs is None:  # one of several processes may have no share of the last batch
+        if outputs is None:  # this process has no share of the last batch
             return
         _, targets, *indexes = batch
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

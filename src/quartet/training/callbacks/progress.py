@@ -1,4 +1,4 @@
-"""The progress bar of a training, and the time that its epochs take."""
+"""The progress bar of a training, and a timer of its epochs."""
 
 import sys
 from time import perf_counter
@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 
 class ProgressBar(LightningProgressBar):
-    """One bar for the whole training, with the metrics of the last epoch.
+    """One progress bar for the whole training, with the metrics of the last epoch.
 
-    It is drawn ten times a second; without a terminal it is a line every 30 s.
+    It is drawn ten times a second. Without a terminal, it prints a line every 30 seconds.
     """
 
     def __init__(self) -> None:
@@ -52,12 +52,12 @@ class ProgressBar(LightningProgressBar):
             return
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "∞"
         self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{last}", refresh=False)
-        figures = {
+        metrics = {
             name: f"{float(value):.3g}"
             for name, value in trainer.callback_metrics.items()
             if name in ("val/loss", "val/accuracy", "val/r2", "val/ndcg")
         }
-        self.bar.set_postfix(figures, refresh=False)
+        self.bar.set_postfix(metrics, refresh=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.close()
@@ -79,13 +79,13 @@ class Timer(Callback):
         self.samples: list[int] = []
 
     def samples_per_second(self) -> float | None:
-        """Training samples per second, without the first epoch unless there is no other."""
+        """Returns training samples per second, without the first of several epochs."""
         start = 1 if len(self.epochs) > 1 else 0
         seconds = sum(self.epochs[start:])
         return sum(self.samples[start:]) / seconds if seconds else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A training that is resumed within an epoch does not start that epoch.
+        # A resume within an epoch does not call on_train_epoch_start for it.
         self.started, self.validation = perf_counter(), 0.0
         self.resumed_samples = samples_of(pl_module)
 
@@ -113,5 +113,5 @@ class Timer(Callback):
 
 
 def samples_of(module: Any) -> int:
-    """Training samples of the epoch so far, in this process."""
+    """Returns the number of training samples of the epoch so far, in this process."""
     return module.train_metrics.samples  # type: ignore[no-any-return]

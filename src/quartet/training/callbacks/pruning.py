@@ -1,4 +1,4 @@
-"""Pruning: ends unpromising trials of an Optuna search early. Imports Optuna where it is used."""
+"""Pruning: stops unpromising trials of an Optuna search early. Imports Optuna where it is used."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from quartet.records.study import SEARCH, make_pruner, make_storage
 
 
 def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning]":
-    """The callback for a run that is a trial whose search prunes; else none.
+    """Makes the pruning callback if a run is a trial of a search with a pruner; else no callback.
 
     Args:
-        directory: Of the run; a trial has a ``trial.json`` there.
+        directory: The run directory; a trial has a ``trial.json`` there.
         metric: Name of the monitored metric.
     """
     path = directory / "trial.json"
-    # A trial.json of an earlier start may be a stranger's.
+    # A trial.json may be left from another search.
     ours = os.environ.get(SEARCH) == str(directory.parent.resolve())
     trial = json.loads(path.read_text()) if ours and path.exists() else {}
     if trial.get("pruner", "none") == "none" or not metric:
@@ -28,17 +28,17 @@ def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning
 
 
 class Pruning(Checkpoint):
-    """Reports the monitored value after each epoch, and ends the training if Optuna prunes the trial.
+    """Reports the monitored metric after each epoch, and stops the training if Optuna prunes the trial.
 
-    It is a Checkpoint only because Lightning calls those last, when training metrics are known.
+    It is a Checkpoint because Lightning calls these last, when the training metrics are known.
 
     Args:
-        directory: Of the run.
+        directory: The run directory.
         trial: The content of its trial.json.
         metric: Name of the monitored metric.
 
     Attributes:
-        epoch: The epoch, from 1, that was the last because of the pruning; None without it.
+        epoch: The epoch, counted from 1, after which the trial was pruned; None if it was not.
     """
 
     def __init__(self, directory: Path, trial: dict[str, Any], metric: str) -> None:
@@ -58,13 +58,13 @@ class Pruning(Checkpoint):
             self.epoch = epoch
 
     def load_trial(self, max_epochs: int | None) -> Any:
-        """The trial in the search's storage."""
+        """Loads the trial from the search's storage."""
         import optuna
 
         study = optuna.load_study(
             study_name=self.trial["study"],
             storage=make_storage(self.trial["storage"], self.directory.parent),
-            sampler=optuna.samplers.RandomSampler(),  # its values are drawn already
+            sampler=optuna.samplers.RandomSampler(),  # never used: the trial has its values
             pruner=make_pruner(self.trial["pruner"], self.trial["warmup_epochs"], max_epochs),
         )
         return optuna.Trial(study, self.trial["id"])

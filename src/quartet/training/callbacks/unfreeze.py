@@ -1,4 +1,4 @@
-"""Gradual unfreezing: parameters that are trained only from a later epoch on."""
+"""Gradual unfreezing: trains parameters only from a later epoch on."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from quartet.core.problems import Context, Problem, collect_problems
-from quartet.training.parameters import matching
+from quartet.training.parameters import match_names
 
 
 class Unfreeze(Callback):
@@ -21,10 +21,10 @@ class Unfreeze(Callback):
 
     Args:
         epochs: Epoch, counted from 1, -> list of shell patterns; parameters with matching names are
-            trained from that epoch on. Of several that match a parameter, the latest counts.
+            trained from that epoch on. The latest epoch counts if several match a parameter.
 
     Raises:
-        ValueError: there is no epoch, or one is not a whole number from 2.
+        ValueError: there is no epoch, or an epoch is not an integer of at least 2.
     """
 
     def __init__(self, *, epochs: Mapping[int, Any] | None) -> None:
@@ -58,7 +58,7 @@ class Unfreeze(Callback):
             trainable[name]: epoch
             for epoch, patterns in self.epochs.items()
             for pattern in patterns
-            for name in matching(f"epochs[{epoch}]", pattern, trainable)
+            for name in match_names(f"epochs[{epoch}]", pattern, trainable)
         }
         if len(first_epochs) == len(trainable):
             raise ValueError(
@@ -68,7 +68,7 @@ class Unfreeze(Callback):
         return first_epochs
 
     def problems(self, context: Context) -> Iterator[Problem]:
-        """The patterns must match, and the training must run in one process."""
+        """Yields problems of patterns without a match, or of several processes."""
         found: list[Problem] = []
         with collect_problems(found, "callbacks.unfreeze", ["epochs"]):
             self.find_first_epochs(context.model)
