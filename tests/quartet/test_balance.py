@@ -13,13 +13,8 @@ CLASSES = torch.tensor([0] * 90 + [1] * 9 + [2])
 
 
 def batches(**more: object) -> Batches:
-    given = {
-        "seed": 0,
-        "shuffle": True,
-        "drop_last": False,
-        "weights": balancing_weights(CLASSES),
-        **more,
-    }
+    weights = balancing_weights(CLASSES)
+    given = {"seed": 0, "shuffle": True, "drop_last": False, "weights": weights, **more}
     return Batches(len(CLASSES), 10, **given)  # type: ignore[arg-type]
 
 

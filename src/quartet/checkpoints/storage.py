@@ -178,9 +178,7 @@ def seal(checkpoint: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     with buffer.getbuffer() as archive:
-        archive[-2:] = SEAL_SIZE.to_bytes(
-            2, "little"
-        )  # a zip archive ends with the length of its comment
+        archive[-2:] = SEAL_SIZE.to_bytes(2, "little")  # the length of the zip comment
     buffer.seek(0, io.SEEK_END)
     buffer.write(LABEL)
     with buffer.getbuffer() as content:

@@ -186,16 +186,7 @@ class MetricsCSV(Logger):
 
 
 # Keys that do not change the training: at the top, in every group, in the callbacks.
-EXCLUDED_GROUPS = {
-    "directory",
-    "check",
-    "resume",
-    "metrics",
-    "logger",
-    "sweep",
-    "launcher",
-    "hydra",
-}
+EXCLUDED_TOP = {"directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra"}
 EXCLUDED_KEYS = {"search", "tasks"}
 EXCLUDED_CALLBACKS = {"best", "last", "progress_bar"}
 
@@ -260,7 +251,7 @@ def hyperparameters(
     return {
         name: without_secrets(value, references.get(name), secrets)
         for name, value in found
-        if name.split(".")[0] not in EXCLUDED_GROUPS
+        if name.split(".")[0] not in EXCLUDED_TOP
     }
 
 

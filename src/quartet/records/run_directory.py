@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 STARTING = "starting"  # the folder of Hydra's record of a resumed run, until the run is loaded
-RUN_FILES = (
-    "result.json",
-    ".hydra",
-    "checkpoints",
-    "metrics.csv",
-)  # never overwritten by a new run
+RUN_FILES = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # that show a run
 
 
 def list_configs(directory: str | Path) -> list[Path]:

@@ -15,9 +15,7 @@ SEARCH = "QUARTET_SEARCH"
 
 
 def make_storage(url: str | None, directory: Path) -> "BaseStorage":
-    """Opens the database at `url`, or a journal in the sweep's directory.
-
-    Several processes may write to it at once.
+    """Opens the database at `url`, or a journal in the sweep's directory; processes can share it.
 
     Raises:
         ValueError: reading the database could run code.

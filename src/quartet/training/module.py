@@ -244,7 +244,8 @@ class Module(LightningModule):
             batch = int(wrong[0])
             self.stop_non_finite(f"the loss became {losses[batch].item()} in batch {batch + 1}")
         # Each process checks its own shard of the weights: a collective here could deadlock.
-        shards = [local_shard(parameter).detach() for parameter in self.model.parameters()]
+        weights = [parameter.detach() for parameter in self.model.parameters()]
+        shards = [each.to_local() if isinstance(each, DTensor) else each for each in weights]
         ends = [end.isfinite() for shard in shards if shard.numel() for end in shard.aminmax()]
         if ends and not torch.stack(ends).all():
             self.stop_non_finite("the weights became NaN or infinite by the end")
@@ -254,8 +255,3 @@ class Module(LightningModule):
             f"{problem} of epoch {self.trainer.current_epoch + 1}, at learning rate {self.lr:g}; try "
             "a smaller optimizer.lr, or trainer.gradient_clip_val=1."
         )
-
-
-def local_shard(parameter: Tensor) -> Tensor:
-    """Returns this process's shard of a parameter; all of it if it is not sharded."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
