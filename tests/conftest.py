@@ -65,6 +65,14 @@ def no_pictures() -> Iterator[None]:
 
 
 @pytest.fixture
+def quiet() -> None:
+    """Lightning says nothing of itself."""
+    from quartet.compat.lightning import quieten
+
+    quieten()
+
+
+@pytest.fixture
 def train_py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Runs ``python train.py`` in this process, without reports. Gives its exit status."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

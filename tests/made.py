@@ -12,19 +12,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
+from torch import Tensor
 from torchvision import datasets
 
 from quartet.build import compose
-from quartet.core.files import PROJECTS
+from quartet.core.files import CONF, PROJECTS
 
 # Of conf/, those whose options a training takes.
 GROUPS = {"data", "data/task", "loss", "metrics", "model", "module", "optimizer", "scheduler"}
 GROUPS |= {"trainer", "callbacks", "logger", "experiment"}
 PROJECT = PROJECTS[0]  # the package that a fork renames
+# Schedules that move within a training of three epochs of four steps.
+SHORT: dict[str, list[str]] = {
+    "step": ["scheduler.step_size=1"],
+    "multistep": ["scheduler.milestones=[1,2]"],
+    "cosine_restarts": ["scheduler.T_0=2"],
+    "cyclic": ["scheduler.step_size_up=3"],
+    "plateau": ["scheduler.patience=0", "scheduler.threshold=0.5"],
+}
+
+
+def options(group: str) -> list[str]:
+    """The options of a group of conf/."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def project_part(name: str) -> Any:
@@ -120,3 +135,8 @@ def labelled_table(path: Path, rows: int = 200) -> None:
     table = pd.DataFrame(numbers, columns=["a", "b", "c"])
     table["red"], table["round"] = (numbers[:, 0] > 0).astype(int), (numbers[:, 1] > 0).astype(int)
     table.to_csv(path, index=False)
+
+
+def weights(run: Any) -> Tensor:
+    """All weights of a run's model in one tensor."""
+    return torch.cat([parameter.detach().flatten() for parameter in run.module.model.parameters()])

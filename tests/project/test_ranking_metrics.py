@@ -9,25 +9,12 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 
-from quartet.compat.lightning import quieten
-
+pytestmark = pytest.mark.usefixtures("quiet")
 MeanAveragePrecision = project_part("metrics.MeanAveragePrecision")
-
-
 MeanReciprocalRank = project_part("metrics.MeanReciprocalRank")
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    quieten()
-
-
+# Two queries. By score the grades of the first read 1, 0, 2, 0 and those of the second 0, 1.
 SCORES = torch.tensor([0.9, 0.1, 0.5, 0.7, 0.3, 0.6])
-
-
 GRADES = torch.tensor([1.0, 0.0, 2.0, 0.0, 1.0, 0.0])
-
-
 QUERIES = torch.tensor([0, 0, 0, 0, 1, 1])
 
 
@@ -54,10 +41,10 @@ def test_documents_are_relevant_from_a_grade_on(
 def test_only_the_order_of_scores_counts(
     metric: type[Metric], change: Callable[[Tensor], Tensor]
 ) -> None:
-    to_container, changed = metric(relevant_from=1), metric(relevant_from=1)
-    to_container.update(SCORES, GRADES, indexes=QUERIES)
+    plain, changed = metric(relevant_from=1), metric(relevant_from=1)
+    plain.update(SCORES, GRADES, indexes=QUERIES)
     changed.update(change(SCORES), GRADES, indexes=QUERIES)
-    assert to_container.compute() == changed.compute() > 0
+    assert plain.compute() == changed.compute() > 0
 
 
 def test_metrics_of_other_grades_do_not_mix_in_a_collection() -> None:

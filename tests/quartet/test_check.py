@@ -676,10 +676,8 @@ def test_part_that_cannot_be_scored_passes_without_metrics(flaw: str) -> None:
 )
 def test_data_read_sample_by_sample_is_looked_at_too(flaw: str) -> None:
     task, _, words = FLAWS[flaw]
-    words = words.replace("12", "1").replace(r"\[1\]; a", r"\[1\]; a")
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError, match=words.replace("12", "1")):
         built(task, flaw, pairs=True)
-    assert re.search(words, refused.value.messages[0])
 
 
 def test_data_read_sample_by_sample_passes() -> None:

@@ -22,6 +22,7 @@ from quartet.compat import hydra
 from quartet.compat import lightning as compat
 from quartet.compat.torch import BatchOrInstanceNorm, set_update_count
 
+pytestmark = pytest.mark.usefixtures("quiet")
 SHORT = [
     *("data=wine", "data.batch_size=32", "trainer=cpu", "trainer.max_epochs=1", "logger=none"),
     *("callbacks.best=null", "callbacks.last=null", "callbacks.progress_bar=null"),
@@ -38,11 +39,6 @@ class Look(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self.seen.append(self.function(trainer))
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    compat.quieten()
 
 
 def trained(directory: Path, *overrides: str, callbacks: tuple[Callback, ...] = ()) -> Run:

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import idx_files, write
+from made import idx_files, options, write
 from omegaconf import OmegaConf
 from torch import nn
 
 from hydra_plugins.quartet import GridSweeper
 from quartet.build import Run, build, compose
-from quartet.compat.lightning import quieten
 from quartet.core.files import CONF
 from quartet.records import result as record
 from quartet.records.sweep_table import Job
-from quartet.reports import picture
 from quartet.run import train
 
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+EXPERIMENTS = options("experiment")
 SWEEPS = {
     name: dict(params)
     for name in EXPERIMENTS
@@ -30,12 +29,6 @@ SWEEPS = {
         )
     )
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet_and_without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    quieten()
-    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
 
 
 @pytest.fixture
@@ -92,7 +85,7 @@ def test_sweep_is_the_one_that_the_file_names(
     (key,) = SWEEPS[name].keys() - {"seed"}
     values = SWEEPS[name][key].split(",")
     if values == ["glob(*)"]:
-        values = [path.stem for path in (CONF / key).glob("*.yaml")]
+        values = options(key)
     assert sorted(job[key] for job in jobs) == sorted(values)
 
 

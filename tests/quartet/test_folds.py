@@ -61,9 +61,8 @@ def test_every_sample_is_held_out_once_and_the_test_part_stays(
         held_out = [made.val for made in folds]
         assert rows(*held_out) == rows(folds[0].train, folds[0].val)
         if source == "ranking":
-            one, other, third = (set(part.tensors[2].tolist()) for part in held_out)
-            assert not one & other
-            assert not other & third
+            queries = [set(part.tensors[2].tolist()) for part in held_out]
+            assert len(set.union(*queries)) == sum(map(len, queries))
 
 
 def test_folds_have_the_shares_of_the_classes() -> None:
@@ -101,10 +100,10 @@ def test_report_gathers_folds(tmp_path: Path) -> None:
             "data.folds=5 data.fold=5",
             r"^data.fold=5: with data.folds=5 they are 0 to 4; in a sweep",
         ),
-        ("data.folds=1", r"^data.folds=1: must be in \[2, inf\)"),
+        ("data.folds=1", r"^data.folds=1: must be at least 2; null"),
         (
             "data=wine data.folds=50",
-            r"^data.folds=50: there are 38 rows of class 'class_2'|38 rows",
+            r"^data.folds=50: there are 38 rows of class '2' beside",
         ),
         ("data=linear data.folds=90", r"^data.folds=90: there are 80 rows beside the test part"),
     ],

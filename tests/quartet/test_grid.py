@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import labelled_table
+from made import labelled_table, options
 from omegaconf import DictConfig, OmegaConf
 from sklearn import datasets
 
 from quartet.build import compose
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
-from quartet.reports import picture
 from quartet.run import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 Cell = tuple[str, ...]
 
 DATA = {
@@ -52,10 +52,6 @@ TRAINER = (
 IMAGE_MODELS = ("cnn", "torchvision")
 
 
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
 PARTS = list(itertools.product(*map(options, ("loss", "metrics", "model")), DATA))
 DRIVES = list(itertools.product(*map(options, ("optimizer", "scheduler")), TRAINER))
 
@@ -65,7 +61,6 @@ def _light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what is the same in every cell and takes longer than the training."""
     monkeypatch.chdir(tmp_path)
     labelled_table(tmp_path / "table.csv")
-    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
     monkeypatch.setattr("quartet.run.save_record", lambda cfg, run: None)
     for name in ("load_digits", "load_breast_cancer", "load_wine", "load_diabetes"):
         monkeypatch.setattr(datasets, name, functools.cache(getattr(datasets, name)))

@@ -5,23 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from lightning import Callback
-from made import composed, project_part
+from made import composed, labelled_table, project_part
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from quartet.build import Run, build
-from quartet.compat.lightning import quieten
 from quartet.data.loader import make_normalizer
 from quartet.data.task import Multiclass, Ranking, Regression
 from quartet.parts.auroc import AUROC
 from quartet.training.metric_buffer import MetricBuffer
 
+pytestmark = pytest.mark.usefixtures("quiet")
 Array = NDArray[Any]
 MeanReciprocalRank = project_part("metrics.MeanReciprocalRank")
 # Neither divides the number of samples of a part of any data below.
@@ -29,11 +28,6 @@ SHORT = (
     *("trainer=cpu", "trainer.max_epochs=2", "model.hidden=[16]"),
     *("data.batch_size=32", "data.eval_batch_size=16"),
 )
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    quieten()
 
 
 class Epoch(Callback):
@@ -151,21 +145,21 @@ def test_binary_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
 
 
 def test_multilabel_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((300, 5))
-    labels = inputs @ random.standard_normal((5, 3)) + random.standard_normal((300, 3)) > 0.5
-    table = pd.DataFrame(np.hstack([inputs, labels]), columns=[*"vwxyz", *"abc"])
-    table.to_csv(tmp_path / "table.csv", index=False)
+    labelled_table(tmp_path / "table.csv")
 
     def expected(outputs: Tensor, targets: Tensor) -> dict[str, float]:
         probabilities, truth = outputs.sigmoid().numpy(), targets.numpy()
         exact = outputs.double().sigmoid()
-        losses = [sklearn_metrics.log_loss(truth[:, i], exact[:, i]) for i in range(len("abc"))]
+        losses = [sklearn_metrics.log_loss(truth[:, i], exact[:, i]) for i in range(2)]
         return {"loss": float(np.mean(losses))} | classification(
             truth, probabilities > 0.5, probabilities, average="macro"
         )
 
-    overrides = ["data/task=multilabel", "data.target=[a,b,c]", f"data.path={tmp_path}/table.csv"]
+    overrides = [
+        "data/task=multilabel",
+        "data.target=[red,round]",
+        f"data.path={tmp_path}/table.csv",
+    ]
     check(["data=csv", *overrides], tmp_path / "run", expected)
 
 

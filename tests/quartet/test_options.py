@@ -11,19 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from made import cifar_files, composed, idx_files, labelled_table, paint, write
+from made import cifar_files, composed, idx_files, labelled_table, options, paint, weights, write
 from omegaconf import OmegaConf
 
 from quartet.build import build, compose
-from quartet.compat.lightning import quieten
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
-from quartet.reports import picture
 from quartet.run import train
 
+pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
 GROUPS = ("loss", "metrics", "model", "module", "optimizer", "scheduler")
 GROUPS += ("trainer", "callbacks", "logger", "data")
-OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
+OPTIONS = {group: options(group) for group in GROUPS}
 YAMLS = sorted(CONF.rglob("*.yaml"))
 DATA_OF = {
     "multiclass": ["data=digits"],
@@ -55,11 +54,8 @@ NEEDS = {  # what an option cannot do without
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    quieten()
-    # Drawing takes longer than the training here, and has tests of its own.
-    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
 
 
 def tasks_of(group: str, option: str) -> list[str]:
@@ -69,8 +65,8 @@ def tasks_of(group: str, option: str) -> list[str]:
 
 
 def cases() -> Iterator[Any]:
-    for group, options in OPTIONS.items():
-        for option in options:
+    for group, names in OPTIONS.items():
+        for option in names:
             for task in filter(DATA_OF.get, tasks_of(group, option)):
                 data = [] if group == "data" else DATA_OF[task]
                 overrides = [*data, f"{group}={option}", *NEEDS.get(group, {}).get(option, [])]
@@ -218,10 +214,6 @@ def test_batch_size_gives_the_steps_of_an_epoch(size: int | str, steps: int) -> 
     assert run.trainer.global_step == 2 * steps
 
 
-def weights(run: Any) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in run.module.model.parameters()])
-
-
 def test_builds_of_one_seed_hold_equal_weights_and_of_two_do_not() -> None:
     zero, again, one = (build(composed([f"seed={seed}"])) for seed in (0, 0, 1))
     assert torch.equal(weights(zero), weights(again))
@@ -291,7 +283,7 @@ def test_training_that_ends_before_its_first_validation_tests_its_last_weights(
         (["trainer.max_steps=2"], ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"])
     ):
         result = train(composed(overrides), tmp_path / str(number))
-        assert result["monitor"] | {"epoch": 1} == {
+        assert result["monitor"] == {
             "metric": None,
             "mode": "min",
             "best": None,

@@ -82,7 +82,7 @@ def test_what_a_user_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert "<img" not in page
     assert page.count("<script>") == 1
-    assert html.escape(evil) in page or "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert html.escape(evil) in page
 
 
 def test_a_sweep_under_way_is_reported_as_far_as_it_is(

@@ -11,13 +11,11 @@ from itertools import count, cycle, islice, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from hydra.utils import get_object
-from made import composed, project_part
+from made import SHORT, composed, labelled_table, options, project_part
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -25,10 +23,10 @@ from torch.optim import LBFGS, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from quartet.build import Run, build
-from quartet.compat.lightning import quieten
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 
+pytestmark = pytest.mark.usefixtures("quiet")
 EPOCHS = 3
 TINY = (
     *("trainer=cpu", f"trainer.max_epochs={EPOCHS}", "trainer.limit_train_batches=4"),
@@ -36,18 +34,6 @@ TINY = (
 )
 # 70 training rows: batches of 20, 20, 20 and 10.
 NOISE = ("data=linear", "data.batch_size=20")
-# As short as the training, so that every schedule moves within it.
-SHORT: dict[str, list[str]] = {
-    "step": ["scheduler.step_size=1"],
-    "multistep": ["scheduler.milestones=[1,2]"],
-    "cosine_restarts": ["scheduler.T_0=2"],
-    "cyclic": ["scheduler.step_size_up=3"],
-    "plateau": ["scheduler.patience=0", "scheduler.threshold=0.5"],
-}
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 # --- What a person would write -------------------------------------------------------------------
@@ -395,11 +381,6 @@ def compare(overrides: Sequence[str], directory: Path, forgotten: int | None = N
     return run
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    quieten()
-
-
 PAIRS = list(zip(options("optimizer"), cycle(options("scheduler"))))
 if len(options("scheduler")) > len(PAIRS):
     PAIRS = list(zip(cycle(options("optimizer")), options("scheduler")))
@@ -443,21 +424,10 @@ def test_comparison_fails_where_one_step_of_the_scheduler_is_left_out(tmp_path: 
 DATA: dict[str, list[str]] = {
     "multiclass": ["data=digits"],
     "binary": ["data=breast_cancer"],
-    "multilabel": ["data=csv", "data/task=multilabel", "data.target=[a,b,c]"],
+    "multilabel": ["data=csv", "data/task=multilabel", "data.target=[red,round]"],
     "regression": ["data=diabetes"],
     "ranking": ["data=ranking", "data.queries=60", "data.documents=6", "data.batch_size=8"],
 }
-
-
-@pytest.fixture(scope="module")
-def multilabel_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((80, 5))
-    labels = inputs @ random.standard_normal((5, 3)) + random.standard_normal((80, 3)) > 0
-    columns = [*("x1", "x2", "x3", "x4", "x5"), *("a", "b", "c")]
-    path = tmp_path_factory.mktemp("table") / "table.csv"
-    pd.DataFrame(np.hstack([inputs, labels]), columns=columns).to_csv(path, index=False)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -469,11 +439,10 @@ def multilabel_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if task in DATA
     ],
 )
-def test_losses_train_as_by_hand_on_their_tasks(
-    loss: str, task: str, multilabel_table: Path, tmp_path: Path
-) -> None:
-    path = [f"data.path={multilabel_table}"] if task == "multilabel" else []
-    compare([*DATA[task], *path, f"loss={loss}"], tmp_path)
+def test_losses_train_as_by_hand_on_their_tasks(loss: str, task: str, tmp_path: Path) -> None:
+    labelled_table(tmp_path / "table.csv")
+    path = [f"data.path={tmp_path}/table.csv"] if task == "multilabel" else []
+    compare([*DATA[task], *path, f"loss={loss}"], tmp_path / "run")
 
 
 SETTINGS: dict[str, list[str]] = {

@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from quartet.training.schedule import Schedule, create
 
 CONF = Path(__file__).parents[2] / "conf" / "scheduler"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 EPOCHS, STEPS_PER_EPOCH = 24, 3
 TOTAL_STEPS = EPOCHS * STEPS_PER_EPOCH
 SHARED = {"frequency": 1, "warmup_steps": 0, "warmup_epochs": 0}

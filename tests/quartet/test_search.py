@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from processes import SMALL, start
 
 from quartet.build import build, compose
-from quartet.compat.lightning import quieten
 from quartet.config.search_ranges import check_range
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
@@ -26,15 +25,11 @@ from quartet.sweeps.space import checked_ranges
 
 optuna = pytest.importorskip("optuna")
 
+pytestmark = pytest.mark.usefixtures("quiet")
 LR = "optimizer.lr=tag(log,interval(1e-4,1.0))"
 BOWL = ["optimizer=sgd", LR, "hydra.sweep.dir=s"]
 
 Search = Callable[..., int]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    quieten()
 
 
 @pytest.fixture

@@ -6,22 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from made import weights
 
 from quartet.build import build, compose
-from quartet.compat.lightning import quieten
 from quartet.run import train
+
+pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
 
 
 def fitted(*overrides: str) -> Any:
-    quieten()
     run = build(compose(["trainer.max_epochs=2", "model.hidden=[16]", *overrides]))
     run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
     run.trainer.fit(run.module, run.data)
     return run
-
-
-def weights(run: Any) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in run.module.model.parameters()])
 
 
 def rows(directory: Path) -> list[dict[str, str]]:
@@ -47,7 +44,6 @@ def test_profile_lies_in_the_directory_of_the_run(tmp_path: Path) -> None:
 def test_bf16_computes_in_16_bits_and_learns_in_32() -> None:
     whole = fitted("trainer=cpu")
     seen: set[torch.dtype] = set()
-    quieten()
     run = build(
         compose(["trainer=bf16", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[16]"])
     )  # fmt: skip

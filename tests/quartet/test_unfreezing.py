@@ -5,20 +5,15 @@ import torch
 from torch import nn
 
 from quartet.build import build, compose
-from quartet.compat.lightning import quieten
 from quartet.core.problems import ConfigError
 
+pytestmark = pytest.mark.usefixtures("quiet")
 NAMES = (
     *("data=diabetes", "model.hidden=[16]", "optimizer=adamw", "optimizer.weight_decay=0.1"),
     *("optimizer.lr_factors={layers.0.*: 0.5}", "scheduler=exponential", "trainer=cpu"),
     *("trainer.max_epochs=4", "callbacks=unfreeze", "callbacks.progress_bar=null"),
     "callbacks.unfreeze.epochs={2: ['layers.0.bias'], 3: ['*.0.weight']}",
 )
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    quieten()
 
 
 def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
