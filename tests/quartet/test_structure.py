@@ -24,7 +24,7 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     "src/quartet": 14_790,
-    "tests": 14_199,
+    "tests": 14_240,
     "scripts": 700,
 }
 FILES = 98  # in src/quartet
