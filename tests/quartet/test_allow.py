@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -408,7 +409,7 @@ REFUSALS = "no part of a training|a record may not hold|for the group logger|doe
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"evaluate": evaluate, "predict": predict}
-COMMANDS["export"] = export
+COMMANDS["export"] = partial(export, format="torch_export")  # needs no other package
 
 
 @pytest.mark.parametrize("name", HOSTILE_RECORDS)

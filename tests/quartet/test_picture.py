@@ -160,6 +160,13 @@ def test_scatter_draws_every_sample() -> None:
     assert sum(bar.get_width() for bar in side.patches) == 90
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_scatter_of_a_constant_error(kind: type) -> None:
+    predictions = np.array([[0.9], [1.9], [2.9]], dtype=kind)  # too low by .1, give or take a bit
+    side = drawings.scatter(predictions, np.array([[1], [2], [3]], kind), ["y"]).figure.axes[2]
+    assert sum(bar.get_width() for bar in side.patches) == 3
+
+
 def test_relevance_by_rank_and_ndcg_by_query() -> None:
     # Query 7: the order of the scores is 1, 0, 2; query 9: the best one.
     scores = np.array([2.0, 3.0, 1.0, 5.0, 4.0])

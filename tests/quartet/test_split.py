@@ -93,7 +93,7 @@ def test_fractions_that_leave_nothing_to_train_are_refused() -> None:
 
 
 def test_empty_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"val_fraction=0.01 .* of 20 rows; raise it to .* 0.05"):
+    with pytest.raises(ValueError, match=r"val_fraction=0.01 makes .* of 20 rows; raise .* 0.05"):
         split(20, val_fraction=0.01, test_fraction=0, split_seed=0)
     with pytest.raises(ValueError, match=r"test_fraction=0.1 makes an empty part of 3 groups"):
         split(6, val_fraction=0, test_fraction=0.1, split_seed=0, groups=np.arange(6) // 2)

@@ -276,8 +276,11 @@ def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
         dots(second, predicted, true - predicted)
         second.set(title="Residuals", xlabel="predicted", ylabel="true - predicted")
         side = canvas.panel(7.65, below, 1.1, 2.75)
-        residuals = labels[:, k] - predictions[:, k]
-        side.hist(residuals, bins=24, orientation="horizontal", color=PALE)
+        residuals = (labels[:, k] - predictions[:, k]).astype(float)
+        # Residuals that differ by rounding alone leave no room for 24 bins.
+        equal = np.ptp(residuals) <= 1e-9 * np.abs(residuals).max()
+        around = (residuals.mean() - 0.5, residuals.mean() + 0.5) if equal else None
+        side.hist(residuals, bins=24, range=around, orientation="horizontal", color=PALE)
         side.set_ylim(second.get_ylim())
         side.set(xlabel="samples")
         side.tick_params(labelleft=False, left=False)
