@@ -26,9 +26,7 @@ def main() -> None:
     into = options.into or unique_path(Path("outputs/find-lr.png"))
     try:
         if options.what == "lr":
-            # A schedule would move what is searched.
-            others = [each for each in options.overrides if not each.startswith("scheduler")]
-            found: float = find.find_learning_rate(compose([*others, "scheduler=none"]), into)
+            found: float = find.find_learning_rate(compose(options.overrides), into)
         else:
             found = find.find_batch_size(compose(options.overrides))
     except (ConfigError, HydraException, OmegaConfBaseException) as error:

@@ -77,11 +77,35 @@ def test_rate_that_is_found_beats_those_far_from_it(
     assert written == [tmp_path / "outputs/find-lr.png"]
 
 
-def test_rate_falls_where_the_loss_falls_fastest() -> None:
-    rates = [10.0**power for power in range(-6, 1)]
-    assert find.steepest(rates, [3, 3, 2.9, 2, 1.8, 2.5, 9]) == 1e-3
-    assert find.steepest(rates, [3, 3, 3, 3, 3, 3, 3]) is None
-    assert find.steepest(rates, []) is None
+def test_rate_has_made_most_of_the_fall_whatever_the_noise() -> None:
+    rates = [10.0 ** (step / 20 - 5) for step in range(100)]
+    falling = [1 / (1 + 1000 * rate) for rate in rates[:80]]  # half of it at 1e-3
+    noisy = [loss + 0.3 * (-1) ** (step % 3) for step, loss in enumerate(falling)]
+    for losses in (falling, noisy, [loss - 5 for loss in noisy], [*falling, 9.0, 99.0]):
+        assert 2e-3 < find.choose_rate(rates, losses, find.smooth(losses, 5), 20) < 5e-3
+    for flat in ([1.0] * 80, [1 + 0.3 * (-1) ** (step % 3) for step in range(80)], falling[:9]):
+        assert find.choose_rate(rates, flat, find.smooth(flat, 5), 20) is None
+
+
+@pytest.mark.parametrize("what", ["lr", "batch_size"])
+def test_schedule_and_warm_up_are_left_out_of_a_search(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*CPU, "scheduler=plateau", "scheduler.warmup_steps=100", "data.batch_size=600"]
+    status, (*kept, found) = search(what, options, monkeypatch, tmp_path)
+    assert status == 0
+    assert kept == [each for each in options if not each.startswith(found.partition("=")[0])]
+    cfg = composed(options)
+    run = find.prepare(cfg, 5)
+    assert run.total_steps == 5
+    assert run.config["scheduler"]["warmup_steps"] == 0
+
+
+def test_rate_of_few_noisy_samples_trains(tmp_path: Path) -> None:
+    options = [*CPU, "data=diabetes"]
+    rate = find.find_learning_rate(composed(options), tmp_path / "rates.png")
+    best, below, above = (loss_after(options, rate * factor) for factor in (1, 0.1, 30))
+    assert best < 0.8 * min(below, above)
 
 
 def test_groups_keep_their_share_of_the_rate(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Find the learning rate at which the loss falls fastest, and the fastest batch size.
+"""Find the learning rate that lowers the loss most, and the fastest batch size.
 
 Real steps on the run's own data, in its precision and on its device. Lightning's Tuner does not
 serve: it gives all parameter groups one rate, loses its results when a non-finite loss ends the
@@ -27,8 +27,11 @@ from quartet.validation.data import load_data
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-SMOOTHING = 0.9  # weight of the running mean that losses are compared by
-DIVERGED = 4.0  # times the lowest loss
+FLAT = 0.2  # share of the steps, the first, in which the loss is taken to stay as it is
+WINDOW = 0.05  # share of the steps on each side of one over which its loss is smoothed
+FALL = 0.75  # share of the loss's fall that the best rate has reached
+NOISE = 3.0  # standard errors of a smoothed loss by which it must fall
+DIVERGED = 3.0  # times the first loss, above it
 FAST_ENOUGH = 0.9  # of the highest speed
 WARM_UP_STEPS, TIMED_STEPS = 3, 10
 
@@ -64,8 +67,9 @@ class LearningRateSweep(Callback):
         if trainer.global_step == len(self.losses):
             return  # gradients are being accumulated
         self.losses.append(float(outputs["loss"].detach()))
-        trend = smooth(self.losses)
-        if not math.isfinite(trend[-1]) or trend[-1] > DIVERGED * min(trend):
+        flat, recent = (max(3, int(share * len(self.rates))) for share in (FLAT, WINDOW))
+        highest = max(map(abs, self.losses[:flat])) * (1 + DIVERGED)
+        if not statistics.median(self.losses[-recent:]) <= highest:
             trainer.should_stop = True
 
 
@@ -89,7 +93,7 @@ class BatchTimer(Callback):
 def find_learning_rate(
     cfg: "DictConfig", into: Path, *, low: float = 1e-6, high: float = 10.0, steps: int = 100
 ) -> float:
-    """The rate at which the loss falls fastest while the rate grows (Smith, 2017).
+    """The rate that lowers the loss most while the rate grows (Smith, 2017), see `choose_rate`.
 
     Args:
         cfg: The configuration, as `compose` gives it.
@@ -110,14 +114,16 @@ def find_learning_rate(
     run = prepare(cfg, steps)
     with suppress(NonFiniteLossError):  # the end of the search
         fit(run, callback)
-    trend = [loss for loss in smooth(callback.losses) if math.isfinite(loss)]
+    losses = [loss for loss in callback.losses if math.isfinite(loss)]
+    trend = smooth(losses, int(WINDOW * steps))
     rates = rates[: len(trend)]
-    best = steepest(rates, trend)
+    best = choose_rate(rates, losses, trend, int(FLAT * steps))
     draw_rates(rates, trend, best, into)
     if best is None:
         message = (
-            f"no rate from {low:g} to {rates[-1]:g} lowered the loss, see {into}; try another "
-            "range, more steps, or look for the mistake with trainer=overfit."
+            f"no rate from {low:g} to {rates[-1]:g} lowered the loss by more than it differs from "
+            f"batch to batch, see {into}; try a larger data.batch_size, or look for the mistake "
+            "with trainer=overfit."
         )
         raise ConfigError(Problem("optimizer.lr", message))
     return float(f"{best:.2g}")
@@ -161,6 +167,9 @@ def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:
     quieten()
     values = {"callbacks": {}, "logger": {}, "trainer.max_epochs": -1, "trainer.max_steps": steps}
     values |= {"trainer.max_time": None, "trainer.limit_val_batches": 0}
+    # A schedule would move the rate, and a warm-up may be longer than the search.
+    constant = {"_target_": None, "interval": "epoch", "frequency": 1}
+    values["scheduler"] = {**constant, "warmup_steps": 0, "warmup_epochs": 0}
     if size is not None:
         values |= {"data.batch_size": size, "data.drop_last": True}
     run = build(replace_values(cfg, values))
@@ -177,25 +186,33 @@ def fit(run: Run, callback: Callback) -> None:
     trainer.fit(run.module, run.data)
 
 
-def smooth(losses: list[float]) -> list[float]:
-    """The running mean of losses, each weighed less the older it is."""
-    mean, trend = 0.0, []
-    for number, loss in enumerate(losses, start=1):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        trend.append(mean / (1 - SMOOTHING**number))
-    return trend
+def smooth(losses: list[float], width: int) -> list[float]:
+    """The median of each loss and of up to `width` losses on each side of it."""
+    windows = (losses[max(0, i - width) : i + width + 1] for i in range(len(losses)))
+    return list(map(statistics.median, windows))
 
 
-def steepest(rates: list[float], trend: list[float]) -> float | None:
-    """The rate at which the loss falls fastest by the logarithm of the rate, before its minimum."""
-    lowest = min(range(len(trend)), key=trend.__getitem__, default=0)
-    if lowest < 2 or trend[lowest] > 0.98 * trend[0]:
+def choose_rate(
+    rates: list[float], losses: list[float], trend: list[float], flat: int
+) -> float | None:
+    """The rate at which the loss has made most of its fall; None if it does not fall.
+
+    The steepest place of the curve would be that of the noise, where batches differ much.
+
+    Args:
+        rates: The rate of each step.
+        losses: The loss of each step.
+        trend: The losses, smoothed.
+        flat: Number of the first steps, whose rates are too low to change the loss.
+    """
+    if len(losses) <= flat:
         return None
-    slopes = {
-        rates[i]: (trend[i + 1] - trend[i - 1]) / math.log(rates[i + 1] / rates[i - 1])
-        for i in range(1, lowest)
-    }
-    return min(slopes, key=slopes.__getitem__)
+    start, lowest = statistics.median(losses[:flat]), min(trend)
+    error = statistics.stdev(losses[:flat]) / math.sqrt(1 + 2 * WINDOW * flat / FLAT)
+    if start - lowest <= max(NOISE * error, 0.02 * abs(start)):
+        return None
+    above = [i for i in range(trend.index(lowest)) if trend[i] > start - FALL * (start - lowest)]
+    return rates[above[-1] + 1]
 
 
 @mpl.rc_context(STYLE)
