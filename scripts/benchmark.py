@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from quartet.build import Run, build, compose
-from quartet.compat.lightning import quieten
+from quartet.compat import quieten
 from quartet.data.split import Parts
 from quartet.training.callbacks.progress import Timer
 

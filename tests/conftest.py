@@ -67,7 +67,7 @@ def no_pictures() -> Iterator[None]:
 @pytest.fixture
 def quiet() -> None:
     """Lightning says nothing of itself."""
-    from quartet.compat.lightning import quieten
+    from quartet.compat import quieten
 
     quieten()
 

@@ -46,7 +46,7 @@ def train_locked(
     start = perf_counter()
     from quartet.build import build
     from quartet.checkpoints.resume_state import ResumeState
-    from quartet.compat.lightning import quieten
+    from quartet.compat import quieten
     from quartet.config import resume
     from quartet.config.records import read_choices
     from quartet.records.loggers import clear_loggers, log_best, shorten_float

@@ -17,7 +17,7 @@ from processes import ENDLESS, SMALL, SMOKE, result, run, start, wait_for, write
 from torch import Tensor, nn
 
 from quartet.build import compose
-from quartet.compat.hydra import allow_lazy_help
+from quartet.compat import allow_lazy_help
 from quartet.config import allow
 from quartet.core.files import make_unique_directory
 from quartet.run import train

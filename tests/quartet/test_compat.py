@@ -14,13 +14,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from made import composed
-from torch import nn
 from torchmetrics import MeanMetric
 
+from quartet import compat
 from quartet.build import Run, build
-from quartet.compat import hydra
-from quartet.compat import lightning as compat
-from quartet.compat.torch import BatchOrInstanceNorm, set_update_count
 
 pytestmark = pytest.mark.usefixtures("quiet")
 SHORT = [
@@ -135,27 +132,21 @@ def test_adam_does_not_look_for_a_gpu_driver(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_update_count_of_a_metric_is_set() -> None:
     metric = MeanMetric()
-    set_update_count(metric, 3)
+    compat.set_update_count(metric, 3)
     assert metric.update_count == 3
     metric.compute()  # does not warn that there was no update
-
-
-def test_norms_have_one_base() -> None:
-    norms = (nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d)
-    assert all(issubclass(norm, BatchOrInstanceNorm) for norm in norms)
-    assert not issubclass(nn.LayerNorm, BatchOrInstanceNorm)
 
 
 def test_hydra_returns_the_error_of_a_job() -> None:
     error = ValueError("no")
     returned = JobReturn(status=JobStatus.FAILED)
     returned.return_value = error
-    assert hydra.job_error(returned) is error
+    assert compat.job_error(returned) is error
 
 
 def test_hydra_formats_values_as_overrides() -> None:
     values = (3, 0.5, "sgd", True, None, [16, 8], {"a": 1})
-    assert [hydra.format_value(value) for value in values] == [
+    assert [compat.format_value(value) for value in values] == [
         *("3", "0.5", "sgd", "True", "null", "[16,8]", "{a:1}"),
     ]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quartet.build import build, compose
-from quartet.compat.lightning import quieten
+from quartet.compat import quieten
 from quartet.data.loader import Batches, TensorLoader, collate
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,7 @@ from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from quartet.build import build, compose
-from quartet.compat import lightning_loop
-from quartet.compat.lightning import quieten
+from quartet.compat import lightning_loop, quieten
 from quartet.compat.lightning_loop import MODULE_HOOKS, STEP_HOOKS, TRANSFER_HOOKS
 from quartet.data.datamodule import DataModule
 from quartet.training.module import Module

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from quartet.build import build, compose
-from quartet.compat.lightning import quieten
+from quartet.compat import quieten
 from quartet.core import processes
 from quartet.core.problems import ConfigError
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from quartet.build import build, compose
 from quartet.checkpoints import storage
-from quartet.compat.lightning import quieten
+from quartet.compat import quieten
 from quartet.inference.evaluate import evaluate
 from quartet.parts.fsdp import find_units
 

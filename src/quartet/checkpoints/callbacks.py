@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from quartet.checkpoints.resume_state import is_between_epochs
-from quartet.compat.lightning import (
+from quartet.compat import (
     is_accumulating,
     is_last_batch_done,
     is_validation_due,

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from quartet.compat.lightning import (
+from quartet.compat import (
     add_logger_step,
     is_accumulating,
     is_validation_due,

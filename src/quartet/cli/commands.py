@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from quartet.cli.arguments import find_resumed_run, print_help
-from quartet.compat.python import run_exit_handlers
+from quartet.compat import run_exit_handlers
 from quartet.config.overrides import unquote
 from quartet.core import processes, redaction
 from quartet.core.files import CONF, remove_empty_directories
@@ -72,7 +72,7 @@ def train_by_hydra() -> None:
     """Lets Hydra compose conf/train.yaml and the command line, and train or sweep."""
     import hydra
 
-    from quartet.compat.hydra import allow_lazy_help
+    from quartet.compat import allow_lazy_help
 
     allow_lazy_help()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_command)()
@@ -131,7 +131,7 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
     try:
         with shutdown.deferred(imports=True), paused_collector():
             import quartet.build  # noqa: F401 (all that takes seconds)
-            from quartet.compat.lightning import quieten
+            from quartet.compat import quieten
             from quartet.reports.text import describe_run
             from quartet.run import train
     except SystemExit:

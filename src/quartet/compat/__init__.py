@@ -1,1 +1,161 @@
 """Every private name of another library, each in one function with a reason and a test."""
+
+import atexit
+import logging
+import os
+import threading
+import warnings
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from torch import Tensor
+    from torch.optim.swa_utils import AveragedModel
+    from torchmetrics import Metric
+
+# Python
+
+
+def run_exit_handlers() -> None:
+    """Joins threads and runs exit handlers, but does not unload torch, which takes seconds."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+
+
+# Hydra
+
+
+def job_error(returned: "JobReturn") -> BaseException:
+    """Returns the error of a failed job. The public `return_value` would print a line and raise it."""
+    error: BaseException = returned._return_value
+    return error
+
+
+def format_value(value: Any) -> str:
+    """Formats a value as an override. The public method needs a parsed override."""
+    from hydra.core.override_parser.types import Override
+
+    return Override._get_value_element_as_str(value)
+
+
+def allow_lazy_help() -> None:
+    """Skips a check of Python 3.14 that rejects the lazy help texts of Hydra 1.3."""
+    ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
+
+
+# torchmetrics
+
+
+def set_update_count(metric: "Metric", count: int) -> None:
+    """Sets the number of updates of a metric; at 0, as after a resume, `compute` would warn."""
+    metric._update_count = count
+
+
+# Lightning
+
+
+def quieten() -> None:
+    """Silences Lightning's messages about itself; its other warnings remain."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()  # Hydra would print every message twice
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",  # torch 2.15 renamed what Lightning 2.6 uses
+        "The number of training batches",  # nothing is logged by step
+        ".*sync_dist=True",  # the metric buffers have synchronized already
+        "Total length of `list`",  # no validation part
+        "You're resuming from a checkpoint that ended before the epoch ended",  # the data continues
+        "Checkpoint directory .* exists and is not empty",  # a resumed run
+        "Be aware that when using `ckpt_path`",  # evaluating needs no checkpoint callbacks
+        ".*does not have many workers",  # small files are read faster without
+        "A `OneCycleLR` scheduler is using",  # its length is counted in epochs, too
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def is_last_batch_done(trainer: "Trainer") -> bool:
+    """Whether all batches of the epoch are done. Public names are wrong inside batch hooks."""
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+
+def is_accumulating(trainer: "Trainer") -> bool:
+    """Whether the gradients of a step are incomplete. Only Lightning counts its batches."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def is_validation_due(trainer: "Trainer") -> bool:
+    """Whether a validation runs, or follows the current batch. Only Lightning decides this."""
+    if trainer.validating:
+        return True
+    stops, trainer.should_stop = trainer.should_stop, False  # a stop would cause a validation
+    try:
+        fetcher: Any = trainer.fit_loop._data_fetcher
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    finally:
+        trainer.should_stop = stops
+
+
+def logger_step(trainer: "Trainer") -> int:
+    """The step that the loggers wrote last. It differs from ``global_step`` where batches skip."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+
+
+def add_logger_step(loop_state: dict[str, Any]) -> None:
+    """Adds the last batch to the count of a saved loop. Lightning adds it after the checkpoint."""
+    loop_state["_batches_that_stepped"] += 1
+
+
+def logged_values(trainer: "Trainer") -> "dict[str, Tensor]":
+    """The values that the loggers get at the end of the epoch. ``logged_metrics`` rounds them."""
+    values: Any = trainer._logger_connector.metrics["log"]
+    return values  # type: ignore[no-any-return]
+
+
+def start_new_epoch(trainer: "Trainer") -> None:
+    """Starts a new epoch after a resume. With ``max_steps`` a finished epoch would end again."""
+    loop = trainer.fit_loop
+    loop._restarting = loop.epoch_loop.restarting = False
+
+
+def save_checkpoint(callback: "ModelCheckpoint", trainer: "Trainer", path: str) -> None:
+    """Saves the checkpoint of a callback. ``trainer.save_checkpoint`` does not call the loggers."""
+    callback._save_checkpoint(trainer, path)
+
+
+def get_trainer(module: "LightningModule") -> "Trainer | None":
+    """Returns the trainer of a module, or None, for which ``module.trainer`` raises an error."""
+    return module._trainer
+
+
+def get_average(callback: "WeightAveraging") -> "AveragedModel | None":
+    """Returns the averaged model of a callback, None before the training. It has no public name."""
+    return callback._average_model
+
+
+def set_last_update(callback: "WeightAveraging", step: int) -> None:
+    """Sets the optimizer step of the last update, for an update without Lightning's hook."""
+    callback._latest_update_step = step
+
+
+def last_update(callback: "WeightAveraging") -> int:
+    """The optimizer step of the last update, so that no step is averaged twice."""
+    return callback._latest_update_step
+
+
+def set_data_parallel_size(strategy: "ModelParallelStrategy", size: int) -> None:
+    """Sets the number of processes that shard a model. Lightning's default is that of the nodes."""
+    strategy._data_parallel_size = size
+
+
+def skip_nvml() -> None:
+    """Removes the environment variable of Lightning for which Adam queries NVML in each step."""
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+
+def was_started(logger: Any) -> bool:
+    """Whether a W&B logger has started its run. The public `experiment` would start it."""
+    return logger._experiment is not None

@@ -13,7 +13,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from quartet.compat.lightning import skip_nvml
+from quartet.compat import skip_nvml
 
 NULL_CONTEXT: AbstractContextManager[None] = nullcontext()
 # Hooks that the fast path does not call: of callbacks and the module, of the module, of the data.

@@ -17,7 +17,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from quartet.build import Run, build
-from quartet.compat.lightning import quieten
+from quartet.compat import quieten
 from quartet.config.configuration import replace_values
 from quartet.core.problems import ConfigError, Problem
 from quartet.reports.canvas import BLUE, RED, STYLE, Canvas

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from quartet.build import Run
-from quartet.compat.lightning import quieten
+from quartet.compat import quieten
 from quartet.core.files import create_file, unique_path
 from quartet.core.messages import suggest_name
 from quartet.core.problems import ConfigError, Problem

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quartet.build import Run, build, rebuild
 from quartet.checkpoints import storage
-from quartet.compat.lightning import quieten
+from quartet.compat import quieten
 from quartet.config.configuration import replace_values, to_container
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.task import Task

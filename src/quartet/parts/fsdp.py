@@ -20,7 +20,7 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
-from quartet.compat.lightning import set_data_parallel_size
+from quartet.compat import set_data_parallel_size
 from quartet.core.problems import Context, Problem
 
 SHARDING_STRATEGIES = (FSDPStrategy, ModelParallelStrategy)

@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from quartet.compat.lightning import was_started
+from quartet.compat import was_started
 from quartet.core import files, redaction
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from hydra.core.utils import JobStatus, configure_log, run_job
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet.compat.hydra import job_error
+from quartet.compat import job_error
 from quartet.config.overrides import key_of
 from quartet.config.resume import flat, list_changes
 from quartet.core.files import remove_empty_directories

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from quartet.compat.hydra import format_value
+from quartet.compat import format_value
 from quartet.config.search_ranges import Range, check_range, check_search_ranges
 from quartet.core.messages import suggest_name
 from quartet.sweeps.launch import SWEEP_GROUPS

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from quartet.compat.torch import set_update_count
+from quartet.compat import set_update_count
 
 
 class MetricBuffer(nn.Module):

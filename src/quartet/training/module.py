@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from quartet.checkpoints.resume_state import all_gather_object
-from quartet.compat.lightning import get_trainer, is_last_batch_done
+from quartet.compat import get_trainer, is_last_batch_done
 from quartet.training.metric_buffer import MetricBuffer
 from quartet.training.schedule import Schedule
 

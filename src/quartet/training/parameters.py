@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from quartet.compat.torch import BatchOrInstanceNorm
 from quartet.core.messages import closest_name, shorten
 
-_NORMS = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMS = (nn.LayerNorm, nn.RMSNorm)  # the weights of other norms are vectors
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:

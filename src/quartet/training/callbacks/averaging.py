@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from quartet.compat.lightning import get_average, is_last_batch_done, last_update, set_last_update
+from quartet.compat import get_average, is_last_batch_done, last_update, set_last_update
 from quartet.core.messages import join_and
 from quartet.core.problems import Context, Problem
 from quartet.parts.fsdp import SHARDING_STRATEGIES

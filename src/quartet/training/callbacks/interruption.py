@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from quartet.checkpoints.callbacks import LastCheckpoint
-from quartet.compat.lightning import is_accumulating, is_last_batch_done, is_validation_due
+from quartet.compat import is_accumulating, is_last_batch_done, is_validation_due
 from quartet.core.signals import ShutdownHandler
 
 
