@@ -15,8 +15,8 @@ from quartet.config.compose import compose
 from quartet.config.configuration import Configuration
 from quartet.config.groups import argument_names, split_node
 from quartet.config.instantiate import build_trainer, make
-from quartet.core import redaction
 from quartet.core.files import unique_path
+from quartet.core.messages import register_secrets
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task, create_task
@@ -60,7 +60,7 @@ def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
     Raises:
         ConfigError: the configuration cannot train.
     """
-    redaction.register(cfg)
+    register_secrets(cfg)
     config = Configuration(cfg, str(directory or cfg.directory or new_directory()))
     builder = Builder(config)
     builder.run()

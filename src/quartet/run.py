@@ -8,8 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from quartet.core.problems import ConfigError, Problem
-from quartet.core.processes import process_rank
-from quartet.core.signals import shutdown
+from quartet.core.processes import process_rank, shutdown
 from quartet.records import result as record
 from quartet.records.locks import DirectoryLocked, lock
 from quartet.records.run_directory import commit_record, holds_run, list_configs, read_result

@@ -63,7 +63,7 @@ quartet.build.compose quartet.config.allow.locate quartet.checkpoints.storage.sa
 quartet.checkpoints.storage.torch.load quartet.checkpoints.storage.os.system
 quartet.records.result.subprocess.run quartet.records.result.write_result
 quartet.cli.commands.withdraw quartet.training.module.Module.load_from_checkpoint
-quartet.core.signals.shutdown quartet.core.signals.shutdown.handle
+quartet.core.processes.shutdown quartet.core.processes.shutdown.handle
 quartet.config.instantiate.functools.partial quartet.__init__.x
 quartet.config.instantiate.make.__globals__ quartet.build hydra_plugins.quartet.GridSweeper
 hydra_plugins.quartet.GridSweeper.sweep quartet.sweeps.local.Work quartet.sweeps.local.Program

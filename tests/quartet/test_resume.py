@@ -33,7 +33,7 @@ from quartet.cli.arguments import find_resumed_run
 from quartet.config.compose import evaluation_config
 from quartet.config.overrides import quote, unquote
 from quartet.core.problems import ConfigError
-from quartet.core.signals import ShutdownHandler, shutdown
+from quartet.core.processes import ShutdownHandler, shutdown
 from quartet.data.datamodule import DataModule
 from quartet.data.loader import Batches
 from quartet.data.split import Parts

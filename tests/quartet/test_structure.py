@@ -37,7 +37,14 @@ TOP = {
 PUBLIC = ("_replace", "_asdict", "_fields", "_exit", "_target_")
 HEAVY = ("torch", "lightning", "torchmetrics", "torchvision", "numpy", "pandas", "sklearn")
 # What is imported before torch, so that a signal finds its handler.
-QUICK = ("core.signals", "cli.arguments", "cli.commands", "sweeps.directory", "sweeps.grid", "run")
+QUICK = (
+    "core.processes",
+    "cli.arguments",
+    "cli.commands",
+    "sweeps.directory",
+    "sweeps.grid",
+    "run",
+)
 # Debts: they may only become fewer.
 HYDRA_OUTSIDE: set[str] = set()
 UPWARDS: set[tuple[str, str]] = set()

@@ -23,10 +23,11 @@ import yaml
 from quartet.cli.arguments import find_resumed_run, print_help
 from quartet.compat import run_exit_handlers
 from quartet.config.overrides import unquote
-from quartet.core import processes, redaction
+from quartet.core import processes
 from quartet.core.files import CONF, remove_empty_directories
+from quartet.core.messages import redact, redact_logs, register_secrets
 from quartet.core.problems import ConfigError, Problem, abort
-from quartet.core.signals import shutdown
+from quartet.core.processes import shutdown
 from quartet.records import locks
 from quartet.records import result as record
 
@@ -126,8 +127,8 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
         The best monitored value; None for a job of a sweep that did not finish.
     """
     directory, sweeping = start.directory, start.sweeping
-    redaction.register(cfg)
-    redaction.install_log_filter()
+    register_secrets(cfg)
+    redact_logs()
     try:
         with shutdown.deferred(imports=True), paused_collector():
             import quartet.build  # noqa: F401 (all that takes seconds)
@@ -277,7 +278,7 @@ def command_on_run(name: str) -> None:
         command: Any = {"evaluate": evaluate, "predict": predict, "export": export}[name]
         directory = find_run(Path(place))
         cfg = evaluation_config(directory, overrides)
-        redaction.register(cfg)
+        register_secrets(cfg)
         try:
             command(cfg, directory, **options)
         except PredictionsDiffer as error:
@@ -293,7 +294,7 @@ def refusals(first: str) -> Iterator[None]:
     except ConfigError as error:
         abort("\n  ".join([first, *map(str, error.problems)]))
     except Exception:
-        print(redaction.redact(traceback.format_exc()), file=sys.stderr)
+        print(redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -1,1 +1,1 @@
-"""Shared by all packages: problems, messages, atomic files, signals, process ranks, redaction."""
+"""Shared by all rooms: problems, messages, files, processes and their signals."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quartet.core import redaction
-from quartet.core.messages import format_value, suggest_name
+from quartet.core.messages import format_value, redact, suggest_name
 
 Config = Mapping[str, Any]
 UNSET: Any = object()
@@ -127,7 +126,7 @@ def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Prob
         error: The error that the part raised.
         names: Names of the part's arguments.
     """
-    text = " ".join(redaction.redact(str(error)).split())
+    text = " ".join(redact(str(error)).split())
     if isinstance(error, Warning):
         cause = text.partition(". ")[0]
         return Problem(key, f"{cause}, so torch would broadcast; give both one shape.")
@@ -176,5 +175,5 @@ def wrong_keys(problems: Iterable[Problem]) -> set[str]:
 
 def abort(message: str) -> NoReturn:
     """Prints a message and exits with status 2, the status of an invalid configuration."""
-    print(redaction.redact(message), file=sys.stderr)
+    print(redact(message), file=sys.stderr)
     raise SystemExit(2)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quartet.checkpoints import storage
-from quartet.core import redaction
+from quartet.core.messages import redact
 from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import rebuild_run
 from quartet.records import result
@@ -52,7 +52,7 @@ def evaluate(
     file = result.write_new(
         Path(directory),
         f"evaluation-{split}.json",
-        {"checkpoint": redaction.redact(path), "split": split, "metrics": figures},
+        {"checkpoint": redact(path), "split": split, "metrics": figures},
     )
     pictures = picture.draw_evaluation(run, collector, file)
     print(text.columns(figures), "written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")

@@ -14,7 +14,8 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.utilities import rank_zero_only
 
 from quartet.compat import was_started
-from quartet.core import files, redaction
+from quartet.core import files
+from quartet.core.messages import find_secrets, replace_secrets
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +248,7 @@ def hyperparameters(
     ]
     found += leaves("", config)
     references = dict(leaves("", written))
-    secrets = redaction.find_secrets()
+    secrets = find_secrets()
     return {
         name: without_secrets(value, references.get(name), secrets)
         for name, value in found
@@ -274,4 +275,4 @@ def without_secrets(
     """Returns a value, or the reference to an environment variable that stands in its place."""
     if "${oc.env:" in str(written):
         return str(written)
-    return redaction.replace(value, secrets) if isinstance(value, str) else value
+    return replace_secrets(value, secrets) if isinstance(value, str) else value

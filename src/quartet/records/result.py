@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quartet.core import files, redaction
+from quartet.core import files
+from quartet.core.messages import redact
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
 
@@ -59,7 +60,7 @@ def write_failure(
 
 def failure(status: str, error: BaseException) -> dict[str, Any]:
     """Returns the entries of result.json about the error of a run that did not finish."""
-    message = redaction.redact(str(error))
+    message = redact(str(error))
     return {"status": status, "error": {"type": type(error).__name__, "message": message}}
 
 

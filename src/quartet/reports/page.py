@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from quartet.core import files, redaction
-from quartet.core.messages import cut
+from quartet.core import files
+from quartet.core.messages import cut, redact
 from quartet.reports import figure
 from quartet.reports.results import Results, cautions, gather, history, rank, read
 
@@ -52,7 +52,7 @@ def report(directories: Sequence[str | Path], into: str | Path | None = None) ->
     page.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(table, results.jobs.to_csv(index=False).encode())
     files.write_atomic(page, render(results, str(title)).encode())
-    print(redaction.redact(summary(results)))
+    print(redact(summary(results)))
     for path in (table, page):
         print(os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else path)
     return page

@@ -11,10 +11,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quartet.config.overrides import is_job_override, is_plain, key_of, quote, unquote
-from quartet.core import processes, redaction
+from quartet.core import processes
 from quartet.core.files import make_unique_directory
+from quartet.core.messages import redact
 from quartet.core.problems import abort
-from quartet.core.signals import shutdown
+from quartet.core.processes import shutdown
 from quartet.records import locks
 from quartet.records.run_directory import find_outside_links, holds_run
 from quartet.records.sweep_table import Job, Table, list_jobs
@@ -250,7 +251,7 @@ def find_run(directory: Path) -> Path:
         return directory
     refuse_outside_links(directory)
     winner, message = find_winner(directory)
-    print(redaction.redact(message))
+    print(redact(message))
     return winner
 
 

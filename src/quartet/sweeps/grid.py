@@ -24,7 +24,7 @@ from quartet.config.overrides import key_of
 from quartet.config.resume import flat, list_changes
 from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
-from quartet.core.signals import shutdown
+from quartet.core.processes import shutdown
 from quartet.records import locks, result
 from quartet.records.sweep_table import Job, Table
 from quartet.sweeps.directory import write_report

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from quartet.config.overrides import quote
 from quartet.core.files import remove_empty_directories
 from quartet.core.problems import abort
-from quartet.core.signals import shutdown
+from quartet.core.processes import shutdown
 from quartet.records import locks
 from quartet.records.run_directory import STARTING
 from quartet.records.sweep_table import Job, Table

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 from omegaconf import DictConfig
 
 from quartet.config.overrides import quote
-from quartet.core.signals import shutdown
+from quartet.core.processes import shutdown
 from quartet.records import result as record
 from quartet.records.sweep_table import Job
 from quartet.sweeps.launch import EXIT_LOCKED, Engine, exit_reason, resume_overrides

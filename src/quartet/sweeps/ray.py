@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from quartet.core.problems import abort
-from quartet.core.signals import shutdown
+from quartet.core.processes import shutdown
 from quartet.records.study import SEARCH
 from quartet.records.sweep_table import Job
 from quartet.sweeps import local

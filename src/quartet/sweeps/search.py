@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from quartet.config.search_ranges import Range
 from quartet.core.files import remove_empty_directories
 from quartet.core.problems import ConfigError, abort
-from quartet.core.signals import shutdown
+from quartet.core.processes import shutdown
 from quartet.records import locks
 from quartet.records.study import (
     PRUNERS,

@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from quartet.checkpoints.callbacks import LastCheckpoint
 from quartet.compat import is_accumulating, is_last_batch_done, is_validation_due
-from quartet.core.signals import ShutdownHandler
+from quartet.core.processes import ShutdownHandler
 
 
 class StopAtBatchEnd(Callback):
