@@ -7,10 +7,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from quartet.core.files import DirectoryLocked, lock
 from quartet.core.problems import ConfigError, Problem
 from quartet.core.processes import process_rank, shutdown
-from quartet.records import result as record
-from quartet.records.locks import DirectoryLocked, lock
+from quartet.records import run_directory as record
 from quartet.records.run_directory import commit_record, holds_run, list_configs, read_result
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ quartet.config.instantiate.hydra.utils.get_method
 quartet.config.instantiate.hydra.utils.instantiate quartet.config.instantiate.make
 quartet.build.compose quartet.config.allow.locate quartet.checkpoints.storage.save
 quartet.checkpoints.storage.torch.load quartet.checkpoints.storage.os.system
-quartet.records.result.subprocess.run quartet.records.result.write_result
+quartet.records.run_directory.subprocess.run quartet.records.run_directory.write_result
 quartet.cli.commands.withdraw quartet.training.module.Module.load_from_checkpoint
 quartet.core.processes.shutdown quartet.core.processes.shutdown.handle
 quartet.config.instantiate.functools.partial quartet.__init__.x

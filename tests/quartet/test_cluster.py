@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
 from test_sweep import Sweep, contents, sweep
 
-from quartet.records.sweep_table import Job, Table
+from quartet.records.sweep import Job, Table
 from quartet.sweeps import launch
 from quartet.sweeps.local import EXIT_LOCKED, Program, Work
 

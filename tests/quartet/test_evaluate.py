@@ -16,7 +16,7 @@ from made import composed
 from made_runs import made_run
 
 from quartet.inference.evaluate import evaluate
-from quartet.records.sweep_table import Job, Table
+from quartet.records.sweep import Job, Table
 from quartet.reports import picture
 from quartet.run import train
 from quartet.sweeps.directory import find_winner

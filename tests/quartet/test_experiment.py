@@ -14,8 +14,8 @@ from torch import nn
 from hydra_plugins.quartet import GridSweeper
 from quartet.build import Run, build, compose
 from quartet.core.files import CONF
-from quartet.records import result as record
-from quartet.records.sweep_table import Job
+from quartet.records import run_directory as record
+from quartet.records.sweep import Job
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")

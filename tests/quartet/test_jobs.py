@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from quartet.config.overrides import is_job_override
-from quartet.records import locks
-from quartet.records import result as record
-from quartet.records.sweep_table import Job, Table, list_jobs
+from quartet.core import files as locks
+from quartet.records import run_directory as record
+from quartet.records.sweep import Job, Table, list_jobs
 from quartet.sweeps import directory, local
 from quartet.sweeps.launch import Progress, resume_overrides
 
@@ -106,7 +106,7 @@ def test_job_resumes_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path)
 LOCK = """
 import sys, time
 from pathlib import Path
-from quartet.records import locks
+from quartet.core import files as locks
 assert locks.try_lock(Path(sys.argv[1]))
 print("has it", flush=True)
 time.sleep(60)
@@ -143,7 +143,7 @@ def test_lock_without_a_file_is_reported(tmp_path: Path, monkeypatch: pytest.Mon
 COUNT = """
 import sys
 from pathlib import Path
-from quartet.records import locks
+from quartet.core import files as locks
 folder = Path(sys.argv[1])
 for _ in range(30):
     with locks.lock(folder, wait=True):

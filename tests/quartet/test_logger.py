@@ -19,7 +19,7 @@ from quartet.build import compose
 from quartet.config.configuration import to_container
 from quartet.config.records import is_option
 from quartet.records.loggers import hyperparameters
-from quartet.records.result import group_choices
+from quartet.records.run_directory import group_choices
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -9,7 +9,7 @@ import pytest
 from made_runs import made_run
 from scipy import stats
 
-from quartet.records.sweep_table import Table
+from quartet.records.sweep import Table
 from quartet.reports.results import cautions, find, gather, history, rank, read
 
 

@@ -17,8 +17,8 @@ from quartet.build import build, compose
 from quartet.config.search_ranges import check_range
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
-from quartet.records import result as record
-from quartet.records.sweep_table import Table
+from quartet.records import run_directory as record
+from quartet.records.sweep import Table
 from quartet.run import train as train_really
 from quartet.sweeps import space
 from quartet.sweeps.space import checked_ranges
@@ -59,7 +59,7 @@ def drawn(directory: str) -> list[list[str]]:
 
 
 def study(directory: str) -> "optuna.Study":
-    from quartet.records.study import make_storage
+    from quartet.records.sweep import make_storage
 
     return optuna.load_study(study_name="search", storage=make_storage(None, Path(directory)))
 

@@ -23,11 +23,11 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_790,
+    "src/quartet": 14_750,
     "tests": 14_240,
     "scripts": 700,
 }
-FILES = 98  # in src/quartet
+FILES = 89  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),

@@ -13,8 +13,8 @@ import pytest
 from omegaconf import DictConfig
 from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
 
-from quartet.records import result as record
-from quartet.records.sweep_table import Table
+from quartet.records import run_directory as record
+from quartet.records.sweep import Table
 from quartet.training.module import NonFiniteLossError
 
 

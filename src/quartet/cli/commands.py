@@ -24,12 +24,11 @@ from quartet.cli.arguments import find_resumed_run, print_help
 from quartet.compat import run_exit_handlers
 from quartet.config.overrides import unquote
 from quartet.core import processes
-from quartet.core.files import CONF, remove_empty_directories
+from quartet.core.files import CONF, DirectoryLocked, lock, remove_empty_directories, unlock
 from quartet.core.messages import redact, redact_logs, register_secrets
 from quartet.core.problems import ConfigError, Problem, abort
 from quartet.core.processes import shutdown
-from quartet.records import locks
-from quartet.records import result as record
+from quartet.records import run_directory as record
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -98,7 +97,7 @@ def train_command(cfg: "DictConfig") -> float | None:
     start = Start(Path(hydra.runtime.output_dir), in_sweep(hydra), sweeping)
     if not sweeping:
         return attempt(cfg, start)
-    with suppress(locks.DirectoryLocked), locks.lock(start.directory):
+    with suppress(DirectoryLocked), lock(start.directory):
         return attempt(cfg, start)
     return None  # another start of the sweep trains it
 
@@ -310,7 +309,7 @@ def withdraw(cfg: "DictConfig", directory: Path) -> None:
     if cfg.get("resume"):
         discard_record(record)
     else:
-        locks.unlock(directory)
+        unlock(directory)
         for name in (
             ".hydra/config.yaml",
             ".hydra/hydra.yaml",

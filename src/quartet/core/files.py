@@ -1,13 +1,18 @@
-"""Atomic writes, unique paths and the removal of empty directories. Without torch."""
+"""Files: atomic writes, unique paths, locks of directories, removal of empty ones. Without torch."""
 
 import itertools
 import json
 import os
+import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from quartet.core import processes
 
 CONF = Path(__file__).parents[3] / "conf"
 # Packages of the project: every package in src/ beside the engine, whatever a fork calls it.
@@ -36,6 +41,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise
     finally:
         remove_file(temporary)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically."""
+    write_atomic(path, f"{json.dumps(content, indent=2)}\n".encode())
 
 
 @contextmanager
@@ -109,5 +119,74 @@ def remove_empty_directories(directory: Path, *, parents: int = 2) -> None:
             return
 
 
-def encode_json(content: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(content, indent=2)}\n".encode()
+_descriptors: dict[Path, int] = {}  # of the directories that this process has locked
+
+
+class DirectoryLocked(RuntimeError):
+    """Another process has locked a directory."""
+
+
+def try_lock(directory: Path) -> bool:
+    """Locks a directory for this process. False if another one has locked it."""
+    directory = directory.resolve()
+    if directory in _descriptors or processes.process_rank() > 0:
+        return True  # the first process of a run locks it for all
+    if sys.platform == "win32":
+        return True  # Windows has no such locks: start one process at a time
+    import fcntl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / ".lock"
+    while True:
+        # Network file systems lock only files that are open for writing.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                _descriptors[directory] = descriptor
+                return True
+        os.close(descriptor)  # another process has just removed the file
+
+
+def unlock(directory: Path) -> None:
+    """Unlocks a directory, if this process has locked it."""
+    descriptor = _descriptors.pop(directory.resolve(), None)
+    if descriptor is not None:
+        with suppress(OSError):
+            (directory / ".lock").unlink()
+        os.close(descriptor)
+
+
+@contextmanager
+def lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Locks a directory within the block.
+
+    Args:
+        directory: The directory; this process may have locked it already.
+        wait: Whether to wait until another process unlocks it.
+
+    Raises:
+        DirectoryLocked: another process has locked it, and `wait` is False.
+    """
+    if directory.resolve() in _descriptors:
+        yield
+        return
+    while not try_lock(directory):
+        if not wait:
+            who = ""
+            with suppress(OSError):  # the other process may have just ended
+                who = (directory / ".lock").read_text()
+            raise DirectoryLocked(
+                f"another process trains in {directory}: {who or 'unknown'}; wait until it ends."
+            )
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        unlock(directory)

@@ -7,8 +7,8 @@ from quartet.checkpoints import storage
 from quartet.core.messages import redact
 from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import rebuild_run
-from quartet.records import result
 from quartet.records.loggers import shorten_float
+from quartet.records.run_directory import write_new
 from quartet.reports import picture, text
 from quartet.training.callbacks.predictions import PredictionCollector
 
@@ -49,9 +49,8 @@ def evaluate(
     figures = {name: shorten_float(float(value)) for name, value in values}
     if not run.trainer.is_global_zero:
         return figures
-    file = result.write_new(
-        Path(directory),
-        f"evaluation-{split}.json",
+    file = write_new(
+        Path(directory) / f"evaluation-{split}.json",
         {"checkpoint": redact(path), "split": split, "metrics": figures},
     )
     pictures = picture.draw_evaluation(run, collector, file)

@@ -204,7 +204,7 @@ def write_logged_runs(directory: Path, loggers: Mapping[str, Logger]) -> None:
             _ = logger.experiment  # type: ignore[attr-defined]  # starts it
             found[name] = {argument: logger.version}
     if found:
-        files.write_atomic(directory / "loggers.json", files.encode_json(found))
+        files.write_json(directory / "loggers.json", found)
 
 
 def logged_run(

@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 from scipy.special import stdtrit
 
-from quartet.records.sweep_table import Table
+from quartet.records.sweep import Table
 
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]

@@ -9,7 +9,7 @@ import torch
 from quartet.build import build
 from quartet.data.split import Parts
 from quartet.data.task import create_task
-from quartet.records.result import group_choices
+from quartet.records.run_directory import group_choices
 from quartet.reports.picture import targets_of
 from quartet.training.schedule import preview
 

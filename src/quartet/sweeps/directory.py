@@ -12,13 +12,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quartet.config.overrides import is_job_override, is_plain, key_of, quote, unquote
 from quartet.core import processes
-from quartet.core.files import make_unique_directory
+from quartet.core.files import make_unique_directory, try_lock, unlock
 from quartet.core.messages import redact
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
-from quartet.records import locks
 from quartet.records.run_directory import find_outside_links, holds_run
-from quartet.records.sweep_table import Job, Table, list_jobs
+from quartet.records.sweep import Job, Table, list_jobs
 from quartet.sweeps.launch import EXIT_LOCKED
 
 
@@ -60,10 +59,10 @@ class RunDirectory(Callback):
         try:
             # The log is removed with a start that is refused.
             log = directory / f"{config.hydra.job.name}.log"
-            mine = not (holds_run(directory) or log.exists()) and locks.try_lock(directory)
+            mine = not (holds_run(directory) or log.exists()) and try_lock(directory)
         except OSError as error:
             abort(f"hydra.run.dir={directory}: {error.strerror}; name a folder that can be made.")
-        atexit.register(locks.unlock, directory)
+        atexit.register(unlock, directory)
         if not mine or holds_run(directory):  # another start may have begun and ended meanwhile
             abort(
                 f"hydra.run.dir: {directory} already holds a run, and nothing in it was touched; "
@@ -105,9 +104,9 @@ def lock_job(directory: Path, *, sweeping: bool = False) -> None:
     """
     refuse_outside_links(directory)
     # Before anything is written there: another process that trains the job is not disturbed.
-    if not locks.try_lock(directory):
+    if not try_lock(directory):
         raise SystemExit(EXIT_LOCKED)
-    atexit.register(locks.unlock, directory)
+    atexit.register(unlock, directory)
     if not sweeping and not Job(directory, [], "").is_pending:
         raise SystemExit(EXIT_LOCKED)  # another process has trained it meanwhile
 

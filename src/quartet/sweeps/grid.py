@@ -22,11 +22,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from quartet.compat import job_error
 from quartet.config.overrides import key_of
 from quartet.config.resume import flat, list_changes
-from quartet.core.files import remove_empty_directories
+from quartet.core.files import remove_empty_directories, try_lock, unlock
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
-from quartet.records import locks, result
-from quartet.records.sweep_table import Job, Table
+from quartet.records import run_directory as record
+from quartet.records.sweep import Job, Table
 from quartet.sweeps.directory import write_report
 from quartet.sweeps.launch import SWEEP_GROUPS, Progress, resume_overrides
 
@@ -237,7 +237,7 @@ def train_here(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> Non
     progress = Progress(table.current, total=sweeper.config.hydra.sweeper.get("n_trials"))
     while waiting:
         for job in list(waiting):
-            if not locks.try_lock(job.directory):
+            if not try_lock(job.directory):
                 continue
             waiting.remove(job)
             try:
@@ -247,7 +247,7 @@ def train_here(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> Non
                 else:
                     progress.update(job)
             finally:
-                locks.unlock(job.directory)
+                unlock(job.directory)
         if waiting:
             time.sleep(0.2)
 
@@ -264,11 +264,11 @@ def train_job(sweeper: "GridSweeper", job: Job, *further: str) -> None:
         run_hydra_job(sweeper, [*job.overrides, *placement(sweeper, job), *further], job.number)
     except HydraException as error:
         log.error(f"Refused, before the first batch:\n  {error}")
-        result.write_failure(job.directory, "refused", error)
+        record.write_failure(job.directory, "refused", error)
     except Exception as error:  # the job could not even write its own
         log.error(f"Failed: {error}")
         with suppress(OSError):
-            result.write_failure(job.directory, "failed", error)
+            record.write_failure(job.directory, "failed", error)
 
 
 def run_hydra_job(sweeper: "GridSweeper", overrides: Sequence[str], number: int) -> None:

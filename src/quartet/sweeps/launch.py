@@ -13,12 +13,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from quartet.config.overrides import quote
-from quartet.core.files import remove_empty_directories
+from quartet.core.files import remove_empty_directories, try_lock, unlock
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
-from quartet.records import locks
 from quartet.records.run_directory import STARTING
-from quartet.records.sweep_table import Job, Table
+from quartet.records.sweep import Job, Table
 
 SWEEP_GROUPS = ("launcher", "sweep")  # groups that configure the sweep itself, not its jobs
 EXIT_LOCKED = 75  # exit status of a job that another process trains
@@ -178,9 +177,9 @@ def pop_free_jobs(waiting: list[Job], progress: Progress, most: float) -> list[J
     for job in list(waiting):
         if len(free) >= most:
             break
-        if not locks.try_lock(job.directory):
+        if not try_lock(job.directory):
             continue
-        locks.unlock(job.directory)  # its own process locks it
+        unlock(job.directory)  # its own process locks it
         waiting.remove(job)
         if job.is_pending:
             free.append(job)

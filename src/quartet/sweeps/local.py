@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from quartet.config.overrides import quote
 from quartet.core.processes import shutdown
-from quartet.records import result as record
-from quartet.records.sweep_table import Job
+from quartet.records import run_directory as record
+from quartet.records.sweep import Job
 from quartet.sweeps.launch import EXIT_LOCKED, Engine, exit_reason, resume_overrides
 
 if TYPE_CHECKING:

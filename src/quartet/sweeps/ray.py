@@ -9,8 +9,7 @@ import ray
 
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
-from quartet.records.study import SEARCH
-from quartet.records.sweep_table import Job
+from quartet.records.sweep import SEARCH, Job
 from quartet.sweeps import local
 from quartet.sweeps.launch import Engine
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet.config.search_ranges import Range
-from quartet.core.files import remove_empty_directories
+from quartet.core.files import DirectoryLocked, lock, remove_empty_directories
 from quartet.core.problems import ConfigError, abort
 from quartet.core.processes import shutdown
-from quartet.records import locks
-from quartet.records.study import (
+from quartet.records.sweep import (
     PRUNERS,
     SEARCH,
+    Job,
+    Table,
     make_pruner,
     make_storage,
     refuse_pickles,
     repair_journal,
 )
-from quartet.records.sweep_table import Job, Table
 from quartet.sweeps import grid
 from quartet.sweeps.space import SAMPLERS, Space, make_sampler
 
@@ -48,7 +48,7 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
             remove_empty_directories(directory)
             return
         wanted = choose_objectives(sweeper, space)
-        with locks.lock(directory / "optuna"):
+        with lock(directory / "optuna"):
             trials = Search(sweeper, space, wanted, directory)
             os.environ[SEARCH] = str(directory.resolve())  # for jobs in processes of their own, too
             try:
@@ -56,7 +56,7 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
             finally:
                 del os.environ[SEARCH]
             trials.print_summary()
-    except (ValueError, locks.DirectoryLocked) as error:
+    except (ValueError, DirectoryLocked) as error:
         remove_empty_directories(directory)
         abort(str(error))
     except BaseException:
@@ -167,7 +167,7 @@ class Search:
         known = {read_trial(job).get("number"): job for job in self.table.current}
         for trial in self.study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
             if job := known.get(trial.number):
-                with locks.lock(job.directory, wait=True):
+                with lock(job.directory, wait=True):
                     pass
             self.end_trial(job, trial)
         return [job for job in self.table.current if job.is_pending]

@@ -15,7 +15,7 @@ import submitit
 from submitit.helpers import DelayedSubmission
 
 from quartet.core.problems import abort
-from quartet.records.sweep_table import Job
+from quartet.records.sweep import Job
 from quartet.sweeps import local
 from quartet.sweeps.launch import Engine
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from quartet.records.study import SEARCH, make_pruner, make_storage
+from quartet.records.sweep import SEARCH, make_pruner, make_storage
 
 
 def make_pruning_callbacks(directory: Path, metric: str | None) -> "list[Pruning]":

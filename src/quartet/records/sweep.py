@@ -1,15 +1,24 @@
-"""The table of a sweep's jobs, ``sweep.json``: their numbers, overrides and results. Without torch."""
+"""The files of a sweep: sweep.json, the table of its jobs; the study of a search. Without torch."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quartet.core import files
-from quartet.records.locks import lock
 from quartet.records.run_directory import read_result
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.storages import BaseStorage
+
+PRUNERS = ("none", "median", "hyperband")
+
+# Environment variable with the directory of the search that started a process.
+SEARCH = "QUARTET_SEARCH"
 
 
 @dataclass
@@ -117,7 +126,7 @@ class Table:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Locks and reads the table, and writes it at the end of the block."""
-        with lock(self.directory, wait=True):
+        with files.lock(self.directory, wait=True):
             self.read()
             yield
             self.write()
@@ -147,3 +156,56 @@ def list_jobs(directory: str | Path) -> list[Job]:
         return table.current
     numbers = sorted(int(p.name) for p in table.directory.glob("*") if p.name.isdigit())
     return [Job(table.directory / str(number), [], "") for number in numbers]
+
+
+# The study of an Optuna search
+
+
+def make_storage(url: str | None, directory: Path) -> "BaseStorage":
+    """Opens the database at `url`, or a journal in the sweep's directory; processes can share it.
+
+    Raises:
+        ValueError: reading the database could run code.
+    """
+    from optuna.storages import JournalStorage, get_storage
+    from optuna.storages.journal import JournalFileBackend
+
+    refuse_pickles(url)
+    if url:
+        return get_storage(url)
+    return JournalStorage(JournalFileBackend(str(journal_path(directory))))
+
+
+def journal_path(directory: Path) -> Path:
+    """The journal of the search in a sweep's directory."""
+    return directory / "optuna" / "study.journal"
+
+
+def refuse_pickles(url: str | None) -> None:
+    """Refuses a database whose content Optuna would unpickle."""
+    if url and url.startswith("redis"):
+        raise ValueError(
+            f"sweep.storage={url}: Optuna unpickles what it reads there, which may run code; name "
+            "another database, such as sqlite:///searches.db."
+        )
+
+
+def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BasePruner":
+    """Creates the pruner with a name in `PRUNERS`."""
+    from optuna import pruners
+
+    if name == "median":
+        # Epochs count from 1, Optuna's steps from 0.
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=warmup_epochs + 1)
+    if name == "hyperband":
+        longest = max_epochs if max_epochs and max_epochs > 0 else "auto"
+        return pruners.HyperbandPruner(min_resource=max(1, warmup_epochs), max_resource=longest)
+    return pruners.NopPruner()
+
+
+def repair_journal(directory: Path) -> None:
+    """Removes an unfinished last line of a sweep's journal, which Optuna cannot read."""
+    path = journal_path(directory)
+    content = path.read_bytes() if path.exists() else b""
+    if not content.endswith(b"\n") and content:
+        os.truncate(path, content.rfind(b"\n") + 1)
