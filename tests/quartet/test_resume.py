@@ -254,8 +254,8 @@ SETTINGS: dict[str, list[str]] = {
         *("data=digits", "trainer.limit_train_batches=8", "data.mixup=0.2", "data.cutmix=1.0")
     ],
     "gradual unfreezing": [
-        *("callbacks=unfreeze", "callbacks.unfreeze.epochs={2: [layers.0.weight]}"),
-        *("scheduler=cosine", "optimizer.lr_factors={layers.0.*: 0.5}"),
+        *("callbacks=unfreeze", "callbacks.unfreeze.epochs={3: ['layers.[01].*']}"),
+        *("scheduler=cosine", "optimizer.lr_factors={layers.0.*: 0.5}", "model.norm=batch"),
     ],
     "balanced classes": [
         *("data=wine", "data.balance=true", "data.keep={0: 0.2}", "metrics=none"),

@@ -65,6 +65,7 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec.*",  # torch 2.15 renamed what Lightning 2.6 uses
+        r"Found \d+ module\(s\) in eval mode",  # frozen; check=only names them
         "The number of training batches",  # nothing is logged by step
         ".*sync_dist=True",  # the metric buffers have synchronized already
         "Total length of `list`",  # no validation part

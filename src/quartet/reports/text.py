@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from quartet.build import build
+from quartet.core.messages import shorten
 from quartet.data.split import Parts
 from quartet.data.task import create_task
 from quartet.records.run_directory import group_choices
@@ -60,6 +62,8 @@ def describe_run(cfg: "DictConfig") -> str:
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - trained
     lines.append(("parameters", f"{trained:,} trained, {frozen:,} frozen"))
+    if still := list_evaluated_modules(run.module.model):
+        lines.append(("frozen", f"{shorten(still, 8)}: in evaluation mode, so statistics stay"))
     if run.data.loaded:
         parts = run.data.parts._asdict()
         lines.append(("samples", ", ".join(f"{len(parts[name] or ()):,} {name}" for name in PARTS)))
@@ -86,6 +90,12 @@ def describe_run(cfg: "DictConfig") -> str:
     return "\n".join(
         ["Nothing is wrong with it. It would run:", *(f"{key:12}{text}" for key, text in lines)]
     )
+
+
+def list_evaluated_modules(model: nn.Module) -> list[str]:
+    """Lists the outermost modules that training leaves in evaluation mode."""
+    names = [name for name, module in model.named_modules() if not module.training]
+    return [name for name in names if name.rpartition(".")[0] not in names]
 
 
 def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Freezes parameters, and makes the optimizer with its parameter groups."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,7 +17,8 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm)  # the weights of other norms are vectors
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Freezes the parameters with matching names, and returns these names.
 
-    The running statistics of a frozen batch normalization still change.
+    A module that is frozen as a whole does not change at all: it is put into evaluation mode, in
+    which Lightning leaves it in training.
 
     Args:
         model: Changed in place.
@@ -38,7 +39,23 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         )
     for name in frozen:
         parameters[name].requires_grad_(False)
+    for module in find_frozen_modules(model, {parameters[name] for name in frozen}):
+        module.training = False
     return frozen
+
+
+def find_frozen_modules(model: nn.Module, frozen: Collection[nn.Parameter]) -> list[nn.Module]:
+    """Returns the modules that train nothing, because of the frozen parameters, and all within them.
+
+    A module without parameters, such as dropout, is frozen with the module that contains it.
+    """
+    found: dict[nn.Module, None] = {}
+    for module in model.modules():
+        parameters = list(module.parameters())
+        trains = any(parameter.requires_grad for parameter in parameters)
+        if not trains and any(parameter in frozen for parameter in parameters):
+            found |= dict.fromkeys(module.modules())
+    return list(found)
 
 
 def create(

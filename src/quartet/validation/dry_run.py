@@ -46,8 +46,9 @@ def check_model(
 def pass_through(model: nn.Module, shape: tuple[int, ...], training: bool = False) -> Any:
     """The outputs for inputs of a shape: on the meta device if the model can, else of zeros."""
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    before = model.training
-    model.train(training)
+    modes = {module: module.training for module in model.modules()}
+    if not training:
+        model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             try:
@@ -59,7 +60,8 @@ def pass_through(model: nn.Module, shape: tuple[int, ...], training: bool = Fals
                 copies = {name: tensor.clone() for name, tensor in tensors.items()}
                 return torch.func.functional_call(model, copies, (torch.zeros(shape),))
     finally:
-        model.train(before)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def check_single_sample(

@@ -1,5 +1,6 @@
 """Gradual unfreezing: trains parameters only from a later epoch on."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,16 +9,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from quartet.core.problems import Context, Problem, collect_problems
-from quartet.training.parameters import match_names
+from quartet.training.parameters import find_frozen_modules, match_names
 
 
 class Unfreeze(Callback):
-    """Freezes parameters until their epoch.
+    """Freezes parameters until their epoch, and modules until the first epoch of a parameter of theirs.
 
     The optimizer has them from the start, with the learning rate of their group. (Lightning's
-    BaseFinetuning adds parameter groups later, which a scheduler ignores.) The running statistics
-    of a frozen batch normalization still change. Howard and Ruder, "Universal Language Model
-    Fine-tuning for Text Classification", 2018, section 3.3.
+    BaseFinetuning adds parameter groups later, which a scheduler ignores.) A module is in evaluation
+    mode while it is frozen as a whole. Howard and Ruder, "Universal Language Model Fine-tuning for
+    Text Classification", 2018, section 3.3.
 
     Args:
         epochs: Epoch, counted from 1, -> list of shell patterns; parameters with matching names are
@@ -46,6 +47,7 @@ class Unfreeze(Callback):
                 )
         self.epochs = dict(sorted(epochs.items()))
         self.first_epochs: dict[nn.Parameter, int] = {}
+        self.frozen: list[nn.Module] = []
 
     def find_first_epochs(self, model: nn.Module) -> dict[nn.Parameter, int]:
         """Returns the first epoch, from 1, of each parameter that is frozen at first.
@@ -80,18 +82,25 @@ class Unfreeze(Callback):
                 "trainer.devices=1, or optimizer.freeze for the whole training.",
             )
 
-    def freeze(self, epoch: int) -> None:
+    def freeze(self, model: Any, epoch: float) -> None:
         """Freezes the parameters whose first epoch is later, and unfreezes the others."""
         for parameter, first in self.first_epochs.items():
             parameter.requires_grad_(epoch >= first)
+        for module in self.frozen:
+            module.training = True
+        # Others are in evaluation mode for another reason, and stay so.
+        modules = find_frozen_modules(model, self.first_epochs)
+        self.frozen = [module for module in modules if module.training]
+        for module in self.frozen:
+            module.training = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.first_epochs = self.find_first_epochs(pl_module.model)  # type: ignore[arg-type]
-        self.freeze(trainer.current_epoch + 1)  # a resumed training may not begin an epoch
+        # A resumed training may not begin an epoch.
+        self.freeze(pl_module.model, trainer.current_epoch + 1)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.freeze(trainer.current_epoch + 1)
+        self.freeze(pl_module.model, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for parameter in self.first_epochs:
-            parameter.requires_grad_(True)
+        self.freeze(pl_module.model, math.inf)
