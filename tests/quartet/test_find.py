@@ -83,7 +83,8 @@ def test_rate_has_made_most_of_the_fall_whatever_the_noise() -> None:
     noisy = [loss + 0.3 * (-1) ** (step % 3) for step, loss in enumerate(falling)]
     for losses in (falling, noisy, [loss - 5 for loss in noisy], [*falling, 9.0, 99.0]):
         assert 2e-3 < find.choose_rate(rates, losses, find.smooth(losses, 5), 20) < 5e-3
-    for flat in ([1.0] * 80, [1 + 0.3 * (-1) ** (step % 3) for step in range(80)], falling[:9]):
+    jumping = [1 + 0.3 * (-1) ** (step % 3) for step in range(80)]
+    for flat in ([1.0] * 80, jumping, [0.0] * 6 + [1.0] * 40, falling[:9], []):
         assert find.choose_rate(rates, flat, find.smooth(flat, 5), 20) is None
 
 
@@ -161,10 +162,11 @@ def test_what_cannot_be_searched_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("factor", [0, float("nan")])
 def test_rate_of_a_model_that_cannot_learn_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = MLP.forward
-    monkeypatch.setattr(MLP, "forward", lambda self, inputs: 0 * forward(self, inputs))
+    monkeypatch.setattr(MLP, "forward", lambda self, inputs: factor * forward(self, inputs))
     with pytest.raises(ConfigError, match=r"no rate from 1e-06 to .* lowered the loss"):
         find.find_learning_rate(composed(CPU), tmp_path / "rates.png", steps=20)

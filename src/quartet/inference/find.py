@@ -117,11 +117,11 @@ def find_learning_rate(
     losses = [loss for loss in callback.losses if math.isfinite(loss)]
     trend = smooth(losses, int(WINDOW * steps))
     rates = rates[: len(trend)]
-    best = choose_rate(rates, losses, trend, int(FLAT * steps))
+    best = choose_rate(rates, losses, trend, max(3, int(FLAT * steps)))
     draw_rates(rates, trend, best, into)
     if best is None:
         message = (
-            f"no rate from {low:g} to {rates[-1]:g} lowered the loss by more than it differs from "
+            f"no rate from {low:g} to {max(rates, default=low):g} lowered the loss by more than it differs from "
             f"batch to batch, see {into}; try a larger data.batch_size, or look for the mistake "
             "with trainer=overfit."
         )
@@ -212,7 +212,7 @@ def choose_rate(
     if start - lowest <= max(NOISE * error, 0.02 * abs(start)):
         return None
     above = [i for i in range(trend.index(lowest)) if trend[i] > start - FALL * (start - lowest)]
-    return rates[above[-1] + 1]
+    return rates[above[-1] + 1] if above else None
 
 
 @mpl.rc_context(STYLE)
