@@ -132,7 +132,8 @@ def test_size_doubles_until_memory_is_full(
         return forward(self, inputs)
 
     monkeypatch.setattr(MLP, "forward", bounded)
-    found = find.find_batch_size(composed([*CPU, "data.batch_size=16"]))
+    options = ["data.batch_size=16", "trainer.val_check_interval=30"]
+    found = find.find_batch_size(composed([*CPU, *options]))
     assert found in (16, 32, 64)
     lines = capsys.readouterr().out.split("\n")
     assert [int(line.split()[0]) for line in lines[:4]] == [16, 32, 64, 128]

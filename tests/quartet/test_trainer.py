@@ -34,6 +34,16 @@ def test_overfit_learns_its_batch_by_heart(tmp_path: Path) -> None:
     assert not any(name.startswith("val/") for name in history[0])  # nothing is validated
 
 
+@pytest.mark.parametrize("limit", ["limit_train_batches=0.1", "overfit_batches=2"])
+def test_limited_epoch_that_is_shorter_than_the_interval_validates_at_its_end(
+    limit: str, tmp_path: Path
+) -> None:
+    options = ["trainer.val_check_interval=10", "trainer.max_epochs=2", f"trainer.{limit}"]
+    for number, overrides in enumerate((["trainer=smoke", *options[:1]], options)):
+        train(compose(["metrics=none", *overrides]), tmp_path / str(number))
+        assert all(row["val/loss"] for row in rows(tmp_path / str(number)))
+
+
 def test_profile_lies_in_the_directory_of_the_run(tmp_path: Path) -> None:
     train(compose(["trainer=profile", "trainer.max_epochs=1"]), tmp_path)
     for stage in ("fit", "test"):

@@ -167,6 +167,7 @@ def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:
     quieten()
     values = {"callbacks": {}, "logger": {}, "trainer.max_epochs": -1, "trainer.max_steps": steps}
     values |= {"trainer.max_time": None, "trainer.limit_val_batches": 0}
+    values["trainer.val_check_interval"] = 1.0  # an epoch of larger batches may be shorter
     # A schedule would move the rate, and a warm-up may be longer than the search.
     constant = {"_target_": None, "interval": "epoch", "frequency": 1}
     values["scheduler"] = {**constant, "warmup_steps": 0, "warmup_epochs": 0}

@@ -186,8 +186,10 @@ class Builder:
                 self.problems += dry_run.check_channels_last(parts["model"])
 
     def resolve_monitor(self) -> None:
+        countable = self.is_valid("data", "trainer")
+        if countable and self.has("data"):
+            length.resolve_interval(self.config, self.parts["data"])
         if self.is_valid("monitor"):
-            countable = self.is_valid("data", "trainer")
             validates = length.validates(self.config, self.parts.get("data"), countable)
             self.problems += monitor.resolve_monitor(
                 self.config, self.parts["metrics"], validates, wrong_keys(self.problems)

@@ -5,18 +5,24 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from quartet.config.configuration import Configuration
 from quartet.core.problems import Config, Problem
 from quartet.data.datamodule import DataModule, count_samples
 from quartet.data.task import create_task
 from quartet.validation.dry_run import check_single_sample
 
 
+def count_train_batches(config: Config, data: DataModule, world_size: int) -> tuple[int, int]:
+    """Training batches of an epoch, with and without the limits of the trainer."""
+    batches = data.count_batches(world_size, count_rows(config, data)["train"])
+    limit = config["trainer"]["overfit_batches"] or config["trainer"]["limit_train_batches"]
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit), batches
+
+
 def count_steps(config: Config, data: DataModule, world_size: int) -> tuple[int, float]:
     """Optimizer steps of an epoch and of the whole training."""
     trainer = config["trainer"]
-    batches = data.count_batches(world_size, count_rows(config, data)["train"])
-    limit = trainer["overfit_batches"] or trainer["limit_train_batches"]
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    batches, _ = count_train_batches(config, data, world_size)
     per_epoch = max(1, math.ceil(batches / trainer["accumulate_grad_batches"]))
     epochs, steps = trainer["max_epochs"], trainer["max_steps"]
     total = math.inf if epochs in (None, -1) else epochs * per_epoch
@@ -51,14 +57,29 @@ def validates(config: Config, data: DataModule | None, countable: bool) -> bool:
     return not (countable and data) or reaches_validation(config, data)
 
 
+def count_processes(trainer: Config) -> int:
+    """Processes of a training as its settings name them, before there is a trainer."""
+    counts = (trainer[key] for key in ("devices", "num_nodes"))
+    return math.prod(max(1, count) if isinstance(count, int) else 1 for count in counts)
+
+
+def resolve_interval(config: Configuration, data: DataModule) -> None:
+    """Validates at the end of an epoch that a limit of the trainer makes shorter than the interval.
+
+    Args:
+        config: The configuration; changed in place.
+        data: The data.
+    """
+    interval = config["trainer"]["val_check_interval"]
+    limited, batches = count_train_batches(config, data, count_processes(config["trainer"]))
+    if isinstance(interval, int) and limited < interval and limited < batches:
+        config.fill({"trainer.val_check_interval": 1.0})
+
+
 def reaches_validation(config: Config, data: DataModule) -> bool:
     """Whether the training is long enough for its first validation."""
     trainer = config["trainer"]
-    devices, nodes = (
-        max(1, trainer[key]) if isinstance(trainer[key], int) else 1
-        for key in ("devices", "num_nodes")
-    )
-    per_epoch, total = count_steps(config, data, devices * nodes)
+    per_epoch, total = count_steps(config, data, count_processes(trainer))
     first: float = per_epoch
     interval = trainer["val_check_interval"]
     if isinstance(interval, int):  # batches
