@@ -1,7 +1,7 @@
 """The length of a training: samples, batches and optimizer steps, before the first of them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -97,11 +97,7 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[
     for part in counts.keys() - {"train"}:
         size = config["data"]["eval_batch_size"] * world_size
         batches[part] = math.ceil(counts[part] / size)
-    yield from check_batches(config["trainer"], batches)
-
-
-def check_batches(trainer: Config, batches: Mapping[str, int]) -> Iterator[Problem]:
-    """As `check_limits`, for numbers of batches of an epoch by the part of the data."""
+    trainer = config["trainer"]
     for part, count in batches.items():
         overfits = trainer["overfit_batches"] and part != "test"
         key = "overfit_batches" if overfits else f"limit_{part}_batches"
