@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from quartet.build import compose
-from quartet.cli.commands import run_and_exit
+from quartet.cli import run_and_exit
 from quartet.core.files import unique_path
 from quartet.core.problems import ConfigError, abort
 from quartet.inference import find

@@ -44,7 +44,7 @@ def train_locked(
     """Trains as `train` does; the lock of the directory is released with `locks`."""
     start = perf_counter()
     from quartet.build import build
-    from quartet.checkpoints.resume_state import ResumeState
+    from quartet.checkpoints.callbacks import ResumeState
     from quartet.compat import quieten
     from quartet.config import resume
     from quartet.config.records import read_choices

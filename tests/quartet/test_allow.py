@@ -62,7 +62,7 @@ quartet.config.instantiate.hydra.utils.instantiate quartet.config.instantiate.ma
 quartet.build.compose quartet.config.allow.locate quartet.checkpoints.storage.save
 quartet.checkpoints.storage.torch.load quartet.checkpoints.storage.os.system
 quartet.records.run_directory.subprocess.run quartet.records.run_directory.write_result
-quartet.cli.commands.withdraw quartet.training.module.Module.load_from_checkpoint
+quartet.cli.withdraw quartet.training.module.Module.load_from_checkpoint
 quartet.core.processes.shutdown quartet.core.processes.shutdown.handle
 quartet.config.instantiate.functools.partial quartet.__init__.x
 quartet.config.instantiate.make.__globals__ quartet.build hydra_plugins.quartet.GridSweeper

@@ -398,7 +398,7 @@ def test_problem_is_refused_with_the_way_out(text: str, words: str) -> None:
 def test_error_of_the_engine_itself_is_no_problem_of_the_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("quartet.checkpoints.weights.load", None)  # which the engine calls
+    monkeypatch.setattr("quartet.checkpoints.storage.load_weights", None)  # which the engine calls
     with pytest.raises(TypeError, match="'NoneType' object is not callable") as raised:
         build(composed(["model.weights=best.ckpt"]))
     assert raised.traceback[-1].path.name == "instantiate.py"

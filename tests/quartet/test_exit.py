@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import atexit, sys, threading, time
-from quartet.cli.commands import run_and_exit
+from quartet.cli import run_and_exit
 
 class Slow:
     def __del__(self):

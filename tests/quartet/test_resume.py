@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import compose
-from quartet.checkpoints import callbacks, resume_state
-from quartet.cli.arguments import find_resumed_run
+from quartet.checkpoints import callbacks
+from quartet.cli import find_resumed_run
 from quartet.config.compose import evaluation_config
 from quartet.config.overrides import quote, unquote
 from quartet.core.problems import ConfigError
@@ -328,7 +328,7 @@ def test_training_crashed_three_times_goes_on_exactly(
 def test_comparison_fails_where_the_random_numbers_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resume_state, "restore_random_states", lambda *args: None)
+    monkeypatch.setattr(callbacks, "restore_random_states", lambda *args: None)
     with pytest.raises(AssertionError):
         check([], tmp_path, monkeypatch)
 

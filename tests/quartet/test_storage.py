@@ -30,7 +30,7 @@ from torch import nn
 from quartet.build import build, compose
 from quartet.checkpoints import storage
 from quartet.checkpoints.storage import CheckpointError, find_newest, load, save, seal
-from quartet.cli.commands import expected
+from quartet.cli import expected
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict

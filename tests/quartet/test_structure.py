@@ -23,11 +23,11 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_800,
+    "src/quartet": 14_780,
     "tests": 14_390,
     "scripts": 700,
 }
-FILES = 89  # in src/quartet
+FILES = 85  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),
@@ -37,14 +37,7 @@ TOP = {
 PUBLIC = ("_replace", "_asdict", "_fields", "_exit", "_target_")
 HEAVY = ("torch", "lightning", "torchmetrics", "torchvision", "numpy", "pandas", "sklearn")
 # What is imported before torch, so that a signal finds its handler.
-QUICK = (
-    "core.processes",
-    "cli.arguments",
-    "cli.commands",
-    "sweeps.directory",
-    "sweeps.grid",
-    "run",
-)
+QUICK = ("core.processes", "cli", "sweeps.directory", "sweeps.grid", "run")
 # Debts: they may only become fewer.
 HYDRA_OUTSIDE: set[str] = set()
 UPWARDS: set[tuple[str, str]] = set()

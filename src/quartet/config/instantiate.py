@@ -14,9 +14,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from quartet.checkpoints import weights
-from quartet.checkpoints.resume_state import ResumeState
-from quartet.checkpoints.storage import DurableCheckpoints
+from quartet.checkpoints import storage
+from quartet.checkpoints.callbacks import ResumeState
 from quartet.compat import lightning_loop
 from quartet.config import allow, resume, signatures
 from quartet.config.configuration import Configuration
@@ -99,7 +98,7 @@ def build_model(config: Configuration) -> nn.Module:
     begun = any(Path(config["directory"], "checkpoints").glob("*.ckpt"))
     if place and not is_pretrained_name(place, config["model"]["_target_"]) and not begun:
         strict = config["model"]["strict"]
-        log.info("model.weights: %s", weights.load(model, place, strict=strict))
+        log.info("model.weights: %s", storage.load_weights(model, place, strict=strict))
     return model
 
 
@@ -189,7 +188,10 @@ def build_trainer(config: Configuration) -> Trainer:
     with collect_problems(problems, "trainer", signatures.type_hints(Trainer)):
         create = make(node, partial=True)
         trainer: Trainer = create(
-            plugins=[*(create.keywords.get("plugins") or ()), DurableCheckpoints(directory)],
+            plugins=[
+                *(create.keywords.get("plugins") or ()),
+                storage.DurableCheckpoints(directory),
+            ],
             callbacks=[*callbacks.values(), ResumeState(resume.end(config.node))],
             logger=[MetricsCSV(directory), *loggers.values()],
             profiler=create.keywords.get("profiler") or lightning_loop.NoProfiler(),

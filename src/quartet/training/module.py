@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
-from quartet.checkpoints.resume_state import all_gather_object
+from quartet.checkpoints.callbacks import all_gather_object
 from quartet.compat import get_trainer, is_last_batch_done
 from quartet.training.metric_buffer import MetricBuffer
 from quartet.training.schedule import Schedule

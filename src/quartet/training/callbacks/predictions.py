@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quartet.checkpoints.resume_state import all_gather_object
+from quartet.checkpoints.callbacks import all_gather_object
 from quartet.training.metric_buffer import at_least_32_bits
 
 Array = NDArray[Any]
