@@ -1,5 +1,6 @@
 """Averaged weights: those of a hand-written loop, and those that are validated, saved, tested."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ import torch
 from made import composed
 from torch import Tensor, nn
 
-from quartet.build import build
+from quartet.build import build, compose
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
+from quartet.reports.text import describe_run
 from quartet.run import train
 from quartet.training.callbacks.averaging import EMA
 
@@ -58,6 +60,14 @@ def ema(averaged: dict[str, Tensor], weights: dict[str, Tensor], step: int) -> N
         if step == 1:
             averaged[name] = value.clone()
         else:
+            averaged[name].lerp_(value, 1 - min(0.9, step / (9 + step)))  # after step - 1 updates
+
+
+def ema_at_once(averaged: dict[str, Tensor], weights: dict[str, Tensor], step: int) -> None:
+    for name, value in weights.items():
+        if step == 1:
+            averaged[name] = value.clone()
+        else:
             averaged[name].lerp_(value, 1 - 0.9)
 
 
@@ -72,6 +82,10 @@ def swa(averaged: dict[str, Tensor], weights: dict[str, Tensor], step: int) -> N
 
 CASES: dict[str, tuple[Average, list[str]]] = {
     "ema": (ema, ["callbacks=ema", "callbacks.ema.decay=0.9"]),
+    "ema at once": (
+        ema_at_once,
+        ["callbacks=ema", "callbacks.ema.decay=0.9", "callbacks.ema.warmup=false"],
+    ),
     "swa": (swa, ["callbacks=swa", "callbacks.swa.start=0.25"]),
 }
 
@@ -93,7 +107,45 @@ def test_average_equals_that_of_a_plain_loop_bit_for_bit(case: str, tmp_path: Pa
     assert any(not torch.equal(last[name], current[name]) for name in averaged)
 
 
-@pytest.mark.parametrize("case", CASES)
+def test_short_training_does_not_validate_its_first_weights(tmp_path: Path) -> None:
+    learnable = [*TINY, "data=diabetes", "optimizer.lr=0.003", "model.norm=none"]
+    losses = {}
+    for name, more in {
+        "weights": [],
+        "average": ["callbacks=ema", "callbacks.ema.decay=0.999"],
+        "first": ["callbacks=ema", "callbacks.ema.decay=0.999", "callbacks.ema.warmup=false"],
+    }.items():
+        losses[name] = train(composed([*learnable, *more]), tmp_path / name)["metrics"]["val/loss"]
+    assert losses["average"] < 1.05 * losses["weights"]
+    assert losses["first"] > 1.1 * losses["weights"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("warmup=false decay=0.999", r"91% of the average after 100 steps .*set its warmup=true"),
+        ("warmup=false decay=0.99 every_n_steps=2", r"61% of .* first update; set its warmup"),
+        ("decay=0.999", None),
+        ("warmup=false decay=0.9", None),
+        ("start_step=98", r"18% of .* are the weights of its first update; train for longer"),
+        ("start_step=100", r"is not updated in 100 steps; lower its start_step"),
+    ],
+)
+def test_average_of_first_weights_is_cautioned_about(
+    overrides: str, words: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"callbacks.ema.{override}" for override in overrides.split()]
+    cfg = compose(
+        [*TINY, "trainer.max_steps=100", "trainer.max_epochs=99", "callbacks=ema", *names]
+    )
+    described = describe_run(cfg)
+    callback: Any = next(x for x in build(cfg).trainer.callbacks if isinstance(x, EMA))
+    callback.on_train_start(SimpleNamespace(estimated_stepping_batches=100), None)
+    for text in (described, caplog.text):
+        assert re.search(words, text) if words else "average" not in text
+
+
+@pytest.mark.parametrize("case", ["ema", "swa"])
 def test_average_is_what_is_validated_and_tested(case: str, tmp_path: Path) -> None:
     learnable = [*TINY, "data=diabetes", "optimizer.lr=0.003"]
     overrides = [*learnable, *CASES[case][1]]

@@ -13,6 +13,7 @@ from quartet.data.split import Parts
 from quartet.data.task import create_task
 from quartet.records.run_directory import group_choices
 from quartet.reports.picture import targets_of
+from quartet.training.callbacks.averaging import EMA
 from quartet.training.schedule import preview
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def describe_run(cfg: "DictConfig") -> str:
     endless = run.total_steps == float("inf")
     end = "until trainer.max_time" if endless else f"{run.total_steps:,} in all"
     lines.append(("steps", f"{run.steps_per_epoch:,} an epoch, {end}"))
+    averages = [each for each in run.trainer.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
+    lines += [("caution", text) for each in averages if (text := each.caution(run.total_steps))]
     if run.total_steps < 1_000_000:
         optimizer = run.module.create_optimizer(run.module.model)
         schedule: Any = run.module.create_schedule(

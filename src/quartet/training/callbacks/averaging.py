@@ -1,5 +1,6 @@
 """Averages of the weights over a training, used in validation, checkpoints and the test."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
@@ -16,6 +17,10 @@ from quartet.compat import get_average, is_last_batch_done, last_update, set_las
 from quartet.core.messages import join_and
 from quartet.core.problems import Context, Problem
 from quartet.parts.fsdp import SHARDING_STRATEGIES
+
+log = logging.getLogger(__name__)
+
+LARGE_SHARE = 0.1  # of an average: its first weights then count about as much as late ones
 
 
 class WeightAverage(WeightAveraging):
@@ -77,21 +82,50 @@ class WeightAverage(WeightAveraging):
 class EMA(WeightAverage):
     """Exponential moving average: ``average = decay * average + (1 - decay) * weights``.
 
-    It starts with the weights of its first update.
+    It starts with the weights of its first update, of which it would keep ``decay ** n`` after ``n``
+    further ones. With the warm-up of TensorFlow's ``tf.train.ExponentialMovingAverage``, the decay
+    after ``n`` updates is at most ``(1 + n) / (10 + n)``, and they are soon forgotten.
 
     Args:
         decay: Share of the average that each update keeps.
+        warmup: Whether the decay rises to `decay` from a lower one.
         every_n_steps: Optimizer steps from one update to the next.
         start_step: Optimizer steps before the first update.
     """
 
     # Lightning's EMAWeightAveraging counts steps otherwise and averages one parameter at a time.
 
-    def __init__(self, *, decay: float, every_n_steps: int, start_step: int) -> None:
+    def __init__(self, *, decay: float, warmup: bool, every_n_steps: int, start_step: int) -> None:
         super().__init__()
-        self.update = get_ema_multi_avg_fn(decay)
+        self.decay = decay
+        self.warmup = warmup
         self.every_n_steps = every_n_steps
         self.start_step = start_step
+
+    def decay_after(self, updates: int) -> float:
+        """Returns the decay of the next update after a number of updates."""
+        return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
+
+    def caution(self, total_steps: float) -> str | None:
+        """Returns a warning if first weights are much of the average at the end of a training."""
+        updates = total_steps // self.every_n_steps - self.start_step // self.every_n_steps
+        if updates < 1:
+            return f"the average is not updated in {total_steps:,} steps; lower its start_step."
+        share, update = 1.0, 1
+        while update < updates and share > LARGE_SHARE:
+            share *= self.decay_after(update)
+            update += 1
+        if share <= LARGE_SHARE:
+            return None
+        ways = "train for longer" if self.warmup else "set its warmup=true, or lower its decay"
+        return (
+            f"{share:.0%} of the average after {total_steps:,} steps are the weights of its first "
+            f"update; {ways}."
+        )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if caution := self.caution(trainer.estimated_stepping_batches):
+            log.warning("callbacks.ema: %s", caution)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         if step_idx is None:
@@ -109,8 +143,9 @@ class EMA(WeightAverage):
             pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for mean, value in zip(tensors(average.module), tensors(pl_module), strict=True):
                 pairs[mean.dtype].append((mean, value))
+            update = get_ema_multi_avg_fn(self.decay_after(int(average.n_averaged)))
             for each in pairs.values():
-                self.update([mean for mean, _ in each], [value for _, value in each], 0)
+                update([mean for mean, _ in each], [value for _, value in each], 0)
             average.n_averaged += 1
             set_last_update(self, step)
 
