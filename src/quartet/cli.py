@@ -77,9 +77,10 @@ def train_by_hydra() -> None:
     """Lets Hydra compose conf/train.yaml and the command line, and train or sweep."""
     import hydra
 
-    from quartet.compat import allow_lazy_help
+    from quartet.compat import allow_lazy_help, merge_callback_options
 
     allow_lazy_help()
+    merge_callback_options()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_command)()
 
 

@@ -439,7 +439,7 @@ def test_a_hostile_record_runs_nothing(
         ({"logger": {"c": {"_target_": "x", "save_dir": "/"}}}, r"\+logger.c.save_dir=/"),
         (
             {"callbacks__a": EVIL},
-            r"callbacks.a=.*os.mkdir.*: a record may name the classes of",
+            r"callbacks.a=.*os.mkdir.*: a record may name the classes of callbacks",
         ),
         (
             {"zz": {"_target_": SPIKES}, "callbacks__a": "${zz}"},
@@ -447,7 +447,7 @@ def test_a_hostile_record_runs_nothing(
         ),
         (
             {"callbacks__a": {"_target_": SPIKES}},
-            "a record may name the classes of conf/callbacks/",
+            "a record may name the classes of callbacks in conf/ alone. .*, callbacks.a=null",
         ),
         ({"callbacks__best__dirpath": "/elsewhere"}, "dirpath=/elsewhere is outside the run"),
     ],
@@ -466,6 +466,26 @@ def test_a_record_names_no_logger_and_no_place(
     run = with_record(trained, tmp_path / "run", **changes)
     with pytest.raises(ConfigError, match=words):
         train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
+
+
+def test_resumed_run_keeps_its_callbacks_beside_those_of_an_option(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = with_record(
+        trained, tmp_path / "run", callbacks__a={"_target_": SPIKES}, callbacks__last__min_seconds=7
+    )
+    options = [
+        "callbacks=early_stopping",
+        "callbacks.a=null",
+        "callbacks.early_stopping.patience=2",
+    ]
+    callbacks = build.compose([f"resume={run}", *options]).callbacks
+    assert callbacks.keys() == {"best", "last", "progress_bar", "a", "early_stopping"}
+    assert callbacks.last.min_seconds == 7
+    assert callbacks.a is None
+    assert callbacks.early_stopping.patience == 2
+    with pytest.raises(ConfigError, match="a record may name the classes of callbacks"):
+        build.compose([f"resume={run}", "+callbacks.a.mode=max"])
 
 
 def test_a_recorded_profiler_that_says_where_it_writes_is_left_out(

@@ -2,12 +2,14 @@
 
 import inspect
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
@@ -17,7 +19,8 @@ from made import composed
 from torchmetrics import MeanMetric
 
 from quartet import compat
-from quartet.build import Run, build
+from quartet.build import Run, build, compose
+from quartet.core.files import CONF
 
 pytestmark = pytest.mark.usefixtures("quiet")
 SHORT = [
@@ -59,6 +62,41 @@ def test_place_in_the_epoch(function: Any, expected: list[Any], tmp_path: Path) 
     within = ("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2")
     trained(tmp_path, *within, callbacks=(look,))
     assert look.seen == expected
+
+
+MINE = {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}
+
+
+@pytest.mark.parametrize("option", ["default", "ema", "[ema,early_stopping]", "[quiet,swa]"])
+@pytest.mark.parametrize(
+    "brought",
+    [
+        {"callbacks": {"mine": MINE}},
+        {"defaults": [{"override /callbacks": "mine"}]},
+        {"defaults": [{"override /callbacks": ["default", "mine"]}]},
+    ],
+    ids=["body", "option", "options"],
+)
+def test_callbacks_of_files_and_of_the_command_line_add_up(
+    brought: dict[str, Any], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf, ignore=shutil.ignore_patterns(".schema"))
+    monkeypatch.setattr("quartet.config.compose.CONF", conf)
+    files = {"callbacks/mine": {"mine": MINE}, "callbacks/quiet": {"progress_bar": None}}
+    files["data/shown"] = {
+        "defaults": ["digits", {"override /callbacks@_global_.callbacks": "seen"}]
+    }
+    files |= {"callbacks/seen": {"seen": MINE}, "experiment/brings": brought}
+    for name, content in files.items():
+        header = "# @package _global_\n" if name == "experiment/brings" else ""
+        (conf / f"{name}.yaml").write_text(header + yaml.safe_dump(content))
+    found = compose(["data=shown", "experiment=brings", f"callbacks={option}"]).callbacks
+    names = {*option.strip("[]").split(",")} - {"default", "quiet"}
+    assert found.keys() == {"best", "last", "progress_bar", "mine", "seen"} | names
+    assert (found.progress_bar is None) == ("quiet" in option)
+    assert "mine" not in compose([f"callbacks={option}"]).callbacks
+    assert compose(["experiment=brings", "callbacks.mine=null"]).callbacks.mine is None
 
 
 def test_values_of_an_epoch_are_logged_after_its_hooks(tmp_path: Path) -> None:

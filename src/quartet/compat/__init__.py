@@ -6,9 +6,11 @@ import os
 import threading
 import warnings
 from argparse import ArgumentParser
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hydra.core.default_element import GroupDefault
     from hydra.core.utils import JobReturn
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
@@ -40,6 +42,28 @@ def format_value(value: Any) -> str:
     from hydra.core.override_parser.types import Override
 
     return Override._get_value_element_as_str(value)
+
+
+@cache
+def merge_callback_options() -> None:
+    """Adds up the options of callbacks that files of conf/ and the command line choose.
+
+    Hydra would keep the command line's alone. `cache`: the method is replaced once.
+    """
+    from hydra._internal.defaults_list import Overrides
+
+    add_override = Overrides.add_override
+
+    def merge_override(self: Overrides, parent_config_path: str, default: "GroupDefault") -> None:
+        key = default.get_override_key()
+        if key == "callbacks" and key in self.override_choices:
+            choices: tuple[Any, ...] = (default.value, self.override_choices[key])
+            lists = [[each] if isinstance(each, str) else each or [] for each in choices]
+            self.override_choices[key] = list(dict.fromkeys([*lists[0], *lists[1]]))
+        else:
+            add_override(self, parent_config_path, default)
+
+    Overrides.add_override = merge_override  # type: ignore[method-assign]
 
 
 def allow_lazy_help() -> None:

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from quartet.compat import merge_callback_options
 from quartet.config import allow
 from quartet.config.configuration import to_container
 from quartet.config.overrides import is_option, key_of
@@ -45,6 +46,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
 def compose_conf(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
     """As `compose`, from conf/ alone."""
     GlobalHydra.instance().clear()
+    merge_callback_options()
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
@@ -98,7 +100,7 @@ def evaluation_config(directory: str | Path, overrides: Sequence[str]) -> DictCo
 def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig:
     """The configuration with which a run continues: its record, and what may change.
 
-    Callbacks are the record's, if conf/callbacks names their classes. Loggers are those of conf/ by
+    Callbacks are the record's, if conf/ names their classes, and those of an option. Loggers are those of conf/ by
     the names of the recorded options, with the overrides of the command line; a value that the run
     was started with and that would be lost is a problem.
 
@@ -125,35 +127,46 @@ def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig
         raise ConfigError(Problem("logger", message, logger))
     composed = compose_conf([f"{group}={o}" for group, o in {**options, "logger": logger}.items()])
     cfg.logger = composed.logger
+    cfg.callbacks = cfg.callbacks or {}
+    unknown = find_unknown_callbacks(cfg)
     if "callbacks" in options:
-        cfg.callbacks = composed.callbacks
-    else:
-        refuse_unknown_callbacks(cfg)
+        for name in composed.callbacks.keys() - cfg.callbacks.keys():
+            cfg.callbacks[name] = composed.callbacks[name]
     apply_overrides(cfg, values)
+    if problems := [
+        Problem(
+            f"callbacks.{name}",
+            "a record may name the classes of callbacks in conf/ alone. Add an option with it to "
+            f"conf/callbacks/, or leave the callback out, callbacks.{name}=null.",
+            node,
+        )
+        for name, node in unknown.items()
+        if cfg.callbacks.get(name) is not None
+    ]:
+        raise ConfigError(*problems)
     cfg.resume = str(directory)
     if "logger" not in options:
         refuse_lost_settings(recorded, cfg, values)
     return cfg
 
 
-def refuse_unknown_callbacks(cfg: DictConfig) -> None:
-    """Refuses callbacks whose classes no option of conf/callbacks names: they may write anywhere."""
-    known = {
-        target
-        for file in (CONF / "callbacks").glob("*.yaml")
-        for _, target in allow.find_targets(yaml.safe_load(file.read_text()))
-    }
-    message = (
-        "a record may name the classes of conf/callbacks/ alone. Add an option with it there, and "
-        "name that, callbacks=[default,OPTION]."
-    )
-    nodes = to_container(cfg.get("callbacks"), resolve=False)
-    if problems := [
-        Problem(f"callbacks.{name}", message, node)
-        for name, node in nodes.items()
+def find_unknown_callbacks(cfg: DictConfig) -> dict[str, Any]:
+    """Finds callbacks whose classes no file of conf/ names: they may write anywhere."""
+    files = [
+        *CONF.glob("callbacks/*.yaml"),
+        *CONF.glob("data/*.yaml"),
+        *CONF.glob("experiment/*.yaml"),
+    ]
+    known: set[str] = set()
+    for file in files:
+        loaded = yaml.safe_load(file.read_text()) or {}
+        node = loaded if file.parent.name == "callbacks" else loaded.get("callbacks")
+        known |= {target for _, target in allow.find_targets(node)}
+    return {
+        name: node
+        for name, node in to_container(cfg.callbacks, resolve=False).items()
         if node is not None and not (isinstance(node, dict) and node.get("_target_") in known)
-    ]:
-        raise ConfigError(*problems)
+    }
 
 
 def refuse_lost_settings(recorded: Any, cfg: DictConfig, overrides: Sequence[str]) -> None:
