@@ -23,8 +23,8 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_810,
-    "tests": 14_430,
+    "src/quartet": 14_850,
+    "tests": 14_480,
     "scripts": 700,
 }
 FILES = 85  # in src/quartet
