@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import Tensor
-
 import quartet
 
 
@@ -19,30 +17,32 @@ class Module(quartet.Module):
     (that of the first parameter group).
     """
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        inputs, targets, *extras = batch
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs, targets, extras = self.task.split(batch)
         # With data.mixup or data.cutmix the loss takes mixed targets; the metrics take the target of
         # the sample with the larger weight.
         inputs, mixed_targets, targets = self.mix(inputs, targets, batch_idx)
         outputs = self.model(inputs)
-        loss = self.compute_loss(outputs, mixed_targets, *extras)
-        self.record("train", loss, outputs, targets, *extras)
+        loss = self.compute_loss(outputs, mixed_targets, extras)
+        self.record("train", loss, outputs, targets, extras)
         return loss
 
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
         return self.evaluate("val", batch)
 
-    def test_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
         return self.evaluate("test", batch)
 
-    def evaluate(self, stage: str, batch: list[Tensor]) -> Tensor | None:
+    def evaluate(self, stage: str, batch: Any) -> Any:
         """Records the loss and the metrics of a batch; returns its raw outputs, which callbacks get."""
-        if not batch:  # one of several processes may have no share of the last batch
+        if (
+            isinstance(batch, list) and not batch
+        ):  # one of several processes may have no share of the last batch
             return None
-        inputs, targets, *extras = batch
-        outputs: Tensor = self.model(inputs)
-        loss = self.compute_loss(outputs, targets, *extras)
-        self.record(stage, loss, outputs, targets, *extras)
+        inputs, targets, extras = self.task.split(batch)
+        outputs = self.model(inputs)
+        loss = self.compute_loss(outputs, targets, extras)
+        self.record(stage, loss, outputs, targets, extras)
         return outputs
 
     def configure_optimizers(self) -> Any:

@@ -22,6 +22,7 @@ from quartet.data.datamodule import DataModule
 from quartet.data.task import Task, create_task
 from quartet.training.module import Module
 from quartet.validation.builder import Builder
+from quartet.validation.settings import check_task
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -98,9 +99,11 @@ def rebuild(
         ConfigError: the configuration names a function that is not allowed, or cannot be built.
     """
     config = Configuration(cfg, str(directory))
-    known = ("task", "input_shape", "num_classes", "num_outputs")
-    config.fill({"callbacks": {}, "logger": {}, **{f"data.{key}": metadata[key] for key in known}})
+    described = ("class_names", "feature_names", "encoding")
+    facts = {f"data.{key}": value for key, value in metadata.items() if key not in described}
+    config.fill({"callbacks": {}, "logger": {}, **facts})
     problems: list[Problem] = list(allow.find_problems(config.to_dict()))
+    problems += check_task(metadata["task"])
     if problems:
         raise ConfigError(*problems)
     with collect_problems(problems, "model", argument_names(config, "model")):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from quartet.build import Run, build
+from quartet.data import nest
 from quartet.data.loader import make_normalizer
 from quartet.data.task import Multiclass, Ranking, Regression
 from quartet.parts.auroc import AUROC
@@ -365,14 +366,14 @@ def test_buffer_keeps_no_graph() -> None:
     buffer, _ = counting_buffer()
     outputs = torch.zeros(2, 3, requires_grad=True)
     buffer.append(outputs.sum(), outputs, torch.zeros(2, dtype=torch.long))
-    assert not any(tensor.requires_grad for tensor in buffer.buffer[0])
+    assert not any(tensor.requires_grad for tensor in nest.leaves(buffer.buffer[0]))
 
 
 def test_loss_is_the_mean_over_samples_where_the_last_batch_is_smaller() -> None:
     buffer, _ = counting_buffer()
     buffer.append(*step(rows=3, loss=1.0))
     buffer.append(*step(rows=1, loss=5.0))
-    total, samples = buffer.loss_sum()
+    total, samples = buffer.loss_sums()["loss"]
     assert total / samples == 2
     assert buffer.step_losses().tolist() == [1, 5]
 
@@ -382,7 +383,7 @@ def test_loss_of_16_bit_training_is_summed_in_32_bits() -> None:
     for _ in range(257):  # the first whole number that bfloat16 does not have
         loss, outputs, targets = step(rows=1, loss=1.0)
         buffer.append(loss.bfloat16(), outputs.bfloat16(), targets)
-    assert buffer.loss_sum().tolist() == [257, 257]
+    assert buffer.loss_sums()["loss"].tolist() == [257, 257]
 
 
 def test_buffer_hands_queries_to_ranking_metrics() -> None:
@@ -392,7 +393,8 @@ def test_buffer_hands_queries_to_ranking_metrics() -> None:
     for query in (0, 1):
         rows = query == QUERIES
         targets = GRADES[rows].unsqueeze(1)
-        buffer.append(torch.tensor(0.0), SCORES[rows].unsqueeze(1), targets, QUERIES[rows])
+        extras = {"indexes": QUERIES[rows]}
+        buffer.append(torch.tensor(0.0), SCORES[rows].unsqueeze(1), targets, extras)
     assert buffer.compute()["mrr"].item() == pytest.approx(0.75)
 
 

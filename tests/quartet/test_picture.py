@@ -232,8 +232,8 @@ def test_processes_put_their_shares_together(monkeypatch: pytest.MonkeyPatch) ->
             trainer = type("", (), {"global_rank": rank, "world_size": 2})()
             parts = type("", (), {"test": whole})()
             trainer.datamodule = type("", (), {"parts": parts, "eval_batch_size": 2})()
-            task = type("", (), {"__call__": lambda _, x: x, "labels": lambda _, x: x})()
-            module = type("", (), {"task": task})()
+            task = Regression(1)
+            module = type("", (), {"task": task, "device": whole.device})()
             seen.on_test_batch_end(trainer, module, rows, [rows, -rows], i)  # type: ignore[arg-type]
         shares.append(seen.kept)
     monkeypatch.setattr(

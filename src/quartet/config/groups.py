@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 from quartet.config import allow, signatures
 from quartet.core.files import CONF
 from quartet.data.datamodule import DataModule
-from quartet.data.task import TASKS
 from quartet.training import parameters, schedule
 
 TOP_LEVEL = [
@@ -40,7 +39,7 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
     "monitor": {"metric": str | None, "mode": Literal["min", "max"] | None},
     "data": signatures.type_hints(DataModule)
     | {
-        "task": Literal.__getitem__(tuple(TASKS)),
+        "task": str,
         "input_shape": Sequence[int] | None,
         "num_classes": int | None,
         "num_outputs": int | None,
@@ -78,7 +77,8 @@ RESERVED_ARGUMENTS: dict[str, dict[str, str]] = {
         name: f"the {name} group sets it"
         for name in ("model", "loss", "metrics", "optimizer", "scheduler")
     }
-    | {"task": "data.task names it", "mixing": "set data.mixup or data.cutmix"},
+    | {"task": "data.task names it", "mixing": "set data.mixup or data.cutmix"}
+    | {"heads": "of names the head of each metric, such as metrics.iou.of=mask"},
     "trainer": {
         "callbacks": "the callbacks group sets them",
         "logger": "the logger group sets them",
@@ -106,10 +106,22 @@ def split_node(config: Mapping[str, Any], group: str) -> tuple[dict[str, Any], d
     """Splits a group into the arguments of its ``_target_`` and the keys that say how to use it."""
     arguments = dict(config[group])
     policy = {key: arguments.pop(key) for key in POLICY_KEYS.get(group, ()) if key in arguments}
+    if group == "data":
+        policy["facts"] = [key for key in find_facts(arguments) if arguments.pop(key) is None]
     name = policy.get("weights") if group == "model" else None
     if isinstance(name, str) and is_pretrained_name(name, arguments["_target_"]):
         arguments["weights"] = name  # torchvision's models have names for their weights
     return arguments, policy
+
+
+def find_facts(arguments: Mapping[str, Any]) -> list[str]:
+    """Keys of the data group without a value that its source does not take: the data tells them."""
+    unset = [key for key, value in arguments.items() if value is None]
+    try:
+        accepted, takes_all = signatures.parameters(allow.locate(arguments["_target_"]))
+    except (KeyError, ValueError):
+        return []
+    return [] if takes_all else [key for key in unset if key not in accepted]
 
 
 def argument_names(config: Mapping[str, Any], group: str) -> list[str]:

@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import MetricCollection
 
 from quartet.checkpoints import storage
@@ -20,11 +20,12 @@ from quartet.compat import lightning_loop
 from quartet.config import allow, resume, signatures
 from quartet.config.configuration import Configuration
 from quartet.config.groups import RESERVED_ARGUMENTS, is_pretrained_name, split_node
+from quartet.core.messages import join_or, suggest_name
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
-from quartet.data.task import create_task
+from quartet.data.task import TASKS, Task, create_task
 from quartet.records.loggers import MetricsCSV, logged_run
 from quartet.training import parameters, schedule
 from quartet.training.module import Module
@@ -68,26 +69,46 @@ def build_data(config: Configuration) -> DataModule:
     read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
     for key in (*read_here, "fold", "mixup", "cutmix"):
         shared.pop(key)
+    facts = shared.pop("facts", [])
     data = DataModule(source, seed=config["seed"], **shared)
     if config["data"]["train_samples"] is None:
-        found = read_shapes(data.load(), config["data"]["task"])
-        unset = {key: value for key, value in found.items() if config["data"][key] is None}
+        found = read_facts(data.load(), config["data"]["task"])
+        unset = {key: value for key, value in found.items() if config["data"].get(key, 0) is None}
         config.fill({f"data.{key}": value for key, value in unset.items()})
-    keys = ("task", "input_shape", "num_classes", "num_outputs")
+        for key in facts:
+            if config["data"][key] is None:
+                raise ValueError(
+                    f"{key}: {node['_target_']} has no such argument, and the data tells no such "
+                    f"fact; {suggest_name(key, [*named, *found])}"
+                )
+    keys = ("task", "input_shape", "num_classes", "num_outputs", *facts)
     data.config_metadata = {key: config["data"][key] for key in keys}
     return data
 
 
-def read_shapes(parts: Parts, task: str) -> dict[str, Any]:
-    """The shape of inputs and the numbers of classes and outputs, as the training part has them."""
+def read_facts(parts: Parts, task: str) -> dict[str, Any]:
+    """What the data tells of itself: shapes, numbers of classes and outputs, facts of its own."""
     if not isinstance(parts, Parts):
         raise ValueError(f"_target_ gives a {type(parts).__name__}, and must give quartet.Parts.")
-    sample = parts.train[0]
-    if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
-        raise ValueError(f"a sample is a {type(sample).__name__}, and must be a tuple of tensors.")
-    inputs, targets, *_ = sample
-    classes, outputs = create_task(task).count_outputs(targets, parts.class_names)
-    return {"input_shape": list(inputs.shape), "num_classes": classes, "num_outputs": outputs}
+    return {**create_task(task).metadata(parts), **parts.facts}
+
+
+def import_task(name: Any) -> None:
+    """Imports the class of a project's own task, so that `create_task` finds it.
+
+    Raises:
+        ValueError: the name is of no task.
+    """
+    if not isinstance(name, str) or name in TASKS:
+        return
+    if "." not in name:
+        raise ValueError(
+            f"must be {join_or(list(TASKS))}, or the path of a task of your own, such as "
+            "project.segmentation.Segmentation."
+        )
+    found = allow.locate(name)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise ValueError("must be a subclass of quartet.Task.")
 
 
 def build_model(config: Configuration) -> nn.Module:
@@ -102,9 +123,9 @@ def build_model(config: Configuration) -> nn.Module:
     return model
 
 
-def build_loss(config: Configuration) -> nn.Module:
-    loss: nn.Module = make(split_node(config, "loss")[0])
-    return loss
+def build_loss(config: Configuration) -> nn.Module | None:
+    node = split_node(config, "loss")[0]
+    return make(node) if node["_target_"] else None
 
 
 def build_mixing(config: Configuration) -> Mixing | None:
@@ -114,8 +135,16 @@ def build_mixing(config: Configuration) -> Mixing | None:
     return Mixing(**values, num_outputs=config["data"]["num_outputs"], seed=config["seed"])
 
 
+def metric_heads(config: Configuration) -> dict[str, str]:
+    """The heads whose predictions and labels metrics compare, by the names of the metrics."""
+    nodes = split_node(config, "metrics")[0].items()
+    return {name: node["of"] for name, node in nodes if node and node.get("of") is not None}
+
+
 def build_metrics(config: Configuration) -> MetricCollection:
-    metrics = build_each("metrics", split_node(config, "metrics")[0])
+    nodes = split_node(config, "metrics")[0].items()
+    own = {name: {k: v for k, v in node.items() if k != "of"} for name, node in nodes if node}
+    metrics = build_each("metrics", own)
     # Groups of metrics that share states are found by their first values, which may agree by chance.
     return MetricCollection(metrics, compute_groups=False)
 
@@ -161,6 +190,7 @@ def build_module(config: Configuration, parts: Mapping[str, Any]) -> Module:
     module = make(split_node(config, "module")[0], partial=True)(
         task=create_task(data["task"], data["num_outputs"]),
         mixing=build_mixing(config),
+        heads=metric_heads(config),
         **{name: parts[name] for name in RESERVED_ARGUMENTS["module"] if name in parts},
     )
     if not isinstance(module, Module):

@@ -19,9 +19,11 @@ from quartet.data.loader import (
     collate,
     identity,
     make_normalizer,
+    prepare_batch,
     worker_options,
 )
 from quartet.data.split import Parts
+from quartet.data.task import create_task
 
 __all__ = ["DataModule", "Parts"]
 
@@ -129,12 +131,28 @@ class DataModule(LightningDataModule):
     def targets(self) -> Tensor:
         """Returns the targets of the training part, in its order."""
         train = self.load().train
+        split = create_task(self.task).split
         if isinstance(train, TensorDataset):
-            return train.tensors[1]
+            return split(train.tensors)[1]  # type: ignore[no-any-return]
         if hasattr(train, "targets"):
             return torch.as_tensor(train.targets)
         count = len(train)  # type: ignore[arg-type]
-        return torch.stack([torch.as_tensor(train[i][1]) for i in range(count)])
+        return torch.stack([torch.as_tensor(split(train[i])[1]) for i in range(count)])
+
+    def count(self, part: str) -> int:
+        """Counts the samples of a part, or its queries; 0 without this part."""
+        dataset = getattr(self.load(), part)
+        if dataset is None:
+            return 0
+        queries = self.queries(dataset)
+        return len(dataset) if queries is None else len(queries.unique_consecutive())
+
+    def queries(self, dataset: Dataset[Any]) -> Tensor | None:
+        """Returns the query of each row of a data set, or None if the task has none."""
+        task = create_task(self.task)
+        if not (task.has_queries and isinstance(dataset, TensorDataset)):
+            return None
+        return task.split(dataset.tensors)[2]["indexes"]  # type: ignore[no-any-return]
 
     def count_batches(self, world_size: int, samples: int | None = None) -> int:
         """Counts the training batches of an epoch for each process.
@@ -143,7 +161,7 @@ class DataModule(LightningDataModule):
             world_size: Number of processes.
             samples: Size of the training part; None counts its samples.
         """
-        count = count_samples(self.load().train) if samples is None else samples
+        count = self.count("train") if samples is None else samples
         return len(self._train_batches(count, 0, world_size))
 
     def _train_batches(self, count: int, rank: int, world_size: int, **options: Any) -> Batches:
@@ -162,18 +180,26 @@ class DataModule(LightningDataModule):
         # With overfit_batches every epoch has the same batches.
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
         batches = self._train_batches(
-            count_samples(self.parts.train),
+            self.count("train"),
             *self._process(),
             shuffle=self.shuffle and not overfits,
             start=self.start,
             weights=balancing_weights(self.targets()) if self.balance else None,
         )
-        augment = None
+        options: dict[str, Any] = {"augment": self.parts.augment}
         if self.flip or self.crop:
-            augment = functools.partial(
+            options["augment_inputs"] = functools.partial(
                 augment_images, mirror=self.flip, shift=self.crop, seed=self.seed
             )
-        return self._loader(self.parts.train, batches, augment)
+        return self._loader(self.parts.train, batches, **options)
+
+    def first_batch(self, count: int) -> Any:
+        """Returns the first samples of the training part as a batch, without augmentation."""
+        dataset: Any = self.load().train
+        if self.queries(dataset) is not None:
+            count = 1
+        batches = Batches(min(count, len(dataset)), count, seed=self.seed)
+        return next(iter(self._loader(dataset, batches)))
 
     def val_dataloader(self) -> Any:
         return self.part_loader("val")
@@ -188,7 +214,7 @@ class DataModule(LightningDataModule):
             return []
         rank, world_size = self._process()
         batches = Batches(
-            count_samples(dataset),
+            self.count(part),
             self.eval_batch_size,
             seed=self.seed,
             fill=False,
@@ -201,20 +227,16 @@ class DataModule(LightningDataModule):
         """The rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(
-        self,
-        dataset: Dataset[Any],
-        batches: Batches,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
-    ) -> Any:
+    def _loader(self, dataset: Dataset[Any], batches: Batches, **options: Any) -> Any:
+        device = torch.device("cpu")
+        if isinstance(dataset, TensorDataset) and self.trainer:
+            device = self.trainer.strategy.root_device
+        normalize = make_normalizer(self.mean, self.std, device)
+        prepare = functools.partial(prepare_batch, normalize=normalize, **options)
         if isinstance(dataset, TensorDataset):
-            cpu = torch.device("cpu")
-            device = self.trainer.strategy.root_device if self.trainer else cpu
-            normalize = make_normalizer(self.mean, self.std, device)
-            return TensorLoader(dataset.tensors, batches, device, normalize, augment)
-        collate_samples = functools.partial(collate, mean=self.mean, std=self.std)
+            return TensorLoader(dataset.tensors, batches, device, prepare, self.queries(dataset))
         return DataLoader(
-            BatchDataset(dataset, collate_samples, self.seed, augment),
+            BatchDataset(dataset, self.parts.collate or collate, prepare, self.seed),
             batch_sampler=EpochBatchSampler(batches),  # type: ignore[arg-type]
             collate_fn=identity,
             # Without one it would draw from the generator of the training.
@@ -227,10 +249,3 @@ def balancing_weights(targets: Tensor) -> Tensor:
     """Returns a weight for each sample; the weights of every class have the same sum."""
     classes = targets.flatten().long()
     return classes.bincount().double().reciprocal()[classes]
-
-
-def count_samples(dataset: Dataset[Any]) -> int:
-    """Counts the samples of a data set, or its queries if it has a third tensor."""
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 3:
-        return len(dataset.tensors[2].unique_consecutive())
-    return len(dataset)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from quartet.compat.lightning_loop import DeviceBatch
+from quartet.data.nest import leaves, lists_to_tuples, map_tensors
 
 
 class Batches:
@@ -103,51 +104,53 @@ class TensorLoader:
     small model. A batch without samples is an empty list.
 
     Args:
-        tensors: Tensors of equal length: inputs, targets and, for ranking, the query of each row.
-        batches: Rows (for ranking: queries) of each batch.
+        tensors: Nest of tensors of equal length, such as a tuple of inputs and targets.
+        batches: Rows of each batch; with `queries` the numbers of queries.
         device: Device of the batches, and of the tensors if they fit.
-        normalize: Turns stored inputs into the model's.
-        augment: Changes inputs at random, given their rows and the epoch; None changes nothing.
+        prepare: Makes what the model gets of a batch, given its rows and the epoch.
+        queries: The query of each row, ascending; None if rows are independent.
     """
 
     def __init__(
         self,
-        tensors: Sequence[Tensor],
+        tensors: Any,
         batches: Batches,
         device: torch.device,
-        normalize: Callable[[Tensor], Tensor],
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        prepare: Callable[[Any, Tensor, int], Any],
+        queries: Tensor | None = None,
     ) -> None:
-        kept = storage_device(tensors, device)
-        self.tensors = [tensor.to(kept) for tensor in tensors]
+        self.storage = storage_device(leaves(tensors), device)
+        self.tensors = map_tensors(lambda tensor: tensor.to(self.storage), tensors)
         self.batch_sampler = batches  # the name under which Lightning looks for samplers
-        self.normalize = normalize
-        self.augment = augment
+        self.prepare = prepare
         self.device = device
         self.rows: tuple[Tensor, ...] | None = None
-        if len(tensors) == 3:
-            counts = tensors[2].unique_consecutive(return_counts=True)[1]
-            self.rows = torch.arange(len(tensors[2])).split(counts.tolist())
+        if queries is not None:
+            counts = queries.unique_consecutive(return_counts=True)[1]
+            self.rows = torch.arange(len(queries)).split(counts.tolist())
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
-    def __iter__(self) -> Iterator[DeviceBatch]:
-        for batch in self.batch_sampler:
-            if not len(batch):
+    def __iter__(self) -> Iterator[Any]:
+        for rows in self.batch_sampler:
+            if not len(rows):
                 yield DeviceBatch()
                 continue
             if self.rows is not None:
-                batch = torch.cat([self.rows[query] for query in batch.tolist()])
-            batch = batch.to(self.tensors[0].device, non_blocking=True)
-            inputs, *others = [
-                tensor.index_select(0, batch).to(self.device, non_blocking=True)
-                for tensor in self.tensors
-            ]
-            if self.augment:
-                rows = batch.to(self.device, non_blocking=True)
-                inputs = self.augment(inputs, rows, self.batch_sampler.epoch)
-            yield DeviceBatch([self.normalize(inputs), *others])
+                rows = torch.cat([self.rows[query] for query in rows.tolist()])
+            rows = rows.to(self.storage, non_blocking=True)
+            if type(self.tensors) is tuple:
+                batch: Any = DeviceBatch(self.take(tensor, rows) for tensor in self.tensors)
+            else:
+                batch = self.take(self.tensors, rows)
+            yield self.prepare(batch, rows, self.batch_sampler.epoch)
+
+    def take(self, nest: Any, rows: Tensor) -> Any:
+        """Returns rows of the tensors of a nest, on the device of the model."""
+        if isinstance(nest, Tensor):
+            return nest.index_select(0, rows).to(self.device, non_blocking=True)
+        return map_tensors(lambda tensor: self.take(tensor, rows), nest)
 
 
 def storage_device(tensors: Sequence[Tensor], device: torch.device) -> torch.device:
@@ -164,14 +167,14 @@ def make_normalizer(
 ) -> Callable[[Tensor], Tensor]:
     """Returns a function that turns stored inputs into the model's.
 
-    Bytes become floats in [0, 1]; the channels of images ``(batch, channels, height, width)`` are
-    standardized if `mean` and `std` are given.
+    The bytes of images ``(batch, channels, height, width)`` become floats in [0, 1], and their
+    channels are standardized if `mean` and `std` are given. Other inputs stay as they are.
     """
     shift = None if mean is None else torch.tensor(mean, device=device).view(-1, 1, 1)
     scale = None if std is None else torch.tensor(std, device=device).view(-1, 1, 1)
 
     def convert(inputs: Tensor) -> Tensor:
-        if inputs.dtype == torch.uint8:
+        if inputs.dtype == torch.uint8 and inputs.ndim == 4:
             inputs = inputs.float().div_(255)  # `* (1 / 255)` would round differently
         if shift is not None:
             inputs = inputs - shift
@@ -180,20 +183,48 @@ def make_normalizer(
     return convert
 
 
-def collate(
-    samples: Sequence[tuple[Any, ...]],
+def collate(samples: list[Any]) -> Any:
+    """Stacks the tensors of samples; the tuples of a sample become tuples, within a list."""
+    batch = default_collate(samples)
+    if isinstance(batch, list):
+        return [lists_to_tuples(each) for each in batch]
+    return lists_to_tuples(batch)
+
+
+def prepare_batch(
+    batch: Any,
+    rows: Tensor,
+    epoch: int,
     *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    augment: Callable[[Tensor], Tensor] | None = None,
-) -> list[Tensor]:
-    """Collates samples into a batch, augments and normalizes it."""
-    if not samples:
-        return []
-    inputs, *others = default_collate(list(samples))
-    if augment:
-        inputs = augment(inputs)
-    return [make_normalizer(mean, std, inputs.device)(inputs), *others]
+    normalize: Callable[[Tensor], Tensor],
+    augment_inputs: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+    augment: Callable[[Any, Tensor, int], Any] | None = None,
+) -> Any:
+    """Augments a batch, and normalizes inputs that are a tensor.
+
+    Args:
+        batch: List or tuple with the inputs first, a dict with ``inputs``, or inputs alone.
+        rows: Numbers of the samples.
+        epoch: Number of the epoch, from 0.
+        normalize: Turns stored inputs into the model's.
+        augment_inputs: Changes inputs at random; None changes nothing.
+        augment: Changes the whole batch at random; None changes nothing.
+    """
+    if augment is not None:
+        batch = augment(batch, rows, epoch)
+    place: Any = "inputs" if isinstance(batch, dict) else 0
+    inputs = batch if isinstance(batch, Tensor) else batch[place]
+    if not isinstance(inputs, Tensor):
+        return batch
+    if augment_inputs is not None:
+        inputs = augment_inputs(inputs, rows.to(inputs.device, non_blocking=True), epoch)
+    inputs = normalize(inputs)
+    if isinstance(batch, Tensor):
+        return inputs
+    if isinstance(batch, tuple):
+        return (inputs, *batch[1:])
+    batch[place] = inputs
+    return batch
 
 
 class EpochBatchSampler:
@@ -213,46 +244,62 @@ class EpochBatchSampler:
 class BatchDataset(Dataset[Any]):
     """Reads whole batches of a data set of single samples.
 
-    A worker process seeds its generators for each batch with the seed, the epoch and the rows, so
-    that they are the same after a resume.
+    For each batch the global generators are seeded with the seed, the epoch and the rows, so that
+    random draws of the data set are the same whatever the number of workers, also after a resume. A
+    data set with a method ``set_epoch`` is told the epoch.
 
     Args:
-        dataset: Data set of tuples of inputs and targets.
-        collate: Makes a batch of samples; its keyword ``augment`` is a function of the inputs.
+        dataset: Map-style data set.
+        collate: Makes a batch of a list of samples.
+        prepare: Makes what the model gets of a batch, given its rows and the epoch.
         seed: Seed of the random numbers.
-        augment: Changes inputs at random, given their rows and the epoch; None changes nothing.
     """
 
     def __init__(
         self,
         dataset: Dataset[Any],
-        collate: Callable[..., list[Tensor]],
+        collate: Callable[[list[Any]], Any],
+        prepare: Callable[[Any, Tensor, int], Any],
         seed: int,
-        augment: Callable[..., Tensor] | None,
     ) -> None:
-        self.dataset, self.collate = dataset, collate
-        self.seed, self.augment = seed, augment
+        self.dataset, self.collate, self.prepare, self.seed = dataset, collate, prepare, seed
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitems__(self, numbered: tuple[int, Tensor]) -> list[Tensor]:
-        epoch, batch = numbered
-        rows = batch.tolist()
-        if rows and get_worker_info() is not None:
-            words = np.random.SeedSequence((self.seed, epoch, *rows)).generate_state(1)
-            torch.manual_seed(int(words[0]))
-            np.random.seed(words[0])
-            random.seed(int(words[0]))
-        if hasattr(self.dataset, "__getitems__"):
-            samples = self.dataset.__getitems__(rows)
-        else:
-            samples = [self.dataset[row] for row in rows]
-        augment = self.augment and partial(self.augment, index=batch, epoch=epoch)
-        return self.collate(samples, augment=augment)
+    def __getitems__(self, numbered: tuple[int, Tensor]) -> Any:
+        epoch, rows = numbered
+        if not len(rows):
+            return []
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        with seeded(self.seed, epoch, *rows.tolist()):
+            if hasattr(self.dataset, "__getitems__"):
+                samples = self.dataset.__getitems__(rows.tolist())
+            else:
+                samples = [self.dataset[row] for row in rows.tolist()]
+            return self.prepare(self.collate(samples), rows, epoch)
 
 
-def identity(batch: list[Tensor]) -> list[Tensor]:
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seeds the global generators within the block; in the training's process restores them after it."""
+    keep = get_worker_info() is None
+    states = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if keep else None
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed a GPU, too
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+def identity(batch: Any) -> Any:
     return batch
 
 

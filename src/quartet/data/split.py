@@ -1,6 +1,6 @@
 """The parts of a data set, and functions that divide rows among them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from quartet.data.nest import leaves, map_tensors
+
 IntArray = NDArray[np.int64]
 
 
@@ -18,8 +20,9 @@ class Parts(NamedTuple):
     """What a data source returns.
 
     A part in memory is a ``TensorDataset(inputs, targets)``, for ranking ``TensorDataset(inputs,
-    targets, indexes)``; any other part is a map-style dataset of ``(inputs, target)``. Images are
-    uint8 ``(rows, channels, height, width)``, or float32 in [0, 1]; other inputs are float32.
+    targets, indexes)``, or `Tensors` of any nest; any other part is a map-style data set of ``(inputs,
+    target)`` or of what the `split` of the task takes. Images are uint8 ``(rows, channels, height,
+    width)``, or float32 in [0, 1].
 
     Attributes:
         train: The training part.
@@ -30,6 +33,10 @@ class Parts(NamedTuple):
             ``target = (original - mean) / std``. None if they are not standardised.
         feature_names: Names of the input columns.
         encoding: How the columns of a table become inputs, for `quartet.data.csv.encode`.
+        facts: Values for keys of the data group that are null, such as ``vocab_size``.
+        augment: Changes a training batch at random, inputs and targets together: ``(batch, rows, epoch)
+            -> batch``. `rows` are the numbers of its samples, for `quartet.draw`.
+        collate: Makes a batch of a list of samples; None stacks their tensors.
     """
 
     train: Dataset[Any]
@@ -39,6 +46,38 @@ class Parts(NamedTuple):
     target_scale: tuple[Tensor, Tensor] | None = None
     feature_names: tuple[str, ...] | None = None
     encoding: dict[str, Any] | None = None
+    facts: Mapping[str, Any] = {}
+    augment: Callable[[Any, Tensor, int], Any] | None = None
+    collate: Callable[[list[Any]], Any] | None = None
+
+
+class Tensors(TensorDataset):
+    """A data set in memory of any nest of tensors, each with the samples first.
+
+    Example::
+
+        Tensors({"inputs": (images, ages), "targets": {"sick": labels, "days": numbers}})
+
+    Args:
+        nest: Tuples and dicts of tensors.
+
+    Raises:
+        ValueError: the tensors differ in their number of samples.
+    """
+
+    def __init__(self, nest: Any) -> None:
+        super().__init__()
+        self.tensors = nest
+        counts = {len(tensor) for tensor in leaves(nest)}
+        if len(counts) != 1:
+            raise ValueError(f"tensors must have one number of samples, got {sorted(counts)}.")
+        self.count = counts.pop()
+
+    def __getitem__(self, index: Any) -> Any:
+        return map_tensors(lambda tensor: tensor[index], self.tensors)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 Fold = tuple[int, int]  # its number, from 0, and the number of folds

@@ -1,7 +1,8 @@
 """Tasks: the form of targets, the meaning of outputs, and everything that depends on them.
 
 Models return raw outputs, which losses expect. A task turns them into predictions, which metrics
-expect. To add a task, write a subclass of `Task` and add it to `TASKS`.
+expect. A task of your own is a subclass of `Task`, which ``data.task`` names by its path, such as
+``project.segmentation.Segmentation``; the five of `TASKS` have names of one word.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
+from torch.utils.data import TensorDataset
 
 from quartet.core.messages import cut, shorten
 from quartet.core.problems import Problem
@@ -29,22 +31,152 @@ Names = Sequence[str]
 Tensors = Sequence[Tensor]
 Scale = tuple[Tensor, Tensor]
 Problems = Iterator[Problem]
+# Tasks of projects, by the path of the class.
+OWN_TASKS: dict[str, "type[Task]"] = {}
 
 NO_AUROC = "so it has no AUROC; choose another data.split_seed, a larger part, or metrics=none."
 
 
 class Task(nn.Module):
-    """The base class of tasks. By default, outputs are values, and nothing is drawn.
+    """What the engine has to know of a kind of data, and of outputs for it.
+
+    Every member has a default, and what a task leaves out is not offered: not checked, not drawn.
+    Inputs, targets, outputs and predictions are nests of tensors (`quartet.data.nest`).
+
+    Example::
+
+        class Segmentation(quartet.Task):
+            def predictions(self, outputs):  # (batch, classes, height, width) logits
+                return outputs.argmax(1)
+
+    Args:
+        num_outputs: ``data.num_outputs``, or 1.
 
     Attributes:
-        name: The value of ``data.task``.
-        target_dtype: Type of the targets of a batch.
+        name: What ``tasks`` of an option of loss or metrics names; the class in lower case.
+        extras: Names of the third and further items of a batch that is a tuple.
         has_classes: Whether every sample has exactly one class. Then splits are stratified, and the
             classes can be balanced.
-        has_one_output: Whether the model has a single output.
-        has_queries: Whether batches have a third tensor, with the query of each row.
+        has_queries: Whether a batch has ``indexes``, the query of each row, and holds whole queries.
         has_probabilities: Whether predictions are probabilities.
         has_scale: Whether predictions undo the standardization of targets.
+    """
+
+    name: ClassVar[str]
+    extras: ClassVar[tuple[str, ...]] = ()
+    has_classes: ClassVar[bool] = False
+    has_queries: ClassVar[bool] = False
+    has_probabilities: ClassVar[bool] = False
+    has_scale: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
+        OWN_TASKS[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    def __init__(self, num_outputs: int = 1) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+
+    def split(self, batch: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Splits a batch into inputs, targets, and further items by their names.
+
+        A tuple holds inputs, targets and the items that `extras` names; a dict has ``inputs`` and
+        ``targets``, and all of its other items are extras. Anything else is its own target.
+        """
+        if isinstance(batch, Mapping):
+            rest = {key: each for key, each in batch.items() if key not in ("inputs", "targets")}
+            return batch["inputs"], batch.get("targets", batch["inputs"]), rest
+        if not isinstance(batch, tuple | list):
+            return batch, batch, {}
+        inputs, *others = batch
+        extras = dict(zip(self.extras, others[1:], strict=False))
+        return inputs, others[0] if others else inputs, extras
+
+    def forward(self, outputs: Any) -> Any:
+        """Returns the predictions."""
+        return self.predictions(outputs)
+
+    def predictions(self, outputs: Any) -> Any:
+        """Returns raw outputs in the form that metrics compare with labels."""
+        return outputs
+
+    def labels(self, targets: Any) -> Any:
+        """Returns targets in the form that metrics compare with predictions."""
+        return targets
+
+    def metadata(self, parts: Any) -> dict[str, Any]:
+        """Returns what the data tells of itself, for the keys of the data group that are null.
+
+        By default: ``input_shape`` if inputs are a tensor, ``num_classes`` and ``num_outputs`` if
+        the data names classes.
+
+        Args:
+            parts: `quartet.Parts`.
+        """
+        inputs, _, _ = self.split(first_sample(parts.train))
+        shape = list(inputs.shape) if isinstance(inputs, Tensor) else None
+        count = len(parts.class_names) if parts.class_names else None
+        return {"input_shape": shape, "num_classes": count, "num_outputs": count}
+
+    def expected_outputs(self, num_classes: int | None) -> int | None:
+        """Returns the number of outputs that the task requires; None if any number is valid."""
+        return None
+
+    def names(self, metadata: Mapping[str, Any]) -> list[str]:
+        """Returns the names of the classes, labels or values, given `DataModule.metadata`."""
+        return list(metadata["class_names"] or ())
+
+    def problems(self, part: str, dataset: Any) -> Problems:
+        """Yields what is wrong with a part of the data: train, val or test."""
+        yield from ()
+
+    def target_columns(self, labels: Any, names: Names) -> Columns:
+        """Returns columns of targets for predict.py, from the labels of a batch."""
+        return {}
+
+    def prediction_columns(self, predictions: Any, names: Names) -> Columns | None:
+        """Returns columns of predictions for predict.py; None writes them as tensors, to a .pt file."""
+        return None
+
+    def summary(self, dataset: Any, names: Names, scale: Scale | None) -> str:
+        """Describes a part in one line, for ``check=only``; empty for nothing.
+
+        Args:
+            dataset: The part of the data.
+            names: Names of the classes, labels or values.
+            scale: Mean and standard deviation by which the targets were standardized, or None.
+        """
+        return ""
+
+    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
+        """Returns the pictures of the predictions of a part, by name.
+
+        Args:
+            collected: `quartet.training.callbacks.predictions.PredictionCollector`, with
+                ``predictions`` and ``labels``.
+            names: Names of the classes, labels or values.
+            metrics: The metrics group of the configuration.
+
+        Returns:
+            Name of the file -> a function that returns a matplotlib figure.
+        """
+        return {}
+
+    def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
+        """Returns the indices of samples with the largest errors, in order, and their captions."""
+        return []
+
+
+class StandardTask(Task):
+    """The base class of the tasks that the engine knows, and checks before the first batch.
+
+    Outputs are ``(batch, num_outputs)``; by default they are values, and nothing is drawn.
+
+    Attributes:
+        target_dtype: Type of the targets of a batch.
+        has_one_output: Whether the model has a single output.
         reads_tables: Whether the targets can be columns of a csv file.
         column_type: Type of the columns ``target`` and ``prediction`` that predict.py writes.
         mixing_losses: Losses that accept mixed targets; None if samples cannot be mixed.
@@ -52,32 +184,30 @@ class Task(nn.Module):
         raw_outputs_text: Describes the raw outputs.
     """
 
-    name: ClassVar[str]
     target_dtype: ClassVar[torch.dtype] = torch.float32
-    has_classes: ClassVar[bool] = False
     has_one_output: ClassVar[bool] = False
-    has_queries: ClassVar[bool] = False
-    has_probabilities: ClassVar[bool] = False
-    has_scale: ClassVar[bool] = False
     reads_tables: ClassVar[bool] = True
     column_type: ClassVar[type] = float
     mixing_losses: ClassVar[str | None] = None
     outputs_text: ClassVar[str]
     raw_outputs_text: ClassVar[str]
 
-    def __init__(self, num_outputs: int = 1) -> None:
-        super().__init__()
-        self.num_outputs = num_outputs
-
-    def forward(self, outputs: Tensor) -> Tensor:
-        """Returns predictions in the form that metrics compare with labels."""
-        return outputs
-
-    def labels(self, targets: Tensor) -> Tensor:
-        """Returns targets in the form that metrics compare with predictions."""
-        return targets
-
     # Numbers and names
+
+    def metadata(self, parts: Any) -> dict[str, Any]:
+        """Returns the shape of inputs and the numbers of classes and outputs.
+
+        Raises:
+            ValueError: a sample is no tuple of tensors.
+        """
+        sample = parts.train[0]
+        if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
+            raise ValueError(
+                f"a sample is a {type(sample).__name__}, and must be a tuple of tensors."
+            )
+        inputs, targets, _ = self.split(sample)
+        classes, outputs = self.count_outputs(torch.as_tensor(targets), parts.class_names)
+        return {"input_shape": list(inputs.shape), "num_classes": classes, "num_outputs": outputs}
 
     def count_outputs(self, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
         """Returns the number of classes, or None, and of outputs, given the target of a sample."""
@@ -92,17 +222,16 @@ class Task(nn.Module):
         return (self.num_outputs,)
 
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
-        """Returns the names of the classes, labels or values, given `DataModule.metadata`."""
         return list(metadata["class_names"] or map(str, range(metadata["num_outputs"])))
 
     # The check before the training
 
-    def example(self) -> tuple[Tensor, ...]:
-        """Returns outputs and targets of a few made-up samples, and their queries for ranking."""
-        targets = self.example_targets()
-        size = len(targets[0])
+    def example(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Returns outputs and targets of a few made-up samples, and their extras."""
+        targets, *others = self.example_targets()
+        size = len(targets)
         outputs = torch.arange(1.0 * size * self.num_outputs).sin().view(size, self.num_outputs)
-        return outputs, *targets
+        return outputs, targets, dict(zip(self.extras, others, strict=True))
 
     def example_targets(self) -> tuple[Tensor, ...]:
         """Returns the targets of the made-up samples, and their queries for ranking."""
@@ -175,14 +304,13 @@ class Task(nn.Module):
 
     # Reports
 
-    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
-        """Describes the targets of a part in one line, for ``check=only``.
+    def summary(self, dataset: Any, names: Names, scale: Scale | None) -> str:
+        """Describes the targets of a part, if they are known without reading files."""
+        tensors = known_targets(dataset)
+        return self.describe_targets(tensors, names, scale) if tensors else ""
 
-        Args:
-            tensors: Targets and, if the task has them, queries.
-            names: Names of the classes, labels or values.
-            scale: Mean and standard deviation by which the targets were standardized, or None.
-        """
+    def describe_targets(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+        """Describes targets and, if the task has them, queries."""
         values = tensors[0].double()
         if scale is not None:
             values = values * scale[1] + scale[0]
@@ -193,22 +321,8 @@ class Task(nn.Module):
             for name, one in zip(names, columns, strict=False)
         )
 
-    def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
-        """Returns the pictures of the predictions of a part, by name.
 
-        Args:
-            collected: The `PredictionCollector` of the part.
-            names: Names of the classes, labels or values.
-            metrics: The metrics group of the configuration.
-        """
-        return {}
-
-    def most_wrong(self, predictions: Array, labels: Array, names: Names, most: int) -> Wrong:
-        """Returns the indices of samples with the largest errors, in order, and their captions."""
-        return []
-
-
-class Classification(Task):
+class Classification(StandardTask):
     """The base class of tasks in which every sample has one class."""
 
     has_classes = True
@@ -248,7 +362,7 @@ class Classification(Task):
         """Returns the probability of every class, ``(samples, classes)``."""
         return predictions
 
-    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+    def describe_targets(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         counts = tensors[0].flatten().long().bincount(minlength=len(names))
         return format_shares(counts, names, len(tensors[0]))
 
@@ -277,7 +391,7 @@ class Multiclass(Classification):
     outputs_text = "probability of each class"
     raw_outputs_text = "logits; their softmax are the probabilities of the classes"
 
-    def forward(self, outputs: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor) -> Tensor:
         """Probabilities ``(batch, classes)``."""
         return outputs.softmax(dim=1)
 
@@ -341,7 +455,7 @@ class Multiclass(Classification):
         }
 
 
-class SigmoidTask(Task):
+class SigmoidTask(StandardTask):
     """The base class of tasks whose outputs are logits, and whose targets are 0.0 and 1.0."""
 
     has_probabilities = True
@@ -368,7 +482,7 @@ class Binary(SigmoidTask, Classification):
     outputs_text = "probability of the second class"
     raw_outputs_text = "logit; its sigmoid is the probability of the second class"
 
-    def forward(self, outputs: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor) -> Tensor:
         """Probabilities of class 1, ``(batch,)``."""
         return outputs.sigmoid().squeeze(1)
 
@@ -414,7 +528,7 @@ class Multilabel(SigmoidTask):
     outputs_text = "probability of each label"
     raw_outputs_text = "logits; their sigmoids are the probabilities of the labels"
 
-    def forward(self, outputs: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor) -> Tensor:
         """Probabilities ``(batch, labels)``."""
         return outputs.sigmoid()
 
@@ -453,7 +567,7 @@ class Multilabel(SigmoidTask):
     def titles(self, kind: str, names: Names) -> list[str]:
         return [f"{kind}_{name}" for name in names]
 
-    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+    def describe_targets(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         return format_shares(tensors[0].sum(0), names, len(tensors[0]))
 
     def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
@@ -478,7 +592,7 @@ class Multilabel(SigmoidTask):
         return found
 
 
-class Regression(Task):
+class Regression(StandardTask):
     """Real values: outputs and targets ``(batch, values)``, possibly standardized.
 
     Predictions are in the units of the data: the standardization is undone, in 64 bits.
@@ -496,7 +610,7 @@ class Regression(Task):
         self.register_buffer("mean", torch.zeros(num_outputs))
         self.register_buffer("std", torch.ones(num_outputs))
 
-    def forward(self, outputs: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor) -> Tensor:
         """Values ``(batch, values)`` in the units of the data."""
         # R2 is a difference of sums of squares, which cancels in 32 bits for values far from zero.
         exact = outputs if outputs.device.type == "mps" else outputs.double()  # MPS has no 64 bits
@@ -504,7 +618,7 @@ class Regression(Task):
 
     def labels(self, targets: Tensor) -> Tensor:
         """Values ``(batch, values)`` in the units of the data."""
-        return self.forward(targets)
+        return self.predictions(targets)
 
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
         """Returns the names of the values: those of a table's columns, if the data is a table."""
@@ -523,7 +637,7 @@ class Regression(Task):
         ]
 
 
-class Ranking(Task):
+class Ranking(StandardTask):
     """An order of documents within each query.
 
     Outputs ``(batch, 1)`` are scores, targets ``(batch, 1)`` are graded relevance, and indexes
@@ -532,12 +646,13 @@ class Ranking(Task):
 
     name = "ranking"
     has_one_output = True
+    extras = ("indexes",)
     has_queries = True
     reads_tables = False
     outputs_text = "scores; a higher one comes first within its query"
     raw_outputs_text = outputs_text
 
-    def forward(self, outputs: Tensor) -> Tensor:
+    def predictions(self, outputs: Tensor) -> Tensor:
         """Scores ``(batch,)``; only their order within a query counts."""
         return outputs.squeeze(1)
 
@@ -557,7 +672,7 @@ class Ranking(Task):
                 "has no order; leave them out.",
             )
 
-    def summary(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
+    def describe_targets(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         sizes = tensors[1].unique_consecutive(return_counts=True)[1]
         relevant = (tensors[0] > 0).float().mean()
         return (
@@ -571,20 +686,33 @@ class Ranking(Task):
         return {"predictions": ("orders", *arrays, top)}
 
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[StandardTask]] = {
     kind.name: kind for kind in (Multiclass, Binary, Multilabel, Regression, Ranking)
 }
 
 
-def create_task(name: str, num_outputs: int = 1) -> Task:
-    """Creates the task called `name`.
+def create_task(name: str, num_outputs: int | None = None) -> Task:
+    """Creates the task called `name`, or the one of a project whose module was imported.
 
     Raises:
         ValueError: there is no such task.
     """
-    if name not in TASKS:
+    kind = TASKS.get(name) or OWN_TASKS.get(name)
+    if kind is None:
         raise ValueError(f"data.task must be one of {', '.join(TASKS)}; got {name!r}.")
-    return TASKS[name](num_outputs)
+    return kind(num_outputs or 1)
+
+
+def first_sample(dataset: Any) -> Any:
+    """Returns the first sample of a map-style or an iterable data set."""
+    return dataset[0] if hasattr(dataset, "__getitem__") else next(iter(dataset))
+
+
+def known_targets(dataset: Any) -> tuple[Tensor, ...]:
+    """Returns targets, and queries if there are any; empty if files would have to be read."""
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1:]
+    return (torch.as_tensor(dataset.targets),) if hasattr(dataset, "targets") else ()
 
 
 def as_number(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """Write the predictions of a trained run as a table, one row a sample."""
 
 import csv
+import functools
 import importlib.util
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +19,15 @@ from tqdm import tqdm
 
 from quartet.build import Run
 from quartet.compat import quieten
+from quartet.config.instantiate import import_task
 from quartet.core.files import create_file, unique_path
 from quartet.core.messages import suggest_name
 from quartet.core.problems import ConfigError, Problem
+from quartet.data import nest
 from quartet.data.csv import encode
 from quartet.data.image_folder import to_tensor
 from quartet.data.loader import make_normalizer, worker_options
-from quartet.data.task import Columns
+from quartet.data.task import Columns, Task, create_task
 from quartet.inference.predictor import (
     Predictor,
     find_checkpoint,
@@ -45,13 +48,13 @@ class Batch(NamedTuple):
 
     Attributes:
         samples: Names of the samples: numbers, paths, or values of a column.
-        inputs: Inputs of the model.
+        inputs: Inputs of the model, a nest of tensors.
         targets: Columns of known targets, or empty.
         queries: Query of each sample, for ranking.
     """
 
     samples: list[Any]
-    inputs: Tensor
+    inputs: Any
     targets: Columns
     queries: list[int] | None = None
 
@@ -92,9 +95,13 @@ def predict(
     quieten()
     source = Path(input).expanduser() if input else None
     name = source.stem if source else split
-    default = unique_path(Path(directory) / f"predictions-{name}.csv")
+    import_task(cfg.data.task)
+    task = create_task(cfg.data.task)
+    has_columns = type(task).prediction_columns is not Task.prediction_columns
+    suffix = ".csv" if has_columns else ".pt"
+    default = unique_path(Path(directory) / f"predictions-{name}{suffix}")
     output = Path(output).expanduser() if output else default
-    check_output(output)
+    check_output(output, has_columns)
     if source is None:
         splits = ("test", "val", "train")
         run, path = rebuild_run(cfg, Path(directory), split, checkpoint, splits=splits)
@@ -111,11 +118,15 @@ def predict(
     return output
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, has_columns: bool) -> None:
     """Raises ConfigError if the file exists, has another suffix, or a package is missing."""
     message = ""
     if output.exists():
         message = "exists, and was not touched; name another file."
+    elif not has_columns and output.suffix != ".pt":
+        message = "must end in .pt: the task gives no columns, and tensors are written as they are."
+    elif not has_columns:
+        pass
     elif output.suffix not in ("", ".csv", ".parquet"):
         message = "must end in .csv or .parquet."
     elif output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -134,15 +145,16 @@ def read_part(run: Run, predictor: Predictor, split: str) -> Iterator[Batch]:
     """Batches of train, val or test, by the numbers of their samples."""
     count, task = 0, predictor.task
     for batch in tqdm(run.data.part_loader(split), desc="predicting", unit="batch", leave=False):
-        inputs, targets, *indexes = batch
-        labels = task.labels(targets.to(predictor.device))
+        inputs, targets, extras = task.split(batch)
+        labels = task.labels(nest.map_tensors(predictor.to_device, targets))
+        size = nest.size(targets)
         yield Batch(
-            list(range(count, count + len(targets))),
+            list(range(count, count + size)),
             inputs,
             task.target_columns(labels, predictor.names),
-            indexes[0].tolist() if indexes else None,
+            extras["indexes"].tolist() if task.has_queries else None,
         )
-        count += len(targets)
+        count += size
 
 
 def read_batches(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
@@ -156,7 +168,7 @@ def read_batches(path: Path, predictor: Predictor, key: str | None) -> Iterator[
     Raises:
         ValueError: it does not hold samples of the kind that the model was trained on.
     """
-    shape = predictor.metadata["input_shape"]
+    shape = predictor.metadata["input_shape"] or []
     if not path.exists():
         raise ValueError(f"{path} is missing; name a file or a folder.")
     if predictor.metadata["encoding"] is not None:
@@ -177,7 +189,8 @@ def read_batches(path: Path, predictor: Predictor, key: str | None) -> Iterator[
 
 def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
     """Batches of a table, its columns encoded as those of the run's training part."""
-    task, metadata = predictor.task, predictor.metadata
+    task: Any = predictor.task
+    metadata = predictor.metadata
     encoding, size = metadata["encoding"], metadata["config"]["eval_batch_size"]
     separator: str = encoding["separator"]
     given = list(pd.read_csv(path, sep=separator, nrows=0).columns)
@@ -191,7 +204,7 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
     texts = [
         name for name, known in encoding["categories"].items() if {*known} - {None, "True", "False"}
     ]
-    texts += targets if task.column_type is str else []
+    texts += targets if task.has_classes else []
     texts += [name for name in keys if name not in features]
     compression: Any = COMPRESSIONS.get(path.suffix)
     start = 0
@@ -316,20 +329,34 @@ def write_predictions(predictor: Predictor, batches: Iterable[Batch], output: Pa
     """
     blocks = (predict_batch(predictor, batch) for batch in batches)
     with create_file(output) as part:
+        if output.suffix == ".pt":
+            return write_tensors(part, blocks)
         if output.suffix == ".parquet":
-            return write_parquet(part, blocks, predictor.task.column_type)
+            return write_parquet(part, blocks, getattr(predictor.task, "column_type", None))
         return write_csv(part, blocks)
 
 
 def predict_batch(predictor: Predictor, batch: Batch) -> Columns:
-    size = predictor.metadata["config"]["eval_batch_size"]
-    predictions = torch.cat([predictor(part).cpu() for part in batch.inputs.split(size)])
+    size, count = predictor.metadata["config"]["eval_batch_size"], len(batch.samples)
+    parts = [batch.inputs]
+    if count > size:
+        parts = [nest.select(batch.inputs, rows) for rows in torch.arange(count).split(size)]
+    to_cpu = functools.partial(nest.map_tensors, Tensor.cpu)
+    predictions = nest.concatenate([to_cpu(predictor(part)) for part in parts])
+    columns = predictor.task.prediction_columns(predictions, predictor.names)
     return {
         "sample": batch.samples,
         **({} if batch.queries is None else {"query": batch.queries}),
         **batch.targets,
-        **predictor.task.prediction_columns(predictions, predictor.names),
+        **({"prediction": predictions} if columns is None else columns),
     }
+
+
+def write_tensors(path: Path, blocks: Iterator[Columns]) -> int:
+    """Writes a list with a dict for each batch, for ``torch.load``; all of them are in memory."""
+    found = list(blocks)
+    torch.save(found, path)
+    return sum(len(columns["sample"]) for columns in found)
 
 
 def write_csv(path: Path, blocks: Iterator[Columns]) -> int:
@@ -344,8 +371,11 @@ def write_csv(path: Path, blocks: Iterator[Columns]) -> int:
     return count
 
 
-def write_parquet(path: Path, blocks: Iterator[Columns], column_type: type) -> int:
-    """Writes blocks of columns; those of targets and predictions are of `column_type`."""
+def write_parquet(path: Path, blocks: Iterator[Columns], column_type: type | None) -> int:
+    """Writes blocks of columns; those of targets and predictions are of `column_type`.
+
+    Without one they are of the type of their first value.
+    """
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
@@ -354,7 +384,7 @@ def write_parquet(path: Path, blocks: Iterator[Columns], column_type: type) -> i
     def type_of(name: str, values: list[Any]) -> Any:
         if name in ("sample", "query"):
             return types[type(values[0])]
-        return types[float if name.startswith("probability_") else column_type]
+        return types[float if name.startswith("probability_") else column_type or type(values[0])]
 
     first, count = next(blocks), 0
     schema = pa.schema({name: type_of(name, values) for name, values in first.items()})

@@ -14,6 +14,7 @@ from quartet.checkpoints import storage
 from quartet.compat import quieten
 from quartet.config.configuration import replace_values, to_container
 from quartet.core.problems import ConfigError, Problem, collect_problems
+from quartet.data import nest
 from quartet.data.task import Task
 from quartet.validation.data import load_data
 
@@ -46,15 +47,17 @@ class Predictor:
         """Names of the classes, labels or values."""
         return self.task.names(self.metadata)
 
+    def to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device)
+
     @torch.inference_mode()
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Any) -> Any:
         """Predictions of the inputs, in the precision of the training."""
         plugin = self.trainer.precision_plugin
-        inputs = plugin.convert_input(inputs.to(self.device))
+        inputs = plugin.convert_input(nest.map_tensors(self.to_device, inputs))
         with plugin.forward_context():
             outputs = self.model(inputs)
-        predictions: Tensor = self.task(outputs)
-        return predictions
+        return self.task(outputs)
 
 
 def from_run(run: Run, checkpoint: str) -> Predictor:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, TensorDataset
 
 from quartet.core.messages import cut
-from quartet.data.task import create_task
+from quartet.data.task import StandardTask, create_task, known_targets
 from quartet.reports import drawings
 from quartet.reports.canvas import DPI, STYLE, Canvas, add_to_board, forgiving, text_width
 from quartet.training.callbacks.predictions import PredictionCollector
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from quartet.build import Run
 
 Array = NDArray[Any]
-Draw = Callable[[], Canvas]
+Draw = Callable[[], Canvas | Figure]
 TILE = 0.85  # inches
 WORST, ACROSS, CLASSES = 14, 7, 12
 
@@ -75,7 +76,11 @@ def save(
     paths = {directory / f"{prefix}{name}.png": draw for name, draw in drawn.items() if draw}
     for path, draw in paths.items():
         with forgiving(path):
-            draw().save(path)
+            made = draw()
+            if isinstance(made, Canvas):
+                made.save(path)
+            else:
+                made.savefig(path, dpi=DPI)
     saved = [path for path in paths if path.exists()]
     for board in boards:
         with forgiving(Path(board)):
@@ -92,9 +97,13 @@ def draw_predictions(run: "Run", collector: PredictionCollector) -> dict[str, Dr
     drawn: dict[str, Draw | None] = {}
     with forgiving(run.directory / "predictions.png"):
         figures = task.figures(collector, names, run.config["metrics"])
-        for name, (function, *arguments) in figures.items():
-            drawn[name] = partial(getattr(drawings, function), *arguments)
-    if are_images(run.config["data"]["input_shape"]):
+        for name, drawing in figures.items():
+            if callable(drawing):  # of a project's own task
+                drawn[name] = drawing
+            else:
+                function, *arguments = drawing
+                drawn[name] = partial(getattr(drawings, function), *arguments)
+    if are_images(run.config["data"]["input_shape"]) and isinstance(task, StandardTask):
         with forgiving(run.directory / "worst.png"):
             drawn["worst"] = most_wrong(run, collector, names)
     return drawn
@@ -118,13 +127,13 @@ def most_wrong(run: "Run", collector: PredictionCollector, names: Sequence[str])
 def samples(run: "Run") -> Draw | None:
     """Training images as they are stored: a row for each class, or one of each of many classes."""
     kind = create_task(run.config["data"]["task"])
-    if not are_images(run.config["data"]["input_shape"]):
+    if not are_images(run.config["data"]["input_shape"]) or not isinstance(kind, StandardTask):
         return None
     dataset, names = run.data.parts.train, kind.names(run.data.metadata())
     count = len(dataset)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
     rows = torch.randperm(count, generator=random).tolist() if count < 1 << 20 else range(4096)
-    tensors = targets_of(dataset)
+    tensors = known_targets(dataset)
     if not tensors or not kind.has_classes:
         tiles = read_images(dataset, rows[: 4 * ACROSS])
         return partial(captioned, tiles, [""] * len(tiles), "Training samples")
@@ -144,9 +153,9 @@ def samples(run: "Run") -> Draw | None:
     return partial(captioned, tiles, [name for _, name in shown], "Training samples")
 
 
-def are_images(shape: Sequence[int]) -> bool:
+def are_images(shape: Sequence[int] | None) -> bool:
     """Whether inputs of a shape can be shown: ``(channels, height, width)``, grey or in colour."""
-    return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
+    return shape is not None and len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
 
 
 def read_images(dataset: Dataset[Any], rows: Sequence[int]) -> Array:
@@ -165,13 +174,6 @@ def read_images(dataset: Dataset[Any], rows: Sequence[int]) -> Array:
         shape = (max(1, round(height * size)), max(1, round(width * size)))
         pixels = interpolate(pixels, shape, mode="bilinear", antialias=True).clamp(0, 1)
     return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-
-
-def targets_of(dataset: Dataset[Any]) -> tuple[Any, ...]:
-    """Targets, and queries if there are any; empty if they are not known without reading files."""
-    if isinstance(dataset, TensorDataset):
-        return dataset.tensors[1:]
-    return (torch.as_tensor(dataset.targets),) if hasattr(dataset, "targets") else ()
 
 
 @mpl.rc_context(STYLE)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quartet.build import build
 from quartet.core.messages import shorten
 from quartet.data.split import Parts
-from quartet.data.task import create_task
+from quartet.data.task import StandardTask, create_task
 from quartet.records.run_directory import group_choices
-from quartet.reports.picture import targets_of
 from quartet.training.callbacks.averaging import EMA
 from quartet.training.schedule import preview
 
@@ -108,15 +107,29 @@ def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:
         parts: Parts of the data.
         metadata: `DataModule.metadata`.
     """
-    count = min(64, len(parts.train))  # type: ignore[arg-type]
-    first = torch.stack([torch.as_tensor(parts.train[row][0]) for row in range(count)])
-    shape = " x ".join(map(str, first.shape[1:]))
-    kind = str(first.dtype).removeprefix("torch.")
-    extremes = f"{first.min():.4g} to {first.max():.4g} in the first {count}"
-    found = {"inputs": f"{shape} {kind}, {extremes}"}
     task = create_task(metadata["task"])
+    count = min(64, len(parts.train))  # type: ignore[arg-type]
+    inputs = [task.split(parts.train[row])[0] for row in range(count)]
+    found = {"inputs": describe_nest(inputs[0])}
+    if isinstance(inputs[0], Tensor) and len({each.shape for each in inputs}) == 1:
+        first = torch.stack(inputs)
+        found["inputs"] += f", {first.min():.4g} to {first.max():.4g} in the first {count}"
+    if not isinstance(task, StandardTask):
+        found["targets"] = describe_nest(task.split(parts.train[0])[1])
     for part in PARTS:
         dataset = getattr(parts, part)
-        if dataset is not None and (tensors := targets_of(dataset)):
-            found[part] = task.summary(tensors, task.names(metadata), parts.target_scale)
-    return found
+        if dataset is not None:
+            found[part] = task.summary(dataset, task.names(metadata), parts.target_scale)
+    return {key: text for key, text in found.items() if text}
+
+
+def describe_nest(nest: Any) -> str:
+    """Describes the shapes and types of a sample: ``1 x 8 x 8 float32``."""
+    if isinstance(nest, Tensor):
+        shape = " x ".join(map(str, nest.shape)) or "scalar"
+        return f"{shape} {str(nest.dtype).removeprefix('torch.')}"
+    if isinstance(nest, Mapping):
+        return ", ".join(f"{key}: {describe_nest(each)}" for key, each in nest.items())
+    if isinstance(nest, tuple | list):
+        return f"({', '.join(map(describe_nest, nest))})"
+    return type(nest).__name__

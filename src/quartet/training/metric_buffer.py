@@ -1,6 +1,7 @@
 """Losses and metrics of an epoch, buffered so that a training step never waits for them."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from quartet.compat import set_update_count
+from quartet.data import nest
+
+Step = tuple[dict[str, Tensor], list[int], Any, Any, dict[str, Any]]
 
 
 class MetricBuffer(nn.Module):
@@ -15,10 +19,14 @@ class MetricBuffer(nn.Module):
 
     The buffer has at most `max_steps` steps and about `max_values` outputs. Every `chunk_size` steps
     are concatenated into a chunk, since the small tensors of many steps would fragment the memory.
+    Steps whose samples differ in shape are not concatenated.
 
     Args:
         task: Maps raw outputs to predictions, and with ``labels`` targets to labels.
-        metrics: Metrics of predictions and labels.
+        metrics: Metrics of predictions and labels; copied.
+        prefix: Of the names of all values, such as ``train/``.
+        heads: Name of a metric -> key of the predictions and labels that it compares; the others
+            compare all of them.
     """
 
     task: Any
@@ -26,78 +34,117 @@ class MetricBuffer(nn.Module):
     max_values = 1 << 20
     chunk_size = 16
 
-    def __init__(self, task: nn.Module, metrics: MetricCollection) -> None:
+    def __init__(
+        self,
+        task: nn.Module,
+        metrics: MetricCollection,
+        prefix: str = "",
+        heads: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.__dict__["task"] = task  # not a submodule, or checkpoints would have it twice
-        self.metrics = metrics
+        self.metrics = metrics.clone(prefix=prefix)
+        self.prefix, self.heads = prefix, dict(heads or {})
         self.reset()
 
     def reset(self) -> None:
         """Discards everything, for a new epoch."""
         self.metrics.reset()
-        self.buffer: list[tuple[Tensor, ...]] = []
-        self.chunks: list[tuple[Tensor, ...]] = []
+        # Steps and chunks of them: losses by name, sizes, outputs, targets, extras.
+        self.buffer: list[Step] = []
+        self.chunks: list[Step] = []
         self.steps = self.values = 0  # counts in the buffer and the chunks
-        self.losses: list[Tensor] = []
-        self.sizes: list[int] = []
+        self.losses: dict[str, list[Tensor]] = {}
+        self.sizes: dict[str, list[int]] = {}
 
-    def append(self, loss: Tensor, outputs: Tensor, targets: Tensor, *indexes: Tensor) -> None:
-        """Adds a step: its scalar loss, raw outputs, targets and, for ranking, queries."""
-        self.buffer.append((loss.detach(), outputs.detach(), targets, *indexes))
+    def append(
+        self,
+        losses: Tensor | Mapping[str, Tensor],
+        outputs: Any = None,
+        targets: Any = None,
+        extras: Mapping[str, Any] | None = None,
+        size: int | None = None,
+    ) -> None:
+        """Adds a step.
+
+        Args:
+            losses: Scalars by name; one alone is ``loss``.
+            outputs: Raw outputs of the model; None updates no metric.
+            targets: Targets of the batch.
+            extras: Further items of the batch, for metrics that name them, such as ``indexes``.
+            size: Number of samples; None counts those of the targets.
+        """
+        named = {"loss": losses} if isinstance(losses, Tensor) else losses
+        detached = {name: value.detach() for name, value in named.items()}
+        outputs = nest.map_tensors(Tensor.detach, outputs)
+        sizes = [nest.size(targets) if size is None else size]
+        self.buffer.append((detached, sizes, outputs, targets, dict(extras or {})))
         attributes = vars(self)  # nn.Module.__setattr__ is slow
         attributes["steps"] += 1
-        attributes["values"] += outputs.numel()
+        attributes["values"] += nest.count_values(outputs)
         if self.steps == self.max_steps or self.values > self.max_values:
             self.update_metrics()
         elif len(self.buffer) == self.chunk_size:
             self.flush()
 
     def flush(self) -> None:
-        """Moves the buffered steps into a chunk."""
-        if not self.buffer:
-            return
-        losses, outputs, targets, *indexes = zip(*self.buffer, strict=True)
-        self.sizes += map(len, targets)
-        parts = (outputs, targets, *indexes)
-        self.chunks.append((torch.stack(losses), *(torch.cat(part) for part in parts)))
-        self.buffer = []
+        """Moves the buffered steps into chunks."""
+        steps, self.buffer = self.buffer, []
+        stacked: list[Step] = [
+            ({n: v[None] for n, v in step[0].items()}, *step[1:]) for step in steps
+        ]
+        joined = join(stacked)
+        self.chunks += joined
+        if not nest.is_plain([chunk[2:] for chunk in joined]):  # a checkpoint could not hold them
+            self.update_metrics()
 
     def update_metrics(self) -> None:
         """Updates the metrics with all chunks and empties them."""
-        self.flush()
-        if not self.chunks:
-            return
-        losses, outputs, targets, *indexes = map(torch.cat, zip(*self.chunks, strict=True))
-        self.losses.append(losses)
-        with torch.no_grad():
-            self.metrics.update(
-                self.task(at_least_32_bits(outputs)),
-                self.task.labels(targets),
-                **({"indexes": indexes[0]} if indexes else {}),
-            )
+        if self.buffer:
+            self.flush()
+        for losses, sizes, outputs, targets, extras in join(self.chunks):
+            for name, values in losses.items():
+                self.losses.setdefault(name, []).append(values)
+                self.sizes.setdefault(name, []).extend(sizes)
+            if outputs is not None:
+                self.update(outputs, targets, extras)
         self.chunks, self.steps, self.values = [], 0, 0
+
+    @torch.no_grad()
+    def update(self, outputs: Any, targets: Any, extras: Mapping[str, Any]) -> None:
+        """Updates the metrics."""
+        predictions = self.task(nest.map_tensors(at_least_32_bits, outputs))
+        labels = self.task.labels(targets)
+        if not self.heads:
+            self.metrics.update(predictions, labels, **extras)
+            return
+        for name, metric in self.metrics.items(keep_base=True, copy_state=False):
+            head = self.heads.get(name)
+            pair = (predictions, labels) if head is None else (predictions[head], labels[head])
+            accepted = inspect.signature(metric.update).parameters
+            metric.update(*pair, **{key: v for key, v in extras.items() if key in accepted})
 
     def state(self) -> dict[str, Any]:
         """Returns the contents of the buffer, in plain containers."""
         self.flush()
         return {
             "chunks": [list(chunk) for chunk in self.chunks],
-            "losses": list(self.losses),
-            "sizes": list(self.sizes),
+            "losses": {name: list(values) for name, values in self.losses.items()},
+            "sizes": {name: list(values) for name, values in self.sizes.items()},
             "metrics": {n: metric_state(m) for n, m in self.each_metric()} if self.samples else {},
         }
 
     def load_state(self, state: dict[str, Any], device: torch.device) -> None:
         """Replaces the contents of the buffer by those that `state` returned."""
         self.reset()
-        self.chunks = [tuple(part.to(device) for part in chunk) for chunk in state["chunks"]]
-        self.steps = sum(len(losses) for losses, *_ in self.chunks)
-        self.values = sum(outputs.numel() for _, outputs, *_ in self.chunks)
-        self.losses = [losses.to(device) for losses in state["losses"]]
-        self.sizes = list(state["sizes"])
+        state = nest.map_tensors(lambda tensor: tensor.to(device), state)
+        self.chunks = [tuple(chunk) for chunk in state["chunks"]]
+        self.steps = sum(len(chunk[1]) for chunk in self.chunks)
+        self.values = sum(nest.count_values(chunk[2]) for chunk in self.chunks)
+        self.losses, self.sizes = state["losses"], state["sizes"]
         for name, metric in self.each_metric():
             if name in state["metrics"]:
-                load_metric_state(metric, state["metrics"][name], device)
+                load_metric_state(metric, state["metrics"][name])
 
     def each_metric(self) -> Iterator[tuple[str, Metric]]:
         """Returns all metrics, including wrapped ones, by name."""
@@ -106,26 +153,62 @@ class MetricBuffer(nn.Module):
     @property
     def samples(self) -> int:
         """Number of samples so far."""
-        return sum(self.sizes) + sum(len(step[2]) for step in self.buffer)
+        steps = [*self.chunks, *self.buffer]
+        return sum(self.sizes.get("loss", ())) + sum(sum(step[1]) for step in steps)
 
     def step_losses(self) -> Tensor:
         """Returns the loss of every step so far, ``(steps,)``."""
         # Does not update the metrics, which would round differently after a checkpoint.
         self.flush()
-        losses = [*self.losses, *(chunk[0] for chunk in self.chunks)]
+        losses = [*self.losses.get("loss", []), *(chunk[0]["loss"] for chunk in self.chunks)]
         return torch.cat(losses) if losses else torch.empty(0)
 
-    def loss_sum(self) -> Tensor:
-        """Returns the sum of the losses of all samples so far and their number, ``(2,)``."""
+    def loss_sums(self) -> dict[str, Tensor]:
+        """Returns, for each loss, its sum over all samples and their number, ``(2,)``."""
         self.update_metrics()
-        losses = at_least_32_bits(self.step_losses())
-        sizes = torch.tensor(self.sizes, dtype=losses.dtype).to(losses.device, non_blocking=True)
-        return torch.stack([(losses * sizes).sum(), sizes.sum()])
+        sums = {}
+        for name, values in self.losses.items():
+            losses = at_least_32_bits(torch.cat(values))
+            sizes = torch.tensor(self.sizes[name], dtype=losses.dtype)
+            sizes = sizes.to(losses.device, non_blocking=True)
+            sums[name] = torch.stack([(losses * sizes).sum(), sizes.sum()])
+        return sums
 
-    def compute(self) -> dict[str, Tensor]:
-        """Returns the value of every metric, over all processes."""
+    def compute(self, names: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Returns the value of every metric, over all processes.
+
+        Args:
+            names: Of the classes, for metrics that give a value for each.
+        """
         self.update_metrics()
-        return {name: value.float() for name, value in self.metrics.compute().items()}
+        found: dict[str, Tensor] = {}
+        for name, value in self.metrics.compute().items():
+            found |= name_values(name, value, names)
+        return found
+
+
+def join(chunks: Sequence[Step]) -> Sequence[Step]:
+    """Concatenates chunks into one, if their samples have one shape; else returns them as they are."""
+    if len(chunks) < 2:
+        return chunks
+    try:
+        joined: Any = nest.concatenate(chunks)
+    except (ValueError, RuntimeError):
+        return chunks
+    return [joined]
+
+
+def name_values(name: str, value: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """Names the values of a metric: a scalar as the metric, of a vector each by its class."""
+    if isinstance(value, Mapping):
+        pairs = [name_values(f"{name}_{key}", each, names) for key, each in value.items()]
+        return {key: each for pair in pairs for key, each in pair.items()}
+    value = value.float()
+    if not value.ndim:
+        return {name: value}
+    if len(names) != len(value):
+        names = [str(i) for i in range(len(value))]
+    return {f"{name}_{label}": each for label, each in zip(names, value, strict=True)}
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:
@@ -142,16 +225,17 @@ def metric_state(metric: Metric) -> dict[str, Any]:
     }
 
 
-def load_metric_state(metric: Metric, state: dict[str, Any], device: torch.device) -> None:
+def load_metric_state(metric: Metric, state: dict[str, Any]) -> None:
     """Restores the states that `metric_state` returned."""
     for key, value in state["states"].items():
-        whole = isinstance(value, Tensor)
-        setattr(metric, key, value.to(device) if whole else [v.to(device) for v in value])
+        setattr(metric, key, value)
     for key, value in state["numbers"].items():
         setattr(metric, key, value)
     set_update_count(metric, state["update_count"])
 
 
 def at_least_32_bits(values: Tensor) -> Tensor:
-    """Converts values to at least 32 bits, which sums and probabilities need."""
+    """Converts floats to at least 32 bits, which sums and probabilities need."""
+    if not values.is_floating_point():
+        return values
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import torch
@@ -16,8 +17,12 @@ from torchmetrics import MetricCollection
 
 from quartet.checkpoints.callbacks import all_gather_object
 from quartet.compat import get_trainer, is_last_batch_done
+from quartet.data.datamodule import DataModule
+from quartet.data.task import Task
 from quartet.training.metric_buffer import MetricBuffer
 from quartet.training.schedule import Schedule
+
+NO_EXTRAS: Mapping[str, Any] = MappingProxyType({})
 
 
 class NonFiniteLossError(Exception):
@@ -29,7 +34,8 @@ class Module(LightningModule):
 
     A subclass writes the steps and ``configure_optimizers`` in plain Lightning. It uses:
 
-    - ``self.model``, ``self.task``, ``self.loss``: the chosen parts;
+    - ``self.model``, ``self.task``, ``self.loss``: the chosen parts; the task's ``split`` takes a
+      batch apart;
     - :meth:`mix` and :meth:`compute_loss`: mixup and CutMix, and the chosen loss;
     - :meth:`record`: the epoch's mean loss and metrics, logged as ``train/loss``, ``val/accuracy``, ...;
     - :meth:`make_optimizer` and :meth:`make_scheduler`: the chosen optimizer and scheduler.
@@ -38,10 +44,10 @@ class Module(LightningModule):
 
         class Module(quartet.Module):
             def training_step(self, batch, batch_idx):
-                inputs, targets = batch
+                inputs, targets, extras = self.task.split(batch)
                 outputs = self.model(inputs)
-                loss = self.compute_loss(outputs, targets)
-                self.record("train", loss, outputs, targets)
+                loss = self.compute_loss(outputs, targets, extras)
+                self.record("train", loss, outputs, targets, extras)
                 return loss
 
             def configure_optimizers(self):
@@ -51,50 +57,62 @@ class Module(LightningModule):
     Args:
         model: Maps inputs to raw outputs.
         task: Maps raw outputs to predictions, and with ``labels`` targets to labels.
-        loss: ``(outputs, targets) -> scalar``; gets ``indexes`` too if its ``forward`` names them.
+        loss: ``(outputs, targets) -> scalar``, or a dict of scalars with the total under ``loss``; gets
+            extras of the batch, such as ``indexes``, if its ``forward`` names them. None: the model
+            gives such a dict.
         metrics: Metrics of predictions and labels; copied for train, val and test.
+        heads: Name of a metric -> key of the predictions and labels that it compares.
         optimizer: Makes the optimizer of a model.
         scheduler: Makes the schedule of an optimizer, with `total_steps`, `steps_per_epoch` and
             `validate_every` (epochs).
         mixing: Mixes the samples of training batches and their targets; None mixes nothing.
     """
 
+    model: Any
+    task: Any
+    loss: Any
+
     def __init__(
         self,
         *,
         model: nn.Module,
-        task: nn.Module,
-        loss: nn.Module,
+        task: Task,
+        loss: nn.Module | None,
         metrics: MetricCollection,
         optimizer: Callable[[nn.Module], Optimizer],
         scheduler: Callable[..., Schedule],
         mixing: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+        heads: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.task = task
         self.loss = loss
-        self.train_metrics = MetricBuffer(task, metrics.clone(prefix="train/"))
-        self.val_metrics = MetricBuffer(task, metrics.clone(prefix="val/"))
-        self.test_metrics = MetricBuffer(task, metrics.clone(prefix="test/"))
+        self.train_metrics = MetricBuffer(task, metrics, "train/", heads)
+        self.val_metrics = MetricBuffer(task, metrics, "val/", heads)
+        self.test_metrics = MetricBuffer(task, metrics, "test/", heads)
         self.create_optimizer = optimizer
         self.create_schedule = scheduler
         self.mixing = mixing
         self.last_batch = -1
         self.loaded: dict[str, Any] = {}
         self.plateau_is_due = False
-        self.loss_takes_indexes = "indexes" in inspect.signature(loss.forward).parameters
+        self.loss_extras = find_extras(loss)
+        self.class_names: list[str] = []
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Any) -> Any:
         """Returns the raw outputs of the model."""
-        return self.model(inputs)  # type: ignore[no-any-return]
+        return self.model(inputs)
 
     def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, DataModule):
+            return
+        self.class_names = self.task.names(data.metadata())
         if stage != "fit":
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(self.loss, "fit"):
-            self.loss.fit(data.targets())  # type: ignore[operator]
+            self.loss.fit(data.targets())
         if data.parts.target_scale is not None:
             for buffer, value in zip(self.task.buffers(), data.parts.target_scale, strict=True):
                 buffer.copy_(value)
@@ -152,21 +170,39 @@ class Module(LightningModule):
         place = {"epoch": self.trainer.current_epoch, "batch": batch_idx}
         return self.mixing(inputs, targets, **place, rank=self.global_rank)
 
-    def compute_loss(self, outputs: Tensor, targets: Tensor, *extras: Tensor) -> Tensor:
-        """Returns the loss of a batch; a loss whose ``forward`` names ``indexes`` gets the extras."""
-        return self.loss(outputs, targets, *(extras if self.loss_takes_indexes else ()))  # type: ignore[no-any-return]
+    def compute_loss(
+        self, outputs: Any, targets: Any, extras: Mapping[str, Any] = NO_EXTRAS
+    ) -> Any:
+        """Returns the loss of a batch: a scalar, or a dict of scalars with the total under ``loss``.
+
+        Args:
+            outputs: Raw outputs of the model.
+            targets: Targets as the data gives them.
+            extras: Further items of the batch; the loss gets those that its ``forward`` names.
+        """
+        if self.loss is None:
+            return model_losses(outputs)
+        return self.loss(outputs, targets, **{name: extras[name] for name in self.loss_extras})
 
     def record(
-        self, stage: str, loss: Tensor, outputs: Tensor, targets: Tensor, *extras: Tensor
+        self,
+        stage: str,
+        loss: Any,
+        outputs: Any = None,
+        targets: Any = None,
+        extras: Mapping[str, Any] = NO_EXTRAS,
+        size: int | None = None,
     ) -> None:
-        """Adds a batch to the epoch's mean loss and metrics, without waiting for the device.
+        """Adds a batch to the epoch's mean losses and metrics, without waiting for the device.
 
         Args:
             stage: train, val or test.
-            loss: Scalar, the mean over the batch.
-            outputs: Raw outputs of the model.
+            loss: Scalar, the mean over the batch; or a dict of such scalars, each of which is logged
+                by its name, with the total under ``loss``.
+            outputs: Raw outputs of the model; None updates no metric.
             targets: Targets as the data gives them.
-            extras: Further items of the batch, such as the query of each row.
+            extras: Further items of the batch, for metrics that name them, such as ``indexes``.
+            size: Number of samples; None counts those of the targets.
         """
         trainer = get_trainer(self)
         if stage == "train" and trainer is not None:
@@ -176,7 +212,7 @@ class Module(LightningModule):
                 return
             self.last_batch = batch
         buffers = {"train": self.train_metrics, "val": self.val_metrics, "test": self.test_metrics}
-        buffers[stage].append(loss, outputs, targets, *extras)
+        buffers[stage].append(loss, outputs, targets, extras, size)
 
     def on_train_epoch_start(self) -> None:
         self.last_batch = -1
@@ -226,11 +262,19 @@ class Module(LightningModule):
 
     def log_epoch(self, stage: str, buffer: MetricBuffer) -> None:
         """Logs the mean loss and the metrics of an epoch, and resets them."""
-        total, samples = self.trainer.strategy.reduce(buffer.loss_sum(), reduce_op="sum")
-        loss = total / samples
+        sums = buffer.loss_sums()
+        # A process without a share of the samples knows no names.
+        names = dict.fromkeys(n for each in all_gather_object(self.trainer, [*sums]) for n in each)
+        means = {}
+        for name in names:
+            share = sums.get(name, torch.zeros(2, device=self.device))
+            total, samples = self.trainer.strategy.reduce(share, reduce_op="sum")
+            means[name] = total / samples
+        loss = means["loss"]
         if stage == "val" and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
             self.stop_non_finite(f"the validation loss became {loss.item()} at the end")
-        self.log_dict({f"{stage}/loss": loss, **buffer.compute()})
+        means = {f"{stage}/{name}": mean for name, mean in means.items()}
+        self.log_dict({**means, **buffer.compute(self.class_names)})
         buffer.reset()
 
     def refuse_non_finite(self) -> None:
@@ -255,3 +299,30 @@ class Module(LightningModule):
             f"{problem} of epoch {self.trainer.current_epoch + 1}, at learning rate {self.lr:g}; try "
             "a smaller optimizer.lr, or trainer.gradient_clip_val=1."
         )
+
+
+def find_extras(loss: nn.Module | None) -> list[str]:
+    """Returns the names of the extras that a loss needs: its parameters after outputs and targets."""
+    if loss is None:
+        return []
+    parameters = list(inspect.signature(loss.forward).parameters.values())[2:]
+    return [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+
+
+def model_losses(outputs: Any) -> dict[str, Tensor]:
+    """Returns the losses that a model computes by itself: the scalars of its outputs.
+
+    Raises:
+        ValueError: there is none under ``loss``.
+    """
+    losses = {}
+    if isinstance(outputs, Mapping):
+        losses = {k: v for k, v in outputs.items() if isinstance(v, Tensor) and not v.ndim}
+    if "loss" not in losses:
+        raise ValueError(
+            "loss=none needs a model that returns a dict with its loss under 'loss', a scalar; or "
+            "override the steps of the module."
+        )
+    return losses

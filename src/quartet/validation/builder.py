@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import seed_everything
 
 from quartet.checkpoints.callbacks import check_directories
@@ -26,10 +27,11 @@ from quartet.config.instantiate import (
     build_optimizer,
     build_scheduler,
     build_trainer,
+    metric_heads,
 )
 from quartet.core.messages import join_and, join_or
 from quartet.core.problems import Context, Problem, collect_problems, wrong_keys
-from quartet.data.task import create_task
+from quartet.data.task import StandardTask, Task, create_task
 from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
@@ -48,12 +50,16 @@ class Builder:
     Attributes:
         config: The configuration; metadata of the data and the monitor are filled in.
         problems: Those found so far.
+        unchecked: What could not be checked, and why.
+        logged: Names of the values that loss and metrics will log.
         parts: What was made, by name: the groups, ``shapes`` and ``steps``.
     """
 
     def __init__(self, config: Configuration) -> None:
         self.config = config
         self.problems: list[Problem] = []
+        self.unchecked: list[str] = []
+        self.logged: list[str] = []
         self.parts: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -124,6 +130,8 @@ class Builder:
 
     def check_data_settings(self) -> None:
         self.problems += keys.check_policy(self.config, "data", self.find_wrong())
+        if self.is_valid("data.task"):
+            self.problems += settings.check_task(self.config["data"]["task"])
         self.problems += settings.check_folds(self.config["data"], wrong_keys(self.problems))
         self.problems += keys.check_parts(self.config, "data", self.find_wrong())
 
@@ -136,8 +144,9 @@ class Builder:
         group = self.config["data"]
         if self.is_valid(*SHAPES):
             self.problems += settings.check_outputs(group)
-        if self.is_valid(*SHAPES) and None not in (group["input_shape"], group["num_outputs"]):
-            self.parts["shapes"] = (group["input_shape"], group["num_outputs"])
+        shapes = group["input_shape"], group["num_outputs"]
+        if self.is_valid(*SHAPES) and (None not in shapes or "." in group["task"]):
+            self.parts["shapes"] = shapes
 
     def check_settings(self) -> None:
         """Checks the settings of all groups but data, and whether they agree."""
@@ -159,14 +168,18 @@ class Builder:
 
     def check_tasks(self, task: str) -> Iterator[Problem]:
         """Yields options that are made for other tasks than that of the data."""
+        name = create_task(task).name
         for group in ("loss", "metrics"):
             tasks = self.config[group].get("tasks")
-            if tasks is not None and task not in tasks:
+            if tasks is not None and name not in tasks:
                 default = self.config[group].get("_target_", group)
+                options = find_options(group, name)
+                way_out = f"use {group}={join_or(options)}"
+                if not options:
+                    way_out = f"add {name} to tasks in conf/{group}/OPTION.yaml"
                 yield Problem(
                     group,
-                    f"is for {join_and(tasks)} tasks, and the data's is {task}; use "
-                    f"{group}={join_or(find_options(group, task))}.",
+                    f"is for {join_and(tasks)} tasks, and the data's is {name}; {way_out}.",
                     self.config.options.get(group) or default,
                 )
 
@@ -174,16 +187,46 @@ class Builder:
         """Tries loss, metrics and model on made-up samples."""
         config, parts = self.config, self.parts
         task = create_task(config["data"]["task"], config["data"]["num_outputs"])
+        if not isinstance(task, StandardTask):
+            self.try_own_task(task)
+            return
         if "loss" in parts:
-            self.problems += dry_run.check_loss(parts["loss"], task, argument_names(config, "loss"))
+            names = argument_names(config, "loss")
+            self.problems += dry_run.check_scalars(
+                parts["loss"], *task.example(), self.logged, names
+            )
             if self.is_valid("loss"):
                 self.problems += dry_run.check_mixing(config["data"], parts["loss"], task)
         for name, metric in parts.get("metrics", {}).items():
-            self.problems += dry_run.check_metric(f"metrics.{name}", metric, task)
+            self.problems += dry_run.check_metric(
+                f"metrics.{name}", metric, task, task.example(), {}, self.logged, self.class_names()
+            )
         if "model" in parts:
-            self.problems += dry_run.check_model(parts["model"], *parts["shapes"])
+            shape, outputs = parts["shapes"]
+            inputs = torch.zeros(2, *shape)
+            self.problems += dry_run.check_model(parts["model"], inputs, outputs)
             if config["trainer"]["channels_last"] is True:
                 self.problems += dry_run.check_channels_last(parts["model"])
+
+    def class_names(self) -> list[str]:
+        """Names of the classes, if the data is there."""
+        data = self.parts.get("data")
+        if data is None or not data.loaded:
+            return []
+        return create_task(data.task).names(data.metadata())
+
+    def try_own_task(self, task: Task) -> None:
+        """Tries model, loss and metrics on two samples of the training part, if it is at hand."""
+        data = self.parts.get("data")
+        if data is None or not data.loaded:
+            self.unchecked.append("model, loss and metrics: the data is not there yet")
+            return
+        problems: list[Problem] = []
+        with self.collect("data"):
+            batch = data.first_batch(2)
+            heads, names = metric_heads(self.config), self.class_names()
+            problems += dry_run.check_own_task(task, batch, self.parts, heads, self.logged, names)
+        self.problems += problems
 
     def resolve_monitor(self) -> None:
         countable = self.is_valid("data", "trainer")
@@ -192,7 +235,11 @@ class Builder:
         if self.is_valid("monitor"):
             validates = length.validates(self.config, self.parts.get("data"), countable)
             self.problems += monitor.resolve_monitor(
-                self.config, self.parts["metrics"], validates, wrong_keys(self.problems)
+                self.config,
+                self.parts["metrics"],
+                list(dict.fromkeys(["loss", *self.parts["metrics"], *self.logged])),
+                validates,
+                wrong_keys(self.problems),
             )
 
     def ask_parts(self) -> Iterator[Problem]:

@@ -8,21 +8,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from quartet.core.messages import shorten
+from quartet.core.messages import join_and, shorten
 from quartet.core.problems import Config, ConfigError, Problem, collect_problems
-from quartet.data.datamodule import DataModule, count_samples
+from quartet.data.datamodule import DataModule
+from quartet.data.nest import leaves
 from quartet.data.split import Parts
-from quartet.data.task import Task, create_task
+from quartet.data.task import StandardTask, Task, create_task, first_sample
 
 
-def find_problems(parts: Parts, config: Config, metrics: Container[str]) -> Iterator[Problem]:
+def find_problems(data: DataModule, config: Config, metrics: Container[str]) -> Iterator[Problem]:
     """Yields the problems of the parts of the data.
 
     Args:
-        parts: Parts of the data.
+        data: The data, which can be read.
         config: The data group, with its shapes filled in.
         metrics: Names of the metrics that will be computed.
     """
+    parts = data.load()
     for part in ("train", "val", "test"):
         dataset: Dataset[Any] | None = getattr(parts, part)
         if dataset is None:
@@ -44,7 +46,7 @@ def find_problems(parts: Parts, config: Config, metrics: Container[str]) -> Iter
         yield from found
         if found and part == "train":  # the other parts would say the same
             break
-    size, count = config["batch_size"], count_samples(parts.train)
+    size, count = config["batch_size"], data.count("train")
     if config["drop_last"] and size != "full" and count < size:
         yield Problem(
             "data.drop_last",
@@ -59,6 +61,10 @@ def check_part(
 ) -> Iterator[Problem]:
     """Checks shapes first, then the range of targets, then all that needs both to be right."""
     task = create_task(config["task"], config["num_outputs"])
+    yield from task.problems(part, dataset)
+    if not isinstance(task, StandardTask):
+        yield from check_augmentation(part, dataset, config, task)
+        return
     tensors: Sequence[Tensor] = ()
     if isinstance(dataset, TensorDataset):
         tensors = dataset.tensors
@@ -78,11 +84,36 @@ def check_part(
     yield from task.part_problems(part, tensors[1:], names, has_auroc)
 
 
+def check_augmentation(part: str, dataset: Any, config: Config, task: Task) -> Iterator[Problem]:
+    """Flips and crops of the inputs alone must not leave masks, boxes or other inputs behind."""
+    key = "flip" if config["flip"] else "crop"
+    if part != "train" or not config[key]:
+        return
+    inputs, targets, _ = task.split(first_sample(dataset))
+    images = isinstance(inputs, Tensor) and inputs.ndim == 3
+    if not images or any(tensor.ndim > 1 for tensor in leaves(targets)):
+        off = "false" if key == "flip" else "0"
+        yield Problem(
+            f"data.{key}",
+            f"moves images, and nothing of their targets; set data.{key}={off}, and change both together in "
+            "the data set, or in Parts(augment=...).",
+            config[key],
+        )
+
+
 def check_shapes(
-    part: str, tensors: Sequence[Tensor], config: Config, task: Task
+    part: str, tensors: Sequence[Tensor], config: Config, task: StandardTask
 ) -> Iterator[Problem]:
     """Checks that inputs and targets have the shape and type that model and loss will meet."""
-    inputs, targets, *_ = tensors
+    inputs, targets, *others = tensors
+    if len(others) != len(task.extras):
+        taken = join_and(["inputs", "targets", *task.extras])
+        yield Problem(
+            "data",
+            f"a sample of the {part} part has {len(tensors)} items, and a {task.name} task takes {taken}; "
+            "name further items in the extras of a task of your own.",
+        )
+        return
     if list(inputs.shape[1:]) != list(config["input_shape"]):
         yield Problem(
             "data.input_shape",
@@ -117,7 +148,7 @@ def check_contents(data: DataModule, config: Config) -> list[Problem]:
     """The problems of data that can be read, or the reason why they cannot."""
     problems: list[Problem] = []
     with collect_problems(problems, "data", config["data"]):
-        problems += find_problems(data.load(), config["data"], [*config["metrics"]])
+        problems += find_problems(data, config["data"], [*config["metrics"]])
     return problems
 
 

@@ -1,41 +1,47 @@
 """Models, losses and metrics that do not suit the task of the data, tried on made-up samples."""
 
 import copy
-import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from quartet.core.messages import format_value
+from quartet.core.messages import format_value, join_and, join_or
 from quartet.core.problems import Config, Problem, collect_problems
-from quartet.data.task import Task
+from quartet.data.nest import leaves, map_tensors
+from quartet.data.task import StandardTask, Task
 from quartet.training.metric_buffer import MetricBuffer
+from quartet.training.module import find_extras, model_losses
 
 
-def check_model(
-    model: nn.Module, input_shape: Sequence[int], num_outputs: int
-) -> Iterator[Problem]:
-    """The model must map inputs to ``(batch, num_outputs)``, and have something to train."""
+def check_model(model: nn.Module, inputs: Any, num_outputs: int | None) -> Iterator[Problem]:
+    """The model must take the inputs of a few samples, and have something to train.
+
+    Args:
+        model: The model; is copied.
+        inputs: Of two samples, or zeros of their shape.
+        num_outputs: Outputs that the task needs; None accepts any outputs.
+    """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         message = "has no parameter that requires a gradient, and so nothing to train."
         yield Problem("model", message)
         return
     problems: list[Problem] = []
     with collect_problems(problems, "model"):
-        made = pass_through(model, (2, *input_shape))
+        made = pass_through(model, inputs)
     if problems:
-        yield Problem(
-            "model",
-            f"{problems[0].message}; it must take inputs of data.input_shape="
-            f"{format_value(list(input_shape))}, as model=mlp and model=linear do.",
-        )
+        taken = "a batch of the training part"
+        if isinstance(inputs, Tensor):
+            taken = f"inputs of data.input_shape={format_value(list(inputs.shape[1:]))}"
+        others = ", as model=mlp and model=linear do" if num_outputs else ""
+        message = f"{problems[0].message}; it must take {taken}{others}."
+        yield Problem("model", message)
         return
     shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
-    if shape != [2, num_outputs]:
+    if num_outputs and shape != [2, num_outputs]:
         yield Problem(
             "model",
             f"gives {shape} for a batch of 2, and the task needs [2, {num_outputs}]; end it in "
@@ -43,25 +49,91 @@ def check_model(
         )
 
 
-def pass_through(model: nn.Module, shape: tuple[int, ...], training: bool = False) -> Any:
-    """The outputs for inputs of a shape: on the meta device if the model can, else of zeros."""
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    modes = {module: module.training for module in model.modules()}
+def pass_through(model: nn.Module, inputs: Any, training: bool = False) -> Any:
+    """Returns the outputs of a copy of a model, since a model may keep what it has seen."""
+    model = copy.deepcopy(model)
     if not training:
         model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            try:
-                metas = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
-                inputs = torch.empty(shape, device="meta")
-                return torch.func.functional_call(model, metas, (inputs,))
-            except Exception:
-                # A model may branch on values, or have tensors that are no buffers.
-                copies = {name: tensor.clone() for name, tensor in tensors.items()}
-                return torch.func.functional_call(model, copies, (torch.zeros(shape),))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return model(inputs)
+
+
+def check_own_task(
+    task: Task,
+    batch: Any,
+    parts: Mapping[str, Any],
+    heads: Mapping[str, str],
+    logged: list[str],
+    names: Sequence[str],
+) -> Iterator[Problem]:
+    """Model, loss and metrics must take a batch of a task that the engine does not know.
+
+    Args:
+        task: The task of the data.
+        batch: A few samples of the training part.
+        parts: ``model``, ``loss`` and ``metrics``, as far as they could be made; are copied.
+        heads: Name of a metric -> key of the predictions and labels that it compares.
+        logged: Gets the names of the values that loss and metrics will log.
+        names: Names of the classes.
+    """
+    problems: list[Problem] = []
+    with collect_problems(problems, "data.task"):
+        inputs, targets, extras = task.split(batch)
+    if problems or "model" not in parts:
+        yield from problems
+        return
+    yield from (found := list(check_model(parts["model"], inputs, None)))
+    if found:
+        return
+    outputs = pass_through(parts["model"], inputs)
+    if "loss" in parts:
+        yield from check_scalars(parts["loss"], outputs, targets, extras, logged)
+    sample = outputs, targets, extras
+    for name, metric in parts.get("metrics", {}).items():
+        yield from check_metric(f"metrics.{name}", metric, task, sample, heads, logged, names)
+
+
+def check_scalars(
+    loss: nn.Module | None,
+    outputs: Any,
+    targets: Any,
+    extras: Mapping[str, Any],
+    logged: list[str],
+    names: Sequence[str] = (),
+) -> Iterator[Problem]:
+    """The loss of a batch must be a scalar that depends on the outputs, or a dict with one."""
+    made = [tensor for tensor in leaves(outputs) if tensor.is_floating_point()]
+    outputs = map_tensors(
+        lambda tensor: tensor.requires_grad_() if tensor.is_floating_point() else tensor, outputs
+    )
+    loss = copy.deepcopy(loss)
+    problems: list[Problem] = []
+    with collect_problems(problems, "loss", names), warnings.catch_warnings():
+        # torch warns of targets that it broadcasts.
+        warnings.filterwarnings("error", "Using a target size")
+        if loss is None:
+            logged += model_losses(outputs)
+            return
+        missing = [name for name in find_extras(loss) if name not in extras]
+        if missing:
+            given = join_or(list(extras)) if extras else "nothing else"
+            message = f"needs {join_and(missing)} of a batch, and a batch has inputs, targets and {given}."
+            problems.append(Problem("loss", message))
+        else:
+            if hasattr(loss, "fit"):
+                loss.fit(targets)  # type: ignore[operator]
+            value = loss(outputs, targets, **{name: extras[name] for name in find_extras(loss)})
+            total = value.get("loss") if isinstance(value, Mapping) else value
+            logged += value if isinstance(value, Mapping) else ["loss"]
+            if not isinstance(total, Tensor) or total.ndim:
+                kind = list(total.shape) if isinstance(total, Tensor) else type(value).__name__
+                message = f"gives {kind}, and must give a scalar, or a dict with one under 'loss'."
+                problems.append(Problem("loss", message))
+            elif not any(depends_on(total, tensor) for tensor in made):
+                shape = f" {list(outputs.shape)}" if isinstance(outputs, Tensor) else ""
+                message = f"does not depend on outputs{shape}: nothing would be learnt."
+                problems.append(Problem("loss", message))
+    yield from problems
 
 
 def check_single_sample(
@@ -70,7 +142,7 @@ def check_single_sample(
     """A model that is trained on a batch of one sample must accept it; batch normalisation does not."""
     problems: list[Problem] = []
     with collect_problems(problems, "model"):
-        pass_through(model, (1, *input_shape), training=True)
+        pass_through(model, torch.zeros(1, *input_shape), training=True)
     if problems:
         reason = problems[0].message.partition(",")[0]
         yield Problem(
@@ -88,39 +160,11 @@ def check_channels_last(model: nn.Module) -> Iterator[Problem]:
         yield Problem("trainer.channels_last", message, True)
 
 
-def check_loss(loss: nn.Module, task: Task, names: Sequence[str]) -> Iterator[Problem]:
-    """The loss must be a scalar that depends on the outputs: tried on made-up samples.
-
-    Args:
-        loss: The loss; is copied.
-        task: The task of the data.
-        names: Names of the arguments of the loss.
-    """
-    made, targets, *indexes = task.example()
-    made.requires_grad_()
-    loss = copy.deepcopy(loss)
-    takes_indexes = "indexes" in inspect.signature(loss.forward).parameters
-    problems: list[Problem] = []
-    with collect_problems(problems, "loss", names), warnings.catch_warnings():
-        # torch warns of targets that it broadcasts.
-        warnings.filterwarnings("error", "Using a target size")
-        if hasattr(loss, "fit"):
-            loss.fit(targets)  # type: ignore[operator]
-        value = loss(made, targets, *(indexes if takes_indexes else ()))
-        if not isinstance(value, Tensor) or value.ndim:
-            kind = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            problems.append(Problem("loss", f"gives {kind}, and must give a scalar, the mean."))
-        elif not depends_on(value, made):
-            message = f"does not depend on outputs {list(made.shape)}: nothing would be learnt."
-            problems.append(Problem("loss", message))
-    yield from problems
-
-
 def depends_on(value: Tensor, tensor: Tensor) -> bool:
     """Whether a value has a gradient for a tensor that is not zero everywhere."""
     if not value.requires_grad:
         return False
-    (gradient,) = torch.autograd.grad(value, tensor, allow_unused=True)
+    (gradient,) = torch.autograd.grad(value, tensor, allow_unused=True, retain_graph=True)
     return gradient is not None and bool(gradient.any())
 
 
@@ -137,7 +181,7 @@ def check_mixing(data: Config, loss: nn.Module, task: Task) -> Iterator[Problem]
         return
     key, value = next(iter(given.items()))
     off = " ".join(f"data.{name}=0" for name in given)
-    if task.mixing_losses is None:
+    if not isinstance(task, StandardTask) or task.mixing_losses is None:
         message = f"mixes classes, and the task is {task.name}; set {off}."
         yield Problem(f"data.{key}", message, value)
         return
@@ -158,8 +202,8 @@ def check_mixing(data: Config, loss: nn.Module, task: Task) -> Iterator[Problem]
         )
 
 
-def takes_mixtures(module: nn.Module, task: Task) -> bool:
-    outputs, targets = task.example()
+def takes_mixtures(module: nn.Module, task: StandardTask) -> bool:
+    outputs, targets, _ = task.example()
     if hasattr(module, "fit"):
         module.fit(targets)  # type: ignore[operator]
     whole = task.mixable_targets(targets)
@@ -172,26 +216,40 @@ def takes_mixtures(module: nn.Module, task: Task) -> bool:
         return False
 
 
-def check_metric(key: str, metric: Metric, task: Task) -> Iterator[Problem]:
-    """A metric must take predictions and labels of the task: tried on made-up samples.
+def check_metric(
+    key: str,
+    metric: Metric,
+    task: Task,
+    sample: tuple[Any, Any, Mapping[str, Any]],
+    heads: Mapping[str, str],
+    logged: list[str],
+    names: Sequence[str] = (),
+) -> Iterator[Problem]:
+    """A metric must take predictions and labels of the task.
 
     Args:
         key: Where it stands in the configuration.
         metric: The metric; is copied.
         task: The task of the data.
+        sample: Outputs, targets and extras of a few samples.
+        heads: Name of the metric -> key of the predictions and labels that it compares.
+        logged: Gets the names of the values that the metric will log.
+        names: Names of the classes.
     """
+    title = key.partition(".")[2]
     metric = copy.deepcopy(metric)
     if hasattr(metric, "validate_args"):
         metric.validate_args = True
-    buffer = MetricBuffer(task, MetricCollection({"value": metric}))
     problems: list[Problem] = []
     with collect_problems(problems, key), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        buffer.append(torch.zeros(()), *task.example())
-        value = buffer.compute()["value"]
+        own = {title: heads[title]} if title in heads else {}
+        buffer = MetricBuffer(task, MetricCollection({title: metric}), heads=own)
+        buffer.append(torch.zeros(()), *sample)
+        logged += buffer.compute(names)
     if problems:
-        suit = f"it must suit this {task.name} task with num_outputs={task.num_outputs}."
+        kind = f"{task.name} task with num_outputs={task.num_outputs}"
+        suit = (
+            f"it must suit this {kind if isinstance(task, StandardTask) else f'{task.name} task'}."
+        )
         yield Problem(key, f"{problems[0].message.rstrip('.')}; {suit}")
-    elif not isinstance(value, Tensor) or value.ndim:
-        kind = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        yield Problem(key, f"gives {kind}, and must give a scalar; set an average.")

@@ -223,6 +223,8 @@ def check_tree(
             yield Problem(f"{key}._target_", str(error), node["_target_"])
             return
         given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
+        if re.fullmatch(r"metrics\.\w+", key):
+            given.pop("of", None)
         yield from signatures.check_arguments(
             key,
             target,

@@ -7,7 +7,7 @@ from torch import nn
 
 from quartet.config.configuration import Configuration
 from quartet.core.problems import Config, Problem
-from quartet.data.datamodule import DataModule, count_samples
+from quartet.data.datamodule import DataModule
 from quartet.data.task import create_task
 from quartet.validation.dry_run import check_single_sample
 
@@ -37,8 +37,8 @@ def count_rows(config: Config, data: DataModule) -> dict[str, int]:
         if folds:
             val = len(range(config["data"]["fold"], count, folds))  # the first are larger by one
         return {"train": count - val, "val": val}
-    parts = {name: getattr(data.parts, name) for name in ("train", "val", "test")}
-    return {name: count_samples(part) for name, part in parts.items() if part is not None}
+    parts = [name for name in ("train", "val", "test") if getattr(data.parts, name) is not None]
+    return {name: data.count(name) for name in parts}
 
 
 def validates(config: Config, data: DataModule | None, countable: bool) -> bool:

@@ -1,6 +1,6 @@
 """The monitored value: whether it will be logged, and whether its mode is the right one."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from torchmetrics import MetricCollection
@@ -12,20 +12,25 @@ from quartet.core.problems import Problem
 
 
 def resolve_monitor(
-    config: Configuration, metrics: MetricCollection, validates: bool, wrong: Collection[str]
+    config: Configuration,
+    metrics: MetricCollection,
+    values: Sequence[str],
+    validates: bool,
+    wrong: Collection[str],
 ) -> Iterator[Problem]:
     """Fills in the monitored metric and its mode; without a validation, nothing may be monitored.
 
     Args:
         config: The configuration; changed in place.
         metrics: Those of each part of the data.
+        values: Names of the values that loss and metrics log, such as accuracy.
         validates: Whether there is a validation before the training ends.
         wrong: Keys that have problems already.
     """
     metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
     idle = not metric or (metric.startswith("val/") and not validates)
     if not idle:
-        yield from check_monitor("monitor", metric, mode, metrics, validates)
+        yield from check_monitor("monitor", metric, mode, metrics, values, validates)
     if mode is None:
         mode = find_mode(metric or "loss", metrics)
         config.fill({"monitor.mode": mode})
@@ -33,13 +38,18 @@ def resolve_monitor(
         own, own_mode = node.get("monitor"), node.get("mode")
         follows = own == metric and own_mode in (None, mode)
         if (idle and required) or not (follows or (own is None and not required)):
-            yield from check_monitor(key, own, own_mode, metrics, validates)
+            yield from check_monitor(key, own, own_mode, metrics, values, validates)
     if idle:
         config.fill({"monitor.metric": None})  # the last checkpoint is then the one that is tested
 
 
 def check_monitor(
-    key: str, metric: str | None, mode: str | None, metrics: MetricCollection, validates: bool
+    key: str,
+    metric: str | None,
+    mode: str | None,
+    metrics: MetricCollection,
+    values: Sequence[str],
+    validates: bool,
 ) -> Iterator[Problem]:
     """A monitored value must be logged, and its mode be the right one.
 
@@ -48,6 +58,7 @@ def check_monitor(
         metric: Such as val/loss.
         mode: min, max or None for the metric's own.
         metrics: Those of each part of the data.
+        values: Names of the values that loss and metrics log, such as accuracy.
         validates: Whether there is a validation before the training ends.
     """
     setting = "monitor.metric" if key == "monitor" else f"{key}.monitor"
@@ -61,7 +72,7 @@ def check_monitor(
             "validation part with data.val_fraction=0.1, or train until the first validation.",
         )
         return
-    logged = [f"{part}/{name}" for part in ("val", "train") for name in ("loss", *metrics)]
+    logged = [f"{part}/{name}" for part in ("val", "train") for name in values]
     if metric not in logged:
         part, _, name = metric.partition("/")
         near = suggest_name(f"val/{name}" if part == "test" else metric, logged)
@@ -77,7 +88,10 @@ def check_monitor(
 def find_mode(metric: str, metrics: MetricCollection) -> str:
     """Whether the best value of a metric (such as val/accuracy) is its min or max."""
     name = metric.split("/")[-1]
-    return "max" if name in metrics and metrics[name].higher_is_better else "min"
+    # A metric that gives several values logs them as accuracy_cat, accuracy_dog.
+    owners = [str(each) for each in metrics if name == each or name.startswith(f"{each}_")]
+    owner = max(owners, key=len, default="")
+    return "max" if owner and metrics[owner].higher_is_better else "min"
 
 
 def find_observers(

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Container, Iterator
+from typing import Any
 
 import torch
 
+from quartet.config.instantiate import import_task
 from quartet.core import processes
 from quartet.core.messages import format_value
 from quartet.core.problems import Config, Problem
@@ -145,7 +147,15 @@ def check_scheduler(
 
 
 def check_channels(data: Config, wrong: Container[str]) -> Iterator[Problem]:
-    """The mean and the standard deviation must be those of the channels of images."""
+    """Flips and crops need images; the mean and the standard deviation those of their channels."""
+    for key in ("flip", "crop"):
+        shape = data["input_shape"]
+        if data[key] and shape is not None and len(shape) != 3 and f"data.{key}" not in wrong:
+            message = (
+                "needs images (channels, height, width), and the inputs have shape "
+                f"{format_value(shape)}; leave it out."
+            )
+            yield Problem(f"data.{key}", message, data[key])
     if any(f"data.{name}" in wrong for name in ("mean", "std", "input_shape")):
         return
     mean, std, shape = data["mean"], data["std"], data["input_shape"]
@@ -162,6 +172,14 @@ def check_channels(data: Config, wrong: Container[str]) -> Iterator[Problem]:
             "leaves them as they are.",
             mean,
         )
+
+
+def check_task(name: Any) -> Iterator[Problem]:
+    """The task must be one of the engine's, or a class of the project, which is imported."""
+    try:
+        import_task(name)
+    except ValueError as error:
+        yield Problem("data.task", str(error), name)
 
 
 def check_folds(data: Config, wrong: Container[str]) -> Iterator[Problem]:

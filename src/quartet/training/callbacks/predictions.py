@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from numpy.typing import NDArray
 from torch import Tensor
 
 from quartet.checkpoints.callbacks import all_gather_object
+from quartet.data import nest
+from quartet.data.task import Task
 from quartet.training.metric_buffer import at_least_32_bits
-
-Array = NDArray[Any]
 
 
 class PredictionCollector(Callback):
@@ -24,7 +23,7 @@ class PredictionCollector(Callback):
     Attributes:
         part: ``test`` or ``val``; None before both.
         step: n if every n-th sample was kept.
-        predictions: Predictions of the task, ``(samples, ...)``.
+        predictions: Predictions of the task, arrays ``(samples, ...)``.
         labels: Labels of the task.
         queries: Query of each sample, for ranking; otherwise empty.
         rows: Index of each sample in its part; undefined for ranking.
@@ -35,31 +34,37 @@ class PredictionCollector(Callback):
     def __init__(self) -> None:
         self.part: str | None = None
         self.step = 0
-        self.kept: list[tuple[Array, ...]] = []
-        self.predictions = self.labels = self.queries = self.rows = np.empty(0)
+        self.kept: list[tuple[Any, ...]] = []
+        self.predictions: Any = np.empty(0)
+        self.labels: Any = np.empty(0)
+        self.queries = self.rows = np.empty(0)
 
     def append(
         self, part: str, trainer: Trainer, module: Any, outputs: Any, batch: Any, i: int
     ) -> None:
         """Appends the predictions of batch number `i`."""
-        if outputs is None:  # this process has no share of the last batch
+        if (
+            outputs is None or type(module.task).figures is Task.figures
+        ):  # no share of the last batch, or no pictures
             return
-        _, targets, *indexes = batch
+        _, targets, extras = module.task.split(batch)
+        queries = extras["indexes"] if module.task.has_queries else None
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        size = nest.size(targets)
         if not self.step:
-            whole = len(getattr(data.parts, part)) * outputs[0].numel()
-            self.step = math.ceil(whole / self.max_values)
+            whole = len(getattr(data.parts, part)) * nest.count_values(outputs) // size
+            self.step = max(1, math.ceil(whole / self.max_values))
         start = i * data.eval_batch_size * trainer.world_size
-        share = torch.arange(len(targets), device=targets.device)
+        share = torch.arange(size, device=module.device)
         rows = start + trainer.global_rank + share * trainer.world_size
-        chosen = (indexes[0] if indexes else rows) % self.step == 0
-        values: list[Tensor] = [
-            module.task(at_least_32_bits(outputs[chosen].detach())),
-            module.task.labels(targets[chosen]),
-            indexes[0][chosen] if indexes else rows[:0],
+        chosen = ((rows if queries is None else queries) % self.step == 0).nonzero().flatten()
+        values = [
+            module.task(nest.map_tensors(at_least_32_bits, nest.select(outputs, chosen))),
+            module.task.labels(nest.select(targets, chosen)),
+            rows[:0] if queries is None else queries[chosen],
             rows[chosen],
         ]
-        self.kept.append(tuple(each.cpu().numpy() for each in values))
+        self.kept.append(nest.map_tensors(lambda tensor: tensor.detach().cpu(), tuple(values)))
 
     def describe(self) -> str:
         """Describes the samples for titles: ``test samples``."""
@@ -70,11 +75,14 @@ class PredictionCollector(Callback):
         self.kept = []
         if not kept:
             return
-        self.part, columns = part, [np.concatenate(each) for each in zip(*kept, strict=True)]
-        order = np.argsort(columns[2] if len(columns[2]) else columns[3], kind="stable")
-        self.predictions, self.labels = columns[0][order], columns[1][order]
-        self.queries = columns[2][order] if len(columns[2]) else columns[2]
-        self.rows = columns[3][order]
+        self.part, columns = part, nest.concatenate(kept)
+        order = (columns[2] if len(columns[2]) else columns[3]).argsort(stable=True)
+        if not len(columns[2]):
+            columns = (*columns[:2], order[:0], columns[3])
+        self.predictions, self.labels, self.queries, self.rows = (
+            nest.map_tensors(Tensor.numpy, nest.select(column, order[: nest.size(column)]))
+            for column in columns
+        )
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.append("test", *args)
