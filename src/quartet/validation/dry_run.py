@@ -136,13 +136,11 @@ def check_scalars(
     yield from problems
 
 
-def check_single_sample(
-    model: nn.Module, input_shape: Sequence[int], batch_size: int | str
-) -> Iterator[Problem]:
+def check_single_sample(model: nn.Module, inputs: Any, batch_size: int | str) -> Iterator[Problem]:
     """A model that is trained on a batch of one sample must accept it; batch normalisation does not."""
     problems: list[Problem] = []
     with collect_problems(problems, "model"):
-        pass_through(model, torch.zeros(1, *input_shape), training=True)
+        pass_through(model, inputs, training=True)
     if problems:
         reason = problems[0].message.partition(",")[0]
         yield Problem(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from quartet.config.configuration import Configuration
@@ -130,5 +131,7 @@ def check_smallest_batch(
     trainer = config["trainer"]
     reached = (trainer["overfit_batches"] or trainer["limit_train_batches"]) == 1.0
     smallest = math.ceil((rest if rest and reached else whole) / world_size)
-    if smallest == 1 and not create_task(config["data"]["task"]).has_queries:
-        yield from check_single_sample(model, config["data"]["input_shape"], size)
+    task, shape = create_task(config["data"]["task"]), config["data"]["input_shape"]
+    if smallest == 1 and not task.has_queries and (shape is not None or data.loaded):
+        inputs = task.split(data.first_batch(1))[0] if shape is None else torch.zeros(1, *shape)
+        yield from check_single_sample(model, inputs, size)
