@@ -23,11 +23,12 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    "src/quartet": 14_850,
+    # 750 of them for tasks, batches and modules that the engine does not know.
+    "src/quartet": 15_700,
     "tests": 14_480,
     "scripts": 700,
 }
-FILES = 85  # in src/quartet
+FILES = 86  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),
