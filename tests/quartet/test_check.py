@@ -230,6 +230,7 @@ REFUSED = [
     ("trainer.max_time=foo", r"^trainer: `Timer\(duration='foo'\)` is not a valid duration"),
     ("trainer.check_val_every_n_epoch=0", r"n_epoch=0: must be a whole number of at least 1; data"),
     ("trainer.val_check_interval=2.5", r"interval=2.5: must be a number of batches, or a share"),
+    ("trainer.val_check_interval=00:01:00:00", r"must be a number of batches, or a share"),
     (
         "callbacks=early_stopping callbacks.early_stopping.patience=-1",
         r"^callbacks.early_stopping.patience=-1: must be at least 0\.$",

@@ -359,9 +359,3 @@ def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> Non
 def test_settings_that_leave_nothing_to_compute_are_refused(overrides: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build(composed(overrides.split()))
-
-
-def test_last_batch_of_one_sample_is_fine_where_it_is_left_out_or_never_reached() -> None:
-    base = ["data=wine", "data.batch_size=3", "model.norm=batch"]
-    for more in (["data.drop_last=true"], ["trainer.limit_train_batches=2"], ["model.norm=layer"]):
-        build(composed([*base, *more]))

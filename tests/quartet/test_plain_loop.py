@@ -507,6 +507,7 @@ def test_settings_train_as_by_hand(setting: str, tmp_path: Path) -> None:
         ["monitor.metric=train/loss"],
         ["scheduler.frequency=2", "trainer.check_val_every_n_epoch=2"],
         ["trainer.val_check_interval=0.5"],
+        ["scheduler.frequency=2", "trainer.val_check_interval=3"],
     ],
     ids=" ".join,
 )

@@ -137,8 +137,8 @@ def _plateau_tick(
 ) -> dict[str, Any]:
     if interval != "epoch":
         raise ValueError(
-            f"scheduler.interval={interval} does not suit ReduceLROnPlateau, whose monitored value "
-            "exists once an epoch; set scheduler.interval=epoch."
+            f"scheduler.interval={interval} does not suit ReduceLROnPlateau, which looks at its value "
+            "when an epoch ends; set scheduler.interval=epoch."
         )
     if monitor is None:
         raise ValueError(

@@ -136,7 +136,9 @@ def check_scalars(
     yield from problems
 
 
-def check_single_sample(model: nn.Module, inputs: Any, batch_size: int | str) -> Iterator[Problem]:
+def check_single_sample(
+    model: nn.Module, inputs: Any, batch_size: int | str, advice: str
+) -> Iterator[Problem]:
     """A model that is trained on a batch of one sample must accept it; batch normalisation does not."""
     problems: list[Problem] = []
     with collect_problems(problems, "model"):
@@ -145,8 +147,8 @@ def check_single_sample(model: nn.Module, inputs: Any, batch_size: int | str) ->
         reason = problems[0].message.partition(",")[0]
         yield Problem(
             "data.batch_size",
-            f"leaves a batch of one sample, and the model refuses it ({reason}); choose another "
-            "size, or data.drop_last=true to leave a smaller last batch out.",
+            f"leaves a batch of one sample, and the model refuses it ({reason}); {advice} "
+            "leaves none.",
             batch_size,
         )
 

@@ -105,9 +105,7 @@ CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "trainer.val_check_interval": (
         lambda value: (
-            is_whole(value, 1)
-            or value is None
-            or (0 < value <= 1 if isinstance(value, float) else not isinstance(value, int))
+            is_whole(value, 1) or value is None or (isinstance(value, float) and 0 < value <= 1)
         ),
         "must be a number of batches, or a share of the epoch above 0.0 and at most 1.0.",
     ),

@@ -100,7 +100,8 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[
         batches[part] = math.ceil(counts[part] / size)
     trainer = config["trainer"]
     for part, count in batches.items():
-        overfits = trainer["overfit_batches"] and part != "test"
+        limited = part == "train" or (part == "val" and trainer["limit_val_batches"] != 0)
+        overfits = trainer["overfit_batches"] and limited
         key = "overfit_batches" if overfits else f"limit_{part}_batches"
         limit = trainer[key]
         left = int(count * limit) if isinstance(limit, float) else min(count, limit)
@@ -124,14 +125,19 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[
 def check_smallest_batch(
     config: Config, data: DataModule, model: nn.Module, world_size: int
 ) -> Iterator[Problem]:
-    """The model must accept the smallest batch of an epoch."""
-    size, count = config["data"]["batch_size"], count_rows(config, data)["train"]
-    whole = count if size == "full" else size * world_size
-    rest = 0 if config["data"]["drop_last"] else count % whole
-    trainer = config["trainer"]
-    reached = (trainer["overfit_batches"] or trainer["limit_train_batches"]) == 1.0
-    smallest = math.ceil((rest if rest and reached else whole) / world_size)
+    """The model must accept the smallest batch that the training reaches."""
+    size, last = config["data"]["batch_size"], not config["data"]["drop_last"]
+    share = math.ceil(count_rows(config, data)["train"] / world_size)  # rows of each process
+    whole = share if size == "full" else min(size, share)
+    limited, batches = count_train_batches(config, data, world_size)
+    per_epoch, total = count_steps(config, data, world_size)
+    if last and share % whole and limited == batches and total >= per_epoch:
+        whole = share % whole
     task, shape = create_task(config["data"]["task"]), config["data"]["input_shape"]
-    if smallest == 1 and not task.has_queries and (shape is not None or data.loaded):
+    if whole == 1 and not task.has_queries and (shape is not None or data.loaded):
         inputs = task.split(data.first_batch(1))[0] if shape is None else torch.zeros(1, *shape)
-        yield from check_single_sample(model, inputs, size)
+        fitting = next((n for n in range(2, share + 1) if n > size and share % n != 1), None)
+        advice = f"data.batch_size={fitting}" if fitting else "more rows, or another model,"
+        if fitting and size > 1:
+            advice += " or data.drop_last=true"
+        yield from check_single_sample(model, inputs, size, advice)
