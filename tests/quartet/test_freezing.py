@@ -113,7 +113,7 @@ def test_trial_of_a_model_leaves_each_module_in_its_mode() -> None:
     model = nn.Sequential(Encoder(), nn.Linear(4, 1))
     model[0].eval()
     for training in (False, True):
-        pass_through(model, (2, 4), training)
+        pass_through(model, torch.zeros(2, 4), training)
         assert evaluated(model) == ["0", "0.linear", "0.norm", "0.dropout"]
 
 

@@ -25,7 +25,7 @@ BUDGETS = {
     "src/project": 1_300,
     # 750 of them for tasks, batches and modules that the engine does not know.
     "src/quartet": 15_700,
-    "tests": 14_480,
+    "tests": 14_570,
     "scripts": 700,
 }
 FILES = 86  # in src/quartet
