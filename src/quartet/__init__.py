@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quartet.build import Run, compose
     from quartet.core.problems import ConfigError, Problem
+    from quartet.data.augment import draw
     from quartet.data.datamodule import DataModule
-    from quartet.data.split import Fold, Parts, Rows, assemble, split, standardize
+    from quartet.data.split import Fold, Parts, Rows, Tensors, assemble, split, standardize
+    from quartet.data.task import Task
     from quartet.run import train
     from quartet.training.module import Module
 
 _HOMES = {
     "build": ("Run", "compose"),
     "core.problems": ("ConfigError", "Problem"),
+    "data.augment": ("draw",),
     "data.datamodule": ("DataModule",),
-    "data.split": ("Fold", "Parts", "Rows", "assemble", "split", "standardize"),
+    "data.split": ("Fold", "Parts", "Rows", "Tensors", "assemble", "split", "standardize"),
+    "data.task": ("Task",),
     "run": ("train",),
     "training.module": ("Module",),
 }
@@ -32,8 +36,11 @@ __all__ = [
     "Problem",
     "Rows",
     "Run",
+    "Task",
+    "Tensors",
     "assemble",
     "compose",
+    "draw",
     "split",
     "standardize",
     "train",

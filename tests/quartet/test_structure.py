@@ -25,7 +25,7 @@ BUDGETS = {
     "src/project": 1_300,
     # 750 of them for tasks, batches and modules that the engine does not know.
     "src/quartet": 15_700,
-    "tests": 14_570,
+    "tests": 14_800,
     "scripts": 700,
 }
 FILES = 86  # in src/quartet
@@ -183,6 +183,8 @@ def test_private_names_of_other_libraries_stay_in_compat() -> None:
 def test_budget_of_lines_holds(folder: str) -> None:
     folders = [folder, "src/hydra_plugins"] if folder == "src/quartet" else [folder]
     files = [file for each in folders for file in (ROOT / each).rglob("*.py")]
+    # Examples are what forks write; the tests of them count.
+    files = [file for file in files if not file.is_relative_to(ROOT / "tests/project/examples")]
     lines = sum(len(file.read_text().splitlines()) for file in files)
     assert lines <= BUDGETS[folder]
 

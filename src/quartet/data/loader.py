@@ -210,6 +210,8 @@ def prepare_batch(
         augment_inputs: Changes inputs at random; None changes nothing.
         augment: Changes the whole batch at random; None changes nothing.
     """
+    if augment is not None or augment_inputs is not None:
+        rows = rows.to(leaves(batch)[0].device, non_blocking=True)
     if augment is not None:
         batch = augment(batch, rows, epoch)
     place: Any = "inputs" if isinstance(batch, dict) else 0
@@ -217,7 +219,7 @@ def prepare_batch(
     if not isinstance(inputs, Tensor):
         return batch
     if augment_inputs is not None:
-        inputs = augment_inputs(inputs, rows.to(inputs.device, non_blocking=True), epoch)
+        inputs = augment_inputs(inputs, rows, epoch)
     inputs = normalize(inputs)
     if isinstance(batch, Tensor):
         return inputs
