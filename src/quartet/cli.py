@@ -225,11 +225,11 @@ def holds_training(directory: Path) -> bool:
 def expected(error: BaseException) -> BaseException | None:
     """The error, or the one that led to it, if it explains itself without a traceback."""
     from quartet.checkpoints.storage import CheckpointError
-    from quartet.training.module import NonFiniteLossError
+    from quartet.training.module import TrainingError
 
     def explains_itself(error: BaseException | None) -> bool:
         closed = isinstance(error, OSError) and error.errno in CLOSED
-        return closed or isinstance(error, NonFiniteLossError | CheckpointError)
+        return closed or isinstance(error, TrainingError | CheckpointError)
 
     if not explains_itself(error):
         return None

@@ -32,7 +32,8 @@ def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, A
 
     Raises:
         quartet.core.problems.ConfigError: the configuration cannot train; nothing was written.
-        quartet.training.module.NonFiniteLossError: the loss became NaN or infinite.
+        quartet.training.module.TrainingError: the loss became NaN or infinite, or a monitored value
+            is not logged.
     """
     with ExitStack() as locks:
         return train_locked(cfg, directory, locks)
@@ -137,8 +138,14 @@ def train_locked(
 def summarize_epochs(run: "Run") -> dict[str, Any]:
     """Returns the entries of result.json about the epochs, from the rows of metrics.csv."""
     from quartet.records.loggers import MetricsCSV
+    from quartet.training.module import TrainingError
 
     history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV))
+    if not history.rows:
+        raise TrainingError(
+            "The training ended before its first step: trainer.max_time was over, a callback "
+            "stopped it, or the data gave no batch."
+        )
     monitor = run.config["monitor"]
     return record.summary(run.directory, history.rows, monitor["metric"], monitor["mode"])
 

@@ -225,6 +225,8 @@ REFUSED = [
     ("loss=focal loss.gamma=-1", r"^loss.gamma: must be at least 0, got -1; 0 gives cross-entropy"),
     ("loss=focal loss.alpha=0.3", r"^loss.alpha: must be a list of one weight for each of the 10"),
     ("data=ranking loss.sigma=0", r"^loss.sigma: must be above 0, got 0; 1 is the plain logistic"),
+    ("data.train_samples=0", r"^data.train_samples=0: must be at least 1\.$"),
+    ("data=ranking data.train_samples=9", r"^data.input_shape=null: is not known before the data"),
     ("trainer.max_epochs=0", r"^trainer.max_epochs=0: must be at least 1\.$"),
     ("trainer.max_epochs=-1", r"^trainer.max_epochs=-1: the training would never end; set a num"),
     ("trainer.max_time=foo", r"^trainer: `Timer\(duration='foo'\)` is not a valid duration"),

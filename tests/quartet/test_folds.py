@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from quartet.reports.page import render, summary
 from quartet.reports.results import rank, read
 from quartet.run import train
 from quartet.validation.data import load_data
+from quartet.validation.length import count_rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 SOURCES: dict[str, list[str]] = {
@@ -74,6 +76,8 @@ def test_folds_have_the_shares_of_the_classes() -> None:
 def test_steps_are_counted_before_a_download_as_after_it(tmp_path: Path) -> None:
     names = ["data=mnist", "data.train_samples=100", "data.folds=3", "data.fold=0"]
     assert build(composed([*names, "data.batch_size=1"])).steps_per_epoch == 66
+    settings = {"data": {"train_samples": 100, "folds": None}}  # of a set without data.val_fraction
+    assert count_rows(settings, SimpleNamespace(loaded=False)) == {"train": 100, "val": 0}  # type: ignore[arg-type]
 
 
 def test_report_gathers_folds(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Options of the trainer: what each is for happens."""
 
 import csv
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,11 @@ import pytest
 import torch
 from made import weights
 
+import quartet
 from quartet.build import build, compose
+from quartet.records.run_directory import summary
 from quartet.run import train
+from quartet.training.module import TrainingError
 
 pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
 
@@ -42,6 +47,79 @@ def test_limited_epoch_that_is_shorter_than_the_interval_validates_at_its_end(
     for number, overrides in enumerate((["trainer=smoke", *options[:1]], options)):
         train(compose(["metrics=none", *overrides]), tmp_path / str(number))
         assert all(row["val/loss"] for row in rows(tmp_path / str(number)))
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "key"),
+    [
+        ("val", [], "monitor.metric=val/loss"),
+        ("val", ["callbacks=early_stopping", "callbacks.best=null"], "monitor.metric=val/loss"),
+        (
+            "val",
+            ["monitor.metric=train/loss", "scheduler=plateau", "scheduler.monitor=val/loss"],
+            "scheduler.monitor=val/loss",
+        ),
+        (
+            "train",
+            ["monitor.metric=train/loss", "callbacks=early_stopping"],
+            "monitor.metric=train",
+        ),
+        (
+            "train",
+            ["monitor.metric=train/loss", "scheduler=plateau"],
+            "scheduler.monitor=train/loss",
+        ),
+        (
+            "train",
+            ["monitor.metric=train/loss", "data.val_fraction=0"],
+            "monitor.metric=train/loss",
+        ),
+    ],
+)
+def test_monitored_value_that_no_step_records_ends_the_training_with_its_name(
+    stage: str, options: list[str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = quartet.Module.record
+    monkeypatch.setattr(
+        quartet.Module,
+        "record",
+        lambda self, part, *args: None if part == stage else record(self, part, *args),
+    )
+    logged = {"val": r"\(none so far\)", "train": r"\((val/loss and )?lr\)"}[stage]
+    with pytest.raises(TrainingError, match=rf"^{key}.* end of epoch 1. Monitor .* {logged}, or"):
+        train(compose(["metrics=none", "trainer.max_epochs=2", *options]), tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["status"], result["error"]["type"]) == ("failed", "TrainingError")
+
+
+@pytest.mark.parametrize("stage", ["train", "val", "test"])
+def test_step_may_record_nothing_where_nothing_needs_it(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = quartet.Module.record
+    monkeypatch.setattr(
+        quartet.Module,
+        "record",
+        lambda self, part, *args: None if part == stage else record(self, part, *args),
+    )
+    monitored = "train/loss" if stage == "val" else "val/loss"
+    result = train(compose(["trainer.max_epochs=1", f"monitor.metric={monitored}"]), tmp_path)
+    assert {name.partition("/")[0] for name in result["metrics"]} == {"train", "val", "test"} - {
+        stage
+    }
+
+
+def test_training_without_a_step_fails_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"ended before its first step: trainer.max_time was"):
+        train(compose(["trainer.max_time=00:00:00:00"]), tmp_path)
+
+
+def test_best_epoch_has_a_value_that_is_a_number(tmp_path: Path) -> None:
+    rows = [{"epoch": e, "val/f1": v} for e, v in ((1, math.nan), (2, 0.4), (3, 0.3))]
+    found = summary(tmp_path, [*rows, {"epoch": 4}], "val/f1", "max")["monitor"]
+    assert (found["best"], found["epoch"]) == (0.4, 2)
+    found = summary(tmp_path, [{"epoch": 1, "train/loss": 1.0}], "val/f1", "max")["monitor"]
+    assert (found["best"], found["epoch"]) == (None, 1)
 
 
 def test_profile_lies_in_the_directory_of_the_run(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from quartet.data.split import Parts
 from quartet.data.task import TASKS, Task, create_task
 from quartet.records.loggers import MetricsCSV, logged_run
 from quartet.training import parameters, schedule
+from quartet.training.callbacks.interruption import MonitorCheck
 from quartet.training.module import Module
 
 log = logging.getLogger(__name__)
@@ -232,10 +233,21 @@ def build_trainer(config: Configuration) -> Trainer:
             use_distributed_sampler=False,  # the data divides itself
         )
         finish_trainer(trainer, config["trainer"], directory)
+        trainer.callbacks.insert(0, MonitorCheck(dict(find_monitored(config))))  # type: ignore[attr-defined]
     if problems:
         raise ConfigError(*problems)
     lightning_loop.install(trainer)
     return trainer
+
+
+def find_monitored(config: Configuration) -> Iterator[tuple[str, str]]:
+    """Yields each setting that names a monitored value, and the value."""
+    if config["monitor"]["metric"]:
+        yield "monitor.metric", config["monitor"]["metric"]
+    nodes = {f"callbacks.{name}": node for name, node in config["callbacks"].items()}
+    for key, node in {"scheduler": config["scheduler"], **nodes}.items():
+        if node and node.get("monitor"):
+            yield f"{key}.monitor", node["monitor"]
 
 
 def prepare_nodes(config: Configuration, group: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run directory: its configurations, result.json, environment.json, and whether it holds a run."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -154,21 +155,20 @@ def summary(
 
     Args:
         directory: Of the run.
-        history: Rows of metrics.csv.
+        history: Rows of metrics.csv, at least one.
         metric: Name of the monitored metric; None if nothing is monitored.
         mode: min or max.
     """
-    # Without a monitored metric the last epoch is the best one.
-    rows = [row for row in history if metric in row] or history[-1:]
-    best = rows[-1]
-    if metric:
-        best = (min if mode == "min" else max)(rows, key=lambda row: row[metric])
+    # Without a monitored metric the last epoch is the best one. NaN is no best value.
+    best, name = history[-1], metric or ""
+    if rows := [row for row in history if not math.isnan(row.get(name, math.nan))]:
+        best = (min if mode == "min" else max)(rows, key=lambda row: row[name])
     checkpoints = [(name, f"checkpoints/{name}.ckpt") for name in ("best", "last")]
     return {
         "monitor": {
             "metric": metric,
             "mode": mode,
-            "best": best[metric] if metric else None,
+            "best": best.get(name),
             "epoch": best["epoch"],
         },
         "metrics": {k: v for k, v in best.items() if "/" in k},

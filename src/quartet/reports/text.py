@@ -25,8 +25,9 @@ def table(result: Mapping[str, Any], directory: Path) -> str:
     """A run's figures for the terminal: a row for each, a column for train, val and test."""
     monitor, choices = result["monitor"], result["choices"]
     groups = ("data", "model", "loss", "optimizer", "scheduler")
-    end = f"last epoch {monitor['epoch']}; without validation there is no best"
-    if monitor["metric"]:
+    lacking = f"a value of {monitor['metric']}" if monitor["metric"] else "validation"
+    end = f"last epoch {monitor['epoch']}; without {lacking} there is no best"
+    if monitor["best"] is not None:
         end = f"best epoch {monitor['epoch']}, by {monitor['metric']} = {monitor['best']:.4g}"
     return "\n".join(
         [

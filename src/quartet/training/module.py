@@ -17,6 +17,7 @@ from torchmetrics import MetricCollection
 
 from quartet.checkpoints.callbacks import all_gather_object
 from quartet.compat import get_trainer, is_last_batch_done
+from quartet.core.messages import join_and
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task
 from quartet.training.metric_buffer import MetricBuffer
@@ -25,7 +26,11 @@ from quartet.training.schedule import Schedule
 NO_EXTRAS: Mapping[str, Any] = MappingProxyType({})
 
 
-class NonFiniteLossError(Exception):
+class TrainingError(Exception):
+    """A training that cannot go on. The message says why and what to do."""
+
+
+class NonFiniteLossError(TrainingError):
     """The loss or the weights became NaN or infinite."""
 
 
@@ -227,6 +232,10 @@ class Module(LightningModule):
         self.log_epoch("train", self.train_metrics)
         # Lightning would do so after the checkpoint of the epoch, which would lack it.
         if is_last_batch_done(self.trainer):
+            for each in self.trainer.lr_scheduler_configs:
+                due = (self.trainer.current_epoch + 1) % each.frequency == 0
+                if each.reduce_on_plateau and due and each.monitor:
+                    check_logged(self.trainer, {"scheduler.monitor": each.monitor})
             self.plateau_is_due = True
             self.trainer.fit_loop.epoch_loop.update_lr_schedulers(
                 "epoch", update_plateau_schedulers=True
@@ -270,6 +279,8 @@ class Module(LightningModule):
             share = sums.get(name, torch.zeros(2, device=self.device))
             total, samples = self.trainer.strategy.reduce(share, reduce_op="sum")
             means[name] = total / samples
+        if not means:  # no step has recorded anything
+            return
         loss = means["loss"]
         if stage == "val" and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
             self.stop_non_finite(f"the validation loss became {loss.item()} at the end")
@@ -326,3 +337,23 @@ def model_losses(outputs: Any) -> dict[str, Tensor]:
             "override the steps of the module."
         )
     return losses
+
+
+def check_logged(trainer: Any, monitored: Mapping[str, str]) -> None:
+    """Checks that values were logged.
+
+    Args:
+        trainer: Knows the values that were.
+        monitored: Name of each value, by the setting that names it.
+
+    Raises:
+        TrainingError: one was not.
+    """
+    logged = list(trainer.callback_metrics)
+    for key, name in monitored.items():
+        if name not in logged:
+            raise TrainingError(
+                f"{key}={name}: was not logged by the end of epoch {trainer.current_epoch + 1}. "
+                f"Monitor a value that was ({join_and(logged) or 'none so far'}), or log it with "
+                "self.record or self.log in the steps of the module."
+            )

@@ -144,6 +144,8 @@ class Builder:
         group = self.config["data"]
         if self.is_valid(*SHAPES):
             self.problems += settings.check_outputs(group)
+        if self.is_valid("data", *SHAPES):
+            self.problems += settings.check_shapes(group)
         shapes = group["input_shape"], group["num_outputs"]
         if self.is_valid(*SHAPES) and (None not in shapes or "." in group["task"]):
             self.parts["shapes"] = shapes

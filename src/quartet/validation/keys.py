@@ -46,6 +46,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
     ),
     "[1, inf)": (
         *("data.eval_batch_size", "data.input_shape", "data.num_outputs", "Adafactor.d"),
+        "data.train_samples",
         *("LBFGS.history_size", "LBFGS.max_eval", "LBFGS.max_iter", "scheduler.step_size"),
         *("CosineAnnealingWarmRestarts.T_0", "CyclicLR.step_size_down", "CyclicLR.step_size_up"),
         *("MultiStepLR.milestones", "EMA.every_n_steps", "trainer.num_nodes"),

@@ -34,7 +34,7 @@ def count_rows(config: Config, data: DataModule) -> dict[str, int]:
     """Samples (or queries) of each part that is known before a download."""
     if not data.loaded:
         count, folds = config["data"]["train_samples"], config["data"]["folds"]
-        val = round(count * config["data"]["val_fraction"])
+        val = round(count * config["data"].get("val_fraction", 0))
         if folds:
             val = len(range(config["data"]["fold"], count, folds))  # the first are larger by one
         return {"train": count - val, "val": val}

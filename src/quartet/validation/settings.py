@@ -221,3 +221,15 @@ def check_outputs(data: Config) -> Iterator[Problem]:
     if None not in (right, count) and count != right:
         message = f"must be {right} in this {task} task; leave it out."
         yield Problem("data.num_outputs", message, count)
+
+
+def check_shapes(data: Config) -> Iterator[Problem]:
+    """Shapes must be named where the data is not read before the training."""
+    unread = data["train_samples"] is not None and "." not in data["task"]
+    for key in ("input_shape", "num_outputs"):
+        if unread and data[key] is None:
+            message = (
+                "is not known before the data is there, as data.train_samples says; set it, or "
+                "data.train_samples=null, which reads the data at once."
+            )
+            yield Problem(f"data.{key}", message, None)

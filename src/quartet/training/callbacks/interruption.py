@@ -1,15 +1,17 @@
-"""Stops a training between two optimizer steps after a signal."""
+"""Callbacks that end a training: after a signal, or where a monitored value is not logged."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from quartet.checkpoints.callbacks import LastCheckpoint
 from quartet.compat import is_accumulating, is_last_batch_done, is_validation_due
 from quartet.core.processes import ShutdownHandler
+from quartet.training.module import check_logged
 
 
 class StopAtBatchEnd(Callback):
@@ -63,3 +65,27 @@ class StopAtBatchEnd(Callback):
 
 def last_checkpoints(trainer: Trainer) -> list[LastCheckpoint]:
     return [each for each in trainer.callbacks if isinstance(each, LastCheckpoint)]  # type: ignore[attr-defined]
+
+
+class MonitorCheck(Checkpoint):
+    """Ends a training in which a monitored value is not logged, where Lightning would do so later.
+
+    It is a Checkpoint because Lightning calls these last, when the training metrics are known; of
+    all callbacks it must be the first.
+
+    Args:
+        monitored: Name of each monitored value, by the setting that names it.
+    """
+
+    def __init__(self, monitored: Mapping[str, str]) -> None:
+        self.monitored = monitored
+        self.has_validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.has_validated = True
+            check_logged(trainer, {k: v for k, v in self.monitored.items() if v[:4] == "val/"})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.has_validated or not any(trainer.num_val_batches):
+            check_logged(trainer, self.monitored)
