@@ -24,8 +24,8 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     # 750 of them for tasks, batches and modules that the engine does not know.
-    "src/quartet": 15_700,
-    "tests": 14_800,
+    "src/quartet": 15_740,
+    "tests": 15_020,
     "scripts": 700,
 }
 FILES = 86  # in src/quartet
