@@ -66,7 +66,7 @@ quartet.cli.withdraw quartet.training.module.Module.load_from_checkpoint
 quartet.core.processes.shutdown quartet.core.processes.shutdown.handle
 quartet.config.instantiate.functools.partial quartet.__init__.x
 quartet.config.instantiate.make.__globals__ quartet.build hydra_plugins.quartet.GridSweeper
-hydra_plugins.quartet.GridSweeper.sweep quartet.sweeps.local.Work quartet.sweeps.local.Program
+hydra_plugins.quartet.GridSweeper.sweep quartet.sweeps.launch.Work quartet.sweeps.launch.Program
 quartet.sweeps.launch.Job quartet.data.datamodule.DataModule
 quartet.data.datamodule.DataModule.load quartet.sweeps.search.Search quartet.data.loader.Batches
 logging.FileHandler quartet . os..system ..os.system

@@ -20,7 +20,7 @@ from test_sweep import Sweep, contents, sweep
 
 from quartet.records.sweep import Job, Table
 from quartet.sweeps import launch
-from quartet.sweeps.local import EXIT_LOCKED, Program, Work
+from quartet.sweeps.launch import EXIT_LOCKED, Program, Work
 
 __all__ = ["sweep"]
 

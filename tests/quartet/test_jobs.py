@@ -15,7 +15,7 @@ from quartet.config.overrides import is_job_override
 from quartet.core import files as locks
 from quartet.records import run_directory as record
 from quartet.records.sweep import Job, Table, list_jobs
-from quartet.sweeps import directory, local
+from quartet.sweeps import directory, launch
 from quartet.sweeps.launch import Progress, resume_overrides
 
 
@@ -262,27 +262,27 @@ def test_resuming_what_is_no_sweep_is_refused(
 
 
 def test_cores_and_gpus_are_divided_among_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "count_cores", lambda: 8)
+    monkeypatch.setattr(launch, "count_cores", lambda: 8)
 
     def gpus(slots: int, each: int, *names: str) -> list[str]:
-        made = local.environments(slots, each, names, given={})
+        made = launch.environments(slots, each, names, given={})
         return [environment["CUDA_VISIBLE_DEVICES"] for environment in made]
 
     assert gpus(2, 1, "0", "1") == ["0", "1"]
     assert gpus(2, 2, "0", "1", "2", "3") == ["0,1", "2,3"]
     assert gpus(3, 1, "4", "7") == ["4", "7", "4"]  # shared
     assert gpus(1, 4, "0", "1") == ["0,1"]
-    assert local.environments(3, 1, [], given={}) == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert local.environments(16, 1, [], given={})[0] == {"OMP_NUM_THREADS": "1"}
-    assert local.environments(1, 1, [], given={}) == [{}]  # torch divides them itself
-    assert local.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
+    assert launch.environments(3, 1, [], given={}) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert launch.environments(16, 1, [], given={})[0] == {"OMP_NUM_THREADS": "1"}
+    assert launch.environments(1, 1, [], given={}) == [{}]  # torch divides them itself
+    assert launch.environments(2, 1, [], given={"OMP_NUM_THREADS": "5"}) == [{}, {}]
 
 
 def test_flags_of_the_configuration_reach_the_jobs() -> None:
     given = ["-m", "-cd", "mine", "--config-name=other", "seed=1", "-cp=/conf"]
     flags = ["--config-path", "/conf", "--config-name", "other", "--config-dir", "mine"]
-    assert local.config_flags(given) == flags
-    assert local.config_flags(["-m", "seed=1"]) == []
+    assert launch.config_flags(given) == flags
+    assert launch.config_flags(["-m", "seed=1"]) == []
 
 
 def test_resumed_process_reads_everything_from_its_record(
@@ -290,14 +290,14 @@ def test_resumed_process_reads_everything_from_its_record(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(
-        local.subprocess, "Popen", lambda command, **kwargs: started.append(command)
+        launch.subprocess, "Popen", lambda command, **kwargs: started.append(command)
     )
-    monkeypatch.setattr(local, "visible_gpus", list)
+    monkeypatch.setattr(launch, "visible_gpus", list)
     monkeypatch.setattr(
-        local, "make_program", lambda config: local.Program(["train.py"], ["--config-dir", "x"])
+        launch, "make_program", lambda config: launch.Program(["train.py"], ["--config-dir", "x"])
     )
     launcher: Any = SimpleNamespace(config=None, n_jobs=2, gpus_per_job=1)
-    engine = local.LocalEngine(launcher)
+    engine = launch.LocalEngine(launcher)
     jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
     (jobs_[1].directory / "checkpoints").mkdir(parents=True)
     (jobs_[1].directory / "checkpoints" / "last.ckpt").touch()

@@ -1,28 +1,222 @@
-"""Where Hydra finds the sweepers and launchers: it looks for classes in this package alone."""
+"""The sweepers and launchers that Hydra finds here alone. Imported at every start, so without torch."""
+
+import os
+from collections.abc import Iterator, Sequence
+from shutil import which
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
-
-from quartet.sweeps import plugins
-
-
-class GridSweeper(plugins.GridSweeper):
-    """Settings: conf/sweep/grid.yaml."""
-
-
-class SearchSweeper(plugins.SearchSweeper):
-    """Settings: conf/sweep/optuna.yaml."""
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 
-class LocalLauncher(plugins.LocalLauncher):
-    """Settings: conf/launcher/local.yaml."""
+class GridSweeper(Sweeper):
+    """Trains every combination of values. Resumes a sweep that its directory holds.
+
+    Args:
+        retry: ``failed`` to train failed and refused jobs again; None to leave them.
+        resume: The sweep's directory, to resume all jobs that it ever had; None for those asked for.
+        params: Values to combine.
+        max_batch_size: Jobs that a launcher gets at once; None for all.
+    """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
+    def __init__(
+        self,
+        *,
+        retry: str | None,
+        resume: str | None,
+        params: dict[str, str] | None,
+        max_batch_size: int | None,
+    ) -> None:
+        self.retry, self.resume = retry, resume
+        self.params, self.max_batch_size = params or {}, max_batch_size
+        self.sweep_overrides: list[str] = []  # those that configure the sweep itself, not its jobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from quartet.sweeps.grid import sweep
+
+        return sweep(self, arguments)
 
 
-class RayLauncher(plugins.RayLauncher):
-    """Settings: conf/launcher/ray.yaml."""
+class SearchSweeper(GridSweeper):
+    """Asks Optuna for the values of each job. Resumes a search that its directory holds.
+
+    The arguments are described in ``conf/sweep/optuna.yaml``.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_trials: int,
+        over: list[str] | None,
+        space: dict[str, Any] | None,
+        objectives: list[str] | None,
+        mode: list[str] | None,
+        sampler: str,
+        seed: int,
+        pruner: str,
+        warmup_epochs: int,
+        storage: str | None,
+        resume: str | None,
+    ) -> None:
+        super().__init__(retry=None, resume=resume, params=None, max_batch_size=None)
+        self.n_trials = n_trials
+        self.over, self.space = to_container(over), to_container(space)
+        self.objectives, self.mode = to_container(objectives), to_container(mode)
+        self.sampler, self.seed, self.storage = sampler, seed, storage
+        self.pruner, self.warmup_epochs = pruner, warmup_epochs
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from quartet.sweeps.search import search
+
+        return search(self, arguments)
 
 
-class SlurmLauncher(plugins.SlurmLauncher):
-    """Settings: conf/launcher/slurm.yaml."""
+def to_container(value: Any) -> Any:
+    """Plain containers of Hydra's."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+class JobLauncher(Launcher):
+    """Trains each job of a sweep in a process of its own: what all launchers share."""
+
+    extra = ""  # of pyproject.toml, with what the launcher needs
+    package: str | None = None  # that the extra installs
+    config: DictConfig
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from quartet.sweeps.launch import refuse_settings
+
+        self.config = config
+        refuse_settings(config, self.package, self.extra, self.problems())
+
+    def problems(self) -> Iterator[str]:
+        """Yields what is wrong with the settings."""
+        raise NotImplementedError
+
+    def engine(self) -> Any:
+        """What trains the jobs, a `quartet.sweeps.launch.Engine`."""
+        raise NotImplementedError
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from quartet.sweeps.launch import launch
+
+        return launch(self.engine(), self.config, job_overrides, initial_job_idx)
+
+
+class LocalLauncher(JobLauncher):
+    """Trains each job in a process of its own on this machine.
+
+    Args:
+        n_jobs: Jobs at once.
+        gpus_per_job: GPUs that each job sees.
+    """
+
+    def __init__(self, *, n_jobs: int, gpus_per_job: int) -> None:
+        self.n_jobs, self.gpus_per_job = n_jobs, gpus_per_job
+
+    def problems(self) -> Iterator[str]:
+        for name in ("n_jobs", "gpus_per_job"):
+            if (value := getattr(self, name)) < 1:
+                yield f"launcher.{name} must be at least 1, got {value}."
+
+    def engine(self) -> Any:
+        from quartet.sweeps.launch import LocalEngine
+
+        return LocalEngine(self)
+
+
+class RayLauncher(JobLauncher):
+    """Trains each job in a process of its own on a Ray cluster.
+
+    Args:
+        address: Of the cluster; None for one of this machine alone.
+        num_cpus: Of a job.
+        num_gpus: Of a job, fractions too; None for 1 where the cluster has GPUs.
+        env: Names of environment variables that are passed to the jobs.
+    """
+
+    extra = package = "ray"
+
+    def __init__(
+        self, *, address: str | None, num_cpus: float, num_gpus: float | None, env: Sequence[str]
+    ) -> None:
+        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
+        self.env = list(env)
+
+    def problems(self) -> Iterator[str]:
+        for name in ("num_cpus", "num_gpus"):
+            value = getattr(self, name) or 0
+            if value < 0 or (value > 1 and value % 1):
+                yield f"launcher.{name} must be 0 or more, and a whole number above 1, got {value}."
+        for name in self.env:
+            if name not in os.environ:
+                yield f"launcher.env: {name} is not set here."
+
+    def engine(self) -> Any:
+        from quartet.sweeps.ray import RayEngine
+
+        return RayEngine(self)
+
+
+class SlurmLauncher(JobLauncher):
+    """Trains each job in a process of its own, in Slurm's queue.
+
+    Args:
+        cluster: ``slurm``; ``local`` for this machine.
+        settings: The other settings of conf/launcher/slurm.yaml.
+    """
+
+    extra, package = "slurm", "submitit"
+    LEAST: ClassVar = {  # of whole numbers
+        **dict.fromkeys(("timeout_min", "cpus_per_task", "array_parallelism", "signal_delay_s"), 1),
+        **dict.fromkeys(("max_num_timeout", "gpus_per_node"), 0),
+    }
+
+    def __init__(self, *, cluster: str, **settings: Any) -> None:
+        self.cluster, self.settings = cluster, settings
+
+    def problems(self) -> Iterator[str]:
+        if self.cluster not in ("slurm", "local"):
+            yield f"launcher.cluster={self.cluster}: must be slurm or local."
+        elif self.cluster == "slurm" and not (which("sbatch") and which("srun")):
+            yield (
+                "launcher=slurm: there is no sbatch here; start it on a machine of the cluster, or "
+                "try it with launcher.cluster=local."
+            )
+        for name, least in self.LEAST.items():
+            value = self.settings[name]
+            if value is not None and (not isinstance(value, int) or value < least):
+                yield f"launcher.{name} must be a whole number of at least {least}, got {value}."
+        for name, value in self.settings.items():
+            if "\n" in str(value):  # would add a line to the script that Slurm runs
+                yield f"launcher.{name} must be one line, got {value!r}."
+
+    def engine(self) -> Any:
+        from quartet.sweeps.slurm import SlurmEngine
+
+        return SlurmEngine(self)
 
 
 for group, name, plugin in (

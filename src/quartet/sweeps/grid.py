@@ -31,7 +31,7 @@ from quartet.sweeps.directory import write_report
 from quartet.sweeps.launch import SWEEP_GROUPS, Progress, resume_overrides
 
 if TYPE_CHECKING:
-    from quartet.sweeps.plugins import GridSweeper
+    from hydra_plugins.quartet import GridSweeper
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,10 @@ import ray
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
 from quartet.records.sweep import SEARCH, Job
-from quartet.sweeps import local
-from quartet.sweeps.launch import Engine
+from quartet.sweeps.launch import Engine, Work, make_program
 
 if TYPE_CHECKING:
-    from quartet.sweeps.plugins import RayLauncher
+    from hydra_plugins.quartet import RayLauncher
 
 
 class RayEngine(Engine):
@@ -25,7 +24,7 @@ class RayEngine(Engine):
     """
 
     def __init__(self, launcher: "RayLauncher") -> None:
-        self.program = local.make_program(launcher.config)
+        self.program = make_program(launcher.config)
         names = [*launcher.env, *([SEARCH] if SEARCH in os.environ else ())]
         self.further = {name: os.environ[name] for name in names}
         try:
@@ -51,7 +50,7 @@ class RayEngine(Engine):
 
     def submit(self, todo: Sequence[Job]) -> list[Any]:
         task = ray.remote(train_work).options(**self.options)
-        return [task.remote(local.Work(self.program, job, self.further)) for job in todo]
+        return [task.remote(Work(self.program, job, self.further)) for job in todo]
 
     def exit_status(self, handle: Any) -> int | str | None:
         ready, _ = ray.wait([handle], timeout=0)
@@ -73,7 +72,7 @@ class RayEngine(Engine):
         ray.shutdown()
 
 
-def train_work(work: local.Work) -> int:
+def train_work(work: Work) -> int:
     return work()
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-    from quartet.sweeps.plugins import SearchSweeper
+    from hydra_plugins.quartet import SearchSweeper
 
 
 def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:

@@ -16,18 +16,17 @@ from submitit.helpers import DelayedSubmission
 
 from quartet.core.problems import abort
 from quartet.records.sweep import Job
-from quartet.sweeps import local
-from quartet.sweeps.launch import Engine
+from quartet.sweeps.launch import Engine, Work, make_program
 
 if TYPE_CHECKING:
-    from quartet.sweeps.plugins import SlurmLauncher
+    from hydra_plugins.quartet import SlurmLauncher
 
 # Slurm sends the signals for a job to each of its processes; only submitit may react to them.
 IGNORING_SIGNALS = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
 OVER = ("UNKNOWN", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL")
 
 
-class SlurmWork(local.Work):
+class SlurmWork(Work):
     """Trains a job within a job of Slurm, which submitit requeues when its time is over."""
 
     terminated = False  # whether Slurm has sent SIGTERM, which the process has received, too
@@ -63,7 +62,7 @@ class SlurmEngine(Engine):
     """
 
     def __init__(self, launcher: "SlurmLauncher") -> None:
-        program = local.make_program(launcher.config)
+        program = make_program(launcher.config)
         self.program = dataclasses.replace(program, command=[*IGNORING_SIGNALS, *program.command])
         self.local = launcher.cluster == "local"
         # Under a name that nobody can foresee, since submitit unpickles the files in it.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.samplers import BaseSampler
 
-    from quartet.sweeps.plugins import SearchSweeper
+    from hydra_plugins.quartet import SearchSweeper
 
 
 # Not CMA-ES: Optuna pickles its state in the study, and a study from elsewhere could run code.
