@@ -60,7 +60,7 @@ def _no_flush() -> Iterator[None]:
 def no_pictures() -> Iterator[None]:
     """Training draws none, which would take longer than it; they have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("quartet.reports.picture.draw_training", lambda run, seen: [])
+        patch.setattr("quartet.reports.run.draw_training", lambda run, seen: [])
         yield
 
 

@@ -138,7 +138,7 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
         with shutdown.deferred(imports=True), paused_collector():
             import quartet.build  # noqa: F401 (all that takes seconds)
             from quartet.compat import quieten
-            from quartet.reports.text import describe_run
+            from quartet.reports.run import describe_run
             from quartet.run import train
     except SystemExit:
         withdraw(cfg, directory)

@@ -50,7 +50,7 @@ def train_locked(
     from quartet.config import resume
     from quartet.config.records import read_choices
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
-    from quartet.reports import picture, text
+    from quartet.reports.run import draw_training, table
     from quartet.training.callbacks.interruption import StopAtBatchEnd
     from quartet.training.callbacks.predictions import PredictionCollector
     from quartet.training.callbacks.progress import Timer
@@ -118,7 +118,7 @@ def train_locked(
             collect_validation(run, collector, path)
         if main:
             log_best(trainer.loggers, result, trainer.global_step)
-            picture.draw_training(run, collector)
+            draw_training(run, collector)
     except (KeyboardInterrupt, SystemExit) as error:
         result |= record.failure("interrupted", error)
         raise
@@ -131,7 +131,7 @@ def train_locked(
             with shutdown.masked():
                 record.write_result(run.directory, result)
     if main:
-        print(text.table(result, run.directory))
+        print(table(result, run.directory))
     return result
 
 

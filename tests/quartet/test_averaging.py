@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quartet.build import build, compose
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
-from quartet.reports.text import describe_run
+from quartet.reports.run import describe_run
 from quartet.run import train
 from quartet.training.callbacks.averaging import EMA
 

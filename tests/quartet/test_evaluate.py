@@ -17,7 +17,7 @@ from made_runs import made_run
 
 from quartet.inference.evaluate import evaluate
 from quartet.records.sweep import Job, Table
-from quartet.reports import picture
+from quartet.reports import run as report
 from quartet.run import train
 from quartet.sweeps.directory import find_winner
 
@@ -27,8 +27,8 @@ Command = Callable[..., int]
 
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture, "draw_training", lambda run, seen: [])
-    monkeypatch.setattr(picture, "draw_evaluation", lambda run, seen, file: [])
+    monkeypatch.setattr(report, "draw_training", lambda run, seen: [])
+    monkeypatch.setattr(report, "draw_evaluation", lambda run, seen, file: [])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quartet.build import build, compose
 from quartet.core.problems import ConfigError
-from quartet.reports.text import describe_run
+from quartet.reports.run import describe_run
 from quartet.training.parameters import freeze
 from quartet.validation.dry_run import pass_through
 

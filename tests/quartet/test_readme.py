@@ -49,7 +49,7 @@ OPTIONS = [path[5:-5].replace("/", "=") for path in PARTS if path.startswith("co
 @pytest.fixture(autouse=True)
 def _without_pictures_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault in one fails no command, and both have tests of their own."""
-    monkeypatch.setattr("quartet.reports.picture.draw_training", lambda run, seen: [])
+    monkeypatch.setattr("quartet.reports.run.draw_training", lambda run, seen: [])
     monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
 
 

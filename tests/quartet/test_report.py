@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,9 @@ from torch.utils.data import TensorDataset
 from quartet.build import build
 from quartet.data.split import Parts
 from quartet.records.loggers import MetricsCSV, shorten_float
-from quartet.reports import drawings, text
+from quartet.reports import drawings
+from quartet.reports import run as report
+from quartet.reports.figures import STYLE, save_png
 from quartet.run import train
 
 
@@ -29,8 +32,9 @@ def panels_of(directory: Path, metrics_csv: str = "") -> list[Any]:
     """The panels of a run's curves."""
     if metrics_csv:
         (directory / "metrics.csv").write_text(metrics_csv)
-    canvas = drawings.learning_curves(directory)
-    canvas.save(directory / "curves.png")
+    with matplotlib.rc_context(STYLE):
+        canvas = drawings.learning_curves(directory)
+        save_png(canvas, directory / "curves.png")
     return canvas.figure.axes
 
 
@@ -117,7 +121,7 @@ def test_table() -> None:
         "monitor": {"metric": "val/loss", "best": 1 / 3, "epoch": 7},
         "seconds": {"total": 4.56},
     }
-    assert text.table(result, Path("outputs/run")) == (
+    assert report.table(result, Path("outputs/run")) == (
         "data=digits  model=mlp  optimizer=adam\n"
         "                 train       val      test\n"
         "loss              0.25    0.3333       0.5\n"
@@ -126,7 +130,7 @@ def test_table() -> None:
         "4.6 s; everything lies in outputs/run"
     )
     result["monitor"] = {"metric": None, "best": None, "epoch": 3}
-    lines = text.table(result, Path("run")).splitlines()
+    lines = report.table(result, Path("run")).splitlines()
     assert lines[-2] == "last epoch 3; without validation there is no best"
 
 
@@ -136,7 +140,7 @@ def test_printed_table_is_that_of_the_result(
 ) -> None:
     train(composed(["data=linear", "trainer.max_epochs=1"]), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert capsys.readouterr().out == text.table(result, tmp_path) + "\n"
+    assert capsys.readouterr().out == report.table(result, tmp_path) + "\n"
 
 
 # check=only
@@ -168,13 +172,13 @@ def test_printed_table_is_that_of_the_result(
     ],
 )
 def test_plan(overrides: list[str], lines: list[str], tmp_path: Path) -> None:
-    described = text.describe_run(composed([f"data.dir='{tmp_path}'", *overrides])).splitlines()
+    described = report.describe_run(composed([f"data.dir='{tmp_path}'", *overrides])).splitlines()
     assert set(lines) <= set(described)
 
 
 def described(parts: Parts, task: str) -> dict[str, str]:
     metadata = {"task": task, "num_outputs": 1, "class_names": parts.class_names}
-    return text.describe_data(parts, metadata)
+    return report.describe_data(parts, metadata)
 
 
 def test_classes_with_their_shares() -> None:
@@ -195,12 +199,12 @@ def test_classes_with_their_shares() -> None:
 def test_labels_are_named(tmp_path: Path) -> None:
     labelled_table(tmp_path / "table.csv")
     table = ["data=csv", f"data.path={tmp_path}/table.csv", "data.target=[red,round]"]
-    lines = text.describe_run(composed([*table, "data/task=multilabel"])).splitlines()
+    lines = report.describe_run(composed([*table, "data/task=multilabel"])).splitlines()
     assert any(line.startswith("train       red: ") and ", round: " in line for line in lines)
 
 
 def test_targets_of_regression_in_their_units() -> None:
-    lines = text.describe_run(composed(["data=diabetes"])).splitlines()
+    lines = report.describe_run(composed(["data=diabetes"])).splitlines()
     raw = composed(["data=diabetes", "data.standardize_targets=false"])
     values: Any = build(raw).data.parts.train.tensors[1].double()  # type: ignore[attr-defined]
     mean, sd, least, most = values.mean(), values.std(correction=0), values.min(), values.max()
@@ -224,6 +228,6 @@ def test_queries_and_documents() -> None:
 def test_image_files_are_counted_without_being_read(tmp_path: Path) -> None:
     paint(tmp_path / "images", cat=30, dog=60)
     folder = ["data=image_folder", f"data.path={tmp_path}/images", "data.image_size=8"]
-    lines = text.describe_run(composed(folder)).splitlines()
+    lines = report.describe_run(composed(folder)).splitlines()
     assert "train       cat: 21 (33.3%), dog: 42 (66.7%)" in lines
     assert "inputs      3 x 8 x 8 float32, 0.003922 to 0.6235 in the first 63" in lines

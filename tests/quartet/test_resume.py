@@ -44,7 +44,7 @@ from quartet.records.run_directory import (
     list_configs,
     read_result,
 )
-from quartet.reports import picture
+from quartet.reports import run as report
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -577,7 +577,7 @@ def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
     names = [*TINY, *RICH]
     whole = uninterrupted(names)
     with monkeypatch.context() as patch:
-        patch.setattr(picture, "draw_training", Mock(side_effect=SystemExit(130)))
+        patch.setattr(report, "draw_training", Mock(side_effect=SystemExit(130)))
         with pytest.raises(SystemExit):
             train(composed(names), tmp_path / "run")
     assert read_result(tmp_path / "run")["status"] == "interrupted"

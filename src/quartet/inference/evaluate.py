@@ -9,7 +9,7 @@ from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import write_new
-from quartet.reports import picture, text
+from quartet.reports.run import columns, draw_evaluation
 from quartet.training.callbacks.predictions import PredictionCollector
 
 if TYPE_CHECKING:
@@ -53,6 +53,6 @@ def evaluate(
         Path(directory) / f"evaluation-{split}.json",
         {"checkpoint": redact(path), "split": split, "metrics": figures},
     )
-    pictures = picture.draw_evaluation(run, collector, file)
-    print(text.columns(figures), "written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")
+    pictures = draw_evaluation(run, collector, file)
+    print(columns(figures), "written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")
     return figures

@@ -20,7 +20,7 @@ from quartet.build import Run, build
 from quartet.compat import quieten
 from quartet.config.configuration import replace_values
 from quartet.core.problems import ConfigError, Problem
-from quartet.reports.canvas import BLUE, RED, STYLE, Canvas
+from quartet.reports.figures import BLUE, RED, STYLE, Canvas, save_png
 from quartet.training.module import NonFiniteLossError
 from quartet.validation.data import load_data
 
@@ -232,4 +232,4 @@ def draw_rates(rates: list[float], trend: list[float], best: float | None, into:
         top = panel.get_ylim()[1]
         panel.text(best * 0.8, top, f"{best:.2g}", color=RED, ha="right", va="top")
     into.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(into)
+    save_png(canvas, into)

@@ -8,27 +8,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    confusion_matrix,
+    multilabel_confusion_matrix,
+    precision_recall_curve,
+    roc_curve,
+)
 
 from quartet.core.messages import cut
-from quartet.reports.canvas import (
+from quartet.reports.figures import (
     BLUE,
     GREY,
     INK,
     PALE,
     RED,
     SERIES,
-    STYLE,
     Canvas,
     fit_scale,
-    row,
     text_width,
 )
 
@@ -38,32 +41,19 @@ NAMED = 100  # classes whose names still fit beside a matrix
 BINS = 15
 
 
-def counts(predicted: Array, true: Array, classes: int) -> Array:
-    """Numbers of samples of each class (row) of which each class (column) was predicted."""
-    pairs = np.bincount(true.astype(int) * classes + predicted.astype(int), minlength=classes**2)
-    return pairs.reshape(classes, classes)
-
-
 def confusion(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
     """The confusion matrix: numbers of samples, coloured by the share of their true class."""
-    matrix = counts(predicted, true, len(names))
+    matrix = confusion_matrix(true.astype(int), predicted.astype(int), labels=range(len(names)))
     return heat_map(matrix, names, names, title, "predicted", "true")
 
 
 def outcomes(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
     """A row for each label: the four cells of its own confusion matrix."""
-    true, predicted = true.astype(bool), predicted.astype(bool)
-    cells = {
-        "TP": true & predicted,
-        "FN": true & ~predicted,
-        "FP": ~true & predicted,
-        "TN": ~true & ~predicted,
-    }
-    matrix = np.stack([cell.sum(0) for cell in cells.values()], axis=1)
-    return heat_map(matrix, names, list(cells), title, "", "label")
+    cells = multilabel_confusion_matrix(true.astype(bool), predicted.astype(bool))
+    matrix = cells[:, [1, 1, 0, 0], [1, 0, 1, 0]]
+    return heat_map(matrix, names, ["TP", "FN", "FP", "TN"], title, "", "label")
 
 
-@mpl.rc_context(STYLE)
 def heat_map(
     matrix: Array, rows: Sequence[str], columns: Sequence[str], title: str, x: str, y: str
 ) -> Canvas:
@@ -100,7 +90,6 @@ def heat_map(
     return canvas
 
 
-@mpl.rc_context(STYLE)
 def quality(
     scores: Array,
     truth: Array,
@@ -122,7 +111,9 @@ def quality(
         for k, name in enumerate(names)
         if 0 < truth[:, k].sum() < len(truth)
     ]
-    canvas, panels = row(3 if drawn else 1)
+    count = 3 if drawn else 1
+    canvas = Canvas(3.95 * count + 0.1, 3.8)
+    panels = [canvas.panel(0.65 + 3.95 * i, 0.55, 3.2, 2.9) for i in range(count)]
     if drawn:
         class_curves(panels[0], drawn, receiver_operating, "AUC")
         panels[0].set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
@@ -164,10 +155,9 @@ def class_curves(
             label = f"{name}: {area} {value:.4f}" if len(lines) > 1 else f"{area} {value:.4f}"
             panel.plot(x, y, color=colour, label=label, drawstyle=step)
     else:
-        shapes = [steps(x, y) if area == "AP" else np.column_stack([x, y]) for _, x, y, _ in lines]
-        panel.add_collection(
-            LineCollection(shapes, colors=PALE, linewidths=0.8, label="each class")
-        )
+        for number, (_, x, y, _) in enumerate(lines):
+            label = "" if number else "each class"
+            panel.plot(x, y, color=PALE, linewidth=0.8, label=label, drawstyle=step)
         name, x, y, value = min(lines, key=lambda line: line[3])
         label = f"worst class, {name}: {area} {value:.4f}"
         panel.plot(x, y, color=RED, linewidth=1, label=label, drawstyle=step)
@@ -178,11 +168,6 @@ def class_curves(
         panel.plot(grid, mean, color=BLUE, label=label)
     panel.legend(loc="lower right" if area == "AUC" else "lower left")
     unit_square(panel)
-
-
-def steps(x: Array, y: Array) -> Array:
-    """The corners ``(points, 2)`` of a curve whose height is that of the next point."""
-    return np.column_stack([np.repeat(x, 2)[:-1], np.repeat(y, 2)[1:]])
 
 
 def interpolated(grid: Array, x: Array, y: Array, area: str) -> Array:
@@ -247,7 +232,6 @@ POINTS = 5000  # of a scatter; more of them are only a blot
 ROWS = 4  # outputs that are drawn
 
 
-@mpl.rc_context(STYLE)
 def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
     """Predicted against true, and residuals against predicted, a row for each output.
 
@@ -315,7 +299,6 @@ def by_query(scores: Array, relevance: Array, queries: Array, top: int | None) -
     return torch.stack(values).numpy()
 
 
-@mpl.rc_context(STYLE)
 def orders(scores: Array, relevance: Array, queries: Array, top: int | None) -> Canvas:
     """The nDCG of all queries, and the mean relevance at each rank beside the best possible one."""
     values = by_query(scores, relevance, queries, top)
@@ -360,7 +343,6 @@ PANEL = 3.3, 2.0  # inches
 ACROSS = 3  # panels in a row
 
 
-@mpl.rc_context(STYLE)
 def learning_curves(directory: Path) -> Canvas:
     """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
     history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
@@ -380,7 +362,7 @@ def learning_curves(directory: Path) -> Canvas:
         if name == "loss":
             panel.legend()
     if rate:
-        draw_rate(canvas.panel(0.6, 0.45, canvas.width - 0.8, 0.75), history["lr"].dropna())
+        draw_rate(canvas.panel(0.6, 0.45, across * wide - 0.7, 0.75), history["lr"].dropna())
     return canvas
 
 

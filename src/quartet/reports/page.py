@@ -9,13 +9,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from quartet.core import files
 from quartet.core.messages import cut, redact
-from quartet.reports import figure
+from quartet.reports import figures
 from quartet.reports.results import Results, cautions, gather, history, rank, read
 
 GROUPS = 8  # of learning curves in one picture
@@ -89,13 +90,13 @@ def summary(results: Results, most: int = 5) -> str:
 
 def setting(row: "pd.Series[Any]", knobs: Sequence[str], length: int = 60) -> str:
     """The values of the knobs in words; a search leaves out those that an option does not have."""
-    text = ", ".join(f"{k}={figure.label(row[k])}" for k in knobs if pd.notna(row[k]))
+    text = ", ".join(f"{k}={figures.label(row[k])}" for k in knobs if pd.notna(row[k]))
     return cut(text or "the only setting", length)
 
 
 def short(row: "pd.Series[Any]", knobs: Sequence[str], named: bool) -> str:
     """The values alone, or those of single arguments with the last word of their names."""
-    given = {knob: figure.label(row[knob]) for knob in knobs if pd.notna(row[knob])}
+    given = {knob: figures.label(row[knob]) for knob in knobs if pd.notna(row[knob])}
     return ", ".join(
         f"{knob.rpartition('.')[2]}={value}" if named and "." in knob else value
         for knob, value in given.items()
@@ -117,7 +118,8 @@ def render(results: Results, title: str) -> str:
     )
     environment.filters["cell"] = cell
     jobs = results.jobs
-    parts = [part(results, metric, mode, jobs) for metric, mode, jobs in results.by_monitor()]
+    with mpl.rc_context(figures.PAGE_STYLE):
+        parts = [part(results, *group) for group in results.by_monitor()]
     template = environment.from_string(Path(__file__).with_name("page.html").read_text())
     return template.render(
         mark=MARK,
@@ -128,7 +130,7 @@ def render(results: Results, title: str) -> str:
         knobs=results.knobs,
         numeric=[k for k in results.knobs if pd.api.types.is_numeric_dtype(jobs[k])],
         constants=[
-            f"{key}={figure.label(jobs[key].iloc[0], 60)}"
+            f"{key}={figures.label(jobs[key].iloc[0], 60)}"
             for key in results.overrides
             if key not in results.knobs and jobs[key].nunique(dropna=False) == 1
         ],
@@ -182,7 +184,7 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
         "winner": winner.to_dict(),
         "train": commands(winner)[0],
         "evaluate": commands(winner)[1],
-        "intervals": figure.intervals(comparable, metric) if len(comparable) > 1 else None,
+        "intervals": figures.intervals(comparable, metric) if len(comparable) > 1 else None,
         "curves": learning_curves(ranking, names, metric),
         "effects": effects(done, knobs, metric),
         "pairs": pairs(done, knobs, metric, mode),
@@ -201,7 +203,7 @@ def learning_curves(ranking: pd.DataFrame, names: Sequence[str], metric: str) ->
             if table.notna().any(axis=None):
                 groups[name] = table.sort_index()
         if groups:
-            drawn.append(figure.curves(groups, column))
+            drawn.append(figures.curves(groups, column))
     return drawn
 
 
@@ -213,16 +215,16 @@ def effects(jobs: pd.DataFrame, knobs: Sequence[str], metric: str) -> list[str]:
         if with_it[knob].nunique() < 2:
             continue
         means = gather(with_it, [knob])
-        if not figure.is_scattered(means.index):
-            means = means.loc[means["n"].nlargest(figure.MANY).index]
-            means = means.sort_index(key=figure.natural)
-        drawn.append(figure.effect(with_it, knob, means, metric))
+        if not figures.is_scattered(means.index):
+            means = means.loc[means["n"].nlargest(figures.MANY).index]
+            means = means.sort_index(key=figures.natural)
+        drawn.append(figures.effect(with_it, knob, means, metric))
     return drawn
 
 
 def pairs(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> dict[str, Any]:
     """Heat maps of pairs of knobs with few values each."""
-    few = [knob for knob in knobs if jobs[knob].nunique() <= figure.MANY]
+    few = [knob for knob in knobs if jobs[knob].nunique() <= figures.MANY]
     drawn: list[str] = []
     count = 0
     for down, across in combinations(few, 2):
@@ -232,8 +234,8 @@ def pairs(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: str) -> d
         count += 1
         if len(drawn) < PAIRS:
             table = gather(with_both, [down, across])["mean"].unstack()
-            table = table.sort_index(key=figure.natural).sort_index(axis=1, key=figure.natural)
-            drawn.append(figure.heat(table, metric, lower_is_better=mode != "max"))
+            table = table.sort_index(key=figures.natural).sort_index(axis=1, key=figures.natural)
+            drawn.append(figures.heat(table, metric, lower_is_better=mode != "max"))
     return {"drawn": drawn, "all": count}
 
 
@@ -242,6 +244,6 @@ def search_history(jobs: pd.DataFrame, knobs: Sequence[str], metric: str, mode: 
     values = [jobs[knob].unique() for knob in knobs]
     settings = len(jobs.drop_duplicates(list(knobs))) if knobs else 1
     sparse = 2 * settings < math.prod(map(len, values))
-    if len(jobs) < 10 or not (sparse or any(figure.is_scattered(pd.Index(v)) for v in values)):
+    if len(jobs) < 10 or not (sparse or any(figures.is_scattered(pd.Index(v)) for v in values)):
         return None
-    return figure.progress(list(jobs["best"]), metric, mode)
+    return figures.progress(list(jobs["best"]), metric, mode)

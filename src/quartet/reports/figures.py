@@ -1,37 +1,104 @@
-"""Pictures for a page: SVG text in the colours of the page's theme."""
+"""The style of all figures; figures of a size in inches, for files; SVG figures, for a page."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from io import StringIO
+from io import BytesIO, StringIO
+from pathlib import Path
 from typing import Any, TypeVar
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from quartet.core import files
 from quartet.core.messages import cut
-from quartet.reports.canvas import fit_scale, make_style, spans_decades
 
-# Stand-ins that become the page's custom properties of the same names.
-COLOURS = {
-    f"#0102{number:02x}": f"var(--{name})"
-    for number, name in enumerate(
-        ("ink", "faint", "paper", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
-    )
+DPI = 120
+INK, GREY, PALE = "#262626", "#747474", "#c9c9c9"
+# Colours of Okabe and Ito, which the colour-blind distinguish; their yellow is too light for lines.
+BLUE, RED = "#0072b2", "#d55e00"
+SERIES = (BLUE, RED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a51a3", "#6b7378")
+# Of every figure: draw within `mpl.rc_context(STYLE)`.
+STYLE: Any = {
+    "font.size": 9,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": False,
+    "text.parse_math": False,  # a class may be called $5
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else matplotlib measures every label to find a place
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.borderpad": 0.2,
+    "legend.fontsize": 8,
 }
-INK, FAINT, PAPER, *SERIES = COLOURS
+PAGE_STYLE = STYLE | {"svg.fonttype": "none", "legend.frameon": False}
+PAPER = "#010203"  # of a page
+# A page has these colours by the names of its own, which depend on its theme.
+THEME = {INK: "ink", GREY: "faint", PAPER: "paper"} | {
+    colour: f"c{number}" for number, colour in enumerate(SERIES, start=1)
+}
 DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
-STYLE: Any = make_style(INK, FAINT) | {"svg.fonttype": "none", "legend.frameon": False}
 Table = TypeVar("Table", pd.DataFrame, "pd.Series[float]")
 MANY = 12  # values of a knob that are drawn side by side; more numbers make a scatter
 
 
+class Canvas(Figure):
+    """A figure whose panels have places in inches, which is faster than matplotlib's layouts."""
+
+    def __init__(self, width: float, height: float) -> None:
+        super().__init__(figsize=(width, height), dpi=DPI)
+
+    def panel(self, left: float, bottom: float, width: float, height: float) -> Axes:
+        """Axes whose frame lies there, in inches from the lower left corner."""
+        x, y = self.get_size_inches()
+        return self.add_axes((left / x, bottom / y, width / x, height / y))
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    files.write_atomic(path, drawn.getvalue())
+
+
+def text_width(names: Iterable[str], size: float = 9) -> float:
+    """About the width of the longest name, in inches."""
+    return max((len(name) for name in names), default=0) * size * 0.6 / 72
+
+
+def spans_decades(values: Any) -> bool:
+    """Whether the values are positive and span more than two decades."""
+    numbers = np.asarray(values, dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
+    return bool(len(numbers) and 0 < 100 * numbers.min() < numbers.max())
+
+
+def fit_scale(axes: Axes, values: Any, axis: str = "y") -> bool:
+    """Makes an axis logarithmic where its values span more than two decades."""
+    if is_wide := spans_decades(values):
+        axes.set(**{f"{axis}scale": "log"})
+        ticks = axes.yaxis if axis == "y" else axes.xaxis
+        ticks.set_major_formatter(lambda value, _: f"{value:g}")  # its own are formulas
+        ticks.set_minor_formatter(NullFormatter())
+    return is_wide
+
+
+# Figures of a page
+
+
 def blank(width: float = 4.4, height: float = 3.0) -> tuple[Figure, Axes]:
-    """A figure of so many inches, and its axes; draw within `mpl.rc_context(STYLE)`."""
+    """A figure of so many inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -46,8 +113,8 @@ def svg(figure: Figure, title: str) -> str:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"| id="(?!m|p)[^"]*"|<!--.*?-->', "", text, flags=re.S)
     text = re.sub(r' (d|points)="[^"]*"', lambda part: shorten_path(part.group()), text)
     text = re.sub(r"\n\s*", "\n", text)
-    for stand_in, colour in COLOURS.items():
-        text = text.replace(stand_in, colour)
+    for colour, name in THEME.items():
+        text = text.replace(colour, f"var(--{name})")
     width, height = figure.get_size_inches() * 96
     return re.sub(
         r'<svg [^>]*viewBox="([^"]*)"[^>]*>',
@@ -79,7 +146,6 @@ def name_columns(axes: Axes, places: Any, names: Sequence[str], turned: bool) ->
     axes.set_xticks(places, names, rotation=rotation, ha=align)
 
 
-@mpl.rc_context(STYLE)
 def curves(groups: Mapping[str, pd.DataFrame], metric: str) -> str:
     """Mean by epoch of each group, with a band of one standard deviation over its seeds.
 
@@ -112,7 +178,6 @@ def thin(table: Table, most: int = 200) -> Table:
     return table[:: -(len(table) // -most)] if len(table) > most else table
 
 
-@mpl.rc_context(STYLE)
 def intervals(table: pd.DataFrame, metric: str) -> str:
     """A row for each setting: mean and 95 % interval, the best on top."""
     figure, axes = blank(height=0.9 + 0.24 * len(table))
@@ -136,7 +201,6 @@ def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, f
     return low - margin, high + margin
 
 
-@mpl.rc_context(STYLE)
 def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> str:
     """The effect of one knob: each job a point; mean and standard deviation where values repeat.
 
@@ -159,7 +223,7 @@ def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> s
     places = {value: place for place, value in enumerate(means.index)}
     width = 0.13 if means["n"].max() > 5 else 0
     where = shown[knob].map(places) + np.random.default_rng(0).uniform(-width, width, len(shown))
-    axes.plot(where, shown["best"], "o", ms=3, mew=0, color=FAINT, alpha=0.5)
+    axes.plot(where, shown["best"], "o", ms=3, mew=0, color=GREY, alpha=0.5)
     axes.errorbar(
         range(len(places)), means["mean"], means["sd"].fillna(0), fmt="o", capsize=4,
         color=SERIES[0], ms=6, lw=1.6,
@@ -174,7 +238,6 @@ def is_scattered(values: "pd.Index[Any]") -> bool:
     return len(values) > MANY and pd.api.types.is_numeric_dtype(values)
 
 
-@mpl.rc_context(STYLE)
 def heat(table: pd.DataFrame, metric: str, lower_is_better: bool) -> str:
     """Means by two knobs, one down and one across; the darker the better."""
     rows, columns = table.shape
@@ -200,7 +263,6 @@ def heat(table: pd.DataFrame, metric: str, lower_is_better: bool) -> str:
     return svg(figure, f"Mean of {metric} by {table.index.name} and {table.columns.name}")
 
 
-@mpl.rc_context(STYLE)
 def progress(values: Sequence[float], metric: str, mode: str) -> str:
     """Each job's value in the order of the jobs, and the best so far."""
     figure, axes = blank()
@@ -208,7 +270,7 @@ def progress(values: Sequence[float], metric: str, mode: str) -> str:
     best = series.cummax() if mode == "max" else series.cummin()
     fit_scale(axes, series)
     shown = thin(series, 500)
-    axes.plot(shown.index, shown, "o", ms=3, mew=0, color=FAINT, alpha=0.6, label="a job")
+    axes.plot(shown.index, shown, "o", ms=3, mew=0, color=GREY, alpha=0.6, label="a job")
     style: Any = {"color": SERIES[0], "lw": 1.8, "drawstyle": "steps-post"}
     axes.plot(best.index, best, label="best so far", **style)
     axes.legend(fontsize=8)

@@ -1,0 +1,369 @@
+"""The report of one run: its pictures, its table, and the description of `check=only`."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.utils.data import Dataset, TensorDataset
+
+from quartet.build import Run, build
+from quartet.core.messages import cut, shorten
+from quartet.data.split import Parts
+from quartet.data.task import StandardTask, create_task, known_targets
+from quartet.records.run_directory import group_choices
+from quartet.reports import drawings
+from quartet.reports.figures import DPI, STYLE, Canvas, save_png, text_width
+from quartet.training.callbacks.averaging import EMA
+from quartet.training.callbacks.predictions import PredictionCollector
+from quartet.training.schedule import preview
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+Drawings = dict[str, Callable[[], Figure | None]]
+TILE = 0.85  # inches
+WORST, ACROSS, CLASSES = 14, 7, 12
+PARTS = ("train", "val", "test")
+
+
+# Pictures
+
+
+def draw_training(run: Run, collector: PredictionCollector) -> list[Path]:
+    """Draws the pictures of a finished run into its directory and its TensorBoard.
+
+    Args:
+        run: Trained.
+        collector: Predictions of its best checkpoint.
+    """
+    drawn: Drawings = {"samples": partial(samples, run)}
+    drawn |= draw_predictions(run, collector)
+    drawn["curves"] = partial(drawings.learning_curves, run.directory)
+    saved = save(drawn, run.directory)
+    for logger in run.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            with forgiving(Path(logger.log_dir)):
+                add_to_board(logger, saved, run.trainer.global_step)
+    return saved
+
+
+def draw_evaluation(run: Run, collector: PredictionCollector, file: Path) -> list[Path]:
+    """Draws the predictions of an evaluation beside the file of its figures, named after it."""
+    return save(draw_predictions(run, collector), file.parent, f"{file.stem}-")
+
+
+def save(drawn: Drawings, directory: Path, prefix: str = "") -> list[Path]:
+    """Draws each picture that can be drawn; an error costs the picture, never the run.
+
+    Args:
+        drawn: Drawing functions by the name of the picture; None is drawn where there is nothing.
+        directory: Directory of the files.
+        prefix: Prefix of their names.
+
+    Returns:
+        The files.
+    """
+    saved = []
+    for name, draw in drawn.items():
+        path = directory / f"{prefix}{name}.png"
+        with forgiving(path), mpl.rc_context(STYLE):
+            if figure := draw():
+                save_png(figure, path)
+                saved.append(path)
+    return saved
+
+
+@contextmanager
+def forgiving(path: Path) -> Iterator[None]:
+    """Logs an error in the block, which leaves out the picture `path` and nothing else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a font without some letter of a class's name
+        try:
+            yield
+        except Exception as error:
+            log.warning(f"{path.name} is left out: {type(error).__name__}: {error}")
+
+
+def add_to_board(logger: TensorBoardLogger, paths: Sequence[Path], step: int) -> None:
+    """Adds picture files to a TensorBoard, unchanged."""
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        shown = Summary.Image(
+            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag=path.stem, image=shown)])
+        logger.experiment.file_writer.add_summary(summary, step)
+    logger.experiment.flush()
+
+
+def draw_predictions(run: Run, collector: PredictionCollector) -> Drawings:
+    """Drawing functions of the pictures that the task has of predictions, by name."""
+    if collector.part is None:
+        return {}
+    task: Any = run.module.task
+    names = task.names(run.data.metadata())
+    drawn: Drawings = {}
+    with forgiving(run.directory / "predictions.png"):
+        figures = task.figures(collector, names, run.config["metrics"])
+        for name, drawing in figures.items():
+            if callable(drawing):  # of a project's own task
+                drawn[name] = drawing
+            else:
+                function, *arguments = drawing
+                drawn[name] = partial(getattr(drawings, function), *arguments)
+    drawn["worst"] = partial(most_wrong, run, collector, names)
+    return drawn
+
+
+def most_wrong(run: Run, collector: PredictionCollector, names: Sequence[str]) -> Canvas | None:
+    """The images with the largest errors; None if there are none."""
+    task: Any = run.module.task
+    if not are_images(run.config["data"]["input_shape"]) or not isinstance(task, StandardTask):
+        return None
+    found = task.most_wrong(collector.predictions, collector.labels, names, WORST)
+    if not found:
+        return None
+    dataset: Any = getattr(run.data.parts, str(collector.part))
+    tiles = read_images(dataset, [int(collector.rows[i]) for i, _ in found])
+    title = f"Most wrong of the {collector.describe()}"
+    if task.has_probabilities:
+        title += ", probabilities in brackets"
+    return captioned(tiles, [caption for _, caption in found], title)
+
+
+def samples(run: Run) -> Canvas | None:
+    """Training images as they are stored: a row for each class, or one of each of many classes."""
+    kind = create_task(run.config["data"]["task"])
+    if not are_images(run.config["data"]["input_shape"]) or not isinstance(kind, StandardTask):
+        return None
+    dataset, names = run.data.parts.train, kind.names(run.data.metadata())
+    count = len(dataset)  # type: ignore[arg-type]
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randperm(count, generator=random).tolist() if count < 1 << 20 else range(4096)
+    tensors = known_targets(dataset)
+    if not tensors or not kind.has_classes:
+        tiles = read_images(dataset, rows[: 4 * ACROSS])
+        return captioned(tiles, [""] * len(tiles), "Training samples")
+    labels = tensors[0].flatten().long().tolist()
+    of_class: list[list[int]] = [[] for _ in names]
+    each = 8 if len(names) <= CLASSES else 1
+    for row in rows:
+        if len(of_class[labels[row]]) < each:
+            of_class[labels[row]].append(row)
+    if each > 1:
+        tiles = read_images(dataset, [row for some in of_class for row in some])
+        parts = np.split(tiles, np.cumsum([len(some) for some in of_class])[:-1])
+        return by_class(parts, [cut(name) for name in names], "Training samples")
+    shown = [(some[0], cut(name, 14)) for some, name in zip(of_class, names, strict=True) if some]
+    shown = shown[: 8 * ACROSS]
+    tiles = read_images(dataset, [row for row, _ in shown])
+    return captioned(tiles, [name for _, name in shown], "Training samples")
+
+
+def are_images(shape: Sequence[int] | None) -> bool:
+    """Whether inputs of a shape can be shown: ``(channels, height, width)``, grey or in colour."""
+    return shape is not None and len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
+
+
+def read_images(dataset: Dataset[Any], rows: Sequence[int]) -> Array:
+    """Inputs as they are stored, ``(rows, height, width, 3)`` in [0, 1], at most a tile in size."""
+    if isinstance(dataset, TensorDataset):
+        inputs: Tensor = dataset.tensors[0][list(rows)]
+    else:
+        inputs = torch.stack([torch.as_tensor(dataset[row][0]) for row in rows])
+    pixels = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 1:  # a source that standardises by itself
+        pixels = (pixels - low) / (high - low)
+    height, width = pixels.shape[2:]
+    size = TILE * DPI / max(height, width)
+    if size < 1:
+        shape = (max(1, round(height * size)), max(1, round(width * size)))
+        pixels = interpolate(pixels, shape, mode="bilinear", antialias=True).clamp(0, 1)
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def captioned(tiles: Array, captions: Sequence[str], title: str) -> Canvas:
+    """Pictures in rows, with up to two lines of text below each."""
+    across = min(ACROSS, len(tiles))
+    lines = [line for caption in captions for line in caption.split("\n")]
+    below = 0.16 * max(caption.count("\n") + 1 for caption in captions) + 0.12
+    wide, high = max(TILE, text_width(lines, 8)) + 0.1, TILE + below
+    canvas, panel = sheet(across * wide, -(-len(tiles) // across) * high, title)
+    for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        left, top = number % across * wide, number // across * high
+        draw_tile(panel, tile, left, top)
+        panel.text(left, top + TILE + 0.03, caption, va="top", fontsize=8, linespacing=1.1)
+    return canvas
+
+
+def by_class(tiles: Sequence[Array], names: Sequence[str], title: str) -> Canvas:
+    """A row of pictures for each class, its name before it."""
+    left, most = text_width(names) + 0.15, max(len(each) for each in tiles)
+    canvas, panel = sheet(left + most * TILE, len(tiles) * TILE, title)
+    height, width = tiles[0].shape[1:3]
+    side = max(height, width) + max(1, round(0.04 * max(height, width)))
+    whole = np.ones((len(tiles) * side, most * side, 3), np.float32)
+    for i, (of_class, name) in enumerate(zip(tiles, names, strict=True)):
+        panel.text(left - 0.1, (i + 0.5) * TILE, name, ha="right", va="center")
+        for j, tile in enumerate(of_class):
+            whole[i * side : i * side + height, j * side : j * side + width] = tile
+    # One image of them all, which matplotlib draws faster.
+    edges = (left, left + most * TILE, len(tiles) * TILE, 0)
+    panel.imshow(whole, extent=edges, aspect="auto", interpolation="nearest")
+    return canvas
+
+
+def sheet(width: float, height: float, title: str) -> tuple[Canvas, Axes]:
+    """A canvas with a title, and axes without a frame that count inches from the upper left."""
+    canvas = Canvas(max(width, text_width([title], 10)) + 0.2, height + 0.45)
+    panel = canvas.panel(0.1, 0.05, width, height)
+    panel.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    panel.set_axis_off()
+    panel.set_title(title)
+    return canvas, panel
+
+
+def draw_tile(panel: Axes, tile: Array, left: float, top: float) -> None:
+    """Draws a picture, its longer side as long as a tile."""
+    height, width = (TILE * side / max(tile.shape[:2]) for side in tile.shape[:2])
+    edges = (left, left + width, top + height, top)
+    panel.imshow(tile, extent=edges, aspect="auto", interpolation="nearest")
+
+
+# Texts
+
+
+def table(result: Mapping[str, Any], directory: Path) -> str:
+    """A run's figures for the terminal: a row for each, a column for train, val and test."""
+    monitor, choices = result["monitor"], result["choices"]
+    groups = ("data", "model", "loss", "optimizer", "scheduler")
+    lacking = f"a value of {monitor['metric']}" if monitor["metric"] else "validation"
+    end = f"last epoch {monitor['epoch']}; without {lacking} there is no best"
+    if monitor["best"] is not None:
+        end = f"best epoch {monitor['epoch']}, by {monitor['metric']} = {monitor['best']:.4g}"
+    return "\n".join(
+        [
+            "  ".join(f"{group}={choices[group]}" for group in groups if group in choices),
+            columns(result["metrics"]),
+            end,
+            f"{result['seconds']['total']:.1f} s; everything lies in {directory}",
+        ]
+    )
+
+
+def columns(figures: Mapping[str, float]) -> str:
+    """Figures such as val/loss as text: a row for each, a column for train, val and test."""
+    parts = [part for part in PARTS if any(key.startswith(f"{part}/") for key in figures)]
+    names = dict.fromkeys(key.split("/", 1)[1] for key in figures if "/" in key)
+    lines = [f"{'':12}" + "".join(f"{part:>10}" for part in parts)]
+    for name in names:
+        cells = (figures.get(f"{part}/{name}") for part in parts)
+        row = "".join(f"{'' if cell is None else f'{cell:.4g}':>10}" for cell in cells)
+        lines.append(f"{name:12}{row}")
+    return "\n".join(lines)
+
+
+def describe_run(cfg: "DictConfig") -> str:
+    """Describes the run of a configuration: its options, data, sizes, the learning rate over time.
+
+    Raises:
+        quartet.core.problems.ConfigError: it cannot train.
+    """
+    run = build(cfg)
+    lines = list(group_choices(cfg.hydra.runtime.choices).items())
+    parameters = list(run.module.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = sum(p.numel() for p in parameters) - trained
+    lines.append(("parameters", f"{trained:,} trained, {frozen:,} frozen"))
+    if still := list_evaluated_modules(run.module.model):
+        lines.append(("frozen", f"{shorten(still, 8)}: in evaluation mode, so statistics stay"))
+    if run.data.loaded:
+        parts = run.data.parts._asdict()
+        lines.append(("samples", ", ".join(f"{len(parts[name] or ()):,} {name}" for name in PARTS)))
+        lines += describe_data(run.data.parts, run.data.metadata()).items()
+    else:
+        lines.append(("samples", f"{run.config['data']['train_samples']:,}, not read yet"))
+    endless = run.total_steps == float("inf")
+    end = "until trainer.max_time" if endless else f"{run.total_steps:,} in all"
+    lines.append(("steps", f"{run.steps_per_epoch:,} an epoch, {end}"))
+    averages = [each for each in run.trainer.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
+    lines += [("caution", text) for each in averages if (text := each.caution(run.total_steps))]
+    if run.total_steps < 1_000_000:
+        optimizer = run.module.create_optimizer(run.module.model)
+        schedule: Any = run.module.create_schedule(
+            optimizer,
+            total_steps=run.total_steps,
+            steps_per_epoch=run.steps_per_epoch,
+            validate_every=run.config["trainer"]["check_val_every_n_epoch"],
+        )
+        rates = preview(schedule, optimizer, int(run.total_steps), run.steps_per_epoch)
+        start, middle, end = (f"{rate:.3g}" for rate in rates)
+        lines.append(("lr", f"{start} at the start, {middle} in the middle, {end} at the end"))
+    monitor = run.config["monitor"]
+    watched = f"{monitor['metric']} ({monitor['mode']})"
+    lines.append(("monitor", watched if monitor["metric"] else "nothing: the last epoch counts"))
+    return "\n".join(
+        ["Nothing is wrong with it. It would run:", *(f"{key:12}{text}" for key, text in lines)]
+    )
+
+
+def list_evaluated_modules(model: nn.Module) -> list[str]:
+    """Lists the outermost modules that training leaves in evaluation mode."""
+    names = [name for name, module in model.named_modules() if not module.training]
+    return [name for name in names if name.rpartition(".")[0] not in names]
+
+
+def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Describes the inputs, and the targets of every part as far as they are known.
+
+    Args:
+        parts: Parts of the data.
+        metadata: `DataModule.metadata`.
+    """
+    task = create_task(metadata["task"])
+    count = min(64, len(parts.train))  # type: ignore[arg-type]
+    inputs = [task.split(parts.train[row])[0] for row in range(count)]
+    found = {"inputs": describe_nest(inputs[0])}
+    if isinstance(inputs[0], Tensor) and len({each.shape for each in inputs}) == 1:
+        first = torch.stack(inputs)
+        found["inputs"] += f", {first.min():.4g} to {first.max():.4g} in the first {count}"
+    if not isinstance(task, StandardTask):
+        found["targets"] = describe_nest(task.split(parts.train[0])[1])
+    for part in PARTS:
+        dataset = getattr(parts, part)
+        if dataset is not None:
+            found[part] = task.summary(dataset, task.names(metadata), parts.target_scale)
+    return {key: text for key, text in found.items() if text}
+
+
+def describe_nest(nest: Any) -> str:
+    """Describes the shapes and types of a sample: ``1 x 8 x 8 float32``."""
+    if isinstance(nest, Tensor):
+        shape = " x ".join(map(str, nest.shape)) or "scalar"
+        return f"{shape} {str(nest.dtype).removeprefix('torch.')}"
+    if isinstance(nest, Mapping):
+        return ", ".join(f"{key}: {describe_nest(each)}" for key, each in nest.items())
+    if isinstance(nest, tuple | list):
+        return f"({', '.join(map(describe_nest, nest))})"
+    return type(nest).__name__
