@@ -195,7 +195,7 @@ def test_a_sweep_that_is_not_what_it_says_is_refused(
     (sweep / "0" / "result.json").write_text('{"metrics": []}')
     with pytest.raises(SystemExit, match="2"):
         find_winner(sweep)
-    assert "is a sweep that cannot be ranked: " in capsys.readouterr().err
+    assert "is a sweep without a finished job" in capsys.readouterr().err
     # A directory that the table does not know, and whose name Hydra would read as settings.
     sweep = swept(tmp_path / "t", 0.5)
     made_run(sweep / "0', hydra.mode='MULTIRUN", [], 0.1)

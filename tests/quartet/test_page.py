@@ -220,10 +220,11 @@ def test_a_report_that_cannot_be_made_fails_no_sweep(
 ) -> None:
     write_report(str(tmp_path))  # no job began: nothing to tell
     assert capsys.readouterr().err == ""
-    (made_run(tmp_path / "0") / "result.json").write_text("[half")
+    made_run(tmp_path / "0")
+    (tmp_path / "sweep.json").write_text("[half")
     write_report(str(tmp_path))
     error = capsys.readouterr().err
-    assert error.startswith("No report, since JSONDecodeError: ")
+    assert error.startswith("No report, since ValueError: ")
     assert f"python scripts/report.py {tmp_path}" in error
 
 

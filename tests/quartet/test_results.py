@@ -10,7 +10,7 @@ from made_runs import made_run
 from scipy import stats
 
 from quartet.records.sweep import Table
-from quartet.reports.results import cautions, find, gather, history, rank, read
+from quartet.reports.results import cautions, find, gather, rank, read, read_history
 
 
 def sweep(folder: Path, values: dict[str, list[float]], **more: object) -> Path:
@@ -181,9 +181,10 @@ def test_history_is_a_value_an_epoch_whatever_shares_its_rows(tmp_path: Path) ->
     (tmp_path / "metrics.csv").write_text(
         "epoch,step,train/loss,val/loss\n1,4,3.5,\n1,9,,2.5\n2,14,3.0,\n2,19,,2.0\n3,2"
     )
-    assert history(tmp_path, "val/loss") == {1: 2.5, 2: 2.0}
-    assert history(tmp_path, "train/loss") == {1: 3.5, 2: 3.0}
-    assert history(tmp_path / "nowhere", "val/loss") == {}
+    history = read_history(tmp_path)
+    assert history["val/loss"].to_dict() == {1: 2.5, 2: 2.0}
+    assert history["train/loss"].to_dict() == {1: 3.5, 2: 3.0}
+    assert read_history(tmp_path / "nowhere").empty
 
 
 def test_runs_are_relative_to_the_folder_that_has_the_commands(

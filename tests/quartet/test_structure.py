@@ -24,11 +24,11 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     # 750 of them for tasks, batches and modules that the engine does not know.
-    "src/quartet": 15_740,
+    "src/quartet": 15_600,
     "tests": 15_020,
     "scripts": 700,
 }
-FILES = 86  # in src/quartet
+FILES = 82  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),

@@ -34,6 +34,7 @@ from quartet.reports.figures import (
     fit_scale,
     text_width,
 )
+from quartet.reports.results import read_history
 
 Array = NDArray[Any]
 NAMED = 100  # classes whose names still fit beside a matrix
@@ -345,7 +346,7 @@ ACROSS = 3  # panels in a row
 
 def learning_curves(directory: Path) -> Canvas:
     """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
-    history = pd.read_csv(directory / "metrics.csv").groupby("epoch").last()
+    history = read_history(directory)
     names = list(dict.fromkeys(c.split("/", 1)[1] for c in map(str, history) if "/" in c))
     down = max(1, math.ceil(len(names) / ACROSS))
     across = max(1, math.ceil(len(names) / down))

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from quartet.core import files
 from quartet.core.messages import cut, redact
 from quartet.reports import figures
-from quartet.reports.results import Results, cautions, gather, history, rank, read
+from quartet.reports.results import Results, cautions, gather, rank, read, read_history
 
 GROUPS = 8  # of learning curves in one picture
 SETTINGS = 20  # with their intervals in one picture
@@ -196,12 +196,15 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
 def learning_curves(ranking: pd.DataFrame, names: Sequence[str], metric: str) -> list[str]:
     """A picture of the monitored metric, and one of its counterpart in training where logged."""
     drawn = []
+    drawn_runs = list(zip(ranking["runs"], names, strict=True))[:GROUPS]
+    histories = {run: read_history(run) for runs, _ in drawn_runs for run in runs}
     for column in dict.fromkeys([metric, metric.replace("val/", "train/", 1)]):
         groups = {}
-        for runs, name in list(zip(ranking["runs"], names, strict=True))[:GROUPS]:
-            table = pd.DataFrame({run: history(run, column) for run in runs})
+        for runs, name in drawn_runs:
+            there = [run for run in runs if column in histories[run]]
+            table = pd.DataFrame({run: histories[run][column] for run in there})
             if table.notna().any(axis=None):
-                groups[name] = table.sort_index()
+                groups[name] = table
         if groups:
             drawn.append(figures.curves(groups, column))
     return drawn

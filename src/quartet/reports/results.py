@@ -3,12 +3,11 @@
 Needs nothing but the files that runs leave, so it works during a sweep and long after.
 """
 
-import csv
-import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pandas as pd
 import yaml
 from scipy.special import stdtrit
 
+from quartet.records.run_directory import read_result
 from quartet.records.sweep import Table
 
 # Columns of results.csv beside the overrides and the metrics.
@@ -143,9 +143,7 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A run's row, and its overrides."""
     task = overrides_of(run)
     given = dict(split(each) for each in task)
-    result: dict[str, Any] = {}
-    if (run / "result.json").exists():
-        result = json.loads((run / "result.json").read_text())
+    result, history = read_result(run), read_history(run)
     monitor, seconds = result.get("monitor") or {}, result.get("seconds") or {}
     error = result.get("error") or {}
     row = {
@@ -155,7 +153,7 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
         "mode": monitor.get("mode"),
         "best": monitor.get("best"),
         "epoch": monitor.get("epoch"),
-        "epochs": epochs(run),
+        "epochs": int(history.index.max()) if len(history) else 0,
         "fit_seconds": seconds.get("fit"),
         "seconds": seconds.get("total"),
         **{key: value for key, value in result.get("metrics", {}).items() if "/" in key},
@@ -205,11 +203,11 @@ def look_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def epochs(run: Path) -> int:
-    """The last epoch in metrics.csv, whose last line may be half written."""
-    path = run / "metrics.csv"
-    lines = path.read_text().split("\n")[1:-1] if path.exists() else []
-    return int(lines[-1].partition(",")[0]) if lines else 0
+def read_history(run: str | Path) -> pd.DataFrame:
+    """Reads metrics.csv, by epoch; the last line is left out while it is half written."""
+    path = Path(run) / "metrics.csv"
+    lines = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    return pd.read_csv(StringIO(lines)).groupby("epoch").last() if lines else pd.DataFrame()
 
 
 def nearest(run: Path) -> str:
@@ -225,18 +223,6 @@ def numbers(column: pd.Series) -> pd.Series:
         return pd.to_numeric(column)
     except (ValueError, TypeError):
         return column
-
-
-def history(run: str | Path, metric: str) -> dict[int, float]:
-    """A metric by epoch, from metrics.csv."""
-    found = {}
-    path = Path(run) / "metrics.csv"
-    if path.exists():
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get(metric):  # empty in rows of other things; None in half a line
-                    found[int(row["epoch"])] = float(row[metric])
-    return found
 
 
 def gather(jobs: pd.DataFrame, by: Sequence[str], value: str = "best") -> pd.DataFrame:
