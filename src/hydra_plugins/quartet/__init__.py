@@ -1,4 +1,4 @@
-"""The sweepers and launchers that Hydra finds here alone. Imported at every start, so without torch."""
+"""The sweepers and launchers that Hydra finds here. Imported at every start, so without torch."""
 
 import os
 from collections.abc import Iterator, Sequence
