@@ -1,5 +1,6 @@
 """Checks a configuration and builds its objects: model, data, trainer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from torch import nn
 
 from quartet.config import allow
@@ -36,17 +37,37 @@ class Run:
 
     Attributes:
         config: The configuration, in plain containers, with everything filled in.
-        steps_per_epoch: Optimizer steps.
-        total_steps: Optimizer steps of the whole training; infinite if only time limits it.
+        steps_per_epoch: Optimizer steps; 0 if only the training will show it.
+        total_steps: Optimizer steps of the whole training; infinite if only time limits it, or if
+            only the training will show it.
+        unchecked: What could not be checked, and why.
+        unused: Groups whose parts the module does not take.
     """
 
-    module: Module
-    data: DataModule
+    module: Any
+    data: Any
     trainer: Trainer
     directory: Path
     config: Mapping[str, Any]
     steps_per_epoch: int
     total_steps: float
+    unchecked: list[str]
+    unused: list[str]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether module and data are the engine's, and not any Lightning classes."""
+        return isinstance(self.module, Module) and isinstance(self.data, DataModule)
+
+    def has_part(self, part: str) -> bool:
+        """Whether there is a part train, val or test, and the module has a step for it."""
+        step = f"{'validation' if part == 'val' else part}_step"
+        if getattr(type(self.module), step) is getattr(LightningModule, step):
+            return False
+        if isinstance(self.data, DataModule):
+            return getattr(self.data.load(), part) is not None
+        hook = f"{part}_dataloader"
+        return getattr(type(self.data), hook) is not getattr(LightningDataModule, hook)
 
 
 def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
@@ -68,20 +89,22 @@ def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
     if builder.problems:
         raise ConfigError(*builder.problems)
     parts = builder.parts
-    module: Module = parts["module"]
+    module = parts["module"]
     if config["trainer"]["channels_last"]:
         module.model.to(memory_format=torch.channels_last)
     if config["trainer"]["compile"]:
         module.model.compile()
-    steps_per_epoch, total_steps = parts["steps"]
+    steps_per_epoch, total_steps = parts.get("steps", (0, math.inf))
     return Run(
         module=module,
-        data=parts["data"],
+        data=parts.get("data", parts.get("foreign_data")),
         trainer=parts["trainer"],
         directory=Path(config["directory"]),
         config=config.to_dict(),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        unchecked=builder.unchecked,
+        unused=builder.unused,
     )
 
 

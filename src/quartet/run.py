@@ -70,7 +70,8 @@ def train_locked(
             return read_result(directory)
     run = build(cfg, directory)
     length = run.steps_per_epoch, run.total_steps
-    if place and (problems := list(resume.check_length(cfg, place.epoch, *length))):
+    known = place and run.steps_per_epoch
+    if place and known and (problems := list(resume.check_length(cfg, place.epoch, *length))):
         raise ConfigError(*problems)
     load_data(run)
     lock_directory(run.directory, locks)
@@ -87,6 +88,7 @@ def train_locked(
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ResumeState):
                 callback.extended = place.extended
+    result["choices"] = {k: v for k, v in result["choices"].items() if k not in run.unused}
     try:
         if main:
             save_record(cfg, run)
@@ -106,15 +108,14 @@ def train_locked(
         best = result["checkpoints"]["best"]
         path = run.directory / best if best else None  # None: the weights as they are now
         trainer.callbacks.append(collector := PredictionCollector())  # type: ignore[attr-defined]
-        if run.data.parts.test is not None:
+        if run.has_part("test"):
             trainer.test(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
             for name, value in trainer.callback_metrics.items():
-                if name.startswith("test/"):
-                    result["metrics"][name] = shorten_float(float(value))
+                result["metrics"][name] = shorten_float(float(value))
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
         if pruners and pruners[0].epoch:
             result["pruned"] = pruners[0].epoch
-        if run.data.parts.test is None and run.data.parts.val is not None:
+        if run.is_known and not run.has_part("test") and run.has_part("val"):
             collect_validation(run, collector, path)
         if main:
             log_best(trainer.loggers, result, trainer.global_step)

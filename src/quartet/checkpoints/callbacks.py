@@ -1,8 +1,9 @@
 """Callbacks that save the best and the last checkpoint of a run, and the state of a resume."""
 
+import functools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,23 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torchmetrics import Metric
 
 from quartet.compat import (
     add_logger_step,
     is_accumulating,
     is_last_batch_done,
     is_validation_due,
+    logged_metrics,
     logged_values,
     logger_step,
     save_checkpoint,
+    set_update_count,
     start_new_epoch,
 )
+from quartet.compat.lightning_loop import done_batches, has_epoch_start, set_epoch_start
 from quartet.core.problems import Context, Problem
 from quartet.records.loggers import MetricsCSV, rewind
 
@@ -205,13 +212,68 @@ class ResumeState(Callback):
         self.extended = False
         self.loaded: dict[str, Any] = {}
         self.before_validation: dict[str, Any] | None = None
+        self.metrics_before: dict[str, Any] = {}
+        # Of other data than the engine's: before and after the epoch's iterator was made.
+        self.loader_states: list[dict[str, Any]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        resumes_itself = getattr(trainer.datamodule, "resumes_itself", False)  # type: ignore[attr-defined]
+        if resumes_itself and not self.loaded.get("metrics"):
+            return
+        self.loader_states = [] if resumes_itself else [random_states(trainer)]
+        set_epoch_start(trainer, functools.partial(self.start_epoch, trainer))
+        if self.loaded and not resumes_itself and self.loaded["epoch"] == 0:
+            # Lightning makes the first iterator before `on_train_start`.
+            restore_random_states(trainer, self.loaded["loader"][trainer.global_rank][0])
+
+    def start_epoch(
+        self, trainer: Trainer, data_fetcher: Any, start: Callable[[Any], None]
+    ) -> None:
+        """Starts the batches of an epoch; after a resume those that are not done yet.
+
+        A loader that draws its order from the global generators gives the same batches again, if it
+        begins with the same states; those that are done are skipped.
+
+        Args:
+            trainer: The trainer.
+            data_fetcher: Lightning's iterator over the batches.
+            start: Lightning's start of the epoch.
+        """
+        loaded, self.loaded = self.loaded, {}
+        if loaded:
+            for name, metric in own_metrics(trainer.lightning_module):
+                if name in loaded["metrics"]:
+                    load_metric_state(metric, to_device(loaded["metrics"][name], metric.device))
+        if not self.loader_states:
+            start(data_fetcher)
+            return
+        now, done = random_states(trainer), done_batches(trainer)
+        if loaded and done:
+            self.loader_states = loaded["loader"][trainer.global_rank]
+            if loaded["epoch"] > 0:
+                restore_random_states(trainer, self.loader_states[0])
+                iter(data_fetcher)
+            restore_random_states(trainer, self.loader_states[1])
+            for _ in range(done):
+                next(data_fetcher)
+            data_fetcher.fetched -= done  # Lightning adds them
+            start(data_fetcher)
+            restore_random_states(trainer, now)
+            return
+        if loaded or trainer.current_epoch > 0:
+            self.loader_states = [now]
+        if loaded:
+            iter(data_fetcher)  # Lightning's own iterator is older than the states
+        start(data_fetcher)
+        self.loader_states = [self.loader_states[0], random_states(trainer)]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self.before_validation = random_states(trainer)
+            self.metrics_before = save_metrics(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.before_validation = None
+        self.before_validation, self.metrics_before = None, {}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -233,6 +295,9 @@ class ResumeState(Callback):
             "stops": trainer.should_stop,
             "end": self.end,
             "within_step": not is_between_epochs(trainer) and is_accumulating(trainer),
+            "epoch": trainer.current_epoch,
+            "metrics": self.metrics_before or save_metrics(trainer),
+            "loader": all_gather_object(trainer, self.loader_states),
         }
 
     def on_load_checkpoint(
@@ -267,7 +332,33 @@ class ResumeState(Callback):
             start_new_epoch(trainer)
         trainer.callback_metrics.update(self.loaded["monitored"])
         restore_random_states(trainer, self.loaded["random"][trainer.global_rank])
-        self.loaded = {}
+        if not has_epoch_start(trainer):
+            self.loaded = {}
+
+
+def save_metrics(trainer: Trainer) -> dict[str, Any]:
+    """Returns copies of the states of a module's metrics, by name.
+
+    Without those that Lightning resets after this epoch or validation, since they were logged.
+    """
+    logged = logged_metrics(trainer, is_between_epochs(trainer))
+    return {
+        name: apply_to_collection(metric_state(metric), Tensor, Tensor.clone)
+        for name, metric in own_metrics(trainer.lightning_module)
+        if id(metric) not in logged
+    }
+
+
+def own_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
+    """Returns the metrics of a module by their names, except for those that are saved elsewhere."""
+    saved = [n for n, m in module.named_modules() if getattr(m, "saves_metrics", False)]
+    for name, metric in module.named_modules():
+        if isinstance(metric, Metric) and not any(name.startswith(f"{each}.") for each in saved):
+            yield name, metric
+
+
+def to_device(state: Any, device: torch.device) -> Any:
+    return apply_to_collection(state, Tensor, lambda tensor: tensor.to(device))
 
 
 def is_between_epochs(trainer: Trainer) -> bool:
@@ -342,3 +433,26 @@ def restore_random_states(trainer: Trainer, states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"], trainer.strategy.root_device)
     elif "mps" in states and trainer.strategy.root_device.type == "mps":
         torch.mps.set_rng_state(states["mps"])
+
+
+def metric_state(metric: Metric) -> dict[str, Any]:
+    """Returns the states of a metric and its other numbers, such as counters."""
+    states = metric.metric_state
+    return {
+        "states": {k: v if isinstance(v, Tensor) else list(v) for k, v in states.items()},
+        "numbers": {
+            key: value
+            for key, value in vars(metric).items()
+            if type(value) in (int, float) and not key.startswith("_") and key not in states
+        },
+        "update_count": metric.update_count,
+    }
+
+
+def load_metric_state(metric: Metric, state: dict[str, Any]) -> None:
+    """Restores the states that `metric_state` returned."""
+    for key, value in state["states"].items():
+        setattr(metric, key, value)
+    for key, value in state["numbers"].items():
+        setattr(metric, key, value)
+    set_update_count(metric, state["update_count"])

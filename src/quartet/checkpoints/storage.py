@@ -31,6 +31,8 @@ SEAL_SIZE = len(LABEL) + hashlib.sha256().digest_size * 2
 ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 LISTS = (list, tuple, set)
 DICTS = (dict, OrderedDict, Counter)
+# What `save_hyperparameters` of a module and of a data module saves.
+HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 # Keys with which Lightning and Hydra find a class or function to call.
 CALLS = ("_target_", "_instantiator", "_class_path")
 
@@ -53,6 +55,11 @@ class DurableCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
+        for key in HYPERPARAMETERS:
+            # Of objects that a module was made with; the configuration describes them.
+            values = checkpoint.get(key) or {}
+            plain = {name: v for name, v in values.items() if not any(find_unsafe(v))}
+            checkpoint |= {key: plain} if values else {}
         save(checkpoint, self.within(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:

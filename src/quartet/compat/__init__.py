@@ -140,6 +140,13 @@ def logged_values(trainer: "Trainer") -> "dict[str, Tensor]":
     return values  # type: ignore[no-any-return]
 
 
+def logged_metrics(trainer: "Trainer", of_training: bool) -> set[int]:
+    """The ids of metrics that were logged as objects, in validation and perhaps in training."""
+    loop = trainer.fit_loop.epoch_loop
+    results = [loop.val_loop._results, *([loop._results] if of_training else [])]
+    return {id(result.value) for each in results if each for result in each.values()}
+
+
 def start_new_epoch(trainer: "Trainer") -> None:
     """Starts a new epoch after a resume. With ``max_steps`` a finished epoch would end again."""
     loop = trainer.fit_loop

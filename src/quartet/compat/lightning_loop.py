@@ -1,7 +1,7 @@
 """Lightning's loop over the batches of an epoch, with less work around each training step."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -59,8 +59,13 @@ class FastEpochLoop(_TrainingEpochLoop):
     that the fast path does not call, or with any other strategy or precision.
     """
 
+    around_start: Callable[[Any, Callable[[Any], None]], None] | None = None
+
     def on_run_start(self, data_fetcher: Any) -> None:
-        super().on_run_start(data_fetcher)
+        if self.around_start is None:
+            super().on_run_start(data_fetcher)
+        else:
+            self.around_start(data_fetcher, super().on_run_start)
         self.is_fast = (
             supports_fast_path(self.trainer) and not self.automatic_optimization._skip_backward
         )
@@ -207,3 +212,19 @@ def install(trainer: Trainer) -> None:
         skip_nvml()
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = FastEpochLoop(trainer, loop.min_steps, loop.max_steps)
+
+
+def set_epoch_start(trainer: Trainer, around: Callable[[Any, Callable[[Any], None]], None]) -> None:
+    """Calls `around` at the start of each epoch, with Lightning's data fetcher and start."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop.around_start = around
+
+
+def has_epoch_start(trainer: Trainer) -> bool:
+    return getattr(trainer.fit_loop.epoch_loop, "around_start", None) is not None
+
+
+def done_batches(trainer: Trainer) -> int:
+    """The number of batches of the epoch that are done."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return batches.ready  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ BASES = (
     "torch.optim.lr_scheduler.LRScheduler",
     "torchmetrics.Metric",
     "lightning.pytorch.Callback",
+    "lightning.pytorch.LightningDataModule",
     "lightning.pytorch.loggers.Logger",
     "lightning.pytorch.strategies.Strategy",
 )

@@ -36,6 +36,7 @@ class Configuration(Mapping[str, Any]):
     Attributes:
         node: The configuration as OmegaConf has it, without Hydra's own settings.
         options: The chosen option of each group.
+        overrides: Those of the command line.
     """
 
     def __init__(self, cfg: DictConfig, directory: str) -> None:
@@ -44,6 +45,7 @@ class Configuration(Mapping[str, Any]):
             hydra = self.node.pop("hydra", None) or {}
             self.node.directory = directory
         self.options: Mapping[str, str] = hydra.get("runtime", {}).get("choices", {})
+        self.overrides: list[str] = list(hydra.get("overrides", {}).get("task", ()))
         self.raw = to_container(self.node, resolve=False)
         items = allow.walk(self.raw)
         found = {key: re.fullmatch(r"\$\{([\w.]+)\}", str(value)) for key, value in items}

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 
 from quartet.config import allow, signatures
 from quartet.core.files import CONF
 from quartet.data.datamodule import DataModule
 from quartet.training import parameters, schedule
+from quartet.training.module import Module
 
 TOP_LEVEL = [
     *("loss", "metrics", "model", "module", "optimizer", "scheduler", "trainer", "callbacks"),
@@ -31,6 +33,8 @@ POLICY_KEYS: dict[str, tuple[str, ...]] = {
     "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
     "trainer": ("compile", "channels_last"),
 }
+# Groups whose parts a module takes.
+MODULE_GROUPS = ("model", "loss", "metrics", "optimizer", "scheduler")
 # Groups of any number of parts, each under a name of its own.
 NAMED_PARTS = ("metrics", "callbacks", "logger")
 # Types of these keys, where the annotation of the part that gets them is too loose.
@@ -39,7 +43,7 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
     "monitor": {"metric": str | None, "mode": Literal["min", "max"] | None},
     "data": signatures.type_hints(DataModule)
     | {
-        "task": str,
+        "task": str | None,
         "input_shape": Sequence[int] | None,
         "num_classes": int | None,
         "num_outputs": int | None,
@@ -73,10 +77,7 @@ N_POSITIONAL = {"optimizer": 1, "scheduler": 1}
 # Arguments that the engine passes, and where to set them instead.
 RESERVED_ARGUMENTS: dict[str, dict[str, str]] = {
     "data": dict.fromkeys(POLICY_KEYS["data"], ""),
-    "module": {
-        name: f"the {name} group sets it"
-        for name in ("model", "loss", "metrics", "optimizer", "scheduler")
-    }
+    "module": {name: f"the {name} group sets it" for name in MODULE_GROUPS}
     | {"task": "data.task names it", "mixing": "set data.mixup or data.cutmix"}
     | {"heads": "of names the head of each metric, such as metrics.iou.of=mask"},
     "trainer": {
@@ -106,12 +107,38 @@ def split_node(config: Mapping[str, Any], group: str) -> tuple[dict[str, Any], d
     """Splits a group into the arguments of its ``_target_`` and the keys that say how to use it."""
     arguments = dict(config[group])
     policy = {key: arguments.pop(key) for key in POLICY_KEYS.get(group, ()) if key in arguments}
-    if group == "data":
+    if group == "data" and is_foreign(config, "data"):
+        accepted = signatures.parameters(allow.locate(arguments["_target_"]))[0]
+        arguments |= {
+            key: policy[key] for key in policy if key in accepted and key not in arguments
+        }
+    elif group == "data":
         policy["facts"] = [key for key in find_facts(arguments) if arguments.pop(key) is None]
     name = policy.get("weights") if group == "model" else None
     if isinstance(name, str) and is_pretrained_name(name, arguments["_target_"]):
         arguments["weights"] = name  # torchvision's models have names for their weights
     return arguments, policy
+
+
+def is_foreign(config: Mapping[str, Any], group: str) -> bool:
+    """Whether the module or the data is any Lightning class, which knows nothing of this engine."""
+    base, own = {
+        "module": (LightningModule, Module),
+        "data": (LightningDataModule, DataModule),
+    }[group]
+    try:
+        found = allow.locate(config[group]["_target_"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return isinstance(found, type) and issubclass(found, base) and not issubclass(found, own)
+
+
+def unused_groups(config: Mapping[str, Any]) -> list[str]:
+    """The groups of parts that a foreign module does not take, or brings along itself."""
+    if not is_foreign(config, "module"):
+        return []
+    accepted, _ = signatures.parameters(allow.locate(config["module"]["_target_"]))
+    return [g for g in MODULE_GROUPS if g not in accepted or g in config["module"]]
 
 
 def find_facts(arguments: Mapping[str, Any]) -> list[str]:

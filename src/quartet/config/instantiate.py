@@ -8,7 +8,7 @@ from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
-from lightning import Callback, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -19,7 +19,12 @@ from quartet.checkpoints.callbacks import ResumeState
 from quartet.compat import lightning_loop
 from quartet.config import allow, resume, signatures
 from quartet.config.configuration import Configuration
-from quartet.config.groups import RESERVED_ARGUMENTS, is_pretrained_name, split_node
+from quartet.config.groups import (
+    RESERVED_ARGUMENTS,
+    is_foreign,
+    is_pretrained_name,
+    split_node,
+)
 from quartet.core.messages import join_or, suggest_name
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.augment import Mixing
@@ -87,6 +92,12 @@ def build_data(config: Configuration) -> DataModule:
     return data
 
 
+def build_foreign_data(config: Configuration) -> LightningDataModule:
+    """A LightningDataModule that knows nothing of this engine."""
+    data: LightningDataModule = make(split_node(config, "data")[0])
+    return data
+
+
 def read_facts(parts: Parts, task: str) -> dict[str, Any]:
     """What the data tells of itself: shapes, numbers of classes and outputs, facts of its own."""
     if not isinstance(parts, Parts):
@@ -94,15 +105,15 @@ def read_facts(parts: Parts, task: str) -> dict[str, Any]:
     return {**create_task(task).metadata(parts), **parts.facts}
 
 
-def import_task(name: Any) -> None:
+def import_task(name: str | None) -> None:
     """Imports the class of a project's own task, so that `create_task` finds it.
 
     Raises:
         ValueError: the name is of no task.
     """
-    if not isinstance(name, str) or name in TASKS:
+    if name in TASKS:
         return
-    if "." not in name:
+    if name is None or "." not in name:
         raise ValueError(
             f"must be {join_or(list(TASKS))}, or the path of a task of your own, such as "
             "project.segmentation.Segmentation."
@@ -185,6 +196,22 @@ def build_scheduler(config: Configuration) -> Callable[..., Any]:
     return functools.partial(schedule.create, factory=factory, **policy)
 
 
+def build_foreign_part(config: Configuration, group: str) -> Any:
+    """What a foreign module gets of a group: an object, or a class with its arguments bound."""
+    if group == "model":
+        return build_model(config)
+    if group == "metrics":
+        return build_metrics(config)
+    node = split_node(config, group)[0]
+    return make(node, partial=group != "loss") if node["_target_"] else None
+
+
+def build_foreign_module(config: Configuration, parts: Mapping[str, Any]) -> LightningModule:
+    """A LightningModule that knows nothing of this engine, with the parts that it takes."""
+    module: LightningModule = make(split_node(config, "module")[0], partial=True)(**parts)
+    return module
+
+
 def build_module(config: Configuration, parts: Mapping[str, Any]) -> Module:
     """The LightningModule of the other parts."""
     data = config["data"]
@@ -230,7 +257,7 @@ def build_trainer(config: Configuration) -> Trainer:
             enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks.values()),
             enable_model_summary=False,
             num_sanity_val_steps=0,  # they would move the random numbers
-            use_distributed_sampler=False,  # the data divides itself
+            use_distributed_sampler=is_foreign(config, "data"),  # ours divides itself
         )
         finish_trainer(trainer, config["trainer"], directory)
         trainer.callbacks.insert(0, MonitorCheck(dict(find_monitored(config))))  # type: ignore[attr-defined]

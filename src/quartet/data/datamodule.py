@@ -51,6 +51,7 @@ class DataModule(LightningDataModule):
     """
 
     parts: Parts
+    resumes_itself = True  # its batches follow from the seed, the epoch and their number
 
     def __init__(
         self,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from quartet.config.configuration import replace_values
+from quartet.config.configuration import replace_values, to_container
+from quartet.config.groups import is_foreign
 from quartet.core import files
 from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import Predictor, from_run, rebuild_run
@@ -51,6 +52,11 @@ def export(
             file exists.
         PredictionsDiffer: the exported model predicts something other than the original.
     """
+    if is_foreign(to_container(cfg, resolve=False), "module"):
+        message = (
+            "is no module of the model group, which is what is exported; use its own to_onnx()."
+        )
+        raise ConfigError(Problem("module._target_", message, cfg.module._target_))
     suffix = SUFFIXES.get(format, "")
     output = Path(output).expanduser() if output else Path(directory) / f"model{suffix}"
     check_output(format, output)

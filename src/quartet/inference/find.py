@@ -177,6 +177,11 @@ def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:
     if run.trainer.world_size > 1:
         message = "the search needs a single process; set it to 1."
         raise ConfigError(Problem("trainer.devices", message, cfg.trainer.devices))
+    if not run.is_known:
+        message = (
+            "the search needs the groups of optimizer and data; a module of your own has others."
+        )
+        raise ConfigError(Problem("module", message, cfg.module._target_))
     load_data(run)
     return run
 

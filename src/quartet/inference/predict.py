@@ -18,11 +18,14 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from quartet.build import Run
+from quartet.checkpoints import storage
 from quartet.compat import quieten
+from quartet.config.configuration import to_container
+from quartet.config.groups import is_foreign
 from quartet.config.instantiate import import_task
 from quartet.core.files import create_file, unique_path
 from quartet.core.messages import suggest_name
-from quartet.core.problems import ConfigError, Problem
+from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
 from quartet.data.csv import encode
 from quartet.data.image_folder import to_tensor
@@ -95,9 +98,7 @@ def predict(
     quieten()
     source = Path(input).expanduser() if input else None
     name = source.stem if source else split
-    import_task(cfg.data.task)
-    task = create_task(cfg.data.task)
-    has_columns = type(task).prediction_columns is not Task.prediction_columns
+    has_columns = gives_columns(cfg)
     suffix = ".csv" if has_columns else ".pt"
     default = unique_path(Path(directory) / f"predictions-{name}{suffix}")
     output = Path(output).expanduser() if output else default
@@ -105,8 +106,16 @@ def predict(
     if source is None:
         splits = ("test", "val", "train")
         run, path = rebuild_run(cfg, Path(directory), split, checkpoint, splits=splits)
-        predictor = from_run(run, path)
-        count = write_predictions(predictor, read_part(run, predictor, split), output)
+        if run.is_known:
+            predictor = from_run(run, path)
+            count = write_predictions(predictor, read_part(run, predictor, split), output)
+        else:
+            count = write_steps(run, path, split, output)
+    elif is_foreign(to_container(cfg, resolve=False), "module"):
+        message = (
+            "a module of your own reads its data itself; leave it out, split=test predicts a part."
+        )
+        raise ConfigError(Problem("input", message, str(source)))
     else:
         path = find_checkpoint(Path(directory), checkpoint)
         predictor = from_checkpoint(cfg, Path(directory), path)
@@ -116,6 +125,32 @@ def predict(
             raise ConfigError(Problem("input", str(error), str(source))) from None
     print(f"{count:,} predictions in {output}")
     return output
+
+
+def gives_columns(cfg: "DictConfig") -> bool:
+    """Whether predictions are columns of a table; else they are tensors."""
+    raw = to_container(cfg, resolve=False)
+    if is_foreign(raw, "module") or is_foreign(raw, "data"):
+        return False
+    import_task(cfg.data.task)
+    return type(create_task(cfg.data.task)).prediction_columns is not Task.prediction_columns
+
+
+def write_steps(run: Run, checkpoint: str, split: str, output: Path) -> int:
+    """Writes what the ``predict_step`` of a Lightning module gives for each batch of a part."""
+    run.module.load_state_dict(storage.load(checkpoint)["state_dict"])
+    run.data.prepare_data()
+    run.data.setup("fit" if split in ("train", "val") else split)
+    loader = getattr(run.data, f"{split}_dataloader")()
+    problems: list[Problem] = []
+    with collect_problems(problems, "module"):
+        found = run.trainer.predict(run.module, dataloaders=loader)
+    if problems:
+        message = f"{problems[0].message}; predict.py needs a predict_step, which takes a batch."
+        raise ConfigError(Problem("module", message))
+    with create_file(output) as part:
+        torch.save(found, part)
+    return sum(nest.size(batch) for batch in found or ())
 
 
 def check_output(output: Path, has_columns: bool) -> None:

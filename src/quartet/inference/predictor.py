@@ -167,6 +167,6 @@ def rebuild_run(
     run = build(replace_values(cfg, {"callbacks": {}, "logger": {}}), directory)
     run.trainer.loggers = []  # metrics.csv is that of the training
     load_data(run)
-    if getattr(run.data.parts, split) is None:
+    if not run.has_part(split):
         raise ConfigError(Problem("split", "this data has no such part.", split))
     return run, path

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import Run, build
 from quartet.core.messages import cut, shorten
+from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
 from quartet.data.task import StandardTask, create_task, known_targets
 from quartet.records.run_directory import group_choices
@@ -52,8 +53,9 @@ def draw_training(run: Run, collector: PredictionCollector) -> list[Path]:
         run: Trained.
         collector: Predictions of its best checkpoint.
     """
-    drawn: Drawings = {"samples": partial(samples, run)}
-    drawn |= draw_predictions(run, collector)
+    drawn: Drawings = {}
+    if run.is_known:
+        drawn = {"samples": partial(samples, run), **draw_predictions(run, collector)}
     drawn["curves"] = partial(drawings.learning_curves, run.directory)
     saved = save(drawn, run.directory)
     for logger in run.trainer.loggers:
@@ -157,7 +159,7 @@ def samples(run: Run) -> Canvas | None:
     if not are_images(run.config["data"]["input_shape"]) or not isinstance(kind, StandardTask):
         return None
     dataset, names = run.data.parts.train, kind.names(run.data.metadata())
-    count = len(dataset)  # type: ignore[arg-type]
+    count = len(dataset)
     random = torch.Generator().manual_seed(0)
     rows = torch.randperm(count, generator=random).tolist() if count < 1 << 20 else range(4096)
     tensors = known_targets(dataset)
@@ -291,25 +293,30 @@ def describe_run(cfg: "DictConfig") -> str:
         quartet.core.problems.ConfigError: it cannot train.
     """
     run = build(cfg)
-    lines = list(group_choices(cfg.hydra.runtime.choices).items())
-    parameters = list(run.module.model.parameters())
+    choices = group_choices(cfg.hydra.runtime.choices)
+    lines = [(group, option) for group, option in choices.items() if group not in run.unused]
+    parameters = list(run.module.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - trained
     lines.append(("parameters", f"{trained:,} trained, {frozen:,} frozen"))
-    if still := list_evaluated_modules(run.module.model):
+    model = getattr(run.module, "model", run.module)
+    if still := list_evaluated_modules(model):
         lines.append(("frozen", f"{shorten(still, 8)}: in evaluation mode, so statistics stay"))
-    if run.data.loaded:
+    if not isinstance(run.data, DataModule):
+        pass
+    elif run.data.loaded:
         parts = run.data.parts._asdict()
         lines.append(("samples", ", ".join(f"{len(parts[name] or ()):,} {name}" for name in PARTS)))
         lines += describe_data(run.data.parts, run.data.metadata()).items()
     else:
         lines.append(("samples", f"{run.config['data']['train_samples']:,}, not read yet"))
-    endless = run.total_steps == float("inf")
-    end = "until trainer.max_time" if endless else f"{run.total_steps:,} in all"
-    lines.append(("steps", f"{run.steps_per_epoch:,} an epoch, {end}"))
-    averages = [each for each in run.trainer.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
-    lines += [("caution", text) for each in averages if (text := each.caution(run.total_steps))]
-    if run.total_steps < 1_000_000:
+    if run.steps_per_epoch:
+        endless = run.total_steps == float("inf")
+        end = "until trainer.max_time" if endless else f"{run.total_steps:,} in all"
+        lines.append(("steps", f"{run.steps_per_epoch:,} an epoch, {end}"))
+        averages = [each for each in run.trainer.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
+        lines += [("caution", text) for each in averages if (text := each.caution(run.total_steps))]
+    if run.is_known and run.total_steps < 1_000_000:
         optimizer = run.module.create_optimizer(run.module.model)
         schedule: Any = run.module.create_schedule(
             optimizer,
@@ -323,6 +330,7 @@ def describe_run(cfg: "DictConfig") -> str:
     monitor = run.config["monitor"]
     watched = f"{monitor['metric']} ({monitor['mode']})"
     lines.append(("monitor", watched if monitor["metric"] else "nothing: the last epoch counts"))
+    lines += [("not checked", each) for each in run.unchecked]
     return "\n".join(
         ["Nothing is wrong with it. It would run:", *(f"{key:12}{text}" for key, text in lines)]
     )

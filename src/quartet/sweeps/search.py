@@ -369,4 +369,6 @@ def choose_direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
         run = build(grid.compose(sweeper, drawn))
     except ConfigError as error:
         raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *error.messages])) from None
+    if not run.is_known:
+        raise ValueError(f"sweep.mode: is not known for {name}; set it to min or max.")
     return of_metric(name, run.module.val_metrics.metrics)

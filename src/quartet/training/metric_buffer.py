@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from quartet.compat import set_update_count
+from quartet.checkpoints.callbacks import load_metric_state, metric_state
 from quartet.data import nest
 
 Step = tuple[dict[str, Tensor], list[int], Any, Any, dict[str, Any]]
@@ -30,6 +30,7 @@ class MetricBuffer(nn.Module):
     """
 
     task: Any
+    saves_metrics = True  # by `state`, so that `ResumeState` need not
     max_steps = 256
     max_values = 1 << 20
     chunk_size = 16
@@ -209,29 +210,6 @@ def name_values(name: str, value: Any, names: Sequence[str]) -> dict[str, Tensor
     if len(names) != len(value):
         names = [str(i) for i in range(len(value))]
     return {f"{name}_{label}": each for label, each in zip(names, value, strict=True)}
-
-
-def metric_state(metric: Metric) -> dict[str, Any]:
-    """Returns the states of a metric and its other numbers, such as counters."""
-    states = metric.metric_state
-    return {
-        "states": {k: v if isinstance(v, Tensor) else list(v) for k, v in states.items()},
-        "numbers": {
-            key: value
-            for key, value in vars(metric).items()
-            if type(value) in (int, float) and not key.startswith("_") and key not in states
-        },
-        "update_count": metric.update_count,
-    }
-
-
-def load_metric_state(metric: Metric, state: dict[str, Any]) -> None:
-    """Restores the states that `metric_state` returned."""
-    for key, value in state["states"].items():
-        setattr(metric, key, value)
-    for key, value in state["numbers"].items():
-        setattr(metric, key, value)
-    set_update_count(metric, state["update_count"])
 
 
 def at_least_32_bits(values: Tensor) -> Tensor:

@@ -255,7 +255,7 @@ class Module(LightningModule):
             "last_batch": self.last_batch,
             "lr": getattr(self, "lr", None),
         }
-        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+        if isinstance(self.trainer.datamodule, DataModule):  # type: ignore[attr-defined]
             checkpoint["metadata"] = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -14,12 +14,18 @@ from quartet.config import allow, search_ranges
 from quartet.config.configuration import Configuration
 from quartet.config.groups import (
     KEY_TYPES,
+    MODULE_GROUPS,
     POLICY_KEYS,
     argument_names,
     find_options,
+    is_foreign,
+    unused_groups,
 )
 from quartet.config.instantiate import (
     build_data,
+    build_foreign_data,
+    build_foreign_module,
+    build_foreign_part,
     build_loss,
     build_metrics,
     build_model,
@@ -35,7 +41,7 @@ from quartet.data.task import StandardTask, Task, create_task
 from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
-from quartet.validation import data, dry_run, keys, length, monitor, settings
+from quartet.validation import data, dry_run, foreign, keys, length, monitor, settings
 
 SHAPES = ("data.task", "data.input_shape", "data.num_outputs", "data.num_classes")
 # Settings of the loader: the data can be read though they are wrong.
@@ -51,6 +57,7 @@ class Builder:
         config: The configuration; metadata of the data and the monitor are filled in.
         problems: Those found so far.
         unchecked: What could not be checked, and why.
+        unused: Groups whose parts a foreign module does not take.
         logged: Names of the values that loss and metrics will log.
         parts: What was made, by name: the groups, ``shapes`` and ``steps``.
     """
@@ -59,34 +66,29 @@ class Builder:
         self.config = config
         self.problems: list[Problem] = []
         self.unchecked: list[str] = []
+        self.unused: list[str] = []
         self.logged: list[str] = []
         self.parts: dict[str, Any] = {}
 
     def run(self) -> None:
         """Runs each check and makes each part, where all that it needs is there and valid."""
         config, parts = self.config, self.parts
-        self.problems += keys.check_keys(config)
+        problems = list(keys.check_keys(config))
+        self.unused = unused_groups(config)
+        # Options of these groups may refer to what other data does not have.
+        self.problems += [p for p in problems if p.key.partition(".")[0] not in self.unused]
         self.problems += allow.find_problems(config.to_dict())
+        self.problems += foreign.check_unused(config, self.unused) if self.unused else []
+        self.unchecked += foreign.describe_unchecked(config)
         self.check_data_settings()
         self.make_data()
         self.check_settings()
         if self.is_valid("seed"):
             seed_everything(config["seed"], workers=True, verbose=False)
-        if "shapes" in parts:
-            self.make("model", build_model)
-            self.make("loss", build_loss)
-            self.make("metrics", build_metrics)
-            self.try_parts()
-        if "metrics" in parts:
-            self.resolve_monitor()
-            if self.is_valid("monitor"):
-                self.make("scheduler", build_scheduler)
-            if self.is_valid("monitor", "scheduler", "callbacks", "logger"):
-                self.make("trainer", build_trainer)
-        self.make("optimizer", build_optimizer)
-        if "model" in parts and self.is_valid("optimizer.freeze"):
-            with self.collect("optimizer", ["freeze"]):
-                parameters.freeze(parts["model"], config["optimizer"]["freeze"])
+        if is_foreign(config, "module"):
+            self.make_foreign_module()
+        else:
+            self.make_module_parts()
         if self.has("trainer", "model") and self.is_valid("optimizer._target_"):
             self.problems += self.ask_parts()
         if self.has("data", "trainer") and self.is_valid("data", "trainer"):
@@ -102,8 +104,40 @@ class Builder:
             )
         if self.has("data", "shapes") and parts["data"].loaded:
             self.problems += data.check_contents(parts["data"], config)
-        if not self.problems:
+        if not self.problems and "module" not in parts:
             self.make("module", lambda config: build_module(config, parts))
+
+    def make_module_parts(self) -> None:
+        """Makes and tries what the engine's own module takes, and the trainer."""
+        if "shapes" in self.parts:
+            self.make("model", build_model)
+            self.make("loss", build_loss)
+            self.make("metrics", build_metrics)
+            self.try_parts()
+        if "metrics" in self.parts:
+            self.resolve_monitor()
+            if self.is_valid("monitor"):
+                self.make("scheduler", build_scheduler)
+            if self.is_valid("monitor", "scheduler", "callbacks", "logger"):
+                self.make("trainer", build_trainer)
+        self.make("optimizer", build_optimizer)
+        if "model" in self.parts and self.is_valid("optimizer.freeze"):
+            with self.collect("optimizer", ["freeze"]):
+                parameters.freeze(self.parts["model"], self.config["optimizer"]["freeze"])
+
+    def make_foreign_module(self) -> None:
+        """Makes a module that knows nothing of this engine, and its trainer."""
+        config, taken = self.config, [g for g in MODULE_GROUPS if g not in self.unused]
+        self.problems += monitor.resolve_foreign_monitor(config)
+        made = {}
+        for group in taken:
+            if self.is_valid(group):
+                with self.collect(group):
+                    made[group] = build_foreign_part(config, group)
+        if self.is_valid("module", *taken):
+            self.make("module", lambda config: build_foreign_module(config, made))
+        if self.is_valid("monitor", "callbacks", "logger"):
+            self.make("trainer", build_trainer)
 
     def is_valid(self, *names: str) -> bool:
         """Whether these keys, and all below them, have no problem."""
@@ -130,6 +164,12 @@ class Builder:
 
     def check_data_settings(self) -> None:
         self.problems += keys.check_policy(self.config, "data", self.find_wrong())
+        if is_foreign(self.config, "data"):
+            self.problems += foreign.check_data(self.config)
+            self.problems += keys.check_parts(self.config, "data", self.find_wrong())
+            if not self.unused and self.is_valid("data.task"):
+                self.problems += settings.check_task(self.config["data"]["task"])
+            return
         if self.is_valid("data.task"):
             self.problems += settings.check_task(self.config["data"]["task"])
         self.problems += settings.check_folds(self.config["data"], wrong_keys(self.problems))
@@ -137,10 +177,17 @@ class Builder:
 
     def make_data(self) -> None:
         """Makes the data, and finds the shapes of its samples."""
-        wrong = {key for key in wrong_keys(self.problems) if re.fullmatch(r"data\.\w+", key)}
-        if not wrong - LOADER_KEYS:
-            with self.collect("data", [*self.config["data"], *KEY_TYPES["data"]]):
-                self.parts["data"] = build_data(self.config)
+        if is_foreign(self.config, "data"):
+            if self.is_valid("data"):
+                with self.collect("data"):
+                    self.parts["foreign_data"] = build_foreign_data(self.config)
+            if self.unused:
+                return
+        else:
+            wrong = {key for key in wrong_keys(self.problems) if re.fullmatch(r"data\.\w+", key)}
+            if not wrong - LOADER_KEYS:
+                with self.collect("data", [*self.config["data"], *KEY_TYPES["data"]]):
+                    self.parts["data"] = build_data(self.config)
         group = self.config["data"]
         if self.is_valid(*SHAPES):
             self.problems += settings.check_outputs(group)
@@ -153,10 +200,10 @@ class Builder:
     def check_settings(self) -> None:
         """Checks the settings of all groups but data, and whether they agree."""
         config = self.config
-        if self.is_valid("data.task"):
+        if self.is_valid("data.task") and not self.unused:
             self.problems += self.check_tasks(config["data"]["task"])
         unsuited = wrong_keys(self.problems)
-        groups = [group for group in allow.PART_GROUPS if group != "data"]
+        groups = [g for g in allow.PART_GROUPS if g not in ("data", *self.unused)]
         for group in ("", "monitor", *groups):
             if group in unsuited and group in groups:
                 continue
@@ -166,7 +213,8 @@ class Builder:
             if group in groups:
                 known = "shapes" in self.parts
                 self.problems += keys.check_parts(config, group, self.find_wrong(), known)
-        self.problems += settings.check_settings(config, wrong_keys(self.problems))
+        unused = [*self.unused, *(["data"] if is_foreign(config, "data") else [])]
+        self.problems += settings.check_settings(config, wrong_keys(self.problems), unused)
 
     def check_tasks(self, task: str) -> Iterator[Problem]:
         """Yields options that are made for other tasks than that of the data."""

@@ -158,5 +158,9 @@ def load_data(run: Any) -> None:
     Raises:
         quartet.core.problems.ConfigError: it cannot be read, or cannot be trained on.
     """
-    if not run.data.loaded and (problems := check_contents(run.data, run.config)):
+    if (
+        isinstance(run.data, DataModule)
+        and not run.data.loaded
+        and (problems := check_contents(run.data, run.config))
+    ):
         raise ConfigError(*problems)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
+from lightning import LightningDataModule
 from lightning.pytorch.strategies import StrategyRegistry
 
 from quartet.config import allow, signatures
@@ -13,6 +14,7 @@ from quartet.config.groups import (
     AUTO_FILLED,
     DEFAULT_OPTION,
     KEY_TYPES,
+    MODULE_GROUPS,
     N_POSITIONAL,
     NAMED_PARTS,
     OPTIONAL_KEYS,
@@ -24,6 +26,7 @@ from quartet.config.groups import (
 )
 from quartet.core.messages import suggest_name
 from quartet.core.problems import Config, ConfigError, Problem
+from quartet.training.module import Module
 
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 # Settings by the range of their number, or of each in their list. A name in capitals is that of the
@@ -224,12 +227,17 @@ def check_tree(
         given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
         if re.fullmatch(r"metrics\.\w+", key):
             given.pop("of", None)
+        reserved = RESERVED_ARGUMENTS.get(key)
+        if key == "module" and not (isinstance(target, type) and issubclass(target, Module)):
+            reserved = {group: "" for group in MODULE_GROUPS if group not in given}
+        elif key == "data" and isinstance(target, type) and issubclass(target, LightningDataModule):
+            reserved = None
         yield from signatures.check_arguments(
             key,
             target,
             given,
             positional=N_POSITIONAL.get(key, len(node.get("_args_", ()))),
-            reserved=RESERVED_ARGUMENTS.get(key),
+            reserved=reserved,
             partial=node.get("_partial_", False),
         )
         filled = AUTO_FILLED if shapes_known else given

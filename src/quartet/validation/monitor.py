@@ -1,5 +1,6 @@
 """The monitored value: whether it will be logged, and whether its mode is the right one."""
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -83,6 +84,21 @@ def check_monitor(
         better = "lower" if right == "min" else "higher"
         message = f"contradicts {metric}, which is better when {better}; leave it out."
         yield Problem(f"{key}.mode", message, mode)
+
+
+def resolve_foreign_monitor(config: Configuration) -> Iterator[Problem]:
+    """Fills in the mode of a value that a foreign module logs, as far as its name tells it.
+
+    Args:
+        config: The configuration; changed in place.
+    """
+    metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
+    if mode is None:
+        mode = "min"
+        if metric and not re.search("loss|error", metric):
+            message = f"is not known for {metric}, which the module logs; set it to min or max."
+            yield Problem("monitor.mode", message, None)
+        config.fill({"monitor.mode": mode})
 
 
 def find_mode(metric: str, metrics: MetricCollection) -> str:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Container, Iterator
-from typing import Any
 
 import torch
 
@@ -14,20 +13,25 @@ from quartet.data.task import create_task
 from quartet.validation.keys import is_whole
 
 
-def check_settings(config: Config, wrong: Container[str]) -> Iterator[Problem]:
+def check_settings(
+    config: Config, wrong: Container[str], unused: Container[str] = ()
+) -> Iterator[Problem]:
     """Yields settings that contradict each other or the machine.
 
     Args:
         config: The configuration, in plain containers.
         wrong: Keys that have problems already.
+        unused: Groups that are not built; ``data`` if another class than the engine's serves it.
     """
     yield from check_length(config["trainer"], wrong)
     yield from check_device(config["trainer"], wrong)
     yield from check_processes(config["trainer"])
-    yield from check_optimizer(config["optimizer"], config["trainer"], wrong)
-    yield from check_scheduler(config["scheduler"], config["optimizer"], wrong)
-    yield from check_channels(config["data"], wrong)
-    yield from check_balance(config["data"], config["trainer"], wrong)
+    if "optimizer" not in unused:
+        yield from check_optimizer(config["optimizer"], config["trainer"], wrong)
+        yield from check_scheduler(config["scheduler"], config["optimizer"], wrong)
+    if "data" not in unused:
+        yield from check_channels(config["data"], wrong)
+        yield from check_balance(config["data"], config["trainer"], wrong)
 
 
 def check_length(trainer: Config, wrong: Container[str]) -> Iterator[Problem]:
@@ -174,7 +178,7 @@ def check_channels(data: Config, wrong: Container[str]) -> Iterator[Problem]:
         )
 
 
-def check_task(name: Any) -> Iterator[Problem]:
+def check_task(name: str | None) -> Iterator[Problem]:
     """The task must be one of the engine's, or a class of the project, which is imported."""
     try:
         import_task(name)

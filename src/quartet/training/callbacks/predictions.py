@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quartet.checkpoints.callbacks import all_gather_object
 from quartet.data import nest
+from quartet.data.datamodule import DataModule
 from quartet.data.task import Task
 from quartet.training.metric_buffer import at_least_32_bits
 
@@ -43,13 +44,13 @@ class PredictionCollector(Callback):
         self, part: str, trainer: Trainer, module: Any, outputs: Any, batch: Any, i: int
     ) -> None:
         """Appends the predictions of batch number `i`."""
-        if (
-            outputs is None or type(module.task).figures is Task.figures
-        ):  # no share of the last batch, or no pictures
+        task, data = getattr(module, "task", None), trainer.datamodule  # type: ignore[attr-defined]
+        if outputs is None or not isinstance(task, Task) or not isinstance(data, DataModule):
+            return  # no share of the last batch, or no data that the engine knows
+        if type(task).figures is Task.figures:
             return
         _, targets, extras = module.task.split(batch)
         queries = extras["indexes"] if module.task.has_queries else None
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         size = nest.size(targets)
         if not self.step:
             whole = len(getattr(data.parts, part)) * nest.count_values(outputs) // size

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from tqdm import tqdm
 
+from quartet.training.metric_buffer import MetricBuffer
+
 
 class ProgressBar(LightningProgressBar):
     """One progress bar for the whole training, with the metrics of the last epoch.
@@ -114,4 +116,5 @@ class Timer(Callback):
 
 def samples_of(module: Any) -> int:
     """Returns the number of training samples of the epoch so far, in this process."""
-    return module.train_metrics.samples  # type: ignore[no-any-return]
+    buffer = getattr(module, "train_metrics", None)
+    return buffer.samples if isinstance(buffer, MetricBuffer) else 0

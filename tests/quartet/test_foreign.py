@@ -1,0 +1,222 @@
+"""LightningModules and LightningDataModules that know nothing of the engine train as they are."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from examples import installed
+from lightning import LightningModule, Trainer, seed_everything
+from made import composed
+from test_resume import crash, differences, resume
+from torch import Tensor, nn
+
+from quartet.build import build
+from quartet.config.compose import evaluation_config
+from quartet.core.problems import ConfigError
+from quartet.inference.evaluate import evaluate
+from quartet.inference.export import export
+from quartet.inference.predict import predict
+from quartet.reports import text
+from quartet.run import train
+
+pytestmark = pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance")
+LIT = ["module=mnist_lit", "data=mnist_lit", "trainer=cpu", "logger=csv"]
+SHORT = [*LIT, "trainer.max_epochs=2", "callbacks.progress_bar=null"]
+OFTEN = ["callbacks.last.every_n_steps=1", "callbacks.last.min_seconds=0"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with installed("lightning_hydra_template", tmp_path_factory.mktemp("example")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(composed([*SHORT, *OFTEN]), folder)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = torch.load(folder / "checkpoints/last.ckpt")["state_dict"]
+    return found
+
+
+def test_trains_as_lightning_does_bit_for_bit(trained: Path, tmp_path: Path) -> None:
+    from project.mnist_datamodule import MNISTDataModule  # type: ignore[import-not-found]
+    from project.mnist_module import (  # type: ignore[import-not-found]
+        MNISTLitModule,
+        SimpleDenseNet,
+    )
+
+    seed_everything(0, workers=True)
+    module = MNISTLitModule(
+        SimpleDenseNet(784, 16, 10),
+        optimizer=partial(torch.optim.Adam, lr=0.001),
+        scheduler=partial(torch.optim.lr_scheduler.ReduceLROnPlateau),
+        compile=False,
+    )
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+        **options,
+    )
+    trainer.fit(module, MNISTDataModule(train_val_test_split=(200, 50, 50), batch_size=32))
+    assert differences(dict(module.state_dict()), dict(weights(trained))) == []
+    last = pd.read_csv(trained / "metrics.csv").iloc[-1]
+    for name in ("val/loss", "val/acc", "val/acc_best", "train/loss", "train/acc"):
+        assert last[name] == pytest.approx(float(trainer.callback_metrics[name]), rel=1e-6)
+
+
+# 7 batches an epoch; a crash at the third, at the ninth, and after the first epoch.
+@pytest.mark.parametrize(
+    ("hook", "number"),
+    [("on_train_batch_end", 3), ("on_train_batch_end", 9), ("on_train_epoch_start", 2)],
+)
+def test_resumes_exactly(
+    hook: str, number: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    crash([*SHORT, *OFTEN], folder, hook, number, monkeypatch)
+    resume(folder)
+    assert differences(dict(weights(trained)), dict(weights(folder))) == []
+    assert (folder / "metrics.csv").read_text() == (trained / "metrics.csv").read_text()
+
+
+def test_evaluates_as_the_training_did(trained: Path) -> None:
+    figures = evaluate(evaluation_config(trained, []), trained)
+    saved = json.loads((trained / "result.json").read_text())["metrics"]
+    assert figures == {key: saved[key] for key in ("test/loss", "test/acc")}
+    assert (
+        evaluate(evaluation_config(trained, []), trained, split="val")["val/acc"]
+        == saved["val/acc"]
+    )
+
+
+def test_predicts_by_its_predict_step(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = evaluation_config(trained, [])
+    with pytest.raises(ConfigError, match=r"predict.py needs a predict_step, which takes a batch"):
+        predict(cfg, trained)
+    from project.mnist_module import MNISTLitModule
+
+    monkeypatch.setattr(MNISTLitModule, "predict_step", lambda self, batch, i: self(batch[0]))
+    file = predict(cfg, trained)
+    assert file.name == "predictions-test.pt"
+    assert [batch.shape for batch in torch.load(file)] == [(32, 10), (18, 10)]
+    with pytest.raises(ConfigError, match=r"reads its data itself"):
+        predict(cfg, trained, input="table.csv")
+
+
+def test_is_not_exported(trained: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no module of the model group.*its own to_onnx"):
+        export(evaluation_config(trained, []), trained)
+
+
+def test_check_lists_what_was_not_checked(tmp_path: Path) -> None:
+    found = text.describe_run(composed(SHORT))
+    assert "parameters  12,762 trained" in found
+    unchecked = [line for line in found.splitlines() if line.startswith("not checked")]
+    assert [line.split(None, 2)[2].partition(":")[0] for line in unchecked] == [
+        *("module", "monitor.metric=val/loss", "data", "a resume within an epoch"),
+    ]
+    assert "\nloss " not in found  # groups that are not built
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("loss=focal", "^loss=focal: module=mnist_lit has no argument loss; leave it out"),
+        ("optimizer.lr=1", "^optimizer=adam: module=mnist_lit sets it in module.optimizer; change"),
+        ("data.flip=true", "^data.flip=true: .*MNISTDataModule has no such argument"),
+        ("module.net.hidden=many", "^module.net.hidden=many: must be a whole number"),
+        (
+            "+module.net.hiden=3",
+            "^module.net.hiden: SimpleDenseNet has no such argument; did you mean",
+        ),
+        (
+            "+data.batchsize=3",
+            "^data.batchsize: MNISTDataModule has no such .*did you mean batch_size",
+        ),
+        ("module.optimizer._target_=os.remove", "^module.optimizer._target_=os.remove: is no part"),
+        (
+            "monitor.metric=val/acc",
+            "^monitor.mode=null: is not known for val/acc, which the module",
+        ),
+        ("trainer.compile=true", "^trainer.compile=true: is for the model group"),
+    ],
+)
+def test_refuses_what_it_does_not_take(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(composed([*SHORT, override]))
+
+
+def test_sweep_has_its_report(
+    train_py: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quartet.sweeps import directory
+
+    assert (
+        train_py("-m", *SHORT, "module.optimizer.lr=0.001,0.01", f"hydra.sweep.dir={tmp_path}/s")
+        == 0
+    )
+    monkeypatch.undo()
+    directory.write_report(tmp_path / "s")
+    table = pd.read_csv(tmp_path / "s" / "results.csv")
+    assert sorted(table["module.optimizer.lr"]) == [0.001, 0.01]
+
+
+class Taking(LightningModule):
+    """Takes model, loss and optimizer of the groups, and the engine's own data."""
+
+    def __init__(self, model: nn.Module, loss: nn.Module, optimizer: Any) -> None:
+        super().__init__()
+        self.net, self.loss, self.make = model, loss, optimizer
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        loss: Tensor = self.loss(self.net(inputs), targets)
+        self.log("train/loss", loss, on_epoch=True, on_step=False)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return self.make(self.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
+def test_takes_the_groups_that_its_constructor_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quartet.config import allow
+
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, (__name__, "torch.nn.Module")])
+    cfg = composed(
+        [
+            *("data=wine", f"module._target_={__name__}.Taking", "loss=focal", "optimizer=sgd"),
+            *("monitor.metric=train/loss", "trainer=cpu", "trainer.max_epochs=1", "logger=csv"),
+        ]
+    )
+    result = train(cfg, tmp_path / "run")
+    assert result["status"] == "finished"
+    run = build(cfg, tmp_path / "other")
+    assert type(run.module.loss).__name__ == "FocalLoss"
+    assert isinstance(run.module.configure_optimizers(), torch.optim.SGD)
+    with pytest.raises(ConfigError, match=r"^scheduler=step: .* has no argument scheduler"):
+        build(composed([*cfg.hydra.overrides.task, "scheduler=step"]), tmp_path / "other")
+
+
+def test_groups_train_on_foreign_data(tmp_path: Path) -> None:
+    described = ["data.task=multiclass", "data.num_classes=10", "data.num_outputs=10"]
+    words = ["data=mnist_lit", "data.input_shape=[1,28,28]", "trainer=cpu", "logger=csv"]
+    result = train(composed([*words, *described, "trainer.max_epochs=1"]), tmp_path / "run")
+    assert result["metrics"].keys() >= {"test/accuracy", "val/f1", "train/loss"}
+    with pytest.raises(ConfigError, match=r"^data.task=null: must be multiclass"):
+        build(composed(words), tmp_path / "other")
