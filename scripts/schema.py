@@ -27,6 +27,7 @@ from quartet.config.groups import (
     TOP_LEVEL,
 )
 from quartet.core.files import CONF
+from quartet.data.task import TASKS
 
 FOLDER = CONF / ".schema"
 # Groups that have no schema.
@@ -82,6 +83,11 @@ def of_part(group: str, options: Mapping[str, list[dict[str, Any]]]) -> dict[str
     shared = {
         key: of_value(KEY_TYPES.get(group, {}).get(key, Any)) for key in POLICY_KEYS.get(group, ())
     }
+    if group == "data":
+        path = {"type": "string", "pattern": r"\."}  # of a class of the project
+        shared["task"] = {"anyOf": [{"enum": [*TASKS, None]}, path, OPEN]}
+    elif group == "metric":
+        shared["of"] = {"type": ["string", "null"]}
     target = {"type": ["string", "null"], "examples": [*options]}
     shared |= {"defaults": DEFAULTS, "_target_": target}
     branches = []
@@ -97,7 +103,7 @@ def of_part(group: str, options: Mapping[str, list[dict[str, Any]]]) -> dict[str
 
 def of_many(group: str) -> dict[str, Any]:
     """The schema of a group of several parts, each under a name of its own."""
-    part = of_part("", named(group)) | {"type": ["object", "null"]}
+    part = of_part(group.replace("metrics", "metric"), named(group)) | {"type": ["object", "null"]}
     known = {"defaults": DEFAULTS} | {
         key: of_value(KEY_TYPES[group][key]) for key in POLICY_KEYS.get(group, ())
     }

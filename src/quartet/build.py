@@ -61,7 +61,7 @@ class Run:
 
     def has_part(self, part: str) -> bool:
         """Whether there is a part train, val or test, and the module has a step for it."""
-        step = f"{'validation' if part == 'val' else part}_step"
+        step = f"{ {'train': 'training', 'val': 'validation'}.get(part, part) }_step"
         if getattr(type(self.module), step) is getattr(LightningModule, step):
             return False
         if isinstance(self.data, DataModule):

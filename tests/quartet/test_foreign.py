@@ -21,7 +21,7 @@ from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
 from quartet.inference.export import export
 from quartet.inference.predict import predict
-from quartet.reports import text
+from quartet.reports import run as text
 from quartet.run import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance")

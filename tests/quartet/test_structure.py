@@ -23,12 +23,12 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    # 750 of them for tasks, batches and modules that the engine does not know.
-    "src/quartet": 15_600,
-    "tests": 15_020,
+    # 1,200 of them for tasks, batches and modules that the engine does not know.
+    "src/quartet": 16_030,
+    "tests": 15_150,
     "scripts": 700,
 }
-FILES = 82  # in src/quartet
+FILES = 83  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),

@@ -20,13 +20,14 @@ from quartet.core.problems import Problem
 # base its functions.
 Family = tuple[str, str | None]
 
+DATA = "lightning.pytorch.LightningDataModule"
 BASES = (
     "torch.nn.Module",
     "torch.optim.Optimizer",
     "torch.optim.lr_scheduler.LRScheduler",
     "torchmetrics.Metric",
     "lightning.pytorch.Callback",
-    "lightning.pytorch.LightningDataModule",
+    DATA,
     "lightning.pytorch.loggers.Logger",
     "lightning.pytorch.strategies.Strategy",
 )
@@ -35,7 +36,7 @@ FAMILIES: list[Family] = [
     ("quartet.data.csv", None),
     ("quartet.data.image_folder", None),
     ("quartet.parts", None),
-    *(("quartet", base) for base in BASES),
+    *(("quartet", base) for base in BASES if base != DATA),
     ("torch.nn", "torch.nn.Module"),
     ("torch.optim", "torch.optim.Optimizer"),
     ("torch.optim", "torch.optim.lr_scheduler.LRScheduler"),
@@ -58,6 +59,7 @@ PLACES = {
     "lightning.pytorch.Callback": "callbacks",
     "lightning.pytorch.loggers.Logger": "logger",
     "lightning.pytorch.profilers.Profiler": "trainer",
+    DATA: "data",
 }
 # The groups of parts, in the order of messages.
 PART_GROUPS = (

@@ -1,4 +1,4 @@
-"""LightningModules and LightningDataModules that know nothing of this engine: what is checked of them."""
+"""What is checked of Lightning modules and data modules that know nothing of this engine."""
 
 from collections.abc import Iterator, Sequence
 
