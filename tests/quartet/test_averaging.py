@@ -11,7 +11,7 @@ import torch
 from made import composed
 from torch import Tensor, nn
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
 from quartet.reports.run import describe_run
@@ -135,7 +135,7 @@ def test_average_of_first_weights_is_cautioned_about(
     overrides: str, words: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"callbacks.ema.{override}" for override in overrides.split()]
-    cfg = compose(
+    cfg = composed(
         [*TINY, "trainer.max_steps=100", "trainer.max_epochs=99", "callbacks=ema", *names]
     )
     described = describe_run(cfg)

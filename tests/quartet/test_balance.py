@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from made import composed
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.core.problems import ConfigError
 from quartet.data.datamodule import balancing_weights
 from quartet.data.loader import Batches
@@ -54,7 +55,7 @@ def test_order_is_a_function_of_seed_and_epoch_and_begins_where_it_ended() -> No
 def test_run_draws_rare_classes_as_often_as_others() -> None:
     for data in ("wine", "breast_cancer"):
         names = [f"data={data}", "data.balance=true", "data.keep={0: 0.2}", "data.batch_size=full"]
-        run = build(compose(names))
+        run = build(composed(names))
         run.data.load()
         loader = run.data.train_dataloader()
         drawn = []
@@ -75,4 +76,4 @@ def test_run_draws_rare_classes_as_often_as_others() -> None:
 )
 def test_balance_that_cannot_be_is_refused(overrides: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        build(compose(["data.balance=true", *overrides.split()]))
+        build(composed(["data.balance=true", *overrides.split()]))

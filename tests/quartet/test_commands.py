@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import composed
 from processes import ENDLESS, SMALL, SMOKE, result, run, start, wait_for, write_losses
 from torch import Tensor, nn
 
-from quartet.build import compose
 from quartet.compat import allow_lazy_help
 from quartet.config import allow
 from quartet.core.files import make_unique_directory
@@ -363,7 +363,7 @@ def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
         overrides.append("callbacks.last.save_on_train_epoch_end=false")
     # 5 batches an epoch, so step 12 is the second of the third epoch.
     with pytest.raises(NonFiniteLossError) as stopped:
-        train(compose(overrides), tmp_path)
+        train(composed(overrides), tmp_path)
     assert str(stopped.value) == (
         f"the loss became {value} in batch 2 of epoch 3, at learning rate 0.01; try a smaller "
         "optimizer.lr, or trainer.gradient_clip_val=1."
@@ -382,7 +382,7 @@ def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> Non
     overrides = ["data.val_fraction=0", "data.batch_size=full", "optimizer.lr=1e38"]
     overrides += ["optimizer.weight_decay=10", "trainer.max_epochs=3"]
     with pytest.raises(NonFiniteLossError, match=r"(weights|loss) became"):
-        train(compose([*SMALL, *overrides]), tmp_path)
+        train(composed([*SMALL, *overrides]), tmp_path)
     for path in (tmp_path / "checkpoints").glob("*.ckpt"):
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(tensor.isfinite().all() for tensor in state.values())

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import composed
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.compat import quieten
 from quartet.data.loader import Batches, TensorLoader, collate
 
@@ -102,7 +103,7 @@ def test_each_epoch_has_an_order_of_its_own_that_processes_share() -> None:
 @pytest.mark.parametrize("rows", [60, 61, 62])
 def test_full_batch_is_divided_among_the_processes(rows: int, tmp_path: Path) -> None:
     overrides = ["data=linear", f"data.rows={rows}", "data.batch_size=full", "trainer=cpu"]
-    data = build(compose(overrides), tmp_path).data
+    data = build(composed(overrides), tmp_path).data
     assert data.count_batches(world_size=1) == 1
     assert data.count_batches(world_size=2) == 1
     count = len(data.load().train)  # type: ignore[arg-type]
@@ -115,7 +116,7 @@ def test_full_batch_is_divided_among_the_processes(rows: int, tmp_path: Path) ->
 def test_lightning_gives_each_epoch_another_order(tmp_path: Path) -> None:
     quieten()
     overrides = ["data=linear", "trainer=cpu", "trainer.max_epochs=3", "data.batch_size=full"]
-    run = build(compose(overrides), tmp_path)
+    run = build(composed(overrides), tmp_path)
     seen: list[Tensor] = []
     run.module.model.register_forward_pre_hook(
         lambda model, args: seen.append(args[0]) if model.training else None
@@ -185,7 +186,7 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     with (directory / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
 
-    alone = build(compose([*RUN, "data.batch_size=32", "trainer=cpu"]), tmp_path / "alone")
+    alone = build(composed([*RUN, "data.batch_size=32", "trainer=cpu"]), tmp_path / "alone")
     alone.trainer.fit(alone.module, alone.data)
     last = torch.load(directory / result["checkpoints"]["last"], weights_only=True)
     trained = alone.module.state_dict()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import idx_files, options, write
+from made import composed, idx_files, options, write
 from omegaconf import OmegaConf
 from torch import nn
 
 from hydra_plugins.quartet import GridSweeper
-from quartet.build import Run, build, compose
+from quartet.build import Run, build
 from quartet.core.files import CONF
 from quartet.records import run_directory as record
 from quartet.records.sweep import Job
@@ -40,7 +40,7 @@ def data_dir(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_is_built_without_its_data(name: str, tmp_path: Path) -> None:
-    run = build(compose([f"experiment={name}", f"data.dir='{tmp_path}/nothing'"]))
+    run = build(composed([f"experiment={name}", f"data.dir='{tmp_path}/nothing'"]))
     assert run.total_steps >= 100
     assert list(tmp_path.iterdir()) == []
 
@@ -48,7 +48,7 @@ def test_experiment_is_built_without_its_data(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_trains(name: str, tmp_path: Path, data_dir: str) -> None:
     two_steps = ["trainer.max_steps=2", "trainer.limit_train_batches=2"]
-    result = train(compose([f"experiment={name}", data_dir, *two_steps]), tmp_path / "run")
+    result = train(composed([f"experiment={name}", data_dir, *two_steps]), tmp_path / "run")
     assert result["status"] == "finished"
     assert math.isfinite(result["metrics"]["train/loss"])
     last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
@@ -98,12 +98,12 @@ def linear_layers(run: Run) -> list[tuple[int, int]]:
 
 
 def test_linear_regression_is_the_10_20_1_network_on_the_full_batch(tmp_path: Path) -> None:
-    run = build(compose(["experiment=linear_regression"]))
+    run = build(composed(["experiment=linear_regression"]))
     assert linear_layers(run) == [(10, 20), (20, 1)]
     assert (run.steps_per_epoch, run.total_steps) == (1, 100)
     short, whole = (
         train(
-            compose(["experiment=linear_regression", f"trainer.max_epochs={epochs}"]),
+            composed(["experiment=linear_regression", f"trainer.max_epochs={epochs}"]),
             tmp_path / f"{epochs}",
         )
         for epochs in (1, 100)
@@ -112,7 +112,7 @@ def test_linear_regression_is_the_10_20_1_network_on_the_full_batch(tmp_path: Pa
 
 
 def test_fashion_mnist_mlp_takes_all_images_in_their_order(tmp_path: Path, data_dir: str) -> None:
-    run = build(compose(["experiment=fashion_mnist_mlp", data_dir]))
+    run = build(composed(["experiment=fashion_mnist_mlp", data_dir]))
     assert linear_layers(run) == [(784, 512), (512, 512), (512, 10)]
     assert (run.steps_per_epoch, run.total_steps) == (938, 9380)
     parts = run.data.load()
@@ -125,7 +125,7 @@ def test_fashion_mnist_mlp_takes_all_images_in_their_order(tmp_path: Path, data_
 
 
 def test_imbalanced_focal_thins_the_training_part_alone() -> None:
-    parts = build(compose(["experiment=imbalanced_focal"])).data.load()
+    parts = build(composed(["experiment=imbalanced_focal"])).data.load()
     train_counts, test_counts = (
         torch.bincount(part.tensors[1]) for part in (parts.train, parts.test)
     )

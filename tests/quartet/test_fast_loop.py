@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
+from made import composed
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.compat import lightning_loop, quieten
 from quartet.compat.lightning_loop import MODULE_HOOKS, STEP_HOOKS, TRANSFER_HOOKS
 from quartet.data.datamodule import DataModule
@@ -25,7 +26,7 @@ BATCH_HOOKS = {
 
 def run_once(directory: Path, callbacks: list[Callback]) -> None:
     quieten()
-    run = build(compose(SHORT), directory)
+    run = build(composed(SHORT), directory)
     run.trainer.callbacks += callbacks  # type: ignore[attr-defined]
     run.trainer.fit(run.module, run.data)
     run.trainer.test(run.module, run.data, verbose=False)
@@ -165,7 +166,7 @@ def test_steps_are_those_of_lightning(
             monkeypatch.setattr(lightning_loop, "supports_fast_path", lambda _: False)
         diary = Diary(logs=step is not training_step)
         run = build(
-            compose([*SHORT, "trainer.log_every_n_steps=2", *overrides.split()]),
+            composed([*SHORT, "trainer.log_every_n_steps=2", *overrides.split()]),
             tmp_path / str(fast),
         )
         run.trainer.callbacks.append(diary)  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import torch
 from made import composed
 from torch import Tensor, nn
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.core.problems import ConfigError
 from quartet.reports.run import describe_run
 from quartet.training.parameters import freeze
@@ -30,9 +30,9 @@ NAMES = (
 
 
 def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
-    run = build(compose(NAMES))
+    run = build(composed(NAMES))
     run.data.load()
-    model, loader = build(compose(NAMES)).module.model, run.data.train_dataloader()
+    model, loader = build(composed(NAMES)).module.model, run.data.train_dataloader()
     weight, bias, *others = model.parameters()
     groups = [{"params": [weight, bias], "lr": 0.5 * run.config["optimizer"]["lr"]}]
     optimizer = torch.optim.AdamW(
@@ -69,17 +69,17 @@ def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
 )
 def test_unfreezing_that_cannot_be_is_refused(epochs: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        build(compose(["callbacks=unfreeze", f"callbacks.unfreeze.epochs={epochs}"]))
+        build(composed(["callbacks=unfreeze", f"callbacks.unfreeze.epochs={epochs}"]))
 
 
 def test_frozen_parameters_stay_so_and_several_processes_are_refused() -> None:
     names = ["callbacks=unfreeze", "callbacks.unfreeze.epochs={2: ['layers.0.*']}"]
     with pytest.raises(ConfigError, match=r"'layers.0.\*' matches no trainable parameter"):
-        build(compose([*names, "optimizer.freeze=['layers.0.*']"]))
+        build(composed([*names, "optimizer.freeze=['layers.0.*']"]))
     with pytest.raises(
         ConfigError, match=r"^callbacks.unfreeze: several .*; set trainer.devices=1"
     ):
-        build(compose([*names, "trainer=ddp", "trainer.accelerator=cpu"]))
+        build(composed([*names, "trainer=ddp", "trainer.accelerator=cpu"]))
 
 
 class Encoder(nn.Module):
@@ -198,6 +198,6 @@ def test_frozen_model_of_torchvision_keeps_its_statistics(tmp_path: Path) -> Non
 
 
 def test_check_names_what_stands_still() -> None:
-    words = describe_run(compose([*DEEP, "optimizer.freeze=['layers.[01].*']"]))
+    words = describe_run(composed([*DEEP, "optimizer.freeze=['layers.[01].*']"]))
     assert "\nfrozen      layers.0, layers.1: in evaluation mode, so statistics stay\n" in words
-    assert "\nfrozen" not in describe_run(compose(DEEP))
+    assert "\nfrozen" not in describe_run(composed(DEEP))

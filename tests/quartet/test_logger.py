@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import composed
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -15,7 +16,6 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from quartet.build import compose
 from quartet.config.configuration import to_container
 from quartet.config.records import is_option
 from quartet.records.loggers import hyperparameters
@@ -80,7 +80,7 @@ def best(result: dict[str, Any]) -> dict[str, float]:
 
 
 def test_settings_are_flat_and_readable() -> None:
-    cfg = compose(["optimizer.lr_factors={layers.0.*: 0.5}", "callbacks=early_stopping"])
+    cfg = composed(["optimizer.lr_factors={layers.0.*: 0.5}", "callbacks=early_stopping"])
     listed = hyperparameters(
         OmegaConf.to_container(cfg), cfg, group_choices(cfg.hydra.runtime.choices)
     )
@@ -102,7 +102,7 @@ def test_settings_are_flat_and_readable() -> None:
 def test_settings_name_a_secret_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "short")
     monkeypatch.setenv("MY_TOKEN", "a long one")
-    cfg = compose(["+model.key=${oc.env:MINE}", "+model.other=with a long one"])
+    cfg = composed(["+model.key=${oc.env:MINE}", "+model.other=with a long one"])
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     listed = hyperparameters(settings, to_container(cfg, resolve=False), {})
     assert listed["model.key"] == "${oc.env:MINE}"
@@ -111,7 +111,7 @@ def test_settings_name_a_secret_without_its_value(monkeypatch: pytest.MonkeyPatc
 
 def test_default_is_the_file_and_tensorboard(tmp_path: Path) -> None:
     for name in ("adam", "sgd"):
-        result = train(compose([*SHORT, f"optimizer={name}"]), tmp_path / name)
+        result = train(composed([*SHORT, f"optimizer={name}"]), tmp_path / name)
     assert (tmp_path / "sgd/metrics.csv").exists()
     runs = sorted(in_tensorboard(tmp_path), key=lambda run: run[0]["optimizer"])
     (adam, _), (sgd, figures) = runs
@@ -122,13 +122,13 @@ def test_default_is_the_file_and_tensorboard(tmp_path: Path) -> None:
 
 
 def test_csv_writes_no_other_log(tmp_path: Path) -> None:
-    train(compose([*SHORT, "trainer.max_epochs=1", "logger=csv"]), tmp_path / "run")
+    train(composed([*SHORT, "trainer.max_epochs=1", "logger=csv"]), tmp_path / "run")
     assert (tmp_path / "run/metrics.csv").exists()
     assert not (tmp_path / "run/tensorboard").exists()
 
 
 def test_several_loggers_are_a_list_in_a_resumed_run_too() -> None:
-    assert list(compose(["logger=[tensorboard,mlflow]"]).logger) == ["tensorboard", "mlflow"]
+    assert list(composed(["logger=[tensorboard,mlflow]"]).logger) == ["tensorboard", "mlflow"]
     assert is_option("logger", "[tensorboard,mlflow]")
     assert not is_option("logger", "[tensorboard,mlflo]")
 
@@ -141,8 +141,8 @@ def test_all_at_once_log_the_same_and_continue(tmp_path: Path) -> None:
     names = [*SHORT, "logger=[default,mlflow,wandb]", "logger.wandb.offline=true"]
     names += [f"logger.mlflow.tracking_uri={store}"]
     for run in ("one", "two"):  # in one process, as a sweep has them
-        train(compose(names), tmp_path / run)
-    result = train(compose([f"resume={tmp_path / 'one'}", "trainer.max_epochs=3"]))
+        train(composed(names), tmp_path / run)
+    result = train(composed([f"resume={tmp_path / 'one'}", "trainer.max_epochs=3"]))
 
     wanted = best(result)
     (shown,) = in_tensorboard(tmp_path / "one")

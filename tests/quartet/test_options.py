@@ -14,7 +14,7 @@ import torch
 from made import cifar_files, composed, idx_files, labelled_table, options, paint, weights, write
 from omegaconf import OmegaConf
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.run import train
@@ -199,7 +199,7 @@ def test_every_file_opens_with_what_it_is(path: Path) -> None:
 def test_data_brings_its_loss_and_metrics_and_an_explicit_choice_wins(
     overrides: list[str], loss: str, metrics: str
 ) -> None:
-    choices = compose(overrides).hydra.runtime.choices
+    choices = composed(overrides).hydra.runtime.choices
     assert (choices.loss, choices.metrics) == (loss, metrics)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from made import composed
 from omegaconf import DictConfig, OmegaConf
 from processes import SMALL, start
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.config.search_ranges import check_range
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
@@ -424,7 +425,7 @@ def test_every_optimizer_of_torch_names_a_range_for_lr() -> None:
 def test_shipped_ranges_train_at_both_ends(
     group: str, option: str, end: int, tmp_path: Path
 ) -> None:
-    cfg = compose([f"{group}={option}", "data.batch_size=64", "trainer.max_epochs=1"])
+    cfg = composed([f"{group}={option}", "data.batch_size=64", "trainer.max_epochs=1"])
     for key, range_ in cfg[group].search.items():
         values = list(space.values(OmegaConf.to_container(range_)))
         OmegaConf.update(cfg, f"{group}.{key}", values[end])
@@ -439,13 +440,13 @@ def test_shipped_ranges_train_at_both_ends(
 @pytest.mark.parametrize("option", SHIPPED)
 def test_shipped_ranges_are_ranges_of_settings_of_their_option(option: tuple[str, str]) -> None:
     group, name = option
-    cfg = compose([f"{group}={name}"])
+    cfg = composed([f"{group}={name}"])
     assert set(checked_ranges(cfg, group, name)) == set(cfg[group].search)
 
 
 def test_run_is_checked_for_misspelt_ranges_and_else_not_changed_by_them() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.search\.lr=.*: low is above high"):
-        build(compose(["optimizer.search.lr.low=7"]))
+        build(composed(["optimizer.search.lr.low=7"]))
     with pytest.raises(ConfigError, match=r"model\.search=3: must be a range for each setting"):
-        build(compose(["model.search=3"]))
-    assert build(compose(["optimizer.search=null", "model.search=null"])).module
+        build(composed(["model.search=3"]))
+    assert build(composed(["optimizer.search=null", "model.search=null"])).module

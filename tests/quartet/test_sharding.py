@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from made import composed
 from torch import nn
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.checkpoints import storage
 from quartet.compat import quieten
 from quartet.inference.evaluate import evaluate
@@ -59,13 +60,13 @@ def test_two_processes_with_half_the_weights_each_train_as_one(tmp_path: Path) -
     two = tmp_path / "two"
     result = json.loads((two / "result.json").read_text())
     assert result["status"] == "finished"
-    alone = build(compose([*options, "data.batch_size=32", "trainer=cpu"]), tmp_path / "alone")
+    alone = build(composed([*options, "data.batch_size=32", "trainer=cpu"]), tmp_path / "alone")
     alone.trainer.fit(alone.module, alone.data)
     assert_close(weights(two), alone.module.state_dict(), 1e-6)
     assert storage.load(two / "checkpoints/best.ckpt")["epoch"] + 1 == result["monitor"]["epoch"]
     alone.module.load_state_dict(weights(two, "best"))
     (test,) = alone.trainer.test(alone.module, alone.data, verbose=False)
-    figures = evaluate(compose([*options, "trainer=cpu"]), two)
+    figures = evaluate(composed([*options, "trainer=cpu"]), two)
     assert figures.keys() == test.keys()
     for name, value in figures.items():
         assert value == pytest.approx(test[name], abs=1e-6)

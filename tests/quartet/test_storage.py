@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import composed
 from omegaconf import OmegaConf
 from torch import nn
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.checkpoints import storage
 from quartet.checkpoints.storage import CheckpointError, find_newest, load, save, seal
 from quartet.cli import expected
@@ -435,7 +436,7 @@ def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
     tmp_path: Path, served: tuple[Path, str]
 ) -> None:
     folder, address = served
-    cfg = compose(
+    cfg = composed(
         ["data=linear", "trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null"]
     )
     run = tmp_path / "run"
@@ -483,11 +484,11 @@ def test_nothing_outside_the_run_is_written_or_removed(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"BestCheckpoint.dirpath=.* is outside the run's directory"
     ):
-        build(compose([f"callbacks.best.dirpath={tmp_path}/elsewhere", "trainer=cpu"]), run)
+        build(composed([f"callbacks.best.dirpath={tmp_path}/elsewhere", "trainer=cpu"]), run)
 
 
 def test_every_trainer_saves_and_loads_through_it(tmp_path: Path) -> None:
-    trainer = build(compose(["trainer.accelerator=cpu"]), tmp_path).trainer
+    trainer = build(composed(["trainer.accelerator=cpu"]), tmp_path).trainer
     assert type(trainer.strategy.checkpoint_io) is storage.DurableCheckpoints
 
 

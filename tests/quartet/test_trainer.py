@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from made import weights
+from made import composed, weights
 
 import quartet
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.records.run_directory import summary
 from quartet.run import train
 from quartet.training.module import TrainingError
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
 
 
 def fitted(*overrides: str) -> Any:
-    run = build(compose(["trainer.max_epochs=2", "model.hidden=[16]", *overrides]))
+    run = build(composed(["trainer.max_epochs=2", "model.hidden=[16]", *overrides]))
     run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
     run.trainer.fit(run.module, run.data)
     return run
@@ -32,7 +32,7 @@ def rows(directory: Path) -> list[dict[str, str]]:
 
 
 def test_overfit_learns_its_batch_by_heart(tmp_path: Path) -> None:
-    train(compose(["trainer=overfit", "metrics=none", "optimizer.lr=0.01"]), tmp_path)
+    train(composed(["trainer=overfit", "metrics=none", "optimizer.lr=0.01"]), tmp_path)
     history = rows(tmp_path)
     assert len(history) == 100
     assert float(history[-1]["train/loss"]) < 0.01 < 2 < float(history[0]["train/loss"])
@@ -45,7 +45,7 @@ def test_limited_epoch_that_is_shorter_than_the_interval_validates_at_its_end(
 ) -> None:
     options = ["trainer.val_check_interval=10", "trainer.max_epochs=2", f"trainer.{limit}"]
     for number, overrides in enumerate((["trainer=smoke", *options[:1]], options)):
-        train(compose(["metrics=none", *overrides]), tmp_path / str(number))
+        train(composed(["metrics=none", *overrides]), tmp_path / str(number))
         assert all(row["val/loss"] for row in rows(tmp_path / str(number)))
 
 
@@ -87,7 +87,7 @@ def test_monitored_value_that_no_step_records_ends_the_training_with_its_name(
     )
     logged = {"val": r"\(none so far\)", "train": r"\((val/loss and )?lr\)"}[stage]
     with pytest.raises(TrainingError, match=rf"^{key}.* end of epoch 1. Monitor .* {logged}, or"):
-        train(compose(["metrics=none", "trainer.max_epochs=2", *options]), tmp_path)
+        train(composed(["metrics=none", "trainer.max_epochs=2", *options]), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["status"], result["error"]["type"]) == ("failed", "TrainingError")
 
@@ -103,7 +103,7 @@ def test_step_may_record_nothing_where_nothing_needs_it(
         lambda self, part, *args: None if part == stage else record(self, part, *args),
     )
     monitored = "train/loss" if stage == "val" else "val/loss"
-    result = train(compose(["trainer.max_epochs=1", f"monitor.metric={monitored}"]), tmp_path)
+    result = train(composed(["trainer.max_epochs=1", f"monitor.metric={monitored}"]), tmp_path)
     assert {name.partition("/")[0] for name in result["metrics"]} == {"train", "val", "test"} - {
         stage
     }
@@ -111,7 +111,7 @@ def test_step_may_record_nothing_where_nothing_needs_it(
 
 def test_training_without_a_step_fails_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"ended before its first step: trainer.max_time was"):
-        train(compose(["trainer.max_time=00:00:00:00"]), tmp_path)
+        train(composed(["trainer.max_time=00:00:00:00"]), tmp_path)
 
 
 def test_best_epoch_has_a_value_that_is_a_number(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_best_epoch_has_a_value_that_is_a_number(tmp_path: Path) -> None:
 
 
 def test_profile_lies_in_the_directory_of_the_run(tmp_path: Path) -> None:
-    train(compose(["trainer=profile", "trainer.max_epochs=1"]), tmp_path)
+    train(composed(["trainer=profile", "trainer.max_epochs=1"]), tmp_path)
     for stage in ("fit", "test"):
         assert "Total" in (tmp_path / f"{stage}-profile.txt").read_text()
     assert "optimizer_step" in (tmp_path / "fit-profile.txt").read_text()
@@ -133,7 +133,7 @@ def test_bf16_computes_in_16_bits_and_learns_in_32() -> None:
     whole = fitted("trainer=cpu")
     seen: set[torch.dtype] = set()
     run = build(
-        compose(["trainer=bf16", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[16]"])
+        composed(["trainer=bf16", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[16]"])
     )  # fmt: skip
     run.module.model.register_forward_hook(lambda model, args, out: seen.add(out.dtype))
     run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ def test_compiled_model_learns_the_same(tmp_path: Path) -> None:
     options = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[16]"]
     states = []
     for name in ("compile", "default"):
-        result = train(compose([f"trainer={name}", *options]), tmp_path / name)
+        result = train(composed([f"trainer={name}", *options]), tmp_path / name)
         assert result["status"] == "finished"
         path = tmp_path / name / "checkpoints/last.ckpt"
         states.append(torch.load(path, weights_only=True)["state_dict"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made import composed
 
-from quartet.build import build, compose
+from quartet.build import build
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
 from quartet.run import train
@@ -61,7 +61,7 @@ def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path
     file.unlink()
     figures = evaluate(composed(names), run)
     assert figures == {k: v for k, v in result["metrics"].items() if k.startswith("test/")}
-    assert train(compose([f"resume={run}", "trainer.max_epochs=2"]))["status"] == "finished"
+    assert train(composed([f"resume={run}", "trainer.max_epochs=2"]))["status"] == "finished"
     with pytest.raises(
         ConfigError, match=r"no best.ckpt or last.ckpt in .*; name the directory of a"
     ):
