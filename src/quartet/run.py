@@ -47,8 +47,7 @@ def train_locked(
     from quartet.build import build
     from quartet.checkpoints.callbacks import ResumeState
     from quartet.compat import quieten
-    from quartet.config import resume
-    from quartet.config.records import read_choices
+    from quartet.config import records
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
     from quartet.reports.run import draw_training, table
     from quartet.training.callbacks.interruption import StopAtBatchEnd
@@ -58,20 +57,20 @@ def train_locked(
     from quartet.validation.data import load_data
 
     quieten()
-    place: resume.Place | None = None
+    place: records.Place | None = None
     if not cfg.get("resume") and directory:
         refuse_taken(Path(directory))
     if cfg.get("resume"):
         directory = Path(cfg.resume)
         lock_directory(directory, locks)
-        place = resume.place_of(cfg)
+        place = records.place_of(cfg)
         if place is None:
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
             return read_result(directory)
     run = build(cfg, directory)
     length = run.steps_per_epoch, run.total_steps
     known = place and run.steps_per_epoch
-    if place and known and (problems := list(resume.check_length(cfg, place.epoch, *length))):
+    if place and known and (problems := list(records.check_length(cfg, place.epoch, *length))):
         raise ConfigError(*problems)
     load_data(run)
     lock_directory(run.directory, locks)
@@ -84,7 +83,7 @@ def train_locked(
     trainer.callbacks += [timer, StopAtBatchEnd(shutdown), *pruners]  # type: ignore[attr-defined]
     result = record.initial_result(cfg)
     if place:
-        result["choices"] = record.group_choices(read_choices(run.directory))
+        result["choices"] = record.group_choices(records.read_choices(run.directory))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ResumeState):
                 callback.extended = place.extended

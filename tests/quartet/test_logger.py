@@ -17,7 +17,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from quartet.config.configuration import to_container
-from quartet.config.records import is_option
+from quartet.config.overrides import is_option
 from quartet.records.loggers import hyperparameters
 from quartet.records.run_directory import group_choices
 from quartet.run import train

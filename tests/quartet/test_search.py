@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from processes import SMALL, start
 
 from quartet.build import build
-from quartet.config.search_ranges import check_range
+from quartet.config.overrides import check_range
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records import run_directory as record

@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from quartet.checkpoints import storage
 from quartet.checkpoints.callbacks import ResumeState
 from quartet.compat import lightning_loop
-from quartet.config import allow, resume, signatures
+from quartet.config import allow, records, signatures
 from quartet.config.configuration import Configuration
 from quartet.config.groups import (
     RESERVED_ARGUMENTS,
@@ -250,7 +250,7 @@ def build_trainer(config: Configuration) -> Trainer:
                 *(create.keywords.get("plugins") or ()),
                 storage.DurableCheckpoints(directory),
             ],
-            callbacks=[*callbacks.values(), ResumeState(resume.end(config.node))],
+            callbacks=[*callbacks.values(), ResumeState(records.end(config.node))],
             logger=[MetricsCSV(directory), *loggers.values()],
             profiler=create.keywords.get("profiler") or lightning_loop.NoProfiler(),
             default_root_dir=directory,

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet.compat import job_error
 from quartet.config.overrides import key_of
-from quartet.config.resume import flat, list_changes
+from quartet.config.records import flat, list_changes
 from quartet.core.files import remove_empty_directories, try_lock, unlock
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown

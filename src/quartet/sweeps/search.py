@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quartet.config.search_ranges import Range
+from quartet.config.overrides import Range
 from quartet.core.files import DirectoryLocked, lock, remove_empty_directories
 from quartet.core.problems import ConfigError, abort
 from quartet.core.processes import shutdown

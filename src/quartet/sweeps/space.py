@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from quartet.compat import format_value
-from quartet.config.search_ranges import Range, check_range, check_search_ranges
+from quartet.config.overrides import Range, check_range, check_search_ranges
 from quartet.core.messages import suggest_name
 from quartet.sweeps.launch import SWEEP_GROUPS
 

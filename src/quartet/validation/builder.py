@@ -10,7 +10,7 @@ import torch
 from lightning import seed_everything
 
 from quartet.checkpoints.callbacks import check_directories
-from quartet.config import allow, search_ranges
+from quartet.config import allow
 from quartet.config.configuration import Configuration
 from quartet.config.groups import (
     KEY_TYPES,
@@ -35,6 +35,7 @@ from quartet.config.instantiate import (
     build_trainer,
     metric_heads,
 )
+from quartet.config.overrides import check_search_ranges
 from quartet.core.messages import join_and, join_or
 from quartet.core.problems import Context, Problem, collect_problems, wrong_keys
 from quartet.data.task import StandardTask, Task, create_task
@@ -209,7 +210,7 @@ class Builder:
                 continue
             self.problems += keys.check_policy(config, group, self.find_wrong())
             if "search" in POLICY_KEYS.get(group, ()):
-                self.problems += search_ranges.check_search_ranges(group, config[group])
+                self.problems += check_search_ranges(group, config[group])
             if group in groups:
                 known = "shapes" in self.parts
                 self.problems += keys.check_parts(config, group, self.find_wrong(), known)

@@ -105,7 +105,8 @@ def find_mode(metric: str, metrics: MetricCollection) -> str:
     """Whether the best value of a metric (such as val/accuracy) is its min or max."""
     name = metric.split("/")[-1]
     # A metric that gives several values logs them as accuracy_cat, accuracy_dog.
-    owners = [str(each) for each in metrics if name == each or name.startswith(f"{each}_")]
+    names = map(str, metrics.keys(keep_base=True))  # without a prefix such as val/
+    owners = [each for each in names if name == each or name.startswith(f"{each}_")]
     owner = max(owners, key=len, default="")
     return "max" if owner and metrics[owner].higher_is_better else "min"
 
