@@ -1,7 +1,5 @@
 """AUROC in bounded memory."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -72,8 +70,7 @@ class AUROC(Metric):
             if target.dim() == 2:
                 places += target.t() * self.bins
             else:
-                rows, columns = positives_of(target)
-                places[columns, rows] += self.bins
+                places[target.long(), torch.arange(len(target), device=target.device)] += self.bins
             # One output at a time: the bins of all outputs would not fit into the cache.
             counts.scatter_add_(1, places, one.expand(places.shape))
         self.preds.clear()
@@ -87,7 +84,13 @@ class AUROC(Metric):
             # A few outputs at a time: allocating memory costs more than the sums.
             areas = torch.cat([areas_of_bins(few) for few in self.counts.split(64)])
         elif len(self.preds):
-            areas = areas_of(as_list(self.preds), dim_zero_cat(self.target))
+            scores, target = torch.cat(as_list(self.preds)), dim_zero_cat(self.target)
+            areas = torch.stack(
+                [
+                    area_of(scores[:, k], target == k if target.dim() == 1 else target[:, k])
+                    for k in range(scores.shape[1])
+                ]
+            )
         else:
             areas = torch.full((1,), torch.nan)
         return areas.nanmean().float()
@@ -104,54 +107,20 @@ def areas_of_bins(counts: Tensor) -> Tensor:
     return (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
 
 
-def positives_of(target: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns rows and columns of the positives, given classes ``(samples,)`` or bools."""
-    if target.dim() == 2:
-        rows, columns = target.nonzero(as_tuple=True)
-        return rows, columns
-    return torch.arange(len(target), device=target.device), target.long()
-
-
 def as_list(kept: list[Tensor] | Tensor) -> list[Tensor]:
     """Returns the parts of a state, which is one tensor after a reduction over processes."""
     parts = [kept] if isinstance(kept, Tensor) else kept
     return [part for part in parts if len(part)]  # processes without scores add an empty one
 
 
-def areas_of(scores: Sequence[Tensor], target: Tensor) -> Tensor:
-    """Returns the exact area of each column; NaN without positives or negatives.
-
-    Args:
-        scores: Parts of ``(samples, columns)`` floats, at least 0.
-        target: The class of each sample, ``(samples,)``, or ``(samples, columns)`` of bools.
-    """
-    rows, columns = positives_of(target)
-    found = []
-    # A few columns at a time: allocating memory costs more than sorting.
-    few = max(1, (1 << 20) // max(1, len(target)))
-    for first in range(0, scores[0].shape[1], few):
-        inside = (columns >= first) & (columns < first + few)
-        some = torch.cat([part[:, first : first + few] for part in scores])
-        found.append(areas_of_few(some, rows[inside], columns[inside] - first))
-    return torch.cat(found)
-
-
-def areas_of_few(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Computes `areas_of` from the rows and columns of the positives."""
-    samples, outputs = scores.shape
-    # The bits of non-negative floats have the order of the floats. Integers are sorted faster, and
-    # with the column in their high bits all columns form one ascending list.
-    bits = scores.t().contiguous().view(torch.int32)
-    high = torch.arange(outputs, device=scores.device) << 31
-    positive = (bits[columns, rows] + high[columns]).sort().values
-    bits = torch.from_numpy(np.sort(bits.numpy())) if bits.is_cpu else bits.sort(dim=1).values
-    every = bits.long().add_(high[:, None]).flatten()
+def area_of(scores: Tensor, positive: Tensor) -> Tensor:
+    """Returns the exact area of ``(samples,)`` scores; NaN without positives or negatives."""
+    scores, won = scores.contiguous(), scores[positive]
+    # numpy sorts faster.
+    ordered = torch.from_numpy(np.sort(scores.numpy())) if scores.is_cpu else scores.sort().values
     # Twice the rank of each positive; equal scores share their mean rank.
-    ranks = torch.searchsorted(every, positive) + torch.searchsorted(every, positive, right=True)
-    column = positive >> 31
-    count = column.bincount(minlength=outputs)
-    # Twice the number of pairs that a positive wins: the sum of its ranks within the column minus its
-    # ranks among the positives (Mann and Whitney, 1947).
-    won = torch.zeros_like(count).index_add_(0, column, ranks)
-    won -= count * (2 * samples * torch.arange(outputs, device=count.device) + count)
-    return won.double() / 2 / (count.double() * (samples - count))
+    ranks = torch.searchsorted(ordered, won) + torch.searchsorted(ordered, won, right=True)
+    # Twice the number of pairs that a positive wins: the sum of its ranks minus its ranks among the
+    # positives (Mann and Whitney, 1947).
+    count = positive.sum()
+    return (ranks.sum() - count**2).double() / 2 / (count.double() * (len(scores) - count))
