@@ -14,7 +14,6 @@ from typing import Any
 import fake_slurm
 import pytest
 import torch
-from omegaconf import OmegaConf
 from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
 from test_sweep import Sweep, contents, sweep
 
@@ -146,10 +145,7 @@ def test_jobs_are_watched_until_each_has_ended(
         for seed in range(3):
             table.add([f"seed={seed}"], "")
     engine = Scripted([0, EXIT_LOCKED, -9, "lost by Ray: Died"])  # job 1 is submitted again
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {}}})
-    jobs = [[f"seed={seed}", f"hydra.sweep.subdir={seed}"] for seed in range(3)]
-    returns = launch.launch(engine, config, jobs, 0)
-    assert [each.return_value for each in returns] == [None] * 3
+    launch.launch(engine, table.current, table, launch.Progress(table.current))
     assert (engine.submitted, engine.closed) == ([0, 1, 2, 1], True)
     reasons = [job.exit_reason for job in Table(tmp_path).current]
     assert reasons == [None, "lost by Ray: Died", "killed by signal 9"]

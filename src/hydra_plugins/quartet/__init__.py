@@ -20,23 +20,16 @@ class GridSweeper(Sweeper):
         retry: ``failed`` to train failed and refused jobs again; None to leave them.
         resume: The sweep's directory, to resume all jobs that it ever had; None for those asked for.
         params: Values to combine.
-        max_batch_size: Jobs that a launcher gets at once; None for all.
     """
 
     hydra_context: HydraContext
     config: DictConfig
-    launcher: Launcher
+    launcher: Any
 
     def __init__(
-        self,
-        *,
-        retry: str | None,
-        resume: str | None,
-        params: dict[str, str] | None,
-        max_batch_size: int | None,
+        self, *, retry: str | None, resume: str | None, params: dict[str, str] | None
     ) -> None:
-        self.retry, self.resume = retry, resume
-        self.params, self.max_batch_size = params or {}, max_batch_size
+        self.retry, self.resume, self.params = retry, resume, params or {}
         self.sweep_overrides: list[str] = []  # those that configure the sweep itself, not its jobs
 
     def setup(
@@ -76,7 +69,7 @@ class SearchSweeper(GridSweeper):
         storage: str | None,
         resume: str | None,
     ) -> None:
-        super().__init__(retry=None, resume=resume, params=None, max_batch_size=None)
+        super().__init__(retry=None, resume=resume, params=None)
         self.n_trials = n_trials
         self.over, self.space = to_container(over), to_container(space)
         self.objectives, self.mode = to_container(objectives), to_container(mode)
@@ -117,12 +110,16 @@ class JobLauncher(Launcher):
         """What trains the jobs, a `quartet.sweeps.launch.Engine`."""
         raise NotImplementedError
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
+    def train(self, todo: Sequence[Any], table: Any, progress: Any) -> None:
+        """Trains the jobs of one of our sweepers."""
         from quartet.sweeps.launch import launch
 
-        return launch(self.engine(), self.config, job_overrides, initial_job_idx)
+        launch(self.engine(), todo, table, progress)
+
+    def launch(self, job_overrides: Any, initial_job_idx: int) -> Sequence[JobReturn]:
+        from quartet.core.problems import abort
+
+        abort("hydra/sweeper: this launcher trains for sweep=grid and sweep=optuna alone.")
 
 
 class LocalLauncher(JobLauncher):

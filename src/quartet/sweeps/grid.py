@@ -222,19 +222,16 @@ def refuse_changes(sweeper: "GridSweeper", suspects: Sequence[Job], directory: P
 
 def train(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
     """Trains jobs by the launcher; one by one in this process with ``launcher=basic``."""
+    progress = Progress(table.current, sweeper.config.hydra.sweeper.get("n_trials", 0))
     if sweeper.config.hydra.runtime.choices["hydra/launcher"] == "basic":
-        train_here(sweeper, table, todo)
+        train_here(sweeper, todo, progress)
     elif todo:
-        batch = [[*job.overrides, *placement(sweeper, job)] for job in todo]
-        size = max(0, sweeper.max_batch_size or 0) or len(batch)
-        for first in range(0, len(batch), size):
-            sweeper.launcher.launch(batch[first : first + size], initial_job_idx=0)
+        sweeper.launcher.train(todo, table, progress)
 
 
-def train_here(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
+def train_here(sweeper: "GridSweeper", todo: Sequence[Job], progress: Progress) -> None:
     """Trains jobs in this process until each has ended, here or in another one that locked it."""
     waiting = list(todo)
-    progress = Progress(table.current, total=sweeper.config.hydra.sweeper.get("n_trials"))
     while waiting:
         for job in list(waiting):
             if not try_lock(job.directory):
@@ -252,16 +249,11 @@ def train_here(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> Non
             time.sleep(0.2)
 
 
-def placement(sweeper: "GridSweeper", job: Job) -> list[str]:
-    """Overrides that set where and how a job is trained."""
-    own = [f"hydra.sweep.subdir={job.number}", *resume_overrides(job)]
-    return [*sweeper.sweep_overrides, *own]
-
-
 def train_job(sweeper: "GridSweeper", job: Job, *further: str) -> None:
     """Trains a job in this process. What goes wrong is written to its result.json."""
+    own = [f"hydra.sweep.subdir={job.number}", *resume_overrides(job), *further]
     try:
-        run_hydra_job(sweeper, [*job.overrides, *placement(sweeper, job), *further], job.number)
+        run_hydra_job(sweeper, [*job.overrides, *sweeper.sweep_overrides, *own], job.number)
     except HydraException as error:
         log.error(f"Refused, before the first batch:\n  {error}")
         record.write_failure(job.directory, "refused", error)

@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from quartet.config.overrides import quote
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 SWEEP_GROUPS = ("launcher", "sweep")  # groups that configure the sweep itself, not its jobs
 EXIT_LOCKED = 75  # exit status of a job that another process trains
-NOT_OWN = ("hydra.", "resume=", *(f"{key}=" for key in SWEEP_GROUPS))
 
 
 def resume_overrides(job: Job) -> list[str]:
@@ -45,11 +43,11 @@ class Progress:
 
     Args:
         jobs: Of the whole sweep.
-        total: Number of jobs that it will have, if there are more to come.
+        total: Number of jobs that it will have; more may be to come.
     """
 
-    def __init__(self, jobs: Sequence[Job], total: int | None = None) -> None:
-        self.total = max(total or 0, len(jobs))
+    def __init__(self, jobs: Sequence[Job], total: int = 0) -> None:
+        self.total = max(total, len(jobs))
         self.results = {job.number: job.result for job in jobs}
         self.shared = set.intersection(*(set(job.overrides) for job in jobs)) if jobs else set()
         self.begun = time.monotonic()
@@ -60,12 +58,7 @@ class Progress:
         self.results[job.number] = job.result
 
     def end(self, job: Job, reason: str | None = None) -> None:
-        """Prints the line of a job that has ended here.
-
-        Args:
-            job: That ended.
-            reason: Why it did not finish, if it could not record that itself.
-        """
+        """Prints the line of a job that has ended here; `reason` is why it did not finish."""
         self.ended += 1
         self.update(job)
         status = reason or job.status or "did not end"
@@ -129,42 +122,16 @@ class Engine:
         """Ends what would outlive the sweep."""
 
 
-def launch(
-    engine: Engine, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[JobReturn]:
-    """Trains jobs by an engine.
-
-    Args:
-        engine: Trains them.
-        config: Of the sweep.
-        job_overrides: Of each job.
-        first: Number of the first job, if the overrides name none.
-
-    Returns:
-        The best value of each job, as Hydra's basic launcher returns it.
-    """
-    table = Table(config.hydra.sweep.dir)
-    todo = []
-    for number, overrides in enumerate(job_overrides, start=first):
-        own = [each for each in overrides if not each.startswith(NOT_OWN)]
-        numbers = [each for each in overrides if each.startswith("hydra.sweep.subdir=")]
-        name = numbers[-1].partition("=")[2] if numbers else str(number)
-        todo.append(Job(table.directory / name, own, ""))
+def launch(engine: Engine, todo: Sequence[Job], table: Table, progress: Progress) -> None:
+    """Trains jobs by an engine until each has ended, here or in another process that locked it."""
     try:
-        total = config.hydra.sweeper.get("n_trials")
-        watch(engine, todo, table, Progress(table.current or todo, total))
+        watch(engine, todo, table, progress)
     finally:
         engine.close()
-    returns = []
-    for job in todo:
-        returns.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))
-        finished = job.result if job.status == "finished" else None
-        returns[-1].return_value = finished and finished["monitor"]["best"]
-    return returns
 
 
 def watch(engine: Engine, todo: Sequence[Job], table: Table, progress: Progress) -> None:
-    """Submits jobs and waits until each has ended, here or in another process that locked it."""
+    """Submits jobs, and waits for them."""
     known = engine.known(todo)
     running = [(job, known[job.number]) for job in todo if job.number in known]
     waiting = [job for job in todo if job.number not in known]
