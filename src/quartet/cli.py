@@ -23,7 +23,7 @@ import yaml
 from quartet.compat import run_exit_handlers
 from quartet.config.overrides import key_of, unquote
 from quartet.core import processes
-from quartet.core.files import CONF, DirectoryLocked, lock, remove_empty_directories, unlock
+from quartet.core.files import CONF, remove_empty_directories, unlock
 from quartet.core.messages import redact, redact_logs, register_secrets
 from quartet.core.problems import ConfigError, Problem, abort
 from quartet.core.processes import shutdown
@@ -100,12 +100,7 @@ def train_command(cfg: "DictConfig") -> float | None:
             "overrides": {"task": hydra.overrides.task},
         }
     sweeping = hydra.mode == RunMode.MULTIRUN
-    start = Start(Path(hydra.runtime.output_dir), in_sweep(hydra), sweeping)
-    if not sweeping:
-        return attempt(cfg, start)
-    with suppress(DirectoryLocked), lock(start.directory):
-        return attempt(cfg, start)
-    return None  # another start of the sweep trains it
+    return attempt(cfg, Start(Path(hydra.runtime.output_dir), in_sweep(hydra), sweeping))
 
 
 def resume(directory: Path, overrides: Sequence[str], in_sweep: bool) -> None:

@@ -44,11 +44,11 @@ def test_table_keeps_numbers_and_overrides(tmp_path: Path) -> None:
 
 
 def test_new_number_is_one_that_no_directory_has(tmp_path: Path) -> None:
-    (tmp_path / "7").mkdir()  # of a sweep before there was a table
+    (tmp_path / "0").mkdir()
     table = Table(tmp_path)
-    assert table.add([], "").number == 8
-    (tmp_path / "9").mkdir()
-    assert table.add([], "").number == 10
+    assert table.add([], "").number == 1
+    (tmp_path / "2").mkdir()
+    assert table.add([], "").number == 3
 
 
 def test_job_tried_again_counts_once(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ bytes before it.
 import hashlib
 import io
 import logging
-import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,8 +100,8 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
         files.write_atomic(path, content)
     except OSError as error:
         raise CheckpointError(
-            f"{path} was not written: {len(content):,} bytes, {error.strerror or error}"
-            f"{describe_free_space(path.parent)}; make room or write elsewhere, with hydra.run.dir=FOLDER. "
+            f"{path} was not written: {len(content):,} bytes, {error.strerror or error}; make room "
+            "or write elsewhere, with hydra.run.dir=FOLDER. "
             f"{'The one before it is intact.' if path.exists() else 'There is none before it.'}"
         ) from error
 
@@ -264,13 +263,6 @@ def open_binary(path: str | Path) -> IO[bytes]:
 
 def size_of(file: IO[bytes]) -> int:
     return file.seek(0, io.SEEK_END)
-
-
-def describe_free_space(folder: Path) -> str:
-    try:
-        return f", {shutil.disk_usage(folder).free:,} bytes free"
-    except OSError:
-        return ""
 
 
 # Initial weights

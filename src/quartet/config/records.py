@@ -28,7 +28,6 @@ from quartet.records.run_directory import (
     find_outside_links,
     is_filled,
     list_configs,
-    newest_record,
     read_result,
 )
 
@@ -93,10 +92,11 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
         ConfigError: there is no run, its record cannot be read or decides where something is read,
             written or sent, or a link leads out of the directory.
     """
-    try:
-        file = newest_record(directory) / "config.yaml"
-    except FileNotFoundError as error:
-        raise ConfigError(Problem("", str(error))) from None
+    configs = list_configs(directory)
+    if not configs:
+        message = f"resume={directory} holds no run: there is no .hydra/config.yaml."
+        raise ConfigError(Problem("", message))
+    file = configs[-1]
     try:
         loaded = yaml.safe_load(file.read_text())
         if problems := [*check_shape(loaded, str(file)), *check_links(directory)]:

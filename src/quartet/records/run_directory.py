@@ -41,18 +41,6 @@ def is_filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def newest_record(directory: str | Path) -> Path:
-    """Returns the folder with the newest configuration of a run.
-
-    Raises:
-        FileNotFoundError: there is no run.
-    """
-    configs = list_configs(directory)
-    if not configs:
-        raise FileNotFoundError(f"resume={directory} holds no run: there is no .hydra/config.yaml.")
-    return configs[-1].parent
-
-
 def commit_record(record: Path) -> None:
     """Renames Hydra's record of a resume to the next number."""
     if record.name.startswith(STARTING):

@@ -133,8 +133,7 @@ class Table:
 
     def add(self, overrides: Sequence[str], conf: str) -> Job:
         """Adds a job under the next number without a directory."""
-        existing = (int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
-        number = max([*self.jobs, *(existing if not self.jobs else ())], default=-1) + 1
+        number = max(self.jobs, default=-1) + 1
         while (self.directory / str(number)).exists():
             number += 1
         job = Job(self.directory / str(number), list(overrides), conf)

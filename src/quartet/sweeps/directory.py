@@ -116,11 +116,6 @@ def write_report(directory: str) -> None:
     atexit.unregister(write_report)
     if not any(Path(directory).glob("*/.hydra")):
         return
-    page = Path(directory) / "report.html"
-    results = [path.stat().st_mtime for path in Path(directory).glob("*/result.json")]
-    if results and page.exists() and page.stat().st_mtime >= max(results):
-        print(page)  # it is newer than every result
-        return
     try:
         from quartet.reports.page import report
 
