@@ -69,9 +69,7 @@ def hydra_record(directory: str | Path) -> Path | None:
 def evaluation_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig:
     """The configuration with which a run is evaluated, predicts or is exported.
 
-    Args:
-        directory: Of the run.
-        overrides: Values to change; of whole options only another trainer.
+    The overrides change values, and of whole options the trainer alone.
 
     Raises:
         ConfigError: as `read_record` and `apply_overrides`, or an option differs from the run's.

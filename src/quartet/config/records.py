@@ -84,9 +84,7 @@ HORIZONS = ("T_max", "total_iters", "total_steps")
 def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, bool]:
     """The newest configuration of a run, and whether version 0.1 wrote it.
 
-    Args:
-        directory: Of the run.
-        overrides: Those of the command line, which replace what a record must not decide.
+    The overrides of the command line replace what a record must not decide.
 
     Raises:
         ConfigError: there is no run, its record cannot be read or decides where something is read,

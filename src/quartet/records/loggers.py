@@ -91,11 +91,6 @@ def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) ->
 
     W&B gets them as its summary, under the names of the curves. Other loggers, which show the last
     value of a curve, get them as ``best/NAME``.
-
-    Args:
-        loggers: The loggers of the run.
-        result: The result.json of the finished run.
-        step: The last step of the run.
     """
     best = {"epoch": result["monitor"]["epoch"]} | {
         name: value for name, value in result["metrics"].items() if not name.startswith("test/")
@@ -122,9 +117,6 @@ class MetricsCSV(Logger):
     """Writes ``metrics.csv``: a row for each epoch, counted from 1, or logged step.
 
     Training and validation share a row, which Lightning's CSVLogger would split in two.
-
-    Args:
-        directory: The run directory.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -210,14 +202,7 @@ def write_logged_runs(directory: Path, loggers: Mapping[str, Logger]) -> None:
 def logged_run(
     directory: Path, name: str, node: Mapping[str, Any], logger: Callable[..., Any]
 ) -> dict[str, str]:
-    """Returns the argument with which a logger of a resumed run continues its log.
-
-    Args:
-        directory: The run directory.
-        name: Name of the logger in the configuration.
-        node: Arguments of the logger in the configuration.
-        logger: Class of the logger.
-    """
+    """Returns the argument with which a logger of a resumed run continues its log."""
     path, argument = directory / "loggers.json", run_argument(logger)
     if argument is None or node.get(argument) is not None or not path.exists():
         return {}

@@ -141,11 +141,7 @@ def summary(
 ) -> dict[str, Any]:
     """Returns the entries of result.json about the epochs: the best one, its metrics and checkpoint.
 
-    Args:
-        directory: Of the run.
-        history: Rows of metrics.csv, at least one.
-        metric: Name of the monitored metric; None if nothing is monitored.
-        mode: min or max.
+    `history` has the rows of metrics.csv, at least one.
     """
     # Without a monitored metric the last epoch is the best one. NaN is no best value.
     best, name = history[-1], metric or ""

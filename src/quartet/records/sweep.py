@@ -70,9 +70,6 @@ class Job:
 class Table:
     """The jobs of a sweep, read from ``sweep.json`` in its directory.
 
-    Args:
-        directory: Directory of the sweep.
-
     Attributes:
         command: Overrides of the newest start.
         jobs: The jobs by number.

@@ -103,7 +103,7 @@ def quality(
     Args:
         scores: ``(samples, classes)`` probabilities, each class against the rest.
         truth: ``(samples, classes)`` of bool.
-        names: Names of the classes or labels.
+        names: Of the classes or labels.
         confidence: ``(samples,)`` probability of the chosen class; None for all `scores`.
         is_right: ``(samples,)`` whether it is the true class; None for all of `truth`.
     """
@@ -234,13 +234,7 @@ ROWS = 4  # outputs that are drawn
 
 
 def scatter(predictions: Array, labels: Array, names: Sequence[str]) -> Canvas:
-    """Predicted against true, and residuals against predicted, a row for each output.
-
-    Args:
-        predictions: ``(samples, outputs)``.
-        labels: ``(samples, outputs)``.
-        names: Of the outputs.
-    """
+    """Predicted against true, and residuals against predicted: ``(samples, outputs)`` each."""
     outputs = min(predictions.shape[1], ROWS)
     canvas = Canvas(9.1, 3.6 * outputs + 0.1)
     chosen = slice(None, None, -(-len(labels) // POINTS))

@@ -149,9 +149,7 @@ def name_columns(axes: Axes, places: Any, names: Sequence[str], turned: bool) ->
 def curves(groups: Mapping[str, pd.DataFrame], metric: str) -> str:
     """Mean by epoch of each group, with a band of one standard deviation over its seeds.
 
-    Args:
-        groups: A column a seed, the epoch as the index, at most eight groups.
-        metric: What the values are.
+    At most eight groups, each with a column a seed, and the epoch as the index.
     """
     figure, axes = blank(height=3.6)
     means = {name: thin(seeds).mean(axis=1) for name, seeds in groups.items()}
@@ -202,14 +200,7 @@ def window(means: "pd.Series[float]", low: float, high: float) -> tuple[float, f
 
 
 def effect(jobs: pd.DataFrame, knob: str, means: pd.DataFrame, metric: str) -> str:
-    """The effect of one knob: each job a point; mean and standard deviation where values repeat.
-
-    Args:
-        jobs: Finished jobs, with `knob` and `best`.
-        knob: The column.
-        means: Mean and sd by value of the knob.
-        metric: What the values are.
-    """
+    """The effect of one knob: each job a point; mean and standard deviation where values repeat."""
     figure, axes = blank()
     axes.set(xlabel=knob, ylabel=metric)
     fit_scale(axes, jobs["best"])

@@ -47,12 +47,7 @@ PARTS = ("train", "val", "test")
 
 
 def draw_training(run: Run, collector: PredictionCollector) -> list[Path]:
-    """Draws the pictures of a finished run into its directory and its TensorBoard.
-
-    Args:
-        run: Trained.
-        collector: Predictions of its best checkpoint.
-    """
+    """Draws the pictures of a finished run into its directory and its TensorBoard."""
     drawn: Drawings = {}
     if run.is_known:
         drawn = {"samples": partial(samples, run), **draw_predictions(run, collector)}
@@ -71,15 +66,9 @@ def draw_evaluation(run: Run, collector: PredictionCollector, file: Path) -> lis
 
 
 def save(drawn: Drawings, directory: Path, prefix: str = "") -> list[Path]:
-    """Draws each picture that can be drawn; an error costs the picture, never the run.
+    """Draws each picture that can be drawn, and returns the files.
 
-    Args:
-        drawn: Drawing functions by the name of the picture; None is drawn where there is nothing.
-        directory: Directory of the files.
-        prefix: Prefix of their names.
-
-    Returns:
-        The files.
+    An error costs the picture, never the run. A function gives None where there is nothing to draw.
     """
     saved = []
     for name, draw in drawn.items():
@@ -343,12 +332,7 @@ def list_evaluated_modules(model: nn.Module) -> list[str]:
 
 
 def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Describes the inputs, and the targets of every part as far as they are known.
-
-    Args:
-        parts: Parts of the data.
-        metadata: `DataModule.metadata`.
-    """
+    """Describes the inputs, and the targets of every part as far as they are known."""
     task = create_task(metadata["task"])
     count = min(64, len(parts.train))  # type: ignore[arg-type]
     inputs = [task.split(parts.train[row])[0] for row in range(count)]

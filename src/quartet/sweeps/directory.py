@@ -209,10 +209,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
 def refuse_unsafe_overrides(table: Table, command: Sequence[str], given: set[str]) -> None:
     """Exits with 2 if ``sweep.json``, which may be a stranger's, sets more than jobs and launchers.
 
-    Args:
-        table: The table of the sweep.
-        command: Overrides in it with which the sweep would start again.
-        given: Overrides of the command line, which are trusted.
+    `command` would start the sweep again; what is `given` on the command line is trusted.
     """
     launching = ("launcher=", "sweep=", "hydra.launcher.", "hydra.sweeper.")
     elsewhere = ("hydra.launcher.address=", "hydra.launcher.env=", "hydra.sweeper.storage=")

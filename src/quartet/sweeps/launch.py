@@ -42,7 +42,6 @@ class Progress:
     """Prints a line to stderr for each job that ends: its status, and how far the sweep is.
 
     Args:
-        jobs: Of the whole sweep.
         total: Number of jobs that it will have; more may be to come.
     """
 
@@ -256,11 +255,7 @@ def job_settings(overrides: Sequence[str]) -> list[str]:
 
 
 class LocalEngine(Engine):
-    """Trains jobs in processes on this machine; one that is killed ends no other.
-
-    Args:
-        launcher: With the settings of conf/launcher/local.yaml.
-    """
+    """Trains jobs in processes on this machine; one that is killed ends no other."""
 
     def __init__(self, launcher: "LocalLauncher") -> None:
         self.program = make_program(launcher.config)
@@ -327,8 +322,6 @@ class Work:
     later, and again after each time that the job was requeued.
 
     Attributes:
-        program: To run.
-        job: To train.
         further: Environment variables that the machine lacks.
         folder: The working directory.
     """

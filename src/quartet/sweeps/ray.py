@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 class RayEngine(Engine):
-    """Trains each job as a Ray task, which Ray never retries.
-
-    Args:
-        launcher: With the settings of conf/launcher/ray.yaml.
-    """
+    """Trains each job as a Ray task, which Ray never retries."""
 
     def __init__(self, launcher: "RayLauncher") -> None:
         self.program = make_program(launcher.config)

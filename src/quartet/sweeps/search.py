@@ -80,10 +80,7 @@ class Search:
     outlive a kill: a trial whose job did not end fails, and its values are tried again as another one.
 
     Args:
-        sweeper: Its settings.
-        space: What to try.
         objectives: Figures of result.json, and whether to min or max each.
-        directory: Of the sweep.
 
     Raises:
         ValueError: the directory holds another search.
@@ -173,11 +170,7 @@ class Search:
         return [job for job in self.table.current if job.is_pending]
 
     def ask(self, again: Job | None = None) -> "tuple[Job, Trial]":
-        """The next trial and its job.
-
-        Args:
-            again: A job to try again; None for values from the sampler.
-        """
+        """The next trial and its job."""
         number = read_trial(again).get("number") if again else None
         # A new one for each trial, so that a resumed search asks what an uninterrupted one would.
         self.study.sampler = make_sampler(

@@ -55,11 +55,7 @@ class SlurmWork(Work):
 
 
 class SlurmEngine(Engine):
-    """Submits the jobs of one call as one array.
-
-    Args:
-        launcher: With the settings of conf/launcher/slurm.yaml.
-    """
+    """Submits the jobs of one call as one array."""
 
     def __init__(self, launcher: "SlurmLauncher") -> None:
         program = make_program(launcher.config)

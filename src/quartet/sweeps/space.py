@@ -39,10 +39,6 @@ class Space:
     Each option of a searched group adds the ranges of its own settings. In a trial their names end in
     the option, since the ranges differ: ``optimizer.lr@sgd``.
 
-    Args:
-        sweeper: Its settings ``over`` and ``space``.
-        arguments: Overrides of the command line, some of them in Hydra's syntax for sweeps.
-
     Attributes:
         fixed: Overrides of every job.
         ranges: By key; of a group, the names of its options.
