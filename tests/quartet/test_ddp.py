@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,14 @@ from torch.utils.data import DataLoader
 
 from quartet.build import build
 from quartet.compat import quieten
-from quartet.data.loader import Batches, TensorLoader, collate
+from quartet.data.loader import (
+    BatchDataset,
+    Batches,
+    EpochBatchSampler,
+    TensorLoader,
+    collate,
+    identity,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,30 +136,22 @@ def test_lightning_gives_each_epoch_another_order(tmp_path: Path) -> None:
     assert torch.equal(seen[0].sort(0)[0], seen[2].sort(0)[0])
 
 
-@pytest.mark.parametrize("ranking", [True, False])
-def test_a_share_without_samples_is_an_empty_batch(ranking: bool) -> None:
+@pytest.mark.parametrize("kind", ["rows", "queries", "files"])
+def test_a_share_without_samples_is_an_empty_batch(kind: str) -> None:
     rows = torch.arange(9)
-    tensors = [rows.float(), rows.float(), rows // 3] if ranking else [rows.float(), rows.float()]
     batches = Batches(
         3, 1, seed=0, shuffle=False, drop_last=False, fill=False, rank=1, world_size=2
     )
-    first, last = TensorLoader(tensors, batches, torch.device("cpu"), lambda inputs: inputs)
-    assert len(first[0]) == (3 if ranking else 1)
-    assert last == []
-
-
-def test_a_share_without_samples_of_files_is_an_empty_batch() -> None:
-    batches = Batches(
-        3, 1, seed=0, shuffle=False, drop_last=False, fill=False, rank=1, world_size=2
-    )
-    dataset = [(torch.zeros(3, 2, 2), 0)] * 3
-    loader = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=batches,  # type: ignore[arg-type]
-        collate_fn=lambda samples: collate(samples, mean=None, std=None),
-    )
+    prepare = lambda batch, *_: batch  # noqa: E731
+    if kind == "files":
+        dataset: Any = BatchDataset([(torch.zeros(3, 2, 2), 0)] * 3, collate, prepare, seed=0)  # type: ignore[arg-type]
+        sampler: Any = EpochBatchSampler(batches)
+        loader: Any = DataLoader(dataset, batch_sampler=sampler, collate_fn=identity)
+    else:
+        queries = rows // 3 if kind == "queries" else None
+        loader = TensorLoader((rows, rows), batches, torch.device("cpu"), prepare, queries)
     first, last = loader
-    assert len(first[0]) == 1
+    assert len(first[0]) == (3 if kind == "queries" else 1)
     assert last == []
 
 
