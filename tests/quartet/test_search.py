@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from made import composed
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from processes import SMALL, start
 
 from quartet.build import build
@@ -19,8 +19,7 @@ from quartet.config.overrides import check_range
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records import run_directory as record
-from quartet.records.sweep import Table
-from quartet.run import train as train_really
+from quartet.records.sweep import Job, Table
 from quartet.sweeps import space
 from quartet.sweeps.space import checked_ranges
 
@@ -34,25 +33,31 @@ Search = Callable[..., int]
 
 
 @pytest.fixture
-def search(train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Search:
-    """Runs a search with a training that only has a value: best at sgd's lr of 0.01."""
-
-    def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
-        values = record.initial_result(cfg) | {"status": "finished"}
-        lr = cfg.optimizer.lr
-        values["monitor"] |= {"best": (lr - 0.01) ** 2, "epoch": 1}
-        values["metrics"] = {"val/loss": (lr - 0.01) ** 2, "test/size": lr}
-        values["seconds"] = {"fit": 1 / lr, "total": None}
-        values["checkpoints"] = {}
-        if cfg.seed == 13 and lr > 0.01:
-            raise ConfigError(Problem("seed", "is refused here.", 13))
-        if cfg.seed == 14:
-            values["monitor"]["best"] = values["metrics"]["val/loss"] = float("nan")
-        record.write_result(directory, values)
-        return values
-
-    monkeypatch.setattr("quartet.run.train", train)
+def real_search(train_py: Callable[..., int]) -> Search:
+    """Runs a search in this process."""
     return partial(train_py, "-m", "sweep=optuna")
+
+
+@pytest.fixture
+def search(real_search: Search, monkeypatch: pytest.MonkeyPatch) -> Search:
+    """Runs a search whose jobs only have a value: best at sgd's lr of 0.01."""
+
+    def train_job(sweeper: Any, job: Job) -> None:
+        given = dict(each.split("=", 1) for each in job.overrides)
+        lr, seed = float(given.get("optimizer.lr", 0.002)), given.get("seed")
+        value = float("nan") if seed == "14" else (lr - 0.01) ** 2
+        values = record.empty_result() | {"status": "finished"}
+        values["monitor"] |= {"metric": "val/loss", "mode": "min", "best": value, "epoch": 1}
+        values["metrics"] = {"val/loss": value, "test/size": lr}
+        values["seconds"] = {"fit": 1 / lr, "total": None}
+        if seed == "13" and lr > 0.01:
+            values |= record.failure(
+                "refused", ConfigError(Problem("seed", "is refused here.", 13))
+            )
+        record.write_result(job.directory, values)
+
+    monkeypatch.setattr("quartet.sweeps.grid.train_job", train_job)
+    return real_search
 
 
 def drawn(directory: str) -> list[list[str]]:
@@ -345,9 +350,9 @@ def test_without_optuna_it_says_how_to_install_it(
 
 
 def test_check_only_says_what_would_run_and_leaves_nothing(
-    search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    real_search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert search("data=wine", LR, "check=only", "sweep.n_trials=2") == 0
+    assert real_search("data=wine", LR, "check=only", "sweep.n_trials=2") == 0
     assert capsys.readouterr().out.count("Nothing is wrong with it. It would run:") == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -382,13 +387,12 @@ def test_killed_search_continues_to_its_total(
 
 
 def test_pruned_trials_end_early_and_count_as_finished(
-    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    real_search: Search, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("quartet.run.train", train_really)
     quick = [*SMALL, "trainer.max_epochs=6", "callbacks.progress_bar=null"]
     lr = "optimizer.lr=tag(log,interval(1e-6,0.1))"
     prune = ("sweep.pruner=median", "sweep.warmup_epochs=2", "sweep.sampler=random")
-    assert search(*quick, lr, *prune, "sweep.n_trials=10", "hydra.sweep.dir=s") == 0
+    assert real_search(*quick, lr, *prune, "sweep.n_trials=10", "hydra.sweep.dir=s") == 0
     results = [json.loads(Path(f"s/{n}/result.json").read_text()) for n in range(10)]
     assert [result["status"] for result in results] == ["finished"] * 10
     pruned = [number for number, result in enumerate(results) if "pruned" in result]
