@@ -101,7 +101,17 @@ def check_scalars(
     logged: list[str],
     names: Sequence[str] = (),
 ) -> Iterator[Problem]:
-    """The loss of a batch must be a scalar that depends on the outputs, or a dict with one."""
+    """The loss of a batch must be a scalar that depends on the outputs, or a dict with one.
+
+    Args:
+        loss: The loss; is copied. None: the outputs hold it.
+        outputs: Of a few samples.
+        targets: Of these samples.
+        extras: Further items of the batch.
+        logged: Gets the names of the losses.
+        names: Names of the arguments of the loss, for made-up samples; real ones may happen to have
+            a gradient of zero.
+    """
     made = [tensor for tensor in leaves(outputs) if tensor.is_floating_point()]
     outputs = map_tensors(
         lambda tensor: tensor.requires_grad_() if tensor.is_floating_point() else tensor, outputs
@@ -129,7 +139,7 @@ def check_scalars(
                 kind = list(total.shape) if isinstance(total, Tensor) else type(value).__name__
                 message = f"gives {kind}, and must give a scalar, or a dict with one under 'loss'."
                 problems.append(Problem("loss", message))
-            elif not any(depends_on(total, tensor) for tensor in made):
+            elif not any(depends_on(total, tensor, bool(names)) for tensor in made):
                 shape = f" {list(outputs.shape)}" if isinstance(outputs, Tensor) else ""
                 message = f"does not depend on outputs{shape}: nothing would be learnt."
                 problems.append(Problem("loss", message))
@@ -160,12 +170,12 @@ def check_channels_last(model: nn.Module) -> Iterator[Problem]:
         yield Problem("trainer.channels_last", message, True)
 
 
-def depends_on(value: Tensor, tensor: Tensor) -> bool:
-    """Whether a value has a gradient for a tensor that is not zero everywhere."""
+def depends_on(value: Tensor, tensor: Tensor, moves: bool = True) -> bool:
+    """Whether a value has a gradient for a tensor; with `moves` one that is not zero everywhere."""
     if not value.requires_grad:
         return False
     (gradient,) = torch.autograd.grad(value, tensor, allow_unused=True, retain_graph=True)
-    return gradient is not None and bool(gradient.any())
+    return gradient is not None and (not moves or bool(gradient.any()))
 
 
 def check_mixing(data: Config, loss: nn.Module, task: Task) -> Iterator[Problem]:

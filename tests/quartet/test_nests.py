@@ -1,0 +1,380 @@
+"""Batches, outputs and targets of any form: nests of tensors, own tasks, and what is refused of them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made import composed
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+from torchmetrics import Accuracy, MeanSquaredError, Metric, MetricCollection
+from torchmetrics.wrappers import BinaryTargetTransformer, MinMaxMetric
+
+import quartet
+from quartet.build import build
+from quartet.config import allow
+from quartet.core.problems import ConfigError
+from quartet.data import nest
+from quartet.data.loader import Batches, TensorLoader, make_normalizer, prepare_batch
+from quartet.data.task import Multiclass, Regression
+from quartet.run import train
+from quartet.training.metric_buffer import MetricBuffer
+from quartet.training.module import find_extras, model_losses
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Pair:
+    left: Tensor
+    right: Tensor
+
+
+# Nests
+
+
+def test_a_nest_is_mapped_counted_and_concatenated() -> None:
+    rows = torch.arange(6.0).view(3, 2)
+    whole = {"a": rows, "b": (rows[:, 0], [rows[0], rows[1, :1], rows[2]])}
+    assert nest.size(whole) == 3
+    assert nest.count_values(whole) == 6 + 3 + 5
+    assert [tensor.shape for tensor in nest.leaves(whole)] == [(3, 2), (3,), (2,), (1,), (2,)]
+    parts = [nest.select(whole, torch.tensor(index)) for index in ([0, 1], [2])]
+    joined = nest.concatenate(parts)
+    assert torch.equal(joined["a"], rows)
+    assert torch.equal(joined["b"][0], rows[:, 0])
+    assert [len(each) for each in joined["b"][1]] == [2, 1, 2]
+    pair = nest.select(Pair(rows, rows[:, 1]), torch.tensor([2]))
+    assert (pair.left.tolist(), pair.right.tolist()) == ([[4, 5]], [5])
+    assert nest.is_plain(whole)
+    assert not nest.is_plain([Pair(rows, rows)])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"a": torch.zeros(1)}, {"b": torch.zeros(1)}),
+        ((torch.zeros(1),), (torch.zeros(1), torch.zeros(1))),
+        ("train", "val"),
+        (torch.zeros(1, 2), torch.zeros(1, 3)),
+    ],
+)
+def test_nests_that_differ_are_not_concatenated(first: Any, second: Any) -> None:
+    with pytest.raises((ValueError, RuntimeError)):
+        nest.concatenate([first, second])
+
+
+def test_a_nest_in_memory_is_served_row_by_row() -> None:
+    rows = torch.arange(10)
+    data = quartet.Tensors({"inputs": (rows.float(), -rows), "targets": {"t": rows * 2}})
+    assert len(data) == 10
+    loader = TensorLoader(
+        data.tensors, Batches(10, 4, seed=3, shuffle=True), CPU, lambda batch, rows, epoch: batch
+    )
+    batches = list(loader)
+    assert [nest.size(batch) for batch in batches] == [4, 4, 2]
+    seen = torch.cat([batch["targets"]["t"] for batch in batches])
+    assert torch.equal(seen.sort().values, rows * 2)
+    assert torch.equal(torch.cat([batch["inputs"][1] for batch in batches]) * -2, seen)
+    with pytest.raises(ValueError, match=r"one number of samples, got \[2, 3\]"):
+        quartet.Tensors((torch.zeros(2), torch.zeros(3)))
+
+
+# What is taken for what
+
+
+def test_only_the_bytes_of_images_are_pixels() -> None:
+    normalize = make_normalizer(None, None, CPU)
+    images = torch.full((2, 1, 3, 3), 255, dtype=torch.uint8)
+    assert normalize(images).unique().tolist() == [1.0]
+    for values in (torch.tensor([[65, 66]], dtype=torch.uint8), torch.tensor([[7]])):
+        assert torch.equal(normalize(values), values)
+        assert normalize(values).dtype == values.dtype
+
+
+def test_batches_of_every_form_are_split() -> None:
+    task, x, y = quartet.Task(), torch.zeros(2), torch.ones(2)
+    assert task.split([x, y]) == (x, y, {})
+    assert task.split((x,)) == (x, x, {})
+    assert task.split(x) == (x, x, {})
+    assert task.split({"inputs": x, "targets": y, "weights": 1}) == (x, y, {"weights": 1})
+
+
+def test_a_batch_is_augmented_whole_and_then_normalized() -> None:
+    def mirror(batch: Any, rows: Tensor, epoch: int) -> Any:
+        return tuple(part.flip(-1) + epoch for part in batch)
+
+    images = torch.arange(4.0).view(1, 1, 2, 2)
+    normalize = make_normalizer([1.0], [2.0], CPU)
+    made = prepare_batch(
+        (images, images[:, 0]), torch.tensor([0]), 3, normalize=normalize, augment=mirror
+    )
+    assert made[1].tolist() == [[[4, 3], [6, 5]]]
+    assert made[0].flatten().tolist() == [1.5, 1, 2.5, 2]
+
+
+class WeightedLoss(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor, weights: Tensor, power: int = 1) -> Tensor:
+        return ((outputs - targets).squeeze(1) ** 2 * weights**power).mean()
+
+
+def test_a_loss_gets_the_extras_that_it_names() -> None:
+    assert find_extras(WeightedLoss()) == ["weights"]
+    assert find_extras(nn.MSELoss()) == find_extras(None) == []
+
+
+@pytest.mark.parametrize("outputs", [torch.zeros(2), {}, {"loss": torch.zeros(2)}, {"kl": 1.0}])
+def test_a_model_without_a_loss_is_refused(outputs: Any) -> None:
+    with pytest.raises(
+        ValueError, match="loss=none needs a model that returns a dict with its loss"
+    ):
+        model_losses(outputs)
+
+
+# Metrics
+
+
+class Counting(Metric):
+    """Counts the samples, and the calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.calls = 0
+
+    def update(self, predictions: Any, labels: Any) -> None:
+        self.total += nest.size(predictions)
+        self.calls += 1
+
+    def compute(self) -> Tensor:
+        return self.total
+
+
+@pytest.mark.parametrize(
+    ("steps", "calls"),
+    [
+        ([torch.zeros(2, 3), torch.zeros(4, 3)], 1),
+        ([torch.zeros(2, 3), torch.zeros(4, 5)], 2),  # sentences of different lengths
+        ([[torch.zeros(1), torch.zeros(5)], [torch.zeros(2)]], 1),  # boxes of images
+        ([Pair(torch.zeros(2), torch.zeros(2)), Pair(torch.zeros(1), torch.zeros(1))], 2),
+    ],
+)
+def test_the_buffer_joins_what_has_one_form(steps: list[Any], calls: int) -> None:
+    buffer = MetricBuffer(quartet.Task(), MetricCollection({"n": Counting()}, compute_groups=False))
+    for outputs in steps:
+        buffer.append(torch.ones(()), outputs, outputs)
+    assert nest.is_plain(buffer.state()["chunks"])
+    samples = sum(map(nest.size, steps))
+    assert buffer.samples == samples
+    assert buffer.compute() == {"n": samples}
+    assert buffer.metrics["n"].calls == calls
+    assert buffer.loss_sums()["loss"].tolist() == [samples, samples]
+
+
+def test_named_losses_are_means_over_samples_of_their_own() -> None:
+    buffer = MetricBuffer(quartet.Task(), MetricCollection({}))
+    buffer.append({"loss": torch.tensor(1.0), "dice": torch.tensor(3.0)}, size=1)
+    buffer.append({"loss": torch.tensor(5.0)}, size=3)
+    sums = {name: (total / count).item() for name, (total, count) in buffer.loss_sums().items()}
+    assert sums == {"loss": 4.0, "dice": 3.0}
+
+
+def test_metrics_compare_their_heads() -> None:
+    metrics = MetricCollection({"far": MeanSquaredError(), "near": MeanSquaredError()})
+    heads = {"far": "a", "near": "b"}
+    buffer = MetricBuffer(quartet.Task(), metrics, "val/", heads)
+    outputs = {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([2.0, 2.0])}
+    buffer.append(torch.ones(()), outputs, {"a": torch.zeros(2), "b": torch.zeros(2)})
+    assert {k: v.item() for k, v in buffer.compute().items()} == {"val/far": 5, "val/near": 4}
+
+
+def test_a_metric_of_each_class_logs_each_by_its_name() -> None:
+    metrics = MetricCollection({"recall": Accuracy("multiclass", num_classes=2, average="none")})
+    buffer = MetricBuffer(Multiclass(2), metrics)
+    outputs = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    buffer.append(torch.ones(()), outputs, torch.tensor([0, 1, 1]))
+    found = {name: value.item() for name, value in buffer.compute(["cat", "dog"]).items()}
+    assert found == {"recall_cat": 1.0, "recall_dog": 0.5}
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [BinaryTargetTransformer(MeanSquaredError(), threshold=1.5), MinMaxMetric(MeanSquaredError())],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_metrics_within_metrics_go_on_where_they_were(metric: Metric) -> None:
+    steps = [(torch.tensor([[v], [v + 1]]), torch.tensor([[v * 2], [v]])) for v in (0.0, 1.0, 2.0)]
+
+    def fed(buffer: MetricBuffer, some: list[tuple[Tensor, Tensor]]) -> MetricBuffer:
+        for outputs, targets in some:
+            buffer.append(torch.ones(()), outputs, targets)
+            buffer.update_metrics()
+        return buffer
+
+    def new() -> MetricBuffer:
+        return MetricBuffer(Regression(1), MetricCollection({"m": metric.clone()}))
+
+    whole = fed(new(), steps).compute()
+    resumed = new()
+    resumed.load_state(fed(new(), steps[:2]).state(), CPU)
+    assert fed(resumed, steps[2:]).compute() == whole
+
+
+# From the configuration to the training
+
+
+class Caching(nn.Module):
+    """Keeps positions outside its buffers, as some models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(10, 1)
+        self.positions: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.positions is None:
+            self.positions = torch.ones(inputs.shape[1], device=inputs.device)
+        outputs: Tensor = self.linear(inputs * self.positions)
+        return outputs
+
+
+def weighted(extra: bool = True) -> quartet.Parts:
+    """Regression with a third tensor, the weight of each sample."""
+    numbers = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+    rows = numbers.split([10, 1, 1], dim=1)
+    data = TensorDataset(*rows[:2], *([rows[2].flatten().abs()] if extra else []))
+    return quartet.Parts(data, None, None)
+
+
+class Drawing(Dataset[Any]):
+    """Draws random numbers whenever a sample is read, and is told the epoch."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        draws = [torch.rand(1).item(), float(np.random.rand()), self.epoch, row]
+        return torch.tensor(draws), torch.zeros(1)
+
+
+def drawing() -> quartet.Parts:
+    return quartet.Parts(Drawing(), None, None)
+
+
+def masks() -> quartet.Parts:
+    images = torch.rand(20, 1, 8, 8)
+    return quartet.Parts(quartet.Tensors((images, images[:, 0] > 0.5)), None, None)
+
+
+@pytest.fixture(autouse=True)
+def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    families = [(__name__, None), (__name__, "torch.nn.Module")]
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, *families])
+
+
+OWN = [
+    *("data=linear", "~data.rows", "~data.features", "~data.outputs", "~data.seed"),
+    *("~data.val_fraction", "~data.test_fraction", "~data.split_seed", "data.input_shape=null"),
+    *("data.num_outputs=null", "model=linear", "metrics=none", "trainer=cpu", "logger=csv"),
+    *("monitor.metric=train/loss", "trainer.max_epochs=1", "callbacks.progress_bar=null"),
+]
+
+
+def test_a_third_tensor_is_no_query() -> None:
+    with pytest.raises(
+        ConfigError, match="has 3 items, and a regression task takes inputs and targ"
+    ):
+        build(composed([*OWN, f"data._target_={__name__}.weighted"]))
+    run = build(composed([*OWN, f"data._target_={__name__}.weighted", "+data.extra=false"]))
+    assert run.steps_per_epoch == 2
+
+
+class Weighted(quartet.Task):
+    extras = ("weights",)
+
+
+def test_a_task_names_its_extras_for_the_loss(tmp_path: Path) -> None:
+    words = [*OWN, f"data._target_={__name__}.weighted", f"data.task={__name__}.Weighted"]
+    loss = ["loss=mse", f"loss._target_={__name__}.WeightedLoss", "~loss.tasks"]
+    model = ["model.input_shape=[10]", "model.num_outputs=1", "data.shuffle=false"]
+    run = build(composed([*words, *loss, *model]), tmp_path)
+    inputs, targets, weights = run.data.parts.train.tensors
+    with torch.no_grad():
+        expected = ((run.module.model(inputs) - targets).squeeze(1) ** 2 * weights).mean()
+    result = train(
+        composed([*words, *loss, *model, "optimizer=sgd", "optimizer.lr=0"]), tmp_path / "r"
+    )
+    assert result["metrics"]["train/loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_loss_whose_extras_are_not_there_is_refused() -> None:
+    words = [*OWN, f"data._target_={__name__}.weighted", f"data.task={__name__}.Weighted"]
+    model = ["model.input_shape=[10]", "model.num_outputs=1"]
+    with pytest.raises(
+        ConfigError, match=r"^loss: needs indexes of a batch, and a batch has .* weigh"
+    ):
+        build(composed([*words, *model, "loss=ranknet", "~loss.tasks"]))
+
+
+def test_the_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    words = ["data=linear", "~model.input_shape", "~model.num_outputs", "trainer=cpu"]
+    run = build(composed(["model=linear", *words, f"model._target_={__name__}.Caching"]), tmp_path)
+    assert run.module.model.positions is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=wine", "data.flip=true"], r"^data.flip=true: needs images .*\[13\]; leave it out"),
+        (["data=wine", "data.crop=2"], r"^data.crop=2: needs images"),
+        ([*OWN, f"data._target_={__name__}.masks", "data.task={here}.Weighted", "data.flip=true",
+          "model.input_shape=[64]", "model.num_outputs=1"], "^data.flip=true: moves images, and noth"),
+    ],
+)  # fmt: skip
+def test_flips_of_inputs_alone_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        build(composed([word.format(here=__name__) for word in words]))
+    assert any(re.search(message, each) for each in refusal.value.messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", "must be multiclass, binary, .* or ranking, or the path of a task of your own"),
+        ("torch.nn.Linear", "must be a subclass of quartet.Task"),
+        ("os.path", "is no part of a training"),
+    ],
+)
+def test_a_name_of_no_task_is_refused(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data.task={name}: {words}"):
+        build(composed(["data=wine", f"data.task={name}"]))
+
+
+@pytest.mark.parametrize("epochs", [2])
+def test_draws_of_a_data_set_do_not_depend_on_the_workers(epochs: int) -> None:
+    seen = []
+    for workers in (0, 2):
+        data = quartet.DataModule(
+            drawing, task="regression", batch_size=3, eval_batch_size=4, seed=1, shuffle=True,
+            balance=False, drop_last=False, num_workers=workers, mean=None, std=None, flip=False,
+            crop=0,
+        )  # fmt: skip
+        data.load()
+        loader, before = data.train_dataloader(), torch.get_rng_state()
+        for epoch in range(epochs):
+            loader.batch_sampler.sampler.set_epoch(epoch)
+            seen.append(torch.cat([inputs for inputs, _ in loader]))
+        assert torch.equal(torch.get_rng_state(), before)  # of the training
+    assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:]))
+    assert seen[0][:, 2].unique().tolist() == [0]
+    assert seen[1][:, 2].unique().tolist() == [1]
+    assert len(torch.cat(seen[:2])[:, 0].unique()) == 16
