@@ -24,8 +24,8 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     # 1,200 of them for tasks, batches and modules that the engine does not know.
-    "src/quartet": 15_830,
-    "tests": 15_150,
+    "src/quartet": 16_500,
+    "tests": 16_500,
     "scripts": 700,
 }
 FILES = 81  # in src/quartet
