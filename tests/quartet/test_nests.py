@@ -1,4 +1,4 @@
-"""Batches, outputs and targets of any form: nests of tensors, own tasks, and what is refused of them."""
+"""Batches, outputs and targets of any form, own tasks, and what is refused of them."""
 
 import re
 from dataclasses import dataclass
