@@ -1,6 +1,7 @@
 """Exported models predict what the original does, for someone who has no Quartet."""
 
 import json
+import math
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -124,16 +125,18 @@ def test_every_task_is_exported(data: str, tmp_path: Path) -> None:
     assert read(exporting.description_path(file))["largest_difference"] < 1e-5
 
 
-def test_an_export_that_differs_is_not_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("difference", "shown"), [(0.01, "0.01"), (math.nan, "nan")])
+def test_an_export_that_differs_is_not_kept(
+    difference: float, shown: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(run.iterdir())
     wrong = lambda model, inputs, file: (  # noqa: E731
         file.write_text(""),
-        lambda inputs: model(inputs) + 0.01,
+        lambda inputs: model(inputs) + difference,
     )[1]
     monkeypatch.setitem(exporting.FORMS, "torch_export", wrong)
-    with pytest.raises(
-        PredictionsDiffer, match=r"model.pt2 was not written: .* differ by 0.01 .*0.0001"
-    ):
+    words = rf"model.pt2 was not written: .* differ by {shown} .*0.0001"
+    with pytest.raises(PredictionsDiffer, match=words):
         export(kept(run), run, format="torch_export")
     assert sorted(run.iterdir()) == before
 

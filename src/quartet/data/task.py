@@ -5,6 +5,7 @@ expect. A task of your own is a subclass of `Task`, which ``data.task`` names by
 ``project.segmentation.Segmentation``; the five of `TASKS` have names of one word.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,13 +54,16 @@ class Task(nn.Module):
         num_outputs: ``data.num_outputs``, or 1.
 
     Attributes:
-        name: What ``tasks`` of an option of loss or metrics names; the class in lower case.
+        name: What ``tasks`` of an option of loss or metrics names; by default that of the class, such as
+            ``semantic_segmentation`` for ``SemanticSegmentation``.
         extras: Names of the third and further items of a batch that is a tuple.
         has_classes: Whether every sample has exactly one class. Then splits are stratified, and the
             classes can be balanced.
         has_queries: Whether a batch has ``indexes``, the query of each row, and holds whole queries.
         has_probabilities: Whether predictions are probabilities.
         has_scale: Whether predictions undo the standardization of targets.
+        outputs_text: Describes the predictions of an exported model.
+        raw_outputs_text: Describes the raw outputs.
     """
 
     name: ClassVar[str]
@@ -68,11 +72,13 @@ class Task(nn.Module):
     has_queries: ClassVar[bool] = False
     has_probabilities: ClassVar[bool] = False
     has_scale: ClassVar[bool] = False
+    outputs_text: ClassVar[str] = "predictions"
+    raw_outputs_text: ClassVar[str] = "raw outputs of the model"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in vars(cls):
-            cls.name = cls.__name__.lower()
+            cls.name = re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", cls.__name__).lower()
         OWN_TASKS[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     def __init__(self, num_outputs: int = 1) -> None:
@@ -180,8 +186,6 @@ class StandardTask(Task):
         reads_tables: Whether the targets can be columns of a csv file.
         column_type: Type of the columns ``target`` and ``prediction`` that predict.py writes.
         mixing_losses: Losses that accept mixed targets; None if samples cannot be mixed.
-        outputs_text: Describes the predictions of an exported model.
-        raw_outputs_text: Describes the raw outputs.
     """
 
     target_dtype: ClassVar[torch.dtype] = torch.float32
@@ -189,8 +193,6 @@ class StandardTask(Task):
     reads_tables: ClassVar[bool] = True
     column_type: ClassVar[type] = float
     mixing_losses: ClassVar[str | None] = None
-    outputs_text: ClassVar[str]
-    raw_outputs_text: ClassVar[str]
 
     # Numbers and names
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from quartet.build import Run
 from quartet.config.configuration import replace_values, to_container
 from quartet.config.groups import is_foreign
 from quartet.core import files
 from quartet.core.problems import ConfigError, Problem
+from quartet.data.nest import leaves, map_tensors
 from quartet.inference.predictor import Predictor, from_run, rebuild_run
 
 if TYPE_CHECKING:
@@ -64,7 +66,13 @@ def export(
     run, path = rebuild_run(cfg, Path(directory), "train", checkpoint, splits=("train",))
     part = "val" if run.data.parts.test is None else "test"
     part = "train" if getattr(run.data.parts, part) is None else part
-    inputs = first_inputs(run.data.part_loader(part))
+    inputs = first_inputs(run, part)
+    if not isinstance(inputs, Tensor):
+        message = (
+            f"exports models of one tensor, and inputs of the task {run.module.task.name} are a "
+            f"{type(inputs).__name__}; predict.py writes its predictions."
+        )
+        raise ConfigError(Problem("format", message, format))
     largest = write_model(from_run(run, path), inputs, format, output, float(tolerance))
     print(
         f"{output} and {description_path(output).name}: largest difference {largest:.2g} on "
@@ -81,7 +89,8 @@ class PredictingModel(nn.Module):
         self.model, self.task = model, task
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.task(self.model(inputs)).float()  # type: ignore[no-any-return]
+        predictions: Tensor = self.task(self.model(inputs))
+        return predictions.float() if predictions.is_floating_point() else predictions
 
 
 class PredictionsDiffer(Exception):
@@ -108,7 +117,9 @@ def write_model(
     Raises:
         PredictionsDiffer: the difference is larger; nothing was written.
     """
-    inputs = inputs.float().cpu()
+    inputs = inputs.cpu()
+    if inputs.is_floating_point():
+        inputs = inputs.float()
     whole = PredictingModel(predictor.model.cpu().float(), predictor.task.cpu()).eval()
     is_raw = form == "safetensors"
     original = whole.model if is_raw else whole
@@ -116,22 +127,27 @@ def write_model(
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporters' own code
             exported = FORMS[form](original, inputs, file)
-            largest = 0.0
+            errors: list[Tensor] = []
             for samples in (inputs, inputs[:1]):  # a batch of any size
                 expected = original(samples)
-                error = (exported(samples) - expected).abs().max() / max(1, expected.abs().max())
-                largest = max(largest, float(error))
+                pairs = zip(leaves(exported(samples)), leaves(expected), strict=True)
+                errors += [largest_error(a.double(), b.double()) for a, b in pairs]
+            largest = float(torch.stack(errors).max())  # NaN if one is
         if not largest <= tolerance:
             raise PredictionsDiffer(
                 f"{output} was not written: its predictions differ by {largest:.2g} from the "
                 f"original's, more than tolerance={tolerance:g}."
             )
-        shape = ["batch", *expected.shape[1:]]
+        shape = map_tensors(lambda each: ["batch", *each.shape[1:]], expected)
         description = describe(predictor, inputs, shape, is_raw)
         description |= {"format": form, "largest_difference": largest, "checked_on": len(inputs)}
         content = json.dumps(description, indent=2, allow_nan=False) + "\n"
         files.write_atomic(description_path(output), content.encode())
     return largest
+
+
+def largest_error(values: Tensor, expected: Tensor) -> Tensor:
+    return (values - expected).abs().max() / expected.abs().max().clamp(min=1)
 
 
 def to_onnx(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
@@ -175,9 +191,7 @@ def to_weights(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor
 FORMS = {"onnx": to_onnx, "torch_export": to_program, "safetensors": to_weights}
 
 
-def describe(
-    predictor: Predictor, inputs: Tensor, shape: list[Any], is_raw: bool
-) -> dict[str, Any]:
+def describe(predictor: Predictor, inputs: Tensor, shape: Any, is_raw: bool) -> dict[str, Any]:
     """Describes the inputs and outputs of the model, and the preparation of samples."""
     metadata, task = predictor.metadata, predictor.task
     config = metadata["config"]
@@ -206,15 +220,23 @@ def describe(
         }
     return {
         "task": task.name,
-        "inputs": {"name": "inputs", "dtype": "float32", "shape": ["batch", *inputs.shape[1:]]},
+        "inputs": {
+            "name": "inputs",
+            "dtype": str(inputs.dtype).removeprefix("torch."),
+            "shape": ["batch", *inputs.shape[1:]],
+        },
         "outputs": outputs | (scale if is_raw else {}),
         "preprocessing": preprocessing,
     }
 
 
-def first_inputs(loader: Any, most: int = 64) -> Tensor:
+def first_inputs(run: Run, part: str, most: int = 64) -> Any:
     """Inputs of the first batch, at least two: an exporter treats a size of 1 as a constant."""
-    inputs: Tensor = next(iter(loader))[0][:most]
+    batch = next(iter(run.data.part_loader(part)))
+    inputs = run.module.task.split(batch)[0]
+    if not isinstance(inputs, Tensor):
+        return inputs
+    inputs = inputs[:most]
     return inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))
 
 
