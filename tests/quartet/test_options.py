@@ -67,6 +67,8 @@ def tasks_of(group: str, option: str) -> list[str]:
 def cases() -> Iterator[Any]:
     for group, names in OPTIONS.items():
         for option in names:
+            if (group, option) == ("loss", "none"):  # needs a model that has one: test_examples.py
+                continue
             for task in filter(DATA_OF.get, tasks_of(group, option)):
                 data = [] if group == "data" else DATA_OF[task]
                 overrides = [*data, f"{group}={option}", *NEEDS.get(group, {}).get(option, [])]

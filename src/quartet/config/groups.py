@@ -37,6 +37,8 @@ POLICY_KEYS: dict[str, tuple[str, ...]] = {
 MODULE_GROUPS = ("model", "loss", "metrics", "optimizer", "scheduler")
 # Groups of any number of parts, each under a name of its own.
 NAMED_PARTS = ("metrics", "callbacks", "logger")
+# Groups whose part may be none, which ``_target_: null`` says.
+MAY_BE_NONE = ("loss", "scheduler")
 # Types of these keys, where the annotation of the part that gets them is too loose.
 KEY_TYPES: dict[str, dict[str, Any]] = {
     "": {"seed": int, "directory": str, "check": Literal["only"] | None},

@@ -14,6 +14,7 @@ from quartet.config.groups import (
     AUTO_FILLED,
     DEFAULT_OPTION,
     KEY_TYPES,
+    MAY_BE_NONE,
     MODULE_GROUPS,
     N_POSITIONAL,
     NAMED_PARTS,
@@ -201,10 +202,10 @@ def check_parts(
                 yield Problem(f"{group}.{name}", message)
     elif node.get("_target_"):
         yield from check_tree(group, node, wrong, shapes_known)
-    elif group == "scheduler":
+    elif group in MAY_BE_NONE:
         for key in node:
             if key != "_target_":
-                yield Problem(f"scheduler.{key}", "scheduler=none does not read it.")
+                yield Problem(f"{group}.{key}", f"{group}=none does not read it.")
     else:
         option = f"{group}={DEFAULT_OPTION[group]}"
         yield Problem(f"{group}._target_", f"is missing; choose an option, such as {option}.")

@@ -52,16 +52,18 @@ class PredictionCollector(Callback):
         _, targets, extras = module.task.split(batch)
         queries = extras["indexes"] if module.task.has_queries else None
         size = nest.size(targets)
+        # Before the samples are selected: outputs may hold more, such as the losses of a batch.
+        predictions = module.task(nest.map_tensors(at_least_32_bits, outputs))
         if not self.step:
-            whole = len(getattr(data.parts, part)) * nest.count_values(outputs) // size
+            whole = len(getattr(data.parts, part)) * nest.count_values(predictions) // size
             self.step = max(1, math.ceil(whole / self.max_values))
         start = i * data.eval_batch_size * trainer.world_size
         share = torch.arange(size, device=module.device)
         rows = start + trainer.global_rank + share * trainer.world_size
         chosen = ((rows if queries is None else queries) % self.step == 0).nonzero().flatten()
         values = [
-            module.task(nest.map_tensors(at_least_32_bits, nest.select(outputs, chosen))),
-            module.task.labels(nest.select(targets, chosen)),
+            nest.select(predictions, chosen),
+            nest.select(module.task.labels(targets), chosen),
             rows[:0] if queries is None else queries[chosen],
             rows[chosen],
         ]
