@@ -103,8 +103,10 @@ class Builder:
             self.problems += length.check_smallest_batch(
                 config, parts["data"], parts["model"], world_size
             )
-        if self.has("data", "shapes") and parts["data"].loaded:
-            self.problems += data.check_contents(parts["data"], config)
+        if self.has("data", "shapes"):
+            if parts["data"].loaded:
+                self.problems += data.check_contents(parts["data"], config)
+            self.unchecked += data.list_unchecked(parts["data"])
         if not self.problems and "module" not in parts:
             self.make("module", lambda config: build_module(config, parts))
 
@@ -270,7 +272,7 @@ class Builder:
         """Tries model, loss and metrics on two samples of the training part, if it is at hand."""
         data = self.parts.get("data")
         if data is None or not data.loaded:
-            self.unchecked.append("model, loss and metrics: the data is not there yet")
+            self.unchecked.append("model, loss and metrics: they are tried on data that is there")
             return
         problems: list[Problem] = []
         with self.collect("data"):

@@ -152,6 +152,18 @@ def check_contents(data: DataModule, config: Config) -> list[Problem]:
     return problems
 
 
+def list_unchecked(data: DataModule) -> Iterator[str]:
+    """Yields what is not checked of the data, and why."""
+    task = create_task(data.task)
+    if not data.loaded:
+        yield "data: it is not there yet; its values are checked before the first batch"
+    elif not isinstance(task, StandardTask):
+        if type(task).problems is Task.problems:
+            yield f"data: its values, since the task {task.name} has no method problems"
+    elif not isinstance(data.parts.train, TensorDataset):
+        yield "data: the values of inputs, which are read as the training goes"
+
+
 def load_data(run: Any) -> None:
     """Reads the data, downloading it if need be, and checks it.
 
