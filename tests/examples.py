@@ -109,13 +109,13 @@ def write_fork(name: str, folder: Path) -> Path:
     return place
 
 
-def start(fork: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """Starts ``python train.py`` in a fork that `write_fork` made."""
-    return subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
-        cwd=fork,
-        env=os.environ | {"PYTHONPATH": str(fork / "src"), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(fork: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Starts ``python train.py`` in a fork that `write_fork` made; its output goes to ``log``."""
+    with (fork / "log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "train.py", *arguments],
+            cwd=fork,
+            env=os.environ | {"PYTHONPATH": str(fork / "src"), "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )

@@ -189,7 +189,7 @@ def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out, err
 
 
-def wait_for(pattern: str, directory: Path, process: "Command | subprocess.Popen[str]") -> None:
+def wait_for(pattern: str, directory: Path, process: "Command | subprocess.Popen[Any]") -> None:
     """Returns once a process has made such a file."""
     for _ in range(6000):
         if list(directory.glob(pattern)):

@@ -1,25 +1,68 @@
 """Jobs that the engine does not know, as forks: they train as plain loops, with every feature."""
 
 import copy
+import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import examples
 import made
+import pandas as pd
 import pytest
 import torch
 from made import composed, weights
+from processes import wait_for
+from test_resume import assert_same, crash, resume
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from quartet.build import Run, build
+from quartet.checkpoints.storage import load
+from quartet.config.compose import evaluation_config
 from quartet.core.files import CONF
+from quartet.core.problems import ConfigError
 from quartet.data.task import OWN_TASKS
+from quartet.inference.evaluate import evaluate
+from quartet.inference.export import export
+from quartet.inference.predict import predict
+from quartet.reports.page import report
+from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet")
+TINY = ("trainer=cpu", "callbacks.progress_bar=null", "logger=csv")
+
+
+@dataclass(frozen=True)
+class Job:
+    """An example, and what it offers.
+
+    Attributes:
+        options: What chooses it, with tiny data.
+        loss: Of a batch, as a plain loop computes it.
+        predict: Columns of predictions, given outputs.
+        monitor: A value of its own, and whether its best is the min or max.
+        logged: Names of its losses and metrics.
+        frozen: Pattern of a part of the model.
+        knob: Two values of a setting of its own.
+        picture: Name of a file, or None.
+        no_export: Why its model is not exported, or None.
+    """
+
+    options: tuple[str, ...]
+    loss: Callable[[nn.Module, Any], Tensor]
+    predict: Callable[[Any], dict[str, Any]]
+    monitor: tuple[str, str]
+    logged: tuple[str, ...]
+    frozen: str
+    knob: str
+    picture: str | None = None
+    no_export: str | None = None
 
 
 def segmentation_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -30,27 +73,111 @@ def segmentation_loss(model: nn.Module, batch: Any) -> Tensor:
     return cross_entropy(outputs, masks) + 1 - ((2 * shared + 1) / (size + 1)).mean()
 
 
-@dataclass(frozen=True)
-class Job:
-    """An example, and what it offers.
-
-    Attributes:
-        options: What chooses it, with tiny data.
-        loss: Of a batch, as a plain loop computes it.
-    """
-
-    options: tuple[str, ...]
-    loss: Callable[[nn.Module, Any], Tensor]
+def language_loss(model: nn.Module, batch: Any) -> Tensor:
+    ids, following = batch
+    return cross_entropy(model(ids).view(-1, 28), following.long().view(-1))
 
 
-TINY = ("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null", "logger=csv")
-JOBS = {"segmentation": Job(("data=shapes", "model=unet", "data.batch_size=16"), segmentation_loss)}
+def heads_loss(model: nn.Module, batch: Any) -> Tensor:
+    outputs, targets = model(batch["inputs"]), batch["targets"]
+    digit = cross_entropy(outputs["digit"], targets["digit"])
+    return digit + 10 * mse_loss(outputs["ink"], targets["ink"])
+
+
+CHARACTERS = " .abcdefghijklmnopqrstuvwxyz"
+JOBS = {
+    "segmentation": Job(
+        options=("data=shapes", "data.batch_size=16", "trainer.max_epochs=3"),
+        loss=segmentation_loss,
+        predict=lambda outputs: {"prediction": outputs.argmax(1)},
+        monitor=("val/iou", "max"),
+        logged=(
+            *("loss", "cross_entropy", "dice", "iou"),
+            *(f"class_iou_{name}" for name in ("background", "disc", "square")),
+        ),
+        frozen="encoder.*",
+        knob="loss.dice_weight=0.5,1",
+        picture="masks.png",
+    ),
+    "language_model": Job(
+        options=("experiment=language_model", "trainer.max_steps=12"),
+        loss=language_loss,
+        predict=lambda outputs: {
+            "prediction": ["".join(CHARACTERS[i] for i in row) for row in outputs.argmax(2)]
+        },
+        monitor=("val/perplexity", "min"),
+        logged=("loss", "perplexity"),
+        frozen="embedding.*",
+        knob="data.length=16,20",
+    ),
+    "vae": Job(
+        options=("data=unlabelled_digits", "trainer.max_epochs=3"),
+        loss=lambda model, images: model(images)["loss"],
+        predict=lambda outputs: {"prediction": outputs["reconstructions"]},
+        monitor=("val/error", "min"),
+        logged=("loss", "error", "divergence", "mse"),
+        frozen="encoder.1.*",
+        knob="model.beta=0.5,1",
+        picture="reconstructions.png",
+    ),
+    "two_heads": Job(
+        options=("data=digits_and_profiles", "trainer.max_epochs=3"),
+        loss=heads_loss,
+        predict=lambda outputs: {
+            "digit": outputs["digit"].argmax(1).tolist(),
+            "ink": outputs["ink"].tolist(),
+        },
+        monitor=("val/accuracy", "max"),
+        logged=("loss", "digit_loss", "ink_loss", "accuracy", "ink_error"),
+        frozen="image.*",
+        knob="loss.ink_weight=1,10",
+        no_export="inputs of the task digit_and_ink are a dict; predict.py writes",
+    ),
+}
 
 
 @pytest.fixture(params=[name for name in JOBS if (examples.EXAMPLES / name).exists()])
-def job(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Job]:
+def job(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Job]:
+    monkeypatch.chdir(tmp_path)
     with examples.installed(request.param, tmp_path):
         yield JOBS[request.param]
+
+
+def everything(job: Job) -> list[str]:
+    """A training with an own monitor, a frozen part, averaged weights, and checkpoints at each step."""
+    own = [f"monitor.metric={job.monitor[0]}", f"optimizer.freeze=['{job.frozen}']"]
+    own += ["callbacks=ema", "callbacks.last.every_n_steps=1", "callbacks.last.min_seconds=0"]
+    return [*TINY, *job.options, *own]
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {"": tmp_path_factory.mktemp("wholes")}
+
+
+@pytest.fixture
+def whole(job: Job, wholes: dict[str, Path]) -> Path:
+    """The directory of a finished training of `everything`, which tests only read."""
+    name = job.options[0]
+    if name not in wholes:
+        train(composed(everything(job)), wholes[""] / name)
+        wholes[name] = wholes[""] / name
+    return wholes[name]
+
+
+def trained_model(job: Job, whole: Path) -> nn.Module:
+    """The model with the weights of the best checkpoint."""
+    model: nn.Module = build(composed([*TINY, *job.options])).module.model
+    states = load(whole / "checkpoints/best.ckpt")["state_dict"]
+    model.load_state_dict(
+        {key.removeprefix("model."): v for key, v in states.items() if key.startswith("model.")}
+    )
+    return model.eval()
+
+
+# Training
 
 
 def test_weights_are_those_of_a_plain_loop(job: Job) -> None:
@@ -66,14 +193,149 @@ def test_weights_are_those_of_a_plain_loop(job: Job) -> None:
 def train_by_hand(model: nn.Module, loss: Callable[..., Tensor], run: Run) -> None:
     """The loop of the tutorials, on the batches of the run."""
     optimizer = torch.optim.Adam(model.parameters(), lr=run.config["optimizer"]["lr"])
+    ramp, steps = run.config["scheduler"]["warmup_steps"], int(run.total_steps)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (ramp + 1), total_iters=ramp)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - ramp)
     batches = run.data.train_dataloader()
     model.train()
-    for epoch in range(run.config["trainer"]["max_epochs"]):
-        batches.batch_sampler.set_epoch(epoch)
+    step = 0
+    while step < steps:
+        batches.batch_sampler.set_epoch(step // len(batches))
         for batch in batches:
             optimizer.zero_grad()
             loss(model, batch).backward()
             optimizer.step()
+            step += 1
+            if ramp:
+                (warmup if step <= ramp else cosine).step()
+
+
+def test_resumed_run_is_the_uninterrupted_one(
+    job: Job, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(everything(job), tmp_path / "run", "on_train_batch_end", 3, monkeypatch)
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_in_a_fork(tmp_path: Path) -> None:
+    fork, job = examples.write_fork("language_model", tmp_path), JOBS["language_model"]
+    words = [*everything(job), "trainer.max_steps=160"]
+    assert examples.start(fork, *words, "hydra.run.dir=whole").wait(120) == 0
+    killed = examples.start(fork, *words, "hydra.run.dir=run")
+    wait_for("run/texts/40.txt", fork, killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert examples.start(fork, "resume=run").wait(120) == 0
+    assert_same(fork / "whole", fork / "run")
+
+
+def test_run_logs_its_values_and_freezes_its_part(job: Job, whole: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    history = pd.read_csv(whole / "metrics.csv")
+    names = {f"{part}/{name}" for part in ("train", "val") for name in job.logged}
+    assert set(history) == {"epoch", "step", "lr", *names}
+    metric, mode = job.monitor
+    assert (result["monitor"]["metric"], result["monitor"]["mode"]) == (metric, mode)
+    assert result["monitor"]["best"] == getattr(history[metric], mode)()
+    assert names <= result["metrics"].keys()
+    first = dict(build(composed([*TINY, *job.options])).module.model.named_parameters())
+    last = dict(trained_model(job, whole).named_parameters())
+    same = {name for name in first if torch.equal(first[name], last[name])}
+    assert same == {name for name in first if fnmatch(name, job.frozen)} != set()
+    pictures = {path.name for path in whole.glob("*.png")}
+    assert pictures == {"curves.png", job.picture or "curves.png"}
+
+
+def test_early_stopping_ends_it(job: Job) -> None:
+    words = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    words += ["callbacks.early_stopping.min_delta=1000", f"monitor.metric={job.monitor[0]}"]
+    train(composed([*TINY, *job.options, *words]), Path("run"))
+    assert len(pd.read_csv("run/metrics.csv")) == 2
+
+
+def test_training_starts_from_the_weights_of_another_run(job: Job, whole: Path) -> None:
+    run = build(composed([*TINY, *job.options, f"model.weights='{whole}'"]))
+    states = trained_model(job, whole).state_dict()
+    assert all(torch.equal(v, states[key]) for key, v in run.module.model.state_dict().items())
+
+
+# Commands
+
+
+def test_sweep_of_two_values_has_a_report(job: Job, train_py: Callable[..., int]) -> None:
+    words = ["callbacks.best=null", "callbacks.last=null", job.knob]
+    assert train_py("-m", *TINY, *job.options, *words, "hydra.sweep.dir=s") == 0
+    report([Path("s")], None)
+    knob, _, values = job.knob.partition("=")
+    table = pd.read_csv("s/results.csv")
+    assert sorted(table[knob]) == [float(value) for value in values.split(",")]
+    assert set(table["status"]) == {"finished"}
+    assert knob in Path("s/report.html").read_text()
+
+
+def test_check_alone_ends_with_what_is_not_checked(
+    job: Job, train_py: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_py("check=only", *TINY, *job.options) == 0
+    task = build(composed([*TINY, *job.options])).module.task.name
+    end = f"not checked data: its values, since the task {task} has no method problems\n"
+    assert capsys.readouterr().out.endswith(end)
+
+
+def test_evaluation_gives_the_figures_of_the_training(job: Job, whole: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())["metrics"]
+    for split in ("val", "test"):
+        figures = evaluate(evaluation_config(whole, []), whole, split=split)
+        assert figures == {key: v for key, v in result.items() if key.startswith(f"{split}/")}
+
+
+def test_predictions_are_those_of_the_model(job: Job, whole: Path, tmp_path: Path) -> None:
+    file = predict(evaluation_config(whole, []), whole)
+    model, run = trained_model(job, whole), build(composed([*TINY, *job.options]))
+    (batch,) = run.data.part_loader("test")
+    with torch.no_grad():
+        expected = job.predict(model(run.module.task.split(batch)[0]))
+    if file.suffix == ".pt":
+        (block,) = torch.load(file, weights_only=True)
+        assert all(torch.equal(block[key], values) for key, values in expected.items())
+        return
+    table = pd.read_csv(file)
+    assert {key: table[key].tolist() for key in expected} == expected
+
+
+def test_model_is_exported_or_a_sentence_says_why_not(job: Job, whole: Path) -> None:
+    file = whole / "model.pt2"
+    if job.no_export:
+        with pytest.raises(ConfigError, match=f"^format=torch_export: .*{job.no_export}"):
+            export(evaluation_config(whole, []), whole, format="torch_export")
+    else:
+        assert export(evaluation_config(whole, []), whole, format="torch_export") == file
+    assert file.exists() == (not job.no_export)
+
+
+# What one job alone has
+
+
+def test_flips_move_images_and_masks_together(tmp_path: Path) -> None:
+    with examples.installed("segmentation", tmp_path):
+        run = build(composed([*TINY, "data=shapes", "data.shuffle=false", "data.batch_size=full"]))
+        (images, masks), *_ = run.data.train_dataloader()
+    stored = run.data.parts.train.tensors
+    mirrored = (images[:, 0] != stored[0][:, 0] / 255).any((1, 2))
+    assert 20 < mirrored.sum() < 40  # of 60
+    expected = torch.where(mirrored[:, None, None], stored[1].flip(2), stored[1])
+    assert torch.equal(masks, expected)
+
+
+def test_characters_stay_numbers_and_their_count_comes_from_the_text(tmp_path: Path) -> None:
+    with examples.installed("language_model", tmp_path):
+        run = build(composed([*TINY, "experiment=language_model"]))
+        ids, _ = next(iter(run.data.train_dataloader()))
+    assert (ids.dtype, int(ids.max())) == (torch.uint8, 27)
+    assert run.config["data"]["vocab_size"] == len(CHARACTERS) == 28
+    assert run.module.model.head.out_features == 28
 
 
 def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
@@ -89,14 +351,3 @@ def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
     assert not [n for n in set(sys.modules) - before if n.endswith(("segmentation", "unet"))]
     with pytest.raises(Exception, match="Could not find 'data/shapes'"):
         composed(["data=shapes"])
-
-
-def test_flips_move_images_and_masks_together(tmp_path: Path) -> None:
-    with examples.installed("segmentation", tmp_path):
-        run = build(composed([*TINY, "data=shapes", "data.shuffle=false", "data.batch_size=full"]))
-        (images, masks), *_ = run.data.train_dataloader()
-    stored = run.data.parts.train.tensors
-    mirrored = (images[:, 0] != stored[0][:, 0] / 255).any((1, 2))
-    assert 20 < mirrored.sum() < 40  # of 60
-    expected = torch.where(mirrored[:, None, None], stored[1].flip(2), stored[1])
-    assert torch.equal(masks, expected)
