@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
+from quartet.data.datamodule import DataModule
 from quartet.data.task import Binary, Multiclass, Multilabel, Regression, Task
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
@@ -237,8 +238,9 @@ def test_processes_put_their_shares_together(monkeypatch: pytest.MonkeyPatch) ->
         for i, batch in enumerate(whole.split(4)):
             rows = batch[rank::2]
             trainer = type("", (), {"global_rank": rank, "world_size": 2})()
+            trainer.datamodule = DataModule.__new__(DataModule)
             parts = type("", (), {"test": whole})()
-            trainer.datamodule = type("", (), {"parts": parts, "eval_batch_size": 2})()
+            vars(trainer.datamodule).update(parts=parts, eval_batch_size=2)
             task = Regression(1)
             module = type("", (), {"task": task, "device": whole.device})()
             seen.on_test_batch_end(trainer, module, rows, [rows, -rows], i)  # type: ignore[arg-type]
