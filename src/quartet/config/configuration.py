@@ -42,10 +42,10 @@ class Configuration(Mapping[str, Any]):
     def __init__(self, cfg: DictConfig, directory: str) -> None:
         self.node = cfg.copy()
         with open_dict(self.node):
-            hydra = self.node.pop("hydra", None) or {}
+            hydra = to_container(self.node.pop("hydra", None), resolve=False)
             self.node.directory = directory
         self.options: Mapping[str, str] = hydra.get("runtime", {}).get("choices", {})
-        self.overrides: list[str] = list(hydra.get("overrides", {}).get("task", ()))
+        self.overrides: list[str] = hydra.get("overrides", {}).get("task", [])
         self.raw = to_container(self.node, resolve=False)
         items = allow.walk(self.raw)
         found = {key: re.fullmatch(r"\$\{([\w.]+)\}", str(value)) for key, value in items}
