@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from quartet.records.sweep import SweepTableError
 from quartet.reports.page import report
 
 
@@ -17,7 +18,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         report(options.directory, options.into)
-    except (FileNotFoundError, FileExistsError) as error:
+    except (FileNotFoundError, FileExistsError, SweepTableError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 

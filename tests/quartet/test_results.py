@@ -1,15 +1,19 @@
 """Runs as a table: what is read, how seeds are gathered, how settings are ranked."""
 
+import json
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from made_runs import made_run
 from scipy import stats
 
 from quartet.records.sweep import Table
+from quartet.reports.page import summary
 from quartet.reports.results import cautions, find, gather, rank, read, read_history
 
 
@@ -159,22 +163,107 @@ def test_different_monitors_are_kept_apart(tmp_path: Path) -> None:
     assert parts == {"val/loss": ("min", 1), "val/f1": ("max", 1)}
 
 
+MODEL_LOSS = {"loss": {"_target_": None}, "metrics": {}}
+LOSS = {"loss": {"_target_": "project.loss.Focal"}, "metrics": {"accuracy": {}, "f1": {}}}
+
+
 @pytest.mark.parametrize(
-    ("knob", "metric", "said"),
+    ("knob", "metric", "config", "said"),
     [
-        ("loss", "val/loss", "loss differs between these jobs, so val/loss does not mean the same"),
-        ("loss.gamma", "val/loss", "loss.gamma differs"),
-        ("data", "val/f1", "data differs between these jobs: val/f1 on one data set"),
-        ("loss", "val/f1", ""),
-        ("data.batch_size", "val/loss", ""),
+        ("loss", "val/loss", None, "loss differs between these jobs, so val/loss may not mean the"),
+        ("loss.gamma", "val/loss", LOSS, "loss.gamma differs"),
+        ("loss.gamma", "val/kl", LOSS, "loss.gamma differs"),
+        ("module.weight", "val/loss", LOSS, "module.weight differs"),
+        ("data.standardize_targets", "val/loss", LOSS, "data.standardize_targets differs"),
+        ("model.beta", "val/loss", MODEL_LOSS, "model.beta differs"),
+        ("model", "train/loss", MODEL_LOSS, "model differs between these jobs, so train/loss may"),
+        ("metrics.f1.average", "val/f1_cat", LOSS, "metrics.f1.average differs"),
+        ("data", "val/f1", LOSS, "data differs between these jobs: val/f1 on one data set"),
+        ("loss", "val/f1", None, ""),
+        ("loss", "val/f1_cat", LOSS, ""),
+        ("model.beta", "val/loss", LOSS, ""),
+        ("model.beta", "val/accuracy", MODEL_LOSS | {"metrics": {"accuracy": {}}}, ""),
+        ("metrics.f1.average", "val/accuracy", LOSS, ""),
+        ("data.batch_size", "val/loss", MODEL_LOSS, ""),
+        ("optimizer.lr", "val/loss", MODEL_LOSS, ""),
+        ("trainer.max_epochs", "val/loss", MODEL_LOSS, ""),
     ],
 )
-def test_what_cannot_be_compared_is_said(tmp_path: Path, knob: str, metric: str, said: str) -> None:
+def test_what_cannot_be_compared_is_said(
+    tmp_path: Path, knob: str, metric: str, config: dict[str, Any] | None, said: str
+) -> None:
     for number in range(2):
-        made_run(tmp_path / str(number), [f"{knob}={number}"], metric=metric)
+        run = made_run(tmp_path / str(number), [f"{knob}={number}"], metric=metric)
+        if config:
+            (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
     found = cautions(read([tmp_path]).jobs, metric)
     assert len(found) == (1 if said else 0)
     assert all(said in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("logged", "config", "said"),
+    [
+        (["val/kl", "val/f1"], LOSS, "compare one that does, such as monitor.metric=val/f1."),
+        (["val/kl", "test/f1"], LOSS, "compare one that does, such as monitor.metric=val/kl."),
+        (["train/loss"], MODEL_LOSS, "they log no other value to compare; log one that means"),
+    ],
+)
+def test_caution_names_values_that_the_runs_have(
+    tmp_path: Path, logged: list[str], config: dict[str, Any], said: str
+) -> None:
+    for number in range(2):
+        run = made_run(tmp_path / str(number), [f"loss={number}"])
+        (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+        result = json.loads((run / "result.json").read_text())
+        result["metrics"] |= dict.fromkeys(logged, 0.5)
+        (run / "result.json").write_text(json.dumps(result))
+    (caution,) = cautions(read([tmp_path]).jobs, "val/loss")
+    assert said in caution
+
+
+BOMB = "a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("result.json", b""),
+        ("result.json", b"[]"),
+        ("result.json", b'{"monitor": {}}'),
+        ("result.json", b'{"status": "finished", "monitor": "val/loss"}'),
+        ("result.json", b'{"status": "finished", "monitor": {"best": "0.1"}}'),
+        ("result.json", b'{"status": "finished", "metrics": {"val/loss": {}}}'),
+        ("result.json", b"[" * 100_000),
+        (".hydra/overrides.yaml", b"a: b"),
+        (".hydra/overrides.yaml", b"[1, [a]]"),
+        (".hydra/overrides.yaml", b"\xff"),
+        (".hydra/overrides.yaml", BOMB.encode()),
+        (".hydra/config.yaml", b"a: [b"),
+        (".hydra/config.yaml", BOMB.encode()),
+        (".hydra/hydra.yaml", b"? [a]\n: b"),
+    ],
+)
+def test_damaged_run_is_named_and_left_out(tmp_path: Path, file: str, content: bytes) -> None:
+    made_run(tmp_path / "0", ["optimizer=adam", "seed=1"], 0.1)
+    (tmp_path / "0/.hydra/config.yaml").write_text("optimizer: {lr: 1}")
+    (tmp_path / "0" / file).write_bytes(content)
+    made_run(tmp_path / "1", ["optimizer=sgd", "optimizer.lr=0.1", "seed=1"], 0.5)
+    results = read([tmp_path])
+    assert list(results.jobs["status"]) == ["damaged", "finished"]
+    assert str(tmp_path / "0" / file) in results.jobs["reason"][0]
+    assert rank(results, "val/loss")["mean"].dropna().tolist() == [0.5]
+    assert f"Left out: {tmp_path / '0' / file} " in summary(results)
+
+
+@pytest.mark.parametrize("content", ["", "a,b\nx,y\n", "epoch,val/loss\nx,1\n1.5,2\n1,y\n\0,3\n"])
+def test_damaged_metrics_are_no_history(tmp_path: Path, content: str) -> None:
+    (made_run(tmp_path / "0") / "metrics.csv").write_text(content)
+    history = read_history(tmp_path / "0")
+    assert "val/loss" not in history or history["val/loss"].isna().all()
+    results = read([tmp_path])
+    assert results.jobs["status"][0] == "finished"
+    assert results.jobs["epochs"][0] == int("1,y" in content)
 
 
 def test_history_is_a_value_an_epoch_whatever_shares_its_rows(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from quartet.core import files
 from quartet.core.messages import redact
 
@@ -54,15 +56,77 @@ def discard_record(record: Path) -> None:
         shutil.rmtree(record, ignore_errors=True)
 
 
+def read_record(path: Path) -> Any:
+    """Reads a YAML or JSON file of a run as plain data.
+
+    Raises:
+        ValueError: it cannot be read, or holds a part of itself several times. No record does, and
+            the parts could stand for more data than fits into memory.
+    """
+    try:
+        if not path.is_file():  # a pipe would hang
+            raise ValueError("it is no file")
+        text = path.read_text()
+        if path.suffix == ".json":
+            return json.loads(text)
+        # The parser in C is faster; a PyYAML built without libyaml lacks it.
+        loaded = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if has_alias(loaded):
+            raise ValueError("it refers to parts of itself by aliases")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    return loaded
+
+
+def has_alias(loaded: Any) -> bool:
+    """Whether a list or dictionary occurs several times in nested ones."""
+    seen: set[int] = set()
+    stack = [loaded]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict | list):
+            if id(node) in seen:
+                return True
+            seen.add(id(node))
+            stack += node.values() if isinstance(node, dict) else node
+    return False
+
+
+def load_result(directory: str | Path) -> dict[str, Any]:
+    """Reads result.json of a run.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    path, empty = Path(directory) / "result.json", empty_result()
+    content = read_record(path)
+    if not is_result(content):
+        raise ValueError(f"{path} is no result of a run: an entry is missing, or of a wrong type.")
+    groups = [key for key, value in empty.items() if isinstance(value, dict)]
+    return {**empty, **content, **{key: empty[key] | (content.get(key) or {}) for key in groups}}
+
+
+def is_result(content: Any) -> bool:
+    """Whether the entries have the types that `write_result` gives them, or are left out."""
+    if not isinstance(content, dict) or not isinstance(content.get("status"), str):
+        return False
+    for group in ("monitor", "metrics", "seconds", "error", "checkpoints", "choices"):
+        entries = content.get(group) or {}
+        if not isinstance(entries, dict):
+            return False
+        for key, value in entries.items():
+            kind: Any = str if key in ("metric", "mode", "type", "message") else int | float
+            if group not in ("checkpoints", "choices") and not isinstance(value, kind | None):
+                return False
+    return True
+
+
 def read_result(directory: str | Path) -> dict[str, Any]:
     """Reads result.json of a run; returns an empty dictionary if it is missing or damaged."""
-    file = Path(directory) / "result.json"
     try:
-        # A pipe is no file, and reading it would hang.
-        content = json.loads(file.read_text()) if file.is_file() else {}
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return load_result(directory)
+    except ValueError:
         return {}
-    return content if isinstance(content, dict) and "status" in content else {}
 
 
 def holds_run(directory: Path) -> bool:

@@ -21,6 +21,10 @@ PRUNERS = ("none", "median", "hyperband")
 SEARCH = "QUARTET_SEARCH"
 
 
+class SweepTableError(ValueError):
+    """The table of a sweep's jobs cannot be read. The message has the path."""
+
+
 @dataclass
 class Job:
     """One configuration of a sweep.
@@ -103,9 +107,10 @@ class Table:
             for number, job in content["jobs"].items():
                 if "ended" in job:  # as version 0.1 called it
                     job["exit_reason"] = job.pop("ended")
+                job["overrides"] = [str(each) for each in job["overrides"]]
                 self.jobs[int(number)] = Job(self.directory / number, **job)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise SweepTableError(
                 f"{self.path} is no table of a sweep's jobs: {error}; name another directory."
             ) from None
 

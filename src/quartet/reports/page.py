@@ -85,7 +85,9 @@ def summary(results: Results, most: int = 5) -> str:
         lines += [f"Caution: {caution}" for caution in cautions(jobs, metric)]
         lines += [head.to_string(), "", "The winner again, and its score:"]
         lines += [f"  {line}" for line in commands(results.jobs.loc[ranking["winner"].iloc[0]])]
-    return "\n".join(lines or ["No job has finished with a value to rank by."])
+    lines = lines or ["No job has finished with a value to rank by."]
+    damaged = results.jobs.loc[results.jobs["status"] == "damaged", "reason"]
+    return "\n".join([*lines, *(f"Left out: {reason}" for reason in damaged.head(most))])
 
 
 def setting(row: "pd.Series[Any]", knobs: Sequence[str], length: int = 60) -> str:

@@ -5,7 +5,8 @@ Needs nothing but the files that runs leave, so it works during a sweep and long
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.special import stdtrit
 
-from quartet.records.run_directory import read_result
+from quartet.core.messages import join_and
+from quartet.records.run_directory import empty_result, load_result, read_record
 from quartet.records.sweep import Table
 
 # Columns of results.csv beside the overrides and the metrics.
@@ -103,7 +104,7 @@ def retried(sweep: Path) -> list[Path]:
     """Directories of the jobs of a sweep that were started again under another number.
 
     Raises:
-        ValueError: the sweep's table of jobs is damaged.
+        SweepTableError: the sweep's table of jobs is damaged.
     """
     return [job.directory for job in Table(sweep).jobs.values() if job.retried_as is not None]
 
@@ -125,7 +126,9 @@ def read(directories: Sequence[str | Path]) -> Results:
         all_given.append(given)
     keys = list(dict.fromkeys(key for given in all_given for key in given))
     for row, given, run in zip(rows, all_given, runs, strict=True):
-        row["given"] = given | look_up(run, [key for key in keys if key not in given])
+        row["given"] = given
+        with marked_as_damaged(row):
+            row["given"] = given | look_up(run, [key for key in keys if key not in given])
     # A fork may have a setting called epochs.
     own = {*FIRST, *LAST, *FULL}
     names = {key: f"override {key}" if key in own else key for key in keys}
@@ -139,39 +142,55 @@ def read(directories: Sequence[str | Path]) -> Results:
     return Results(jobs, overrides, knobs)
 
 
+@contextmanager
+def marked_as_damaged(row: dict[str, Any]) -> Iterator[None]:
+    """Gives a run the status damaged, which no ranking counts, if a file of it cannot be read."""
+    try:
+        yield
+    except ValueError as error:
+        row |= {"status": "damaged", "reason": str(error)}
+
+
 def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A run's row, and its overrides."""
-    task = overrides_of(run)
+    row: dict[str, Any] = {"status": "unfinished", "reason": None}
+    task: list[str] = []
+    result, history = empty_result(), read_history(run)
+    with marked_as_damaged(row):
+        task = overrides_of(run)
+        if (run / "result.json").exists():
+            result = load_result(run)
+            row["status"] = result["status"]
+    monitor, seconds, error = result["monitor"], result["seconds"], result["error"]
     given = dict(split(each) for each in task)
-    result, history = read_result(run), read_history(run)
-    monitor, seconds = result.get("monitor") or {}, result.get("seconds") or {}
-    error = result.get("error") or {}
-    row = {
-        "status": result.get("status") or "unfinished",
-        "reason": f"{error['type']}: {error['message']}" if error else None,
-        "monitor": monitor.get("metric"),
-        "mode": monitor.get("mode"),
-        "best": monitor.get("best"),
-        "epoch": monitor.get("epoch"),
+    if error:
+        row["reason"] = f"{error.get('type')}: {error.get('message')}"
+    row |= {
+        "monitor": monitor["metric"],
+        "mode": monitor["mode"],
+        "best": monitor["best"],
+        "epoch": monitor["epoch"],
         "epochs": int(history.index.max()) if len(history) else 0,
-        "fit_seconds": seconds.get("fit"),
-        "seconds": seconds.get("total"),
-        **{key: value for key, value in result.get("metrics", {}).items() if "/" in key},
+        "fit_seconds": seconds["fit"],
+        "seconds": seconds["total"],
+        **{key: value for key, value in result["metrics"].items() if "/" in key},
         "command": shlex.join(["python", "train.py", *task]),
         "directory": nearest(run),
     }
-    if "seed" not in given and result:
-        given["seed"] = str(result.get("seed"))
+    if "seed" not in given and result["status"]:
+        given["seed"] = str(result["seed"])
     return row, given
 
 
 def overrides_of(run: Path) -> list[str]:
     """Overrides of the run's command line, without those of the sweep alone."""
-    overrides: list[str] = []
+    overrides: Any = []
     if (path := run / ".hydra" / "overrides.yaml").exists():
-        overrides = load(path) or []
+        overrides = read_record(path) or []
     elif (path := run / ".hydra" / "hydra.yaml").exists():  # a run from Python
-        overrides = load(path)["hydra"].get("overrides", {}).get("task", [])
+        overrides = select(read_record(path), "hydra.overrides.task") or []
+    if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
+        raise ValueError(f"{path} holds no list of overrides.")
     return [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
 
 
@@ -180,34 +199,42 @@ def split(override: str) -> tuple[str, str]:
     return key.lstrip("+"), value
 
 
-def load(path: Path) -> Any:
-    # The parser in C is faster; a PyYAML built without libyaml lacks it.
-    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def select(config: Any, key: str) -> Any:
+    """The value of a dotted key in nested mappings, or None."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
 
 
 def look_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
     """Values of keys that were not given, from the configuration that Hydra recorded."""
-    if not keys or not (run / ".hydra" / "config.yaml").exists():
+    folder, found = run / ".hydra", {}
+    if not keys or not (folder / "config.yaml").exists():
         return {}
-    config, found = load(run / ".hydra" / "config.yaml"), {}
-    choices: Mapping[str, Any] = {}
-    if (run / ".hydra" / "hydra.yaml").exists():
-        choices = load(run / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["choices"]
+    config, choices = read_record(folder / "config.yaml"), {}
+    if (folder / "hydra.yaml").exists():
+        choices = select(read_record(folder / "hydra.yaml"), "hydra.runtime.choices")
     for key in keys:
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        value = choices.get(key, value)
+        value = (choices if isinstance(choices, dict) else {}).get(key, select(config, key))
         if value is not None and not isinstance(value, dict):
             found[key] = str(value)
     return found
 
 
 def read_history(run: str | Path) -> pd.DataFrame:
-    """Reads metrics.csv, by epoch; the last line is left out while it is half written."""
+    """Reads metrics.csv, by epoch; the last line is left out while it is half written.
+
+    What is no number is NaN; rows without a whole number of an epoch are left out.
+    """
     path = Path(run) / "metrics.csv"
-    lines = path.read_text().rpartition("\n")[0] if path.exists() else ""
-    return pd.read_csv(StringIO(lines)).groupby("epoch").last() if lines else pd.DataFrame()
+    lines = path.read_text(errors="replace").rpartition("\n")[0] if path.is_file() else ""
+    try:
+        table: Any = pd.read_csv(StringIO(lines)).apply(pd.to_numeric, errors="coerce")
+        rows = table[table["epoch"] % 1 == 0].astype({"epoch": int})
+        history: pd.DataFrame = rows.groupby("epoch").last()
+    except (ValueError, KeyError):  # it is empty, no table, or has no epochs
+        return pd.DataFrame()
+    return history
 
 
 def nearest(run: Path) -> str:
@@ -270,13 +297,27 @@ def rank(results: Results, metric: str) -> pd.DataFrame:
 def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
     """Reasons why values of the metric may not be comparable over these jobs."""
     varied = [str(key) for key in jobs if jobs[key].map(str).nunique() > 1]
-    loss = [key for key in varied if key == "loss" or key.startswith("loss.")]
+    config: Any = {}
+    with suppress(ValueError):
+        config = read_record(Path(jobs["directory"].iloc[0]) / ".hydra" / "config.yaml")
+    metrics = list(select(config, "metrics") or {})
     data = [key for key in varied if key in ("data", "data/task", "data.path")]
+    owner = find_owner(metric, metrics)
+    if owner or not (config or metric.endswith("/loss")):
+        groups = ["metrics", f"metrics.{owner}"]
+        changing = [key for key in varied if key in groups or key.startswith(f"{groups[1]}.")]
+    else:  # a loss, or a value that the module logs
+        groups = ["loss", "module"]
+        if select(config, "loss") and not select(config, "loss._target_"):
+            groups.append("model")  # which computes its own loss
+        changing = [key for key in varied if key.split(".")[0] in groups]
+        changing += [key for key in varied if key.startswith("data.") and "target" in key]
     found = []
-    if loss and metric.endswith("/loss"):
+    if changing:
         found.append(
-            f"{' and '.join(loss)} differs between these jobs, so {metric} does not mean the same "
-            "in all of them; compare a metric that does, such as monitor.metric=val/accuracy."
+            f"{join_and(changing)} {'differs' if len(changing) == 1 else 'differ'} between these "
+            f"jobs, so {metric} may not mean the same in all of them; "
+            f"{suggest_others(jobs, metric, metrics)}"
         )
     if data:
         found.append(
@@ -284,3 +325,22 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
             "about another; compare within each."
         )
     return found
+
+
+def find_owner(value: str, metrics: Sequence[str]) -> str | None:
+    """The metric that logs a value such as val/accuracy or val/accuracy_cat; None for a loss."""
+    name = value.partition("/")[2]
+    return next((each for each in metrics if name == each or name.startswith(f"{each}_")), None)
+
+
+def suggest_others(jobs: pd.DataFrame, metric: str, metrics: Sequence[str]) -> str:
+    """Names values that these jobs have logged beside a metric; the metrics' before the losses'."""
+    logged = [str(key) for key in jobs if jobs[key].notna().any()]
+    parts = ("val/", f"{metric.partition('/')[0]}/")
+    others = [key for key in logged if key.startswith(parts) and key != metric]
+    others = [key for key in others if find_owner(key, metrics)] or [
+        key for key in others if not key.endswith("/loss")
+    ]
+    if not others:
+        return "they log no other value to compare; log one that means the same in all."
+    return f"compare one that does, such as monitor.metric={others[0]}."
