@@ -1,9 +1,9 @@
 """Table and page over a sweep, or over runs, at any time: python scripts/report.py DIR..."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from quartet.core.problems import abort
 from quartet.records.sweep import SweepTableError
 from quartet.reports.page import report
 
@@ -19,8 +19,7 @@ def main() -> None:
     try:
         report(options.directory, options.into)
     except (FileNotFoundError, FileExistsError, SweepTableError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        abort(str(error))
 
 
 if __name__ == "__main__":
