@@ -107,7 +107,7 @@ class Table:
             for number, job in content["jobs"].items():
                 if "ended" in job:  # as version 0.1 called it
                     job["exit_reason"] = job.pop("ended")
-                job["overrides"] = [str(each) for each in job["overrides"]]
+                job["overrides"] = list(job["overrides"])
                 self.jobs[int(number)] = Job(self.directory / number, **job)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SweepTableError(
