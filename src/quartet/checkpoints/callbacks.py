@@ -218,7 +218,7 @@ class ResumeState(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         resumes_itself = getattr(trainer.datamodule, "resumes_itself", False)  # type: ignore[attr-defined]
-        if resumes_itself and not self.loaded.get("metrics"):
+        if resumes_itself and not any(self.loaded.get("metrics", ())):
             return
         self.loader_states = [] if resumes_itself else [random_states(trainer)]
         set_epoch_start(trainer, functools.partial(self.start_epoch, trainer))
@@ -240,10 +240,10 @@ class ResumeState(Callback):
             start: Lightning's start of the epoch.
         """
         loaded, self.loaded = self.loaded, {}
-        if loaded:
-            for name, metric in own_metrics(trainer.lightning_module):
-                if name in loaded["metrics"]:
-                    load_metric_state(metric, to_device(loaded["metrics"][name], metric.device))
+        saved = loaded["metrics"][trainer.global_rank] if loaded else {}
+        for name, metric in own_metrics(trainer.lightning_module):
+            if name in saved:
+                load_metric_state(metric, to_device(saved[name], metric.device))
         if not self.loader_states:
             start(data_fetcher)
             return
@@ -296,7 +296,7 @@ class ResumeState(Callback):
             "end": self.end,
             "within_step": not is_between_epochs(trainer) and is_accumulating(trainer),
             "epoch": trainer.current_epoch,
-            "metrics": self.metrics_before or save_metrics(trainer),
+            "metrics": all_gather_object(trainer, self.metrics_before or save_metrics(trainer)),
             "loader": all_gather_object(trainer, self.loader_states),
         }
 
