@@ -95,22 +95,27 @@ def quiet() -> None:
 
 
 @pytest.fixture
-def train_py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """Runs ``python train.py`` in this process, without reports. Gives its exit status."""
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Runs a command in this process and in `tmp_path`. Gives its exit status."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
     monkeypatch.chdir(tmp_path)
-    script = str(processes.ROOT / "train.py")
 
-    def command(*arguments: str) -> int:
+    def run(script: str, *arguments: str) -> int:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.setattr(sys, "argv", [str(processes.ROOT / script), *arguments])
         try:
-            runpy.run_path(script, run_name="__main__")
+            runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
-            return int(end.code or 0)
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
         return 0
 
-    yield command
+    yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def train_py(command: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``python train.py`` in this process, without reports."""
+    monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
+    return functools.partial(command, "train.py")

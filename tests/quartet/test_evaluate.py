@@ -1,9 +1,8 @@
 """Runs scored again, from the command line and from Python."""
 
+import functools
 import json
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from made import composed
 from made_runs import made_run
 
@@ -21,7 +19,6 @@ from quartet.reports import run as report
 from quartet.run import train
 from quartet.sweeps.directory import find_winner
 
-ROOT = Path(__file__).parents[2]
 Command = Callable[..., int]
 
 
@@ -32,20 +29,9 @@ def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+def rescore(command: Command) -> Command:
     """Runs evaluate.py in this process and returns its exit status."""
-
-    def run(*arguments: str) -> int:
-        GlobalHydra.instance().clear()
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "evaluate.py"), *arguments])
-        try:
-            runpy.run_path(str(ROOT / "evaluate.py"), run_name="__main__")
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
+    return functools.partial(command, "evaluate.py")
 
 
 def table(path: Path, seed: int, columns: str = "abc") -> None:
@@ -101,21 +87,21 @@ def test_figures_are_those_of_the_training_to_the_last_digit(
         assert again == found == written(tmp_path, split)["metrics"]
 
 
-def test_last_and_a_path_are_scored_too(run: Path, command: Command) -> None:
+def test_last_and_a_path_are_scored_too(run: Path, rescore: Command) -> None:
     # Of validation, the figures of the last epoch are on record.
     rows = pd.read_csv(run / "metrics.csv")
     last = {name: rows[name].iloc[-1] for name in rows if name.startswith("val/")}
-    assert command(f"run={run}", "split=val", "checkpoint=last") == 0
+    assert rescore(f"run={run}", "split=val", "checkpoint=last") == 0
     assert written(run, "val")["metrics"] == last
-    assert command(f"run={run}", "split=val", f"checkpoint={run}/checkpoints/last.ckpt") == 0
+    assert rescore(f"run={run}", "split=val", f"checkpoint={run}/checkpoints/last.ckpt") == 0
     assert written(run, "val-1") == written(run, "val")
 
 
-def test_other_data_of_the_same_kind(run: Path, command: Command, tmp_path: Path) -> None:
+def test_other_data_of_the_same_kind(run: Path, rescore: Command, tmp_path: Path) -> None:
     table(tmp_path / "other.csv", 1)
-    assert command(f"run={run}", f"data.path={tmp_path}/other.csv") == 0
-    assert command(f"run={run}", "data=csv", f"data.path={tmp_path}/other.csv") == 0
-    assert command(f"run={run}", "trainer=cpu") == 0
+    assert rescore(f"run={run}", f"data.path={tmp_path}/other.csv") == 0
+    assert rescore(f"run={run}", "data=csv", f"data.path={tmp_path}/other.csv") == 0
+    assert rescore(f"run={run}", "trainer=cpu") == 0
     own = json.loads((run / "result.json").read_text())["metrics"]
     assert written(run, "test")["metrics"] == written(run, "test-1")["metrics"]
     assert written(run, "test")["metrics"]["test/loss"] != own["test/loss"]
@@ -140,13 +126,13 @@ def test_what_does_not_fit_is_refused(
     overrides: str,
     message: str,
     run: Path,
-    command: Command,
+    rescore: Command,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     table(tmp_path / "wide.csv", 1, "abcd")
     before = sorted(run.rglob("*"))
-    assert command(f"run={run}", *overrides.split()) == 2
+    assert rescore(f"run={run}", *overrides.split()) == 2
     assert message in capsys.readouterr().err
     assert sorted(run.rglob("*")) == before
 
@@ -209,7 +195,7 @@ def test_a_sweep_that_is_not_what_it_says_is_refused(
 
 
 def test_a_sweep_is_evaluated_as_its_winner(
-    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, rescore: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, rate in enumerate(("1e-6", "0.01")):
         overrides = [f"optimizer.lr={rate}", "trainer.max_epochs=2", "data=wine"]
@@ -217,7 +203,7 @@ def test_a_sweep_is_evaluated_as_its_winner(
     table = Table(tmp_path / "s")
     table.jobs = {n: Job(tmp_path / "s" / str(n), [], "") for n in range(2)}
     table.write()
-    assert command("run=s", "split=test") == 0
+    assert rescore("run=s", "split=test") == 0
     assert "The winner of s by val/loss (min) is job 1, " in capsys.readouterr().out
     figures = json.loads((tmp_path / "s/1/result.json").read_text())["metrics"]
     for name, value in written(tmp_path / "s" / "1", "test")["metrics"].items():
