@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from argparse import Action, ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,11 @@ from quartet.run import train
 from quartet.training.module import NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]
+TrainPy = Callable[..., int]
 
 
 def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """The same, from the start of Python."""
+    """``python train.py`` from the start of Python."""
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", *arguments],
         cwd=directory,
@@ -37,10 +39,12 @@ def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_refusal_exits_with_2_and_leaves_nothing(tmp_path: Path) -> None:
-    process = anew(tmp_path, "optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run")
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, out) == (2, "")
+def test_refusal_exits_with_2_and_leaves_nothing(
+    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_py("optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
     assert err == (
         "Refused, before the first batch:\n"
         "  model.hiden: MLP has no such argument; did you mean hidden?\n"
@@ -49,9 +53,11 @@ def test_refusal_exits_with_2_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_checking_only_says_what_would_run_and_leaves_nothing(tmp_path: Path) -> None:
-    status, out, _ = run(tmp_path, "check=only", "data=wine", "scheduler=cosine")
-    assert status == 0
+def test_checking_only_says_what_would_run_and_leaves_nothing(
+    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_py("check=only", "data=wine", "scheduler=cosine") == 0
+    out = capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     for words in (
         r"^Nothing is wrong with it. It would run:",
@@ -65,7 +71,9 @@ def test_checking_only_says_what_would_run_and_leaves_nothing(tmp_path: Path) ->
         assert re.search(words, out, re.MULTILINE), words
 
 
-def test_two_runs_get_two_directories_and_a_run_is_never_written_over(tmp_path: Path) -> None:
+def test_two_runs_get_two_directories_and_a_run_is_never_written_over(
+    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pair = [start(tmp_path, *SMOKE), start(tmp_path, *SMOKE)]
     outputs = [process.communicate(timeout=300) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
@@ -77,9 +85,9 @@ def test_two_runs_get_two_directories_and_a_run_is_never_written_over(tmp_path: 
             assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]
 
     before = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
-    status, _, err = run(tmp_path, *SMOKE, f"hydra.run.dir='{directories[0]}'")
-    assert status == 2
-    assert "already holds a run, and nothing in it was touched; name another directory" in err
+    assert train_py(*SMOKE, f"hydra.run.dir='{directories[0]}'") == 2
+    words = "already holds a run, and nothing in it was touched; name another directory"
+    assert words in capsys.readouterr().err
     after = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
     assert before == after
 
@@ -236,17 +244,18 @@ def test_job_that_slurm_does_not_requeue_says_so(slurm: Path) -> None:
     assert "train.py resume=" in err.splitlines()[-1]
 
 
-def test_refused_start_leaves_what_was_there(tmp_path: Path) -> None:
+def test_refused_start_leaves_what_was_there(
+    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "server.log").write_text("mine")
-    for argument in ("optimizer.lr=-1", "check=only"):
-        status, _, err = run(tmp_path, *SMOKE, argument, "hydra.run.dir=mine")
-        assert status == (2 if argument == "optimizer.lr=-1" else 0), err
+    for argument, status in (("optimizer.lr=-1", 2), ("check=only", 0)):
+        assert train_py(*SMOKE, argument, "hydra.run.dir=mine") == status
         assert [path.name for path in mine.iterdir()] == ["server.log"]
     (mine / "train.log").write_text("mine, too")
-    status, _, err = run(tmp_path, *SMOKE, "optimizer.lr=-1", "hydra.run.dir=mine")
-    assert (status, "already holds a run" in err) == (2, True)
+    assert train_py(*SMOKE, "optimizer.lr=-1", "hydra.run.dir=mine") == 2
+    assert "already holds a run" in capsys.readouterr().err
     assert (mine / "train.log").read_text() == "mine, too"
 
 
@@ -303,11 +312,12 @@ def test_secrets_of_the_environment_are_written_nowhere(
 # Failures
 
 
-def test_diverging_run_exits_with_1_and_says_where(tmp_path: Path) -> None:
-    status, _, err = run(
-        tmp_path, *SMALL, "optimizer.lr=1e30", "trainer.max_epochs=5", "hydra.run.dir=run"
-    )
-    assert status == 1
+def test_diverging_run_exits_with_1_and_says_where(
+    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = ["optimizer.lr=1e30", "hydra.run.dir=run", "callbacks.progress_bar=null"]
+    assert train_py(*SMALL, *broken) == 1
+    err = capsys.readouterr().err
     message = r"the (validation )?loss became (nan|inf) .* of epoch 1, at learning rate 1e\+30; try"
     assert re.search(rf"^Failed: {message} a smaller optimizer.lr", err, re.MULTILINE)
     assert "Traceback" not in err

@@ -4,23 +4,21 @@ import errno
 import html
 import json
 import re
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from made_runs import made_run, made_search, made_sweep
-from processes import Command
+from processes import SMALL, start, wait_for
 
 from quartet.reports.page import report
 from quartet.sweeps.directory import write_report
 
-ROOT = Path(__file__).parents[2]
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -169,19 +167,15 @@ def test_a_setting_that_an_option_does_not_have_is_not_spoken_of(
 
 # At the end of a sweep
 
-SWEEP = ["-m", "data=linear", "model=linear", "metrics=none", "optimizer=sgd", "trainer=cpu"]
-
-
-def start(directory: Path, *arguments: str) -> Command:
-    return Command(directory, *SWEEP, "hydra.sweep.dir=sweep", *arguments)
+SWEEP = ["-m", *SMALL, "hydra.sweep.dir=sweep", "callbacks.progress_bar=null"]
 
 
 def test_sweep_goes_on_after_a_refused_and_a_failing_job_and_ends_with_the_report(
-    tmp_path: Path,
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(tmp_path, "optimizer.lr=0.1,-1,1e30,0.2", "trainer.max_epochs=1")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 1, err
+    jobs = ["optimizer.lr=0.1,-1,1e30,0.2", "trainer.max_epochs=1"]
+    assert command("train.py", *SWEEP, *jobs) == 1
+    out, err = capsys.readouterr()
     table = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert list(table["status"]) == ["finished", "refused", "failed", "finished"]
     for job, status in enumerate(table["status"]):
@@ -199,14 +193,8 @@ def test_sweep_goes_on_after_a_refused_and_a_failing_job_and_ends_with_the_repor
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_has_its_report_too(tmp_path: Path) -> None:
-    process = start(tmp_path, "trainer.max_epochs=1,1000000")
-    for _ in range(1200):
-        if (tmp_path / "sweep" / "1" / "metrics.csv").exists():
-            break
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    else:
-        pytest.fail("the second job has not begun")
+    process = start(tmp_path, *SWEEP, "trainer.max_epochs=1,1000000")
+    wait_for("sweep/1/metrics.csv", tmp_path, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
@@ -229,22 +217,17 @@ def test_a_report_that_cannot_be_made_fails_no_sweep(
 
 
 def test_the_command_refuses_a_directory_without_runs_or_with_a_damaged_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
-    for start in (
-        "/sweep.json is no table of a sweep's jobs: ",
-        " holds no run; name a sweep, such",
-    ):
-        if start.startswith("/"):
-            made_run(tmp_path / "0")
-            (tmp_path / "sweep.json").write_text('{"command": [], "jobs": {"0": {"overrides": 1}}}')
-        with pytest.raises(SystemExit, match="2"):
-            runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
-        assert capsys.readouterr().err.startswith(f"{tmp_path}{start}")
-        shutil.rmtree(tmp_path / "0", ignore_errors=True)
-        (tmp_path / "sweep.json").unlink(missing_ok=True)
-        assert not any(tmp_path.iterdir())
+    assert command("scripts/report.py", str(tmp_path)) == 2
+    start = f"{tmp_path} holds no run; name a sweep, such as multirun/"
+    assert capsys.readouterr().err.startswith(start)
+    assert not any(tmp_path.iterdir())
+    made_run(tmp_path / "0")
+    (tmp_path / "sweep.json").write_text('{"command": [], "jobs": {"0": {"overrides": 1}}}')
+    assert command("scripts/report.py", str(tmp_path)) == 2
+    start = f"{tmp_path}/sweep.json is no table of a sweep's jobs: "
+    assert capsys.readouterr().err.startswith(start)
 
 
 @browser

@@ -2,18 +2,15 @@
 
 import json
 import re
-import runpy
 import shlex
-import signal
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from made import PROJECT
 
 from quartet.build import build, compose
@@ -53,32 +50,12 @@ def _without_pictures_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Commands take over Ctrl+C; give it back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit status of a command line, run in this process."""
-    _, script, *arguments = shlex.split(command)
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
-    try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+Command = Callable[..., int]
 
 
 @pytest.fixture
-def folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Path:
-    """A folder with the tables that the commands name, and a finished run."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the tables that the commands name."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     size, kind = random.normal(100, 20, 60), random.choice(["flat", "house"], 60)
@@ -90,32 +67,32 @@ def folder(
     return tmp_path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("line", COMMANDS)
 def test_command_ends_well(
-    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    line: str,
+    folder: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if "export.py" in command:
+    if "export.py" in line:
         pytest.importorskip("onnxscript")
-    if "DATE/TIME" in command:
-        assert (
-            run("python train.py trainer=smoke hydra.run.dir=outputs/DATE/TIME", monkeypatch) == 0
-        )
-    if "resume=" in command:
-        command = command.replace("max_epochs=60", "max_epochs=2")
-        assert run(command, monkeypatch) == 0
-        return
-    if set(OPTIONS) & set(command.split()):
+    if "DATE/TIME" in line:
+        assert command("train.py", "trainer=smoke", "hydra.run.dir=outputs/DATE/TIME") == 0
+    if set(OPTIONS) & set(line.split()):
         add_parts(folder, monkeypatch)
-        command = command.replace("train.py", "train.py --config-dir conf")
-    words = set(command.split())
-    if command.startswith("python train.py") and not {"--help", "trainer=smoke"} & words:
-        command += " trainer.max_epochs=1" if "-m" in words else " trainer.max_epochs=3"
-    if "-m experiment" in command:  # two of its 51 jobs
-        command += " optimizer=sgd,adam seed=0"
-    alone = command.startswith("python train.py") and not {"-m", "--help", "check=only"} & words
+        line = line.replace("train.py", "train.py --config-dir conf")
+    line = line.replace("max_epochs=60", "max_epochs=2")
+    words = set(line.split())
+    alone = "train.py" in words and not {"-m", "--help", "check=only"} & words
+    alone &= "resume=" not in line
+    if (alone or "-m" in words) and "trainer=smoke" not in words:
+        line += f" trainer.max_epochs={1 if '-m' in words else 3}"
+    if "-m experiment" in line:  # two of its 51 jobs
+        line += " optimizer=sgd,adam seed=0"
     if alone:
-        command += " hydra.run.dir=run"
-    assert run(command, monkeypatch) == 0, capsys.readouterr().err
+        line += " hydra.run.dir=run"
+    assert command(*shlex.split(line)[1:]) == 0, capsys.readouterr().err
     if alone:
         result = json.loads((folder / "run/result.json").read_text())
         assert result["status"] == "finished"
@@ -130,7 +107,7 @@ def test_command_ends_well(
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_example_of_a_part_is_trained_by_a_command(option: str) -> None:
-    assert any(option in command.split() for command in COMMANDS)
+    assert any(option in line.split() for line in COMMANDS)
 
 
 def test_python_example_runs(folder: Path) -> None:
