@@ -1,8 +1,7 @@
 """Searches before a training: sane answers, and nothing left but a picture."""
 
-import runpy
 import shlex
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,26 @@ from quartet.core.problems import ConfigError
 from quartet.inference import find
 
 MLP = project_part("model.mlp.MLP")
-SCRIPT = str(Path(__file__).parents[2] / "scripts/find.py")
 CPU = ["trainer=cpu", "metrics=none"]
 
 
-def search(
-    what: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> tuple[int | str | None, list[str]]:
-    """Exit status of the script, and the overrides of the command that it ends with."""
-    printed: list[str] = []
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["find.py", what, *overrides])
-    monkeypatch.setattr(
-        "builtins.print", lambda *words, **_: printed.append(" ".join(map(str, words)))
-    )
-    try:
-        runpy.run_path(SCRIPT, run_name="__main__")
-    except SystemExit as end:
-        return end.code, printed
-    python, program, *command = shlex.split(printed[-1])
-    assert (python, program) == ("python", "train.py")
-    return 0, command
+Search = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def search(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Search:
+    """Gives the exit status of the script, and the overrides of its last line, a command."""
+
+    def run(what: str, overrides: list[str]) -> tuple[int, list[str]]:
+        status = command("scripts/find.py", what, *overrides)
+        out, err = capsys.readouterr()
+        if status:
+            return status, [err]
+        python, program, *found = shlex.split(out.splitlines()[-1])
+        assert (python, program) == ("python", "train.py")
+        return status, found
+
+    return run
 
 
 def loss_after(overrides: list[str], rate: float) -> float:
@@ -61,10 +59,10 @@ def loss_after(overrides: list[str], rate: float) -> float:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_rate_that_is_found_beats_those_far_from_it(
-    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, search: Search, tmp_path: Path
 ) -> None:
     options = [*CPU, f"optimizer={optimizer}", "scheduler=one_cycle"]
-    status, command = search("lr", options, monkeypatch, tmp_path)
+    status, command = search("lr", options)
     assert status == 0
     *kept, found = command
     assert kept == options
@@ -89,11 +87,9 @@ def test_rate_has_made_most_of_the_fall_whatever_the_noise() -> None:
 
 
 @pytest.mark.parametrize("what", ["lr", "batch_size"])
-def test_schedule_and_warm_up_are_left_out_of_a_search(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_schedule_and_warm_up_are_left_out_of_a_search(what: str, search: Search) -> None:
     options = [*CPU, "scheduler=plateau", "scheduler.warmup_steps=100", "data.batch_size=600"]
-    status, (*kept, found) = search(what, options, monkeypatch, tmp_path)
+    status, (*kept, found) = search(what, options)
     assert status == 0
     assert kept == [each for each in options if not each.startswith(found.partition("=")[0])]
     cfg = composed(options)
@@ -151,15 +147,11 @@ def test_size_doubles_until_memory_is_full(
     ],
 )
 def test_what_cannot_be_searched_is_refused(
-    what: str,
-    overrides: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    what: str, overrides: list[str], words: str, search: Search, tmp_path: Path
 ) -> None:
-    status, printed = search(what, overrides, monkeypatch, tmp_path)
+    status, (said,) = search(what, overrides)
     assert status == 2
-    assert words in " ".join(printed)
+    assert words in said
     assert list(tmp_path.iterdir()) == []
 
 

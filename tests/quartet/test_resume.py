@@ -861,7 +861,7 @@ def test_killed_process_goes_on_exactly(tmp_path: Path) -> None:
     names = [*TINY, *RICH, EACH_STEP, "trainer.max_epochs=7"]
     assert kill(tmp_path / "run", *names, number=number, delay=delay), "it was too fast"
     train(composed(names), tmp_path / "whole")
-    finish(f"resume={tmp_path / 'run'}")
+    resume(tmp_path / "run")
     assert_same(tmp_path / "whole", tmp_path / "run")
 
 

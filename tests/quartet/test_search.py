@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from made import composed
 from omegaconf import OmegaConf
-from processes import SMALL, start
+from processes import SMALL, start, wait_for
 
 from quartet.build import build
 from quartet.config.overrides import check_range
@@ -359,23 +358,18 @@ def test_check_only_says_what_would_run_and_leaves_nothing(
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
 def test_killed_search_continues_to_its_total(
-    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: str, real_search: Search, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     own = [*SMALL, "optimizer.lr=tag(log,interval(1e-4,0.1))"]
     command = [*own, "trainer.max_epochs=40", "sweep.n_trials=5", "hydra.sweep.dir=s"]
     command += [f"launcher={launcher}"]
     process = start(tmp_path, "-m", "sweep=optuna", *command)
-    while not (tmp_path / "s/2/checkpoints/last.ckpt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_for("s/2/checkpoints/last.ckpt", tmp_path, process)
     process.kill()
     process.communicate()
     assert "RUNNING" in states("s")
-    process = start(tmp_path, "-m", "sweep=optuna", *command)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert "5 of 5 jobs finished: s" in out
+    assert real_search(*command) == 0
+    assert "5 of 5 jobs finished: s" in capsys.readouterr().out
     assert states("s").count("COMPLETE") == 5
     assert "RUNNING" not in states("s")
     if launcher == "basic":  # with processes of their own, jobs outlive the search

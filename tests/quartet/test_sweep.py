@@ -230,16 +230,19 @@ def test_signal_reaches_the_jobs_which_go_on_later(tmp_path: Path) -> None:
     assert not (tmp_path / "s/1").exists()
 
 
-def test_run_is_not_trained_by_two_processes(tmp_path: Path) -> None:
+def test_run_is_not_trained_by_two_processes(
+    train_py: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     endless = [*ENDLESS, "hydra.run.dir=run"]
     first = start(tmp_path, *endless)
     wait_for("run/checkpoints/last.ckpt", tmp_path, first)
-    status, _, err = run(tmp_path, "resume=run")
+    status = train_py("resume=run")
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=300)
     assert first.returncode == 143
     assert status == 2
-    assert f"another process trains in run: process {first.pid} on" in err
+    words = f"another process trains in run: process {first.pid} on"
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "run/.hydra/resume-1").exists()
     assert not (tmp_path / "run/.lock").exists()
 
