@@ -64,9 +64,9 @@ def train() -> None:
     print_help()
     shutdown.install()
     shutdown.defer()  # until the run starts: Hydra would turn a signal into an error of its own
-    from quartet.sweeps.directory import expand_sweep_arguments
+    from quartet.sweeps.directory import with_sweep
 
-    expand_sweep_arguments()
+    sys.argv[1:] = with_sweep(sys.argv[1:])
     if resumed := find_resumed_run(sys.argv[1:]):
         run_and_exit(partial(resume, *resumed))
     else:
@@ -234,27 +234,17 @@ def expected(error: BaseException) -> BaseException | None:
     return error
 
 
-def evaluate() -> None:
-    """``python evaluate.py run=DIR``. Exits with 2 when refused."""
-    run_and_exit(partial(command_on_run, "evaluate"))
-
-
-def predict() -> None:
-    """``python predict.py run=DIR``. Exits with 2 when refused."""
-    run_and_exit(partial(command_on_run, "predict"))
-
-
-def export() -> None:
-    """``python scripts/export.py run=DIR``. Exits with 2 when refused, 1 when the export differs."""
-    run_and_exit(partial(command_on_run, "export"))
-
-
 def command_on_run(name: str) -> None:
-    """Calls evaluate, predict or export with the configuration of ``run=DIR``.
+    """``python evaluate.py run=DIR``, predict.py or scripts/export.py, by its name.
 
-    The configuration is read as plain data; the command's own keys and their defaults are in
-    conf/NAME.yaml.
+    Exits with 2 when refused, 1 when an export differs. The configuration of the run is read as plain
+    data; the command's own keys and their defaults are in conf/NAME.yaml.
     """
+    run_and_exit(partial(call_on_run, name))
+
+
+def call_on_run(name: str) -> None:
+    """Calls evaluate, predict or export with the configuration of a run."""
     print_help()
     options: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     options["run"], overrides = None, []
@@ -301,24 +291,15 @@ def refusals(first: str) -> Iterator[None]:
 def withdraw(cfg: "DictConfig", directory: Path) -> None:
     """Removes the files that Hydra wrote for a start that is refused; an earlier run stays."""
     from quartet.config.compose import hydra_record
-    from quartet.records.run_directory import discard_record
 
-    record = hydra_record(directory)
-    if record is None or processes.process_rank() > 0:
+    if hydra_record(directory) is None or cfg.get("resume") or processes.process_rank() > 0:
         return  # the first process of a run decides, and may have trained
     logging.shutdown()
-    if cfg.get("resume"):
-        discard_record(record)
-    else:
-        unlock(directory)
-        for name in (
-            ".hydra/config.yaml",
-            ".hydra/hydra.yaml",
-            ".hydra/overrides.yaml",
-            "train.log",
-        ):
-            (directory / name).unlink(missing_ok=True)
-        remove_empty_directories(directory / ".hydra", parents=3)
+    unlock(directory)
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        (directory / ".hydra" / name).unlink(missing_ok=True)
+    (directory / "train.log").unlink(missing_ok=True)
+    remove_empty_directories(directory / ".hydra", parents=3)
 
 
 def run_and_exit(main: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@ from quartet.core.files import DirectoryLocked, lock
 from quartet.core.problems import ConfigError, Problem
 from quartet.core.processes import process_rank, shutdown
 from quartet.records import run_directory as record
-from quartet.records.run_directory import commit_record, holds_run, list_configs, read_result
+from quartet.records.run_directory import holds_run, list_configs, read_result
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -151,18 +151,16 @@ def summarize_epochs(run: "Run") -> dict[str, Any]:
 
 
 def save_record(cfg: "DictConfig", run: "Run") -> None:
-    """Writes environment.json and, for a run from Python, the configuration, which Hydra else writes."""
+    """Writes environment.json and, unless Hydra has, the configuration."""
     from quartet.config.compose import hydra_record, save_config
 
     kept = hydra_record(run.directory)
     if kept is None:
         record.describe_environment.cache_clear()  # a notebook outlives many commits
     record.write_environment(run.directory, str(run.trainer.strategy.root_device))
-    if kept is None:
+    if kept is None or cfg.get("resume"):
         begun = list_configs(run.directory)
         save_config(cfg, run.directory / ".hydra" / (f"resume-{len(begun)}" if begun else ""))
-    elif kept != run.directory:
-        commit_record(kept)
 
 
 def start_logging(

@@ -540,12 +540,12 @@ def test_a_reference_of_a_record_that_leads_nowhere_is_refused(
 
 def test_links_within_a_directory_and_those_of_wandb_are_none_of_ours(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for name in ("wandb/run-1/logs", "tensorboard", "0/.hydra/starting"):
+    for name in ("wandb/run-1/logs", "tensorboard", "0/.hydra/resume-1"):
         (run / name).mkdir(parents=True)
     (run / "latest").symlink_to("tensorboard")
     (run / "wandb/run-1/logs/core.log").symlink_to(tmp_path / "core.log")
     assert find_outside_links(run) == []
-    for name in ("tensorboard/a", "0/.hydra/starting/b"):
+    for name in ("tensorboard/a", "0/.hydra/resume-1/b"):
         (run / name).symlink_to(tmp_path / "new")
     assert len(find_outside_links(run)) == 2
 

@@ -98,7 +98,7 @@ def test_job_resumes_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path)
     (job.directory / "checkpoints").mkdir()
     (job.directory / "checkpoints" / "last.ckpt").touch()
     place = f"resume='{job.directory}'"
-    assert resume_overrides(job) == [place, "hydra.output_subdir=.hydra/starting"]
+    assert resume_overrides(job) == [place, "hydra.output_subdir=null"]
 
 
 # Locks

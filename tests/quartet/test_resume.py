@@ -37,13 +37,7 @@ from quartet.core.processes import ShutdownHandler, shutdown
 from quartet.data.datamodule import DataModule
 from quartet.data.loader import Batches
 from quartet.data.split import Parts
-from quartet.records.run_directory import (
-    STARTING,
-    commit_record,
-    discard_record,
-    list_configs,
-    read_result,
-)
+from quartet.records.run_directory import list_configs, read_result
 from quartet.reports import run as report
 from quartet.run import train
 
@@ -604,15 +598,13 @@ def test_patience_may_grow(tmp_path: Path) -> None:
 
 def test_start_that_came_to_nothing_is_no_record(done: Path) -> None:
     before = list_configs(done)
-    start = done / ".hydra" / f"{STARTING}-1"
+    start = done / ".hydra" / f"resume-{len(before)}"
     start.mkdir()
-    (start / "config.yaml").write_text("seed: 7\n")
+    (start / "config.yaml").touch()
     assert list_configs(done) == before
-    commit_record(start)
-    assert list_configs(done) == [*before, done / f".hydra/resume-{len(before)}/config.yaml"]
-    discard_record(done / f".hydra/resume-{len(before)}")
-    assert len(list_configs(done)) == len(before) + 1
-    shutil.rmtree(done / f".hydra/resume-{len(before)}")
+    (start / "config.yaml").write_text("seed: 7\n")
+    assert list_configs(done) == [*before, start / "config.yaml"]
+    shutil.rmtree(start)
 
 
 def test_damaged_result_counts_as_none(done: Path, tmp_path: Path) -> None:

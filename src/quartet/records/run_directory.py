@@ -5,7 +5,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ import yaml
 from quartet.core import files
 from quartet.core.messages import redact
 
-STARTING = "starting"  # the folder of Hydra's record of a resumed run, until the run is loaded
 RUN_FILES = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # that show a run
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
 
@@ -27,33 +25,15 @@ PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "
 def list_configs(directory: str | Path) -> list[Path]:
     """Lists the configuration files of a run: of its start, then of each resume."""
     folder = Path(directory) / ".hydra"
-    later = [path / "config.yaml" for _, path in sorted(list_resumes(folder))]
+    begun = ((re.fullmatch(r"resume-(\d+)", path.name), path) for path in folder.glob("resume-*"))
+    resumes = [path for _, path in sorted((int(match[1]), path) for match, path in begun if match)]
     # A process that is killed at its start leaves an empty file.
-    found = [path for path in (folder / "config.yaml", *later) if is_filled(path)]
+    found = [file for path in (folder, *resumes) if is_filled(file := path / "config.yaml")]
     return found if found[:1] == [folder / "config.yaml"] else []
-
-
-def list_resumes(folder: Path) -> list[tuple[int, Path]]:
-    """Lists the records of a run's resumes, ``resume-1`` and so on, with their numbers."""
-    found = ((re.fullmatch(r"resume-(\d+)", path.name), path) for path in folder.glob("resume-*"))
-    return [(int(match[1]), path) for match, path in found if match]
 
 
 def is_filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
-
-
-def commit_record(record: Path) -> None:
-    """Renames Hydra's record of a resume to the next number."""
-    if record.name.startswith(STARTING):
-        last = max((number for number, _ in list_resumes(record.parent)), default=0)
-        record.rename(record.with_name(f"resume-{last + 1}"))
-
-
-def discard_record(record: Path) -> None:
-    """Removes Hydra's record of a resume that was refused."""
-    if record.name.startswith(STARTING):
-        shutil.rmtree(record, ignore_errors=True)
 
 
 def read_record(path: Path) -> Any:

@@ -164,11 +164,6 @@ def set_directory(config: DictConfig, kind: str, directory: Path) -> None:
 # The command line
 
 
-def expand_sweep_arguments() -> None:
-    """Rewrites the command line where it names settings of a sweep, or a sweep to resume."""
-    sys.argv[1:] = with_sweep(sys.argv[1:])
-
-
 def with_sweep(arguments: Sequence[str]) -> list[str]:
     """Arguments in which ``sweep.resume=DIR`` is replaced by the overrides of that sweep.
 

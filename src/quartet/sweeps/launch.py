@@ -35,7 +35,7 @@ def resume_overrides(job: Job) -> list[str]:
     """Overrides that resume a job from its checkpoints; none if it has no checkpoint."""
     if not job.has_checkpoint:
         return []
-    return [f"resume={quote(job.directory)}", f"hydra.output_subdir=.hydra/{record.STARTING}"]
+    return [f"resume={quote(job.directory)}", "hydra.output_subdir=null"]
 
 
 class Progress:
