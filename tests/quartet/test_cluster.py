@@ -179,7 +179,7 @@ def test_jobs_by_submitit_survive_each_other_and_resume(tmp_path: Path) -> None:
     assert (status, out.partition("\n")[0]) == (1, "1 of 4 jobs finished: s"), err
     assert re.search(r"^job 0 failed: a bug of this loss$", err, re.MULTILINE)
     assert "job 1 killed by signal 9; the next start of the sweep resumes it" in err
-    assert re.search(r"^job 2 refused: .*by=refusal is not to be had", err, re.MULTILINE)
+    assert re.search(r"^job 2 refused: .*by=refusal: is not to be had", err, re.MULTILINE)
     assert "Traceback" not in err
     before = contents(tmp_path / "s" / "3")
     status, out, err = run(tmp_path, "sweep.resume=s")
@@ -211,7 +211,7 @@ def test_jobs_in_slurms_queue(slurm: Path, tmp_path: Path) -> None:
     status, out, err = run(tmp_path, *command, *(f"launcher.{each}" for each in settings))
     assert (status, out.partition("\n")[0]) == (1, "1 of 3 jobs finished: s"), err
     assert re.search(r"^job 0 failed: a bug of this loss$", err, re.MULTILINE)
-    assert re.search(r"^job 1 refused: .*by=refusal is not to be had", err, re.MULTILINE)
+    assert re.search(r"^job 1 refused: .*by=refusal: is not to be had", err, re.MULTILINE)
     assert "Traceback" not in err
 
     lines = set((slurm / "100.sh").read_text().splitlines())

@@ -202,7 +202,7 @@ def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
     assert re.search(r"^job 0 failed: the loss became nan in batch 1 of epoch 1", err, re.MULTILINE)
     assert re.search(r"^job 1 failed: a bug of this loss$", err, re.MULTILINE)
     assert "job 2 killed by signal 9; the next start of the sweep resumes it" in err
-    assert re.search(r"^job 3 refused: .*by=refusal is not to be had", err, re.MULTILINE)
+    assert re.search(r"^job 3 refused: .*by=refusal: is not to be had", err, re.MULTILINE)
     assert out.startswith("1 of 5 jobs finished: s\n")
     assert "Traceback" not in err
     assert "ArithmeticError: a bug of this loss" in (tmp_path / "s/1/output.log").read_text()
