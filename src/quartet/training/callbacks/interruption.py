@@ -87,5 +87,7 @@ class MonitorCheck(Checkpoint):
             check_logged(trainer, {k: v for k, v in self.monitored.items() if v[:4] == "val/"})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.has_validated or not any(trainer.num_val_batches):
+        every = trainer.check_val_every_n_epoch
+        was_due = every is not None and (trainer.current_epoch + 1) % every == 0
+        if self.has_validated or (was_due and not any(trainer.num_val_batches)):
             check_logged(trainer, self.monitored)
