@@ -37,7 +37,7 @@ class Run:
 
     Attributes:
         config: The configuration, in plain containers, with everything filled in.
-        steps_per_epoch: Optimizer steps; 0 if only the training will show it.
+        steps_per_epoch: Optimizer steps; 0 or infinite if only the training will show it.
         total_steps: Optimizer steps of the whole training; infinite if only time limits it, or if
             only the training will show it.
         unchecked: What could not be checked, and why.
@@ -49,7 +49,7 @@ class Run:
     trainer: Trainer
     directory: Path
     config: Mapping[str, Any]
-    steps_per_epoch: int
+    steps_per_epoch: float
     total_steps: float
     unchecked: list[str]
     unused: list[str]

@@ -25,7 +25,7 @@ from quartet.config.overrides import key_of, unquote
 from quartet.core import processes
 from quartet.core.files import CONF, remove_empty_directories, unlock
 from quartet.core.messages import redact, redact_logs, register_secrets
-from quartet.core.problems import ConfigError, Problem, abort
+from quartet.core.problems import ConfigError, Problem, TrainingError, abort
 from quartet.core.processes import shutdown
 from quartet.records import run_directory as record
 
@@ -220,7 +220,6 @@ def holds_training(directory: Path) -> bool:
 def expected(error: BaseException) -> BaseException | None:
     """The error, or the one that led to it, if it explains itself without a traceback."""
     from quartet.checkpoints.storage import CheckpointError
-    from quartet.training.module import TrainingError
 
     def explains_itself(error: BaseException | None) -> bool:
         closed = isinstance(error, OSError) and error.errno in CLOSED

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from quartet.core.files import DirectoryLocked, lock
-from quartet.core.problems import ConfigError, Problem
+from quartet.core.problems import ConfigError, Problem, TrainingError
 from quartet.core.processes import process_rank, shutdown
 from quartet.records import run_directory as record
 from quartet.records.run_directory import holds_run, list_configs, read_result
@@ -32,7 +32,7 @@ def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, A
 
     Raises:
         quartet.core.problems.ConfigError: the configuration cannot train; nothing was written.
-        quartet.training.module.TrainingError: the loss became NaN or infinite, or a monitored value
+        quartet.core.problems.TrainingError: the loss became NaN or infinite, or a monitored value
             is not logged.
     """
     with ExitStack() as locks:
@@ -138,7 +138,6 @@ def train_locked(
 def summarize_epochs(run: "Run") -> dict[str, Any]:
     """Returns the entries of result.json about the epochs, from the rows of metrics.csv."""
     from quartet.records.loggers import MetricsCSV
-    from quartet.training.module import TrainingError
 
     history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV))
     if not history.rows:

@@ -58,12 +58,14 @@ class Context:
         trainer: Lightning's Trainer.
         config: The configuration, in plain containers.
         directory: The run directory.
+        total_steps: Optimizer steps of the training; infinite if they are not known.
     """
 
     model: Any
     trainer: Any
     config: Config
     directory: Path
+    total_steps: float
 
 
 class ConfigError(Exception):
@@ -81,6 +83,10 @@ class ConfigError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.messages)
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on. The message says why and what to do."""
 
 
 @contextmanager

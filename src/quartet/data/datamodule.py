@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from quartet.data.augment import augment_images
 from quartet.data.loader import (
@@ -23,6 +23,7 @@ from quartet.data.loader import (
     worker_options,
 )
 from quartet.data.split import Parts
+from quartet.data.stream import StreamLoader, count_samples
 from quartet.data.task import create_task
 
 __all__ = ["DataModule", "Parts"]
@@ -32,7 +33,7 @@ class DataModule(LightningDataModule):
     """Serves the parts of a data set in batches.
 
     The tensors of a `TensorDataset` are kept on the device of the model and sliced a batch at a
-    time; a `DataLoader` reads any other data set sample by sample.
+    time; a `Stream` is read shard by shard; a `DataLoader` reads any other data set sample by sample.
 
     Args:
         source: Function that returns the parts, and downloads missing files.
@@ -140,13 +141,13 @@ class DataModule(LightningDataModule):
         count = len(train)  # type: ignore[arg-type]
         return torch.stack([torch.as_tensor(split(train[i])[1]) for i in range(count)])
 
-    def count(self, part: str) -> int:
-        """Counts the samples of a part, or its queries; 0 without this part."""
+    def count(self, part: str) -> float:
+        """Counts the samples of a part, or its queries; 0 without this part, infinite if not known."""
         dataset = getattr(self.load(), part)
         if dataset is None:
             return 0
         queries = self.queries(dataset)
-        return len(dataset) if queries is None else len(queries.unique_consecutive())
+        return count_samples(dataset) if queries is None else len(queries.unique_consecutive())
 
     def queries(self, dataset: Dataset[Any]) -> Tensor | None:
         """Returns the query of each row of a data set, or None if the task has none."""
@@ -155,15 +156,17 @@ class DataModule(LightningDataModule):
             return None
         return task.split(dataset.tensors)[2]["indexes"]  # type: ignore[no-any-return]
 
-    def count_batches(self, world_size: int, samples: int | None = None) -> int:
-        """Counts the training batches of an epoch for each process.
+    def count_batches(self, world_size: int, samples: float | None = None) -> float:
+        """Counts the training batches of an epoch for each process; infinite if not known.
 
         Args:
             world_size: Number of processes.
             samples: Size of the training part; None counts its samples.
         """
         count = self.count("train") if samples is None else samples
-        return len(self._train_batches(count, 0, world_size))
+        if math.isinf(count):
+            return count
+        return len(self._train_batches(int(count), 0, world_size))
 
     def _train_batches(self, count: int, rank: int, world_size: int, **options: Any) -> Batches:
         full = math.ceil(count / world_size)  # the processes share the whole set
@@ -180,23 +183,28 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> Any:
         # With overfit_batches every epoch has the same batches.
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
-        batches = self._train_batches(
-            self.count("train"),
-            *self._process(),
-            shuffle=self.shuffle and not overfits,
-            start=self.start,
-            weights=balancing_weights(self.targets()) if self.balance else None,
-        )
+        order: dict[str, Any] = {"shuffle": self.shuffle and not overfits, "start": self.start}
         options: dict[str, Any] = {"augment": self.parts.augment}
         if self.flip or self.crop:
             options["augment_inputs"] = functools.partial(
                 augment_images, mirror=self.flip, shift=self.crop, seed=self.seed
             )
+        if isinstance(self.parts.train, IterableDataset):
+            limit = self.trainer.limit_train_batches if self.trainer else 0
+            order |= {"drop_last": self.drop_last, "train": True}
+            order["least"] = limit if isinstance(limit, int) else 0
+            return self._stream(self.parts.train, self.batch_size, options, **order)
+        weights = balancing_weights(self.targets()) if self.balance else None
+        batches = self._train_batches(
+            int(self.count("train")), *self._process(), **order, weights=weights
+        )
         return self._loader(self.parts.train, batches, **options)
 
     def first_batch(self, count: int) -> Any:
         """Returns the first samples of the training part as a batch, without augmentation."""
         dataset: Any = self.load().train
+        if isinstance(dataset, IterableDataset):
+            return next(iter(self._stream(dataset, count, num_workers=0)))
         if self.queries(dataset) is not None:
             count = 1
         batches = Batches(min(count, len(dataset)), count, seed=self.seed)
@@ -213,9 +221,11 @@ class DataModule(LightningDataModule):
         dataset = getattr(self.parts, part)
         if dataset is None:
             return []
+        if isinstance(dataset, IterableDataset):
+            return self._stream(dataset, self.eval_batch_size)
         rank, world_size = self._process()
         batches = Batches(
-            self.count(part),
+            int(self.count(part)),
             self.eval_batch_size,
             seed=self.seed,
             fill=False,
@@ -232,8 +242,7 @@ class DataModule(LightningDataModule):
         device = torch.device("cpu")
         if isinstance(dataset, TensorDataset) and self.trainer:
             device = self.trainer.strategy.root_device
-        normalize = make_normalizer(self.mean, self.std, device)
-        prepare = functools.partial(prepare_batch, normalize=normalize, **options)
+        prepare = self._preparation(device, **options)
         if isinstance(dataset, TensorDataset):
             return TensorLoader(dataset.tensors, batches, device, prepare, self.queries(dataset))
         return DataLoader(
@@ -244,6 +253,25 @@ class DataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             **worker_options(self.num_workers),
         )
+
+    def _stream(
+        self, dataset: Any, batch_size: Any, augmentation: Any = None, **options: Any
+    ) -> StreamLoader:
+        rank, world_size = self._process()
+        return StreamLoader(
+            dataset,
+            batch_size,
+            seed=self.seed,
+            collate=self.parts.collate or collate,
+            prepare=self._preparation(torch.device("cpu"), **(augmentation or {})),
+            rank=rank,
+            world_size=world_size,
+            **{"num_workers": self.num_workers, **options},
+        )
+
+    def _preparation(self, device: torch.device, **options: Any) -> Callable[..., Any]:
+        normalize = make_normalizer(self.mean, self.std, device)
+        return functools.partial(prepare_batch, normalize=normalize, **options)
 
 
 def balancing_weights(targets: Tensor) -> Tensor:

@@ -74,9 +74,7 @@ class Batches:
         """Returns the order of the samples in the current epoch, ``(count,)``."""
         if not self.shuffle:
             return torch.arange(self.count)
-        # With seed + epoch, the second epoch of seed 0 would have the first order of seed 1.
-        state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0] >> 1))
+        generator = make_generator(self.seed, self.epoch)
         if self.weights is None:
             return torch.randperm(self.count, generator=generator)
         # `torch.multinomial` supports at most 2**24 samples.
@@ -95,6 +93,13 @@ class Batches:
         first = self.start[1] if self.epoch == self.start[0] else 0
         for batch in order.split(self.batch_size)[first : len(self)]:
             yield batch[self.rank :: self.world_size] if self.world_size > 1 else batch
+
+
+def make_generator(*numbers: int) -> torch.Generator:
+    """Makes a generator of the seed, the epoch and further numbers."""
+    # With seed + epoch, the second epoch of seed 0 would have the first order of seed 1.
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
 
 
 class TensorLoader:

@@ -52,6 +52,13 @@ def size(nest: Any) -> int:
     raise ValueError("no tensor of the batch has a dimension for its samples.")
 
 
+def sizes(nest: Any) -> set[int]:
+    """Returns the numbers of samples of all tensors and lists; there is one, if they agree."""
+    if isinstance(nest, list) or (isinstance(nest, Tensor) and nest.ndim):
+        return {len(nest)}
+    return {each for child in children(nest) for each in sizes(child)}
+
+
 def children(nest: Any) -> Sequence[Any]:
     if isinstance(nest, Mapping):
         return list(nest.values())
@@ -90,6 +97,13 @@ def concatenate(nests: Sequence[Any]) -> Any:
     if any(nest != first for nest in nests):
         raise ValueError("the batches hold different values.")
     return first
+
+
+def sample(nest: Any, row: int) -> Any:
+    """Returns one sample."""
+    if isinstance(nest, Tensor | list):
+        return nest[row]
+    return map_children(lambda child: sample(child, row), nest)
 
 
 def select(nest: Any, rows: Tensor) -> Any:

@@ -7,6 +7,7 @@ expect. A task of your own is a subclass of `Task`, which ``data.task`` names by
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from quartet.core.messages import cut, shorten
 from quartet.core.problems import Problem
@@ -202,7 +203,7 @@ class StandardTask(Task):
         Raises:
             ValueError: a sample is no tuple of tensors.
         """
-        sample = parts.train[0]
+        sample = first_sample(parts.train)
         if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
             raise ValueError(
                 f"a sample is a {type(sample).__name__}, and must be a tuple of tensors."
@@ -707,7 +708,14 @@ def create_task(name: str, num_outputs: int | None = None) -> Task:
 
 def first_sample(dataset: Any) -> Any:
     """Returns the first sample of a map-style or an iterable data set."""
-    return dataset[0] if hasattr(dataset, "__getitem__") else next(iter(dataset))
+    return first_samples(dataset, 1)[0]
+
+
+def first_samples(dataset: Any, most: int) -> list[Any]:
+    """Returns the first samples of a data set; of a stream those of its first shard."""
+    if isinstance(dataset, IterableDataset):
+        return list(islice(dataset, most))
+    return [dataset[row] for row in range(min(most, len(dataset)))]
 
 
 def known_targets(dataset: Any) -> tuple[Tensor, ...]:

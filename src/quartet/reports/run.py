@@ -1,6 +1,7 @@
 """The report of one run: its pictures, its table, and the description of `check=only`."""
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from quartet.build import Run, build
 from quartet.core.messages import cut, shorten
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
-from quartet.data.task import StandardTask, create_task, known_targets
+from quartet.data.stream import count_samples
+from quartet.data.task import StandardTask, create_task, first_samples, known_targets
 from quartet.records.run_directory import group_choices
 from quartet.reports import drawings
 from quartet.reports.figures import DPI, STYLE, Canvas, save_png, text_width
@@ -129,12 +131,14 @@ def draw_predictions(run: Run, collector: PredictionCollector) -> Drawings:
 def most_wrong(run: Run, collector: PredictionCollector, names: Sequence[str]) -> Canvas | None:
     """The images with the largest errors; None if there are none."""
     task: Any = run.module.task
+    dataset: Any = getattr(run.data.parts, str(collector.part))
     if not are_images(run.config["data"]["input_shape"]) or not isinstance(task, StandardTask):
         return None
+    if isinstance(dataset, IterableDataset):
+        return None  # it has no rows that could be read again
     found = task.most_wrong(collector.predictions, collector.labels, names, WORST)
     if not found:
         return None
-    dataset: Any = getattr(run.data.parts, str(collector.part))
     tiles = read_images(dataset, [int(collector.rows[i]) for i, _ in found])
     title = f"Most wrong of the {collector.describe()}"
     if task.has_probabilities:
@@ -148,6 +152,8 @@ def samples(run: Run) -> Canvas | None:
     if not are_images(run.config["data"]["input_shape"]) or not isinstance(kind, StandardTask):
         return None
     dataset, names = run.data.parts.train, kind.names(run.data.metadata())
+    if isinstance(dataset, IterableDataset):
+        dataset = first_samples(dataset, 4 * ACROSS)
     count = len(dataset)
     random = torch.Generator().manual_seed(0)
     rows = torch.randperm(count, generator=random).tolist() if count < 1 << 20 else range(4096)
@@ -176,7 +182,7 @@ def are_images(shape: Sequence[int] | None) -> bool:
     return shape is not None and len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
 
 
-def read_images(dataset: Dataset[Any], rows: Sequence[int]) -> Array:
+def read_images(dataset: Any, rows: Sequence[int]) -> Array:
     """Inputs as they are stored, ``(rows, height, width, 3)`` in [0, 1], at most a tile in size."""
     if isinstance(dataset, TensorDataset):
         inputs: Tensor = dataset.tensors[0][list(rows)]
@@ -294,15 +300,17 @@ def describe_run(cfg: "DictConfig") -> str:
     if not isinstance(run.data, DataModule):
         pass
     elif run.data.loaded:
-        parts = run.data.parts._asdict()
-        lines.append(("samples", ", ".join(f"{len(parts[name] or ()):,} {name}" for name in PARTS)))
+        lines.append(("samples", ", ".join(describe_size(run.data, name) for name in PARTS)))
         lines += describe_data(run.data.parts, run.data.metadata()).items()
     else:
         lines.append(("samples", f"{run.config['data']['train_samples']:,}, not read yet"))
     if run.steps_per_epoch:
-        endless = run.total_steps == float("inf")
-        end = "until trainer.max_time" if endless else f"{run.total_steps:,} in all"
-        lines.append(("steps", f"{run.steps_per_epoch:,} an epoch, {end}"))
+        per_epoch, epochs = run.steps_per_epoch, run.config["trainer"]["max_epochs"]
+        end = f"{run.total_steps:,} in all"
+        if math.isinf(run.total_steps):
+            end = "until trainer.max_time" if epochs in (None, -1) else f"{epochs} epochs"
+        each = "an unknown number" if math.isinf(per_epoch) else f"{per_epoch:,}"
+        lines.append(("steps", f"{each} an epoch, {end}"))
         averages = [each for each in run.trainer.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
         lines += [("caution", text) for each in averages if (text := each.caution(run.total_steps))]
     if run.is_known and run.total_steps < 1_000_000:
@@ -325,6 +333,13 @@ def describe_run(cfg: "DictConfig") -> str:
     )
 
 
+def describe_size(data: DataModule, part: str) -> str:
+    """Describes the number of samples of a part."""
+    dataset = getattr(data.parts, part)
+    count = 0 if dataset is None else count_samples(dataset)
+    return f"{part} of unknown length" if math.isinf(count) else f"{count:,} {part}"
+
+
 def list_evaluated_modules(model: nn.Module) -> list[str]:
     """Lists the outermost modules that training leaves in evaluation mode."""
     names = [name for name, module in model.named_modules() if not module.training]
@@ -334,14 +349,14 @@ def list_evaluated_modules(model: nn.Module) -> list[str]:
 def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:
     """Describes the inputs, and the targets of every part as far as they are known."""
     task = create_task(metadata["task"])
-    count = min(64, len(parts.train))  # type: ignore[arg-type]
-    inputs = [task.split(parts.train[row])[0] for row in range(count)]
+    samples = first_samples(parts.train, 64)
+    inputs = [task.split(sample)[0] for sample in samples]
     found = {"inputs": describe_nest(inputs[0])}
     if isinstance(inputs[0], Tensor) and len({each.shape for each in inputs}) == 1:
         first = torch.stack(inputs)
-        found["inputs"] += f", {first.min():.4g} to {first.max():.4g} in the first {count}"
+        found["inputs"] += f", {first.min():.4g} to {first.max():.4g} in the first {len(inputs)}"
     if not isinstance(task, StandardTask):
-        found["targets"] = describe_nest(task.split(parts.train[0])[1])
+        found["targets"] = describe_nest(task.split(samples[0])[1])
     for part in PARTS:
         dataset = getattr(parts, part)
         if dataset is not None:

@@ -18,16 +18,13 @@ from torchmetrics import MetricCollection
 from quartet.checkpoints.callbacks import all_gather_object
 from quartet.compat import get_trainer, is_last_batch_done
 from quartet.core.messages import join_and
+from quartet.core.problems import TrainingError
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task
 from quartet.training.metric_buffer import MetricBuffer
 from quartet.training.schedule import Schedule
 
 NO_EXTRAS: Mapping[str, Any] = MappingProxyType({})
-
-
-class TrainingError(Exception):
-    """A training that cannot go on. The message says why and what to do."""
 
 
 class NonFiniteLossError(TrainingError):
@@ -134,11 +131,11 @@ class Module(LightningModule):
         """
         self.trainer.fit_loop.setup_data()  # counts the batches, which would be infinite otherwise
         total_steps = self.trainer.estimated_stepping_batches
-        steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        steps = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         self.schedule = self.create_schedule(
             optimizer,
             total_steps=total_steps,
-            steps_per_epoch=math.ceil(steps_per_epoch),
+            steps_per_epoch=steps if math.isinf(steps) else math.ceil(steps),
             validate_every=self.trainer.check_val_every_n_epoch or 1,
         )
         return self.schedule.configs

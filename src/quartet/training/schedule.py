@@ -60,7 +60,7 @@ def create(
     warmup_epochs: float,
     monitor: str | None,
     total_steps: float,
-    steps_per_epoch: int,
+    steps_per_epoch: float,
     validate_every: int,
 ) -> Schedule:
     """Builds the scheduler of a training and the linear warm-up before it.
@@ -84,7 +84,7 @@ def create(
         warmup_epochs: The same in epochs, or 0; may be a fraction.
         monitor: Name of the value that ReduceLROnPlateau compares.
         total_steps: Optimizer steps of the whole training; infinite or negative if unlimited.
-        steps_per_epoch: Optimizer steps of one epoch.
+        steps_per_epoch: Optimizer steps of one epoch; infinite if not known.
         validate_every: Epochs from one validation to the next.
 
     Raises:
@@ -96,7 +96,12 @@ def create(
             f"scheduler.warmup_steps={warmup_steps} sets the warm-up, and so does "
             f"scheduler.warmup_epochs={warmup_epochs}; set one of them to 0."
         )
-    ramp = warmup_steps or round(warmup_epochs * steps_per_epoch)
+    if warmup_epochs and math.isinf(steps_per_epoch):
+        raise ValueError(
+            f"scheduler.warmup_epochs={warmup_epochs} is not known in steps, since the data has no "
+            "known length; set scheduler.warmup_steps."
+        )
+    ramp = warmup_steps or (round(warmup_epochs * steps_per_epoch) if warmup_epochs else 0)
     limit = None if total_steps < 0 or math.isinf(total_steps) else int(total_steps)
     if limit is not None and ramp >= limit:
         raise ValueError(
@@ -150,20 +155,20 @@ def _plateau_tick(
 
 
 def _count_ticks(
-    limit: int | None, ramp: int, interval: str, frequency: int, steps_per_epoch: int
+    limit: int | None, ramp: int, interval: str, frequency: int, steps_per_epoch: float
 ) -> tuple[int, int] | None:
     """Counts the ticks within the training, and the learning rates that its steps use.
 
     The two differ where the training ends on a tick: no step uses the rate after it. Both are at
-    least 1. None if the training has no end.
+    least 1. None if the training has no end, or if its epochs are not known.
     """
-    if limit is None:
+    if limit is None or (interval == "epoch" and math.isinf(steps_per_epoch)):
         return None
 
     def count(end: int) -> int:
         if interval == "step":
             return (end - ramp) // frequency
-        return end // frequency - ramp // (frequency * steps_per_epoch)
+        return end // frequency - int(ramp // (frequency * steps_per_epoch))
 
     end = limit if interval == "step" else math.ceil(limit / steps_per_epoch)
     return max(1, count(end)), count(end - 1) + 1
@@ -174,8 +179,9 @@ def _fill_horizon(keywords: dict[str, Any], counts: tuple[int, int] | None) -> d
     if counts is None:
         if unknown:
             raise ValueError(
-                f"scheduler.{unknown[0]} cannot be the length of a training without an end; set "
-                f"scheduler.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps."
+                f"scheduler.{unknown[0]} cannot be the length of a training that is not known; set "
+                f"scheduler.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps (for data of "
+                "unknown length trainer.max_steps with scheduler.interval=step)."
             )
         return keywords
     ticks, rates = counts

@@ -90,11 +90,11 @@ class Builder:
             self.make_foreign_module()
         else:
             self.make_module_parts()
-        if self.has("trainer", "model") and self.is_valid("optimizer._target_"):
-            self.problems += self.ask_parts()
         if self.has("data", "trainer") and self.is_valid("data", "trainer"):
             world_size = parts["trainer"].world_size
             parts["steps"] = length.count_steps(config, parts["data"], world_size)
+        if self.has("trainer", "model") and self.is_valid("optimizer._target_"):
+            self.problems += self.ask_parts()
         if self.has("model", "optimizer") and self.is_valid("model", "optimizer"):
             self.try_schedule()
         if "steps" in parts:
@@ -298,7 +298,8 @@ class Builder:
     def ask_parts(self) -> Iterator[Problem]:
         """Yields what the parts that have a method ``problems`` find, and looks at Lightning's."""
         trainer, directory = self.parts["trainer"], Path(self.config["directory"])
-        context = Context(self.parts["model"], trainer, self.config, directory)
+        steps = self.parts.get("steps", (1, 1))[1]  # without them the data or the trainer is wrong
+        context = Context(self.parts["model"], trainer, self.config, directory, steps)
         for check in (check_averages, check_directories, check_sharding):
             yield from check(context)
         parts = [self.parts[name] for name in ("model", "loss") if name in self.parts]

@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
+from quartet.config import allow
 from quartet.core.messages import join_and, shorten
 from quartet.core.problems import Config, ConfigError, Problem, collect_problems
 from quartet.data.datamodule import DataModule
 from quartet.data.nest import leaves
 from quartet.data.split import Parts
+from quartet.data.stream import Stream, count_samples
 from quartet.data.task import StandardTask, Task, create_task, first_sample
+from quartet.validation.length import count_processes
 
 
 def find_problems(data: DataModule, config: Config, metrics: Container[str]) -> Iterator[Problem]:
@@ -29,7 +32,7 @@ def find_problems(data: DataModule, config: Config, metrics: Container[str]) -> 
         dataset: Dataset[Any] | None = getattr(parts, part)
         if dataset is None:
             continue
-        size = len(dataset)  # type: ignore[arg-type]
+        size = count_samples(dataset)
         if not size:
             yield Problem(
                 "data",
@@ -51,8 +54,49 @@ def find_problems(data: DataModule, config: Config, metrics: Container[str]) -> 
         yield Problem(
             "data.drop_last",
             f"leaves no batch, for data.batch_size={size} is more than the {count} samples of the "
-            "training part; use a smaller one, or data.batch_size=full.",
+            "training part; use a smaller one.",
             True,
+        )
+
+
+def check_streams(parts: Parts, config: Config) -> Iterator[Problem]:
+    """Yields settings that need more of a data set than a stream, which is read in order, gives."""
+    data, task = config["data"], create_task(config["data"]["task"])
+    world_size = count_processes(config["trainer"])
+    for part in ("train", "val", "test"):
+        dataset = getattr(parts, part)
+        if task.has_queries and not isinstance(dataset, TensorDataset | None):
+            message = "and its queries stay whole only in a TensorDataset; return one."
+            yield Problem("data", f"the {part} part is a {type(dataset).__name__}, {message}")
+        if isinstance(dataset, Stream) and dataset.counts is None and world_size > 1:
+            yield Problem(
+                "trainer.devices",
+                f"each process reads its share of the {part} part, and the number of its samples is not "
+                "known; state it, Stream(counts=...), or set trainer.devices=1.",
+            )
+    if not isinstance(parts.train, IterableDataset):
+        return
+    if data["batch_size"] == "full":
+        message = "needs all samples at once, and the training part is a stream; set a number."
+        yield Problem("data.batch_size", message, "full")
+    if data["balance"]:
+        message = (
+            "draws from all samples, and the training part is a stream; set data.balance=false."
+        )
+        yield Problem("data.balance", message, True)
+    if data["shuffle"] and not isinstance(parts.train, Stream):
+        yield Problem(
+            "data.shuffle",
+            f"the training part is a {type(parts.train).__name__}, which gives its samples in an order "
+            "of its own; set data.shuffle=false, or return a quartet.Stream.",
+            True,
+        )
+    target = config["loss"]["_target_"]
+    if target and hasattr(allow.locate(target), "fit"):
+        yield Problem(
+            "loss",
+            f"{target} reads all training targets, and the training part is a stream; use "
+            "another loss.",
         )
 
 
@@ -68,7 +112,8 @@ def check_part(
     tensors: Sequence[Tensor] = ()
     if isinstance(dataset, TensorDataset):
         tensors = dataset.tensors
-    wrong = list(check_shapes(part, tensors or default_collate([dataset[0]]), config, task))
+    first = tensors or default_collate([first_sample(dataset)])
+    wrong = list(check_shapes(part, first, config, task))
     if not wrong and not tensors and hasattr(dataset, "targets"):
         targets = torch.as_tensor(dataset.targets)  # known without opening a file
         if targets.shape[1:] == task.target_shape():
@@ -149,6 +194,7 @@ def check_contents(data: DataModule, config: Config) -> list[Problem]:
     problems: list[Problem] = []
     with collect_problems(problems, "data", config["data"]):
         problems += find_problems(data, config["data"], [*config["metrics"]])
+        problems += check_streams(data.parts, config)
     return problems
 
 

@@ -13,25 +13,33 @@ from quartet.data.task import create_task
 from quartet.validation.dry_run import check_single_sample
 
 
-def count_train_batches(config: Config, data: DataModule, world_size: int) -> tuple[int, int]:
-    """Training batches of an epoch, with and without the limits of the trainer."""
+def count_train_batches(config: Config, data: DataModule, world_size: int) -> tuple[float, float]:
+    """Training batches of an epoch, with and without the limits of the trainer; infinite if not known."""
     batches = data.count_batches(world_size, count_rows(config, data)["train"])
     limit = config["trainer"]["overfit_batches"] or config["trainer"]["limit_train_batches"]
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit), batches
+    return apply_limit(batches, limit), batches
 
 
-def count_steps(config: Config, data: DataModule, world_size: int) -> tuple[int, float]:
-    """Optimizer steps of an epoch and of the whole training."""
+def apply_limit(batches: float, limit: float) -> float:
+    """Returns how many batches a limit of the trainer leaves."""
+    if isinstance(limit, int):
+        return min(batches, limit)
+    return batches if math.isinf(batches) else int(batches * limit)
+
+
+def count_steps(config: Config, data: DataModule, world_size: int) -> tuple[float, float]:
+    """Optimizer steps of an epoch and of the whole training; infinite if they are not known."""
     trainer = config["trainer"]
     batches, _ = count_train_batches(config, data, world_size)
-    per_epoch = max(1, math.ceil(batches / trainer["accumulate_grad_batches"]))
+    steps = batches / trainer["accumulate_grad_batches"]
+    per_epoch = steps if math.isinf(steps) else max(1, math.ceil(steps))
     epochs, steps = trainer["max_epochs"], trainer["max_steps"]
     total = math.inf if epochs in (None, -1) else epochs * per_epoch
     return per_epoch, total if steps == -1 else min(total, steps)
 
 
-def count_rows(config: Config, data: DataModule) -> dict[str, int]:
-    """Samples (or queries) of each part that is known before a download."""
+def count_rows(config: Config, data: DataModule) -> dict[str, float]:
+    """Samples (or queries) of each part that is known before a download; infinite if not counted."""
     if not data.loaded:
         count, folds = config["data"]["train_samples"], config["data"]["folds"]
         val = round(count * config["data"].get("val_fraction", 0))
@@ -81,13 +89,15 @@ def reaches_validation(config: Config, data: DataModule) -> bool:
     """Whether the training is long enough for its first validation."""
     trainer = config["trainer"]
     per_epoch, total = count_steps(config, data, count_processes(trainer))
+    if math.isinf(per_epoch):
+        return True  # as far as is known
     first: float = per_epoch
     interval = trainer["val_check_interval"]
     if isinstance(interval, int):  # batches
         first = min(first, interval / trainer["accumulate_grad_batches"])
     elif isinstance(interval, float):
         first = per_epoch * interval
-    before: int = (trainer["check_val_every_n_epoch"] - 1) * per_epoch
+    before: float = (trainer["check_val_every_n_epoch"] - 1) * per_epoch
     return total >= before + math.ceil(first)
 
 
@@ -97,14 +107,16 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[
     batches = {"train": data.count_batches(world_size, counts["train"])}
     for part in counts.keys() - {"train"}:
         size = config["data"]["eval_batch_size"] * world_size
-        batches[part] = math.ceil(counts[part] / size)
+        batches[part] = counts[part] if math.isinf(counts[part]) else math.ceil(counts[part] / size)
     trainer = config["trainer"]
     for part, count in batches.items():
+        if math.isinf(count):
+            yield from check_unknown_length(part, trainer)
         limited = part == "train" or (part == "val" and trainer["limit_val_batches"] != 0)
         overfits = trainer["overfit_batches"] and limited
         key = "overfit_batches" if overfits else f"limit_{part}_batches"
         limit = trainer[key]
-        left = int(count * limit) if isinstance(limit, float) else min(count, limit)
+        left = apply_limit(count, limit)
         if count and not left and (limit or part == "train"):
             yield Problem(
                 f"trainer.{key}",
@@ -122,12 +134,30 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[
             )
 
 
+def check_unknown_length(part: str, trainer: Config) -> Iterator[Problem]:
+    """Settings must not be shares of a number of batches that is not known."""
+    keys = [
+        f"limit_{part}_batches",
+        *(("overfit_batches", "val_check_interval") * (part == "train")),
+    ]
+    for key in keys:
+        value = trainer[key]
+        if isinstance(value, float) and 0 < value < 1:
+            yield Problem(
+                f"trainer.{key}",
+                f"is a share of an epoch, and the {part} part has no known length; set a whole number "
+                "of batches.",
+                value,
+            )
+
+
 def check_smallest_batch(
     config: Config, data: DataModule, model: nn.Module, world_size: int
 ) -> Iterator[Problem]:
     """The model must accept the smallest batch that the training reaches."""
     size, last = config["data"]["batch_size"], not config["data"]["drop_last"]
-    share = math.ceil(count_rows(config, data)["train"] / world_size)  # rows of each process
+    rows = count_rows(config, data)["train"]
+    share = size if math.isinf(rows) else math.ceil(rows / world_size)  # rows of each process
     whole = share if size == "full" else min(size, share)
     limited, batches = count_train_batches(config, data, world_size)
     per_epoch, total = count_steps(config, data, world_size)

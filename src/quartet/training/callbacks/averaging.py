@@ -1,6 +1,7 @@
 """Averages of the weights over a training, used in validation, checkpoints and the test."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
@@ -124,7 +125,8 @@ class EMA(WeightAverage):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if caution := self.caution(trainer.estimated_stepping_batches):
+        steps = trainer.estimated_stepping_batches
+        if steps > 0 and (caution := self.caution(steps)):
             log.warning("callbacks.ema: %s", caution)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
@@ -171,11 +173,11 @@ class SWA(WeightAverage):
 
     def problems(self, context: Context) -> Iterator[Problem]:
         """Yields a problem if the length of the training is unknown."""
-        if context.trainer.max_epochs == -1 and context.trainer.max_steps == -1:
+        if math.isinf(context.total_steps):
             yield Problem(
                 "callbacks.swa.start",
-                "a share of a training limited by time alone is not known; set trainer.max_epochs "
-                "or trainer.max_steps, or use callbacks=ema.",
+                "a share of a training of unknown length is not known; set trainer.max_steps (or, with "
+                "data of a known length, trainer.max_epochs), or use callbacks=ema.",
                 self.start,
             )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from quartet.checkpoints.callbacks import all_gather_object
 from quartet.data import nest
 from quartet.data.datamodule import DataModule
+from quartet.data.stream import count_samples
 from quartet.data.task import Task
 from quartet.training.metric_buffer import at_least_32_bits
 
@@ -18,7 +19,8 @@ from quartet.training.metric_buffer import at_least_32_bits
 class PredictionCollector(Callback):
     """Collects the predictions of a test or a validation for the pictures of a run.
 
-    It keeps every n-th sample (or query) of a part with more than `max_values` predictions. After the
+    It keeps every n-th sample (or query) of a part with more than `max_values` predictions, and the
+    first ones of a part of unknown length. After the
     test or validation it gathers the predictions of all processes.
 
     Attributes:
@@ -34,7 +36,7 @@ class PredictionCollector(Callback):
 
     def __init__(self) -> None:
         self.part: str | None = None
-        self.step = 0
+        self.step = self.values = 0
         self.kept: list[tuple[Any, ...]] = []
         self.predictions: Any = np.empty(0)
         self.labels: Any = np.empty(0)
@@ -54,8 +56,12 @@ class PredictionCollector(Callback):
         size = nest.size(targets)
         # Before the samples are selected: outputs may hold more, such as the losses of a batch.
         predictions = module.task(nest.map_tensors(at_least_32_bits, outputs))
+        samples, count = count_samples(getattr(data.parts, part)), nest.count_values(predictions)
+        if math.isinf(samples) and self.values + count > self.max_values:
+            return
+        self.values += count
         if not self.step:
-            whole = len(getattr(data.parts, part)) * nest.count_values(predictions) // size
+            whole = 0 if math.isinf(samples) else samples * count // size
             self.step = max(1, math.ceil(whole / self.max_values))
         start = i * data.eval_batch_size * trainer.world_size
         share = torch.arange(size, device=module.device)

@@ -35,7 +35,7 @@ class ProgressBar(LightningProgressBar):
         steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=None if steps == float("inf") else int(steps),
+            total=None if steps == float("inf") or steps < 0 else int(steps),
             initial=trainer.fit_loop.total_batch_idx + 1,
             desc="training",
             unit="batch",
