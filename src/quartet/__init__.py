@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from quartet.data.augment import draw
     from quartet.data.datamodule import DataModule
     from quartet.data.split import Fold, Parts, Rows, Tensors, assemble, split, standardize
+    from quartet.data.stream import Stream
     from quartet.data.task import Task
     from quartet.run import train
     from quartet.training.module import Module
@@ -23,6 +24,7 @@ _HOMES = {
     "data.augment": ("draw",),
     "data.datamodule": ("DataModule",),
     "data.split": ("Fold", "Parts", "Rows", "Tensors", "assemble", "split", "standardize"),
+    "data.stream": ("Stream",),
     "data.task": ("Task",),
     "run": ("train",),
     "training.module": ("Module",),
@@ -36,6 +38,7 @@ __all__ = [
     "Problem",
     "Rows",
     "Run",
+    "Stream",
     "Task",
     "Tensors",
     "assemble",

@@ -367,7 +367,7 @@ def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 
 def check_length(
-    cfg: DictConfig, reached: int, steps_per_epoch: int, total_steps: float
+    cfg: DictConfig, reached: int, steps_per_epoch: float, total_steps: float
 ) -> Iterator[Problem]:
     """Checks whether a training that has reached an epoch can have its new length."""
     length = cfg.trainer.max_epochs

@@ -26,8 +26,8 @@ class Batches:
         shuffle: Whether to shuffle the samples in every epoch.
         drop_last: Whether to drop a last batch that is smaller.
         fill: Whether the first samples of the epoch fill its last batch, so that the shares of all
-            processes are equal, as averaged gradients need them. Otherwise the last share may be
-            empty.
+            processes are equal, as averaged gradients need them. Otherwise, in an evaluation, the
+            last share may be empty, and random draws are those of epoch 0.
         rank: Rank of this process, from 0.
         world_size: Number of processes.
         start: First epoch, and the number of its batches to skip.
@@ -54,6 +54,7 @@ class Batches:
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.fill = fill
         self.missing = -count % world_size if fill and not drop_last else 0
         self.rank = rank
         self.world_size = world_size
@@ -67,8 +68,8 @@ class Batches:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, from 0, of the next batches."""
-        self.epoch = epoch
+        """Sets the epoch, from 0, of the next batches of a training."""
+        self.epoch = epoch if self.fill else 0
 
     def order(self) -> Tensor:
         """Returns the order of the samples in the current epoch, ``(count,)``."""

@@ -20,9 +20,10 @@ class Parts(NamedTuple):
     """What a data source returns.
 
     A part in memory is a ``TensorDataset(inputs, targets)``, for ranking ``TensorDataset(inputs,
-    targets, indexes)``, or `Tensors` of any nest; any other part is a map-style data set of ``(inputs,
-    target)`` or of what the `split` of the task takes. Images are uint8 ``(rows, channels, height,
-    width)``, or float32 in [0, 1].
+    targets, indexes)``, or `Tensors` of any nest; a larger one is a `Stream`. Any other part is a map-style
+    or an iterable data set of ``(inputs, target)`` or of what the `split` of the task takes; its method
+    ``set_epoch(epoch)`` is called, if it has one. Images are uint8 ``(rows, channels, height, width)``, or
+    float32 in [0, 1].
 
     Attributes:
         train: The training part.
@@ -35,7 +36,8 @@ class Parts(NamedTuple):
         encoding: How the columns of a table become inputs, for `quartet.data.csv.encode`.
         facts: Values for keys of the data group that are null, such as ``vocab_size``.
         augment: Changes a training batch at random, inputs and targets together: ``(batch, rows, epoch)
-            -> batch``. `rows` are the numbers of its samples, for `quartet.draw`.
+            -> batch``. `rows` are the numbers of its samples (of a stream their places in the epoch), for
+            `quartet.draw`.
         collate: Makes a batch of a list of samples; None stacks their tensors.
     """
 

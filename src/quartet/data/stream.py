@@ -98,7 +98,7 @@ class StreamLoader:
     each process reads all of it, and keeps its share of every batch.
 
     Args:
-        dataset: The data set; its method ``set_epoch`` is told the epoch, if it has one.
+        source: The data set; its method ``set_epoch`` is told the epoch, if it has one.
         batch_size: Samples of a batch, for each process.
         seed: Seed of the order and of random draws.
         collate: Makes a batch of a list of samples.
@@ -108,7 +108,8 @@ class StreamLoader:
         shuffle: Whether to shuffle a `Stream` in every epoch.
         drop_last: Whether to drop a last batch that is smaller.
         train: Whether all shares must be equal: samples fill the last batch, and too few batches are
-            an error. Otherwise the last share may be empty.
+            an error. Otherwise, in an evaluation, the last share may be empty, and random draws are
+            those of epoch 0.
         least: Number of batches on which a training counts if the data set has no length.
         rank: Rank of this process, from 0.
         world_size: Number of processes.
@@ -117,7 +118,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        dataset: IterableDataset[Any],
+        source: IterableDataset[Any],
         batch_size: int,
         *,
         seed: int,
@@ -132,7 +133,7 @@ class StreamLoader:
         world_size: int = 1,
         start: tuple[int, int] = (0, 0),
     ) -> None:
-        self.dataset = dataset
+        self.source = source
         self.batch_size = batch_size
         self.seed = seed
         self.collate = collate
@@ -155,18 +156,18 @@ class StreamLoader:
     batch_sampler = sampler
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, from 0, of the next batches."""
-        self.epoch = epoch
+        """Sets the epoch, from 0, of the next batches of a training."""
+        self.epoch = epoch if self.train else 0
 
     def __len__(self) -> int:
         """Counts the batches of an epoch; raises TypeError if the data set has no length."""
-        samples: int = len(self.dataset)  # type: ignore[arg-type]
+        samples: int = len(self.source)  # type: ignore[arg-type]
         whole, rest = divmod(samples, self.batch_size * self.world_size)
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
         number = self.start[1] if self.epoch == self.start[0] else 0
-        is_stream = isinstance(self.dataset, Stream)
+        is_stream = isinstance(self.source, Stream)
         for batch in self.cut(number) if is_stream else self.read_samples(number):
             size = nest.size(batch)
             if self.drop_last and size < self.batch_size:
@@ -174,7 +175,7 @@ class StreamLoader:
             places = torch.arange(size) + number * self.batch_size
             number += 1
             yield self.finish(batch, places * self.world_size + self.rank) if size else []
-        expected = len(self) if math.isfinite(count_samples(self.dataset)) else self.least
+        expected = len(self) if math.isfinite(count_samples(self.source)) else self.least
         if self.train and number < expected:
             raise TrainingError(
                 f"The training part ended after {number} batches of an epoch, and its length (or "
@@ -199,7 +200,7 @@ class StreamLoader:
     def read_samples(self, first: int) -> Iterator[list[Any]]:
         """Yields the batches of a data set of samples from number `first`, as lists."""
         size = self.batch_size * self.world_size
-        reader = SampleReader(self.dataset, size, self.seed, self.epoch, first)
+        reader = SampleReader(self.source, size, self.seed, self.epoch, first)
         for samples in self.load(reader, min(self.num_workers, 1)):
             if self.train and not self.drop_last:
                 missing = -len(samples) % self.world_size
@@ -225,7 +226,7 @@ class StreamLoader:
         Args:
             skip: Samples to leave out; shards of known sizes with them alone are not read.
         """
-        stream: Any = self.dataset
+        stream: Any = self.source
         pieces = self.list_pieces()
         step = stream.window if self.shuffle else 1
         groups = [pieces[i : i + step] for i in range(0, len(pieces), step)]
@@ -250,7 +251,7 @@ class StreamLoader:
 
     def list_pieces(self) -> list[Piece]:
         """Lists the shards of the epoch that this process reads, in order, and their rows."""
-        stream: Any = self.dataset
+        stream: Any = self.source
         count = len(stream.shards)
         order: list[int] = list(range(count))
         if self.shuffle:
@@ -276,7 +277,7 @@ class StreamLoader:
 
     def take(self, samples: Any, number: int, start: int, end: float) -> Any:
         """Returns rows of a shard."""
-        stream: Any = self.dataset
+        stream: Any = self.source
         size = stream.check(number, samples)
         if (start, min(end, size)) == (0, size):
             return samples

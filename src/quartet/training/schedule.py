@@ -179,9 +179,9 @@ def _fill_horizon(keywords: dict[str, Any], counts: tuple[int, int] | None) -> d
     if counts is None:
         if unknown:
             raise ValueError(
-                f"scheduler.{unknown[0]} cannot be the length of a training that is not known; set "
-                f"scheduler.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps (for data of "
-                "unknown length trainer.max_steps with scheduler.interval=step)."
+                f"scheduler.{unknown[0]} cannot be the length of a training of unknown length; set "
+                f"scheduler.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps (where the "
+                "data has no known length trainer.max_steps, with scheduler.interval=step)."
             )
         return keywords
     ticks, rates = counts
@@ -236,7 +236,7 @@ def _check_phases(keywords: dict[str, Any]) -> None:
 
 
 def preview(
-    schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+    schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: float
 ) -> list[float]:
     """Returns the first group's learning rates at the first, middle and last optimizer step.
 

@@ -63,17 +63,21 @@ def check_streams(parts: Parts, config: Config) -> Iterator[Problem]:
     """Yields settings that need more of a data set than a stream, which is read in order, gives."""
     data, task = config["data"], create_task(config["data"]["task"])
     world_size = count_processes(config["trainer"])
+    uncounted = []
     for part in ("train", "val", "test"):
         dataset = getattr(parts, part)
         if task.has_queries and not isinstance(dataset, TensorDataset | None):
             message = "and its queries stay whole only in a TensorDataset; return one."
             yield Problem("data", f"the {part} part is a {type(dataset).__name__}, {message}")
-        if isinstance(dataset, Stream) and dataset.counts is None and world_size > 1:
-            yield Problem(
-                "trainer.devices",
-                f"each process reads its share of the {part} part, and the number of its samples is not "
-                "known; state it, Stream(counts=...), or set trainer.devices=1.",
-            )
+        if isinstance(dataset, Stream) and dataset.counts is None:
+            uncounted.append(part)
+    if uncounted and world_size > 1:
+        yield Problem(
+            "trainer.devices",
+            f"processes share the {join_and(uncounted)} samples, whose number is not known; state it, "
+            "Stream(counts=...), or set trainer.devices=1.",
+            config["trainer"]["devices"],
+        )
     if not isinstance(parts.train, IterableDataset):
         return
     if data["batch_size"] == "full":

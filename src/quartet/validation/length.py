@@ -157,6 +157,8 @@ def check_smallest_batch(
     """The model must accept the smallest batch that the training reaches."""
     size, last = config["data"]["batch_size"], not config["data"]["drop_last"]
     rows = count_rows(config, data)["train"]
+    if math.isinf(rows) and size == "full":
+        return  # refused, since nothing knows all samples
     share = size if math.isinf(rows) else math.ceil(rows / world_size)  # rows of each process
     whole = share if size == "full" else min(size, share)
     limited, batches = count_train_batches(config, data, world_size)
@@ -167,6 +169,7 @@ def check_smallest_batch(
     if whole == 1 and not task.has_queries and (shape is not None or data.loaded):
         inputs = task.split(data.first_batch(1))[0] if shape is None else torch.zeros(1, *shape)
         fitting = next((n for n in range(2, share + 1) if n > size and share % n != 1), None)
+        fitting = 2 if math.isinf(rows) else fitting
         advice = f"data.batch_size={fitting}" if fitting else "more rows, or another model,"
         if fitting and size > 1:
             advice += " or data.drop_last=true"
