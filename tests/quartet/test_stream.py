@@ -225,7 +225,7 @@ def test_an_epoch_that_ends_before_its_length_is_an_error(least: int) -> None:
                 raise TypeError
             return 60
 
-    with pytest.raises(TrainingError, match=r"ended after 50 batches .* promises 60; correct it"):
+    with pytest.raises(TrainingError, match=r"ended after 50 batches.* promises 60; correct it"):
         list(make_loader(Short(), 1, least=least))
 
 
@@ -447,7 +447,8 @@ def test_two_processes_evaluate_each_sample_once(tmp_path: Path) -> None:
     fork = examples.write_fork("stream", tmp_path)
     words = ["data=sharded", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     words += ["trainer.max_epochs=2", "logger=csv", "hydra.run.dir=run"]
-    assert examples.start(fork, *words).wait(200) == 0
+    with examples.start(fork, *words) as process:
+        assert process.wait(200) == 0
     result = json.loads((fork / "run/result.json").read_text())["metrics"]
     with examples.installed("stream", tmp_path):
         one = ["trainer.devices=1", "trainer.strategy=auto", f"data.dir={fork / 'data'}"]

@@ -28,7 +28,7 @@ BUDGETS = {
     "tests": 16_500,
     "scripts": 700,
 }
-FILES = 81  # in src/quartet
+FILES = 82  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),

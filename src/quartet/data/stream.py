@@ -176,9 +176,9 @@ class StreamLoader:
             number += 1
             yield self.finish(batch, places * self.world_size + self.rank) if size else []
         expected = len(self) if math.isfinite(count_samples(self.source)) else self.least
-        if self.train and number < expected:
+        if number < expected and (self.train or self.world_size == 1):
             raise TrainingError(
-                f"The training part ended after {number} batches of an epoch, and its length (or "
+                f"A part of the data ended after {number} batches, and its length (or "
                 f"trainer.limit_train_batches) promises {expected}; correct it."
             )
         yield from ([] for _ in range(number, expected))
