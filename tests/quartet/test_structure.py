@@ -23,8 +23,8 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    # 1,200 of them for tasks, batches and modules that the engine does not know.
-    "src/quartet": 15_970,
+    # 1,730 of them for tasks, batches, streams and modules that the engine does not know.
+    "src/quartet": 16_500,
     "tests": 16_500,
     "scripts": 700,
 }
