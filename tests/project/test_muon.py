@@ -1,4 +1,4 @@
-"""Muon, against torch's own Muon and AdamW."""
+"""Muon as an optimizer of torch: copies, groups, ranges; test_plain_loop.py trains with it."""
 
 import copy
 import functools
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from made import project_part
-from torch import Tensor, nn
-from torch.optim import AdamW
+from torch import nn
 from training_by_hand import assert_equal_models, settings, small_model, train
 
 from quartet.training.parameters import create
@@ -28,35 +27,6 @@ MUON: dict[str, Any] = {
     "betas": [0.8, 0.99],
     "eps": 1e-7,
 }
-
-
-class MuonByHand:
-    """The two optimizers of torch, side by side."""
-
-    def __init__(self, model: nn.Module) -> None:
-        matrices = [p for p in model.parameters() if p.ndim == 2]
-        others = [p for p in model.parameters() if p.ndim != 2]
-        self.muon = torch.optim.Muon(
-            matrices, lr=0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
-        )
-        self.adamw = AdamW(others, lr=0.01, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-7)
-
-    def zero_grad(self) -> None:
-        self.muon.zero_grad()
-        self.adamw.zero_grad()
-
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        loss = closure()
-        self.muon.step()
-        self.adamw.step()
-        return loss
-
-
-def test_muon_steps_as_torchs_muon_and_adamw_by_hand() -> None:
-    model, by_hand = small_model(), small_model()
-    losses = train(model, Muon(model.parameters(), **MUON), 5)
-    assert losses == train(by_hand, MuonByHand(by_hand), 5)
-    assert_equal_models(model, by_hand)
 
 
 @pytest.mark.parametrize(

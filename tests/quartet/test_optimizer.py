@@ -1,4 +1,4 @@
-"""Every option of conf/optimizer against torch's own; what is frozen, slowed and decayed; Muon."""
+"""Optimizers: what is frozen, slowed and decayed, and what is refused."""
 
 import functools
 from collections.abc import Callable
@@ -20,40 +20,12 @@ from quartet.training.parameters import create, freeze
 CONF = Path(__file__).parents[2] / "conf" / "optimizer"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 
-# What a person would write; arguments that are left out have torch's defaults.
-BY_HAND: dict[str, Callable[[Any], Optimizer]] = {
-    "sgd": lambda p: SGD(p, lr=0.1),
-    "momentum": lambda p: SGD(p, lr=0.02, momentum=0.9),
-    "nesterov": lambda p: SGD(p, lr=0.02, momentum=0.9, nesterov=True),
-    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.03),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.002),
-    "adam": lambda p: Adam(p, lr=0.002),
-    "adamw": lambda p: AdamW(p, lr=0.002),
-    "amsgrad": lambda p: Adam(p, lr=0.002, amsgrad=True),
-    "nadam": lambda p: torch.optim.NAdam(p, lr=0.002),
-    "radam": lambda p: torch.optim.RAdam(p, lr=0.003),
-    "adamax": lambda p: torch.optim.Adamax(p, lr=0.005),
-    "adadelta": lambda p: torch.optim.Adadelta(p, lr=1.0),
-    "asgd": lambda p: torch.optim.ASGD(p, lr=0.1),
-    "rprop": lambda p: Rprop(p, lr=0.001, etas=(0.9, 1.1), step_sizes=(1e-4, 3e-3)),
-    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.02),
-    "lbfgs": lambda p: LBFGS(p, max_iter=4, history_size=3, line_search_fn="strong_wolfe"),
-}
-
 
 def from_yaml(name: str) -> functools.partial[Optimizer]:
     node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
     node.pop("search", None)
     partial = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
     return functools.partial(partial.func, *partial.args, **partial.keywords)
-
-
-@pytest.mark.parametrize("name", BY_HAND)
-def test_every_option_steps_as_torch_by_hand(name: str) -> None:
-    model, by_hand = small_model(), small_model()
-    train(model, create(from_yaml(name), model, lr_factors={}, decay_bias_and_norm=True), 3)
-    train(by_hand, BY_HAND[name](by_hand.parameters()), 3)
-    assert_equal_models(model, by_hand)
 
 
 @pytest.mark.slow

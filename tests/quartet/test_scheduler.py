@@ -1,4 +1,4 @@
-"""Every scheduler of conf/scheduler against torch's own, constructed and stepped by hand."""
+"""Schedules: their horizon, ticks, warm-up and momentum, and what is refused."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from quartet.training.schedule import Schedule, create
 
@@ -20,29 +20,8 @@ CONF = Path(__file__).parents[2] / "conf" / "scheduler"
 EPOCHS, STEPS_PER_EPOCH = 24, 3
 TOTAL_STEPS = EPOCHS * STEPS_PER_EPOCH
 SHARED = {"frequency": 1, "warmup_steps": 0, "warmup_epochs": 0}
-# Short enough to turn around within the training below.
-SHORT: dict[str, dict[str, Any]] = {"cyclic": {"step_size_up": 10}}
 DRIVING = ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor")
 LEARNING_RATES = (0.1, 0.02)
-
-# What a person would write, given the learning rates of the groups and the length in ticks.
-BY_HAND: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
-    "none": lambda o, n: lr_scheduler.LambdaLR(o, lambda _: 1.0),
-    "step": lambda o, n: lr_scheduler.StepLR(o, step_size=10, gamma=0.1),
-    "multistep": lambda o, n: lr_scheduler.MultiStepLR(o, milestones=[10, 20], gamma=0.1),
-    "exponential": lambda o, n: lr_scheduler.ExponentialLR(o, gamma=0.95),
-    "cosine": lambda o, n: lr_scheduler.CosineAnnealingLR(o, T_max=n),
-    "plateau": lambda o, n: ReduceLROnPlateau(o, mode="min", factor=0.1, patience=5),
-    "one_cycle": lambda o, n: lr_scheduler.OneCycleLR(
-        o, max_lr=[*LEARNING_RATES], total_steps=n, pct_start=0.3
-    ),
-    "cosine_restarts": lambda o, n: lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=10),
-    "cyclic": lambda o, n: lr_scheduler.CyclicLR(
-        o, base_lr=[0.1 * lr for lr in LEARNING_RATES], max_lr=[*LEARNING_RATES], step_size_up=10
-    ),
-    "linear": lambda o, n: lr_scheduler.LinearLR(o, 1.0, end_factor=0.01, total_iters=n),
-    "polynomial": lambda o, n: lr_scheduler.PolynomialLR(o, total_iters=n, power=0.9),
-}
 
 
 def two_groups(kind: Callable[..., Optimizer] = SGD, **keywords: Any) -> Optimizer:
@@ -118,47 +97,6 @@ def train(
             tick("step", batch)
         tick("epoch", epoch)
     return [*rates, rates_of(optimizer)]
-
-
-def train_by_hand(name: str, *, every: int, warmup: int = 0) -> list[list[float]]:
-    """A plain loop: torch's scheduler on an optimizer of its own, the ramp as a formula."""
-    optimizer = two_groups(momentum=0.9)
-    if name in ("one_cycle", "cyclic"):
-        due = list(range(warmup + every, TOTAL_STEPS + 1, every))
-    else:
-        ends = range(every * STEPS_PER_EPOCH, TOTAL_STEPS + 1, every * STEPS_PER_EPOCH)
-        due = [step for step in ends if step > warmup]
-    scheduler = BY_HAND[name](optimizer, len(due))
-    rates = []
-    for step in range(TOTAL_STEPS + 1):
-        ramp = min(1.0, (step + 1) / (warmup + 1))
-        rates.append([ramp * rate for rate in rates_of(optimizer)])
-        optimizer.step()
-        if step + 1 in due:
-            epoch = (step + 1) // STEPS_PER_EPOCH - 1
-            scheduler.step(*([loss_after(epoch)] if name == "plateau" else []))
-    return rates
-
-
-@pytest.mark.parametrize("frequency", [1, 2])
-@pytest.mark.parametrize("name", BY_HAND)
-def test_learning_rates_are_those_of_torch(name: str, frequency: int) -> None:
-    optimizer = two_groups(momentum=0.9)
-    rates = train(from_yaml(name, optimizer, frequency=frequency, **SHORT.get(name, {})), optimizer)
-    assert rates == train_by_hand(name, every=frequency)
-
-
-@pytest.mark.parametrize("frequency", [1, 2])
-@pytest.mark.parametrize("warmup", [{"warmup_steps": 10}, {"warmup_epochs": 2}])
-@pytest.mark.parametrize("name", BY_HAND)
-def test_warmup_leads_up_to_the_schedule(name: str, warmup: dict[str, int], frequency: int) -> None:
-    optimizer = two_groups(momentum=0.9)
-    schedule = from_yaml(name, optimizer, frequency=frequency, **warmup, **SHORT.get(name, {}))
-    steps = warmup.get("warmup_steps", 2 * STEPS_PER_EPOCH)
-    assert schedule.warmup_steps == steps
-    by_hand = train_by_hand(name, every=frequency, warmup=steps)
-    for rates, expected in zip(train(schedule, optimizer), by_hand, strict=True):
-        assert rates == pytest.approx(expected, rel=1e-12, abs=1e-17)
 
 
 def test_warmup_counts_parts_of_an_epoch() -> None:
