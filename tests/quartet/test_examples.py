@@ -291,12 +291,16 @@ def test_evaluation_gives_the_figures_of_the_training(job: Job, whole: Path) -> 
         assert figures == {key: v for key, v in result.items() if key.startswith(f"{split}/")}
 
 
-def test_predictions_are_those_of_the_model(job: Job, whole: Path, tmp_path: Path) -> None:
+def test_predictions_are_those_of_the_model(
+    job: Job, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = predict(evaluation_config(whole, []), whole)
+    said = capsys.readouterr().out
     model, run = trained_model(job, whole), build(composed([*TINY, *job.options]))
     (batch,) = run.data.part_loader("test")
     with torch.no_grad():
         expected = job.predict(model(run.module.task.split(batch)[0]))
+    assert (": the task" in said and "has no columns" in said) == (file.suffix == ".pt")
     if file.suffix == ".pt":
         (block,) = torch.load(file, weights_only=True)
         assert all(torch.equal(block[key], values) for key, values in expected.items())
@@ -318,6 +322,63 @@ def test_model_is_exported_or_a_sentence_says_why_not(job: Job, whole: Path) -> 
 # What one job alone has
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        (
+            "two_heads",
+            "metrics.accuracy.of=digits",
+            r"of=digits: predictions .*did you mean digit\?",
+        ),
+        ("two_heads", "metrics.accuracy.of=null", r"by metrics.accuracy.of: digit or ink\."),
+        (
+            "two_heads",
+            "data.mean=[0.1] data.std=[1]",
+            r"for images, and the inputs are a dict; null",
+        ),
+        ("two_heads", "data.mixup=0.2", r"mixes classes, .*digit_and_ink; set data.mixup=0\."),
+        (
+            "vae",
+            "data.mixup=0.2",
+            r"mixes classes, and the task is reconstruction; set data.mixup=0",
+        ),
+        (
+            "vae",
+            "loss=mse",
+            r"^loss=mse: is for regression and ranking tasks, and the data's is rec",
+        ),
+        ("two_heads", "loss=none", r"^loss=none: needs a model that returns a dict with its loss"),
+        (
+            "segmentation",
+            "data.flip=true",
+            r"moves images, .*; set data.flip=false, and change both",
+        ),
+        (
+            "segmentation",
+            "+metrics.iou.of=x",
+            r"metrics.iou.of=x: .*they are no dict, leave it out",
+        ),
+        (
+            "segmentation",
+            "data.input_shape=[3,8,8]",
+            r"have shape \[1, 16, 16\]; null reads it off",
+        ),
+        (
+            "segmentation",
+            "monitor.metric=val/class_iou",
+            r"did you mean val/class_iou_background\?",
+        ),
+        ("language_model", "loss=cross_entropy", r"use loss=token_cross_entropy\."),
+    ],
+)
+def test_mistake_is_refused(name: str, words: str, message: str, tmp_path: Path) -> None:
+    with (
+        examples.installed(name, tmp_path),
+        pytest.raises(ConfigError, match=message),
+    ):
+        build(composed([*TINY, *JOBS[name].options, *words.split()]))
+
+
 def test_flips_move_images_and_masks_together(tmp_path: Path) -> None:
     with examples.installed("segmentation", tmp_path):
         run = build(composed([*TINY, "data=shapes", "data.shuffle=false", "data.batch_size=full"]))
@@ -336,6 +397,14 @@ def test_characters_stay_numbers_and_their_count_comes_from_the_text(tmp_path: P
     assert (ids.dtype, int(ids.max())) == (torch.uint8, 27)
     assert run.config["data"]["vocab_size"] == len(CHARACTERS) == 28
     assert run.module.model.head.out_features == 28
+
+
+def test_text_is_written_after_each_validation(tmp_path: Path) -> None:
+    with examples.installed("language_model", tmp_path):
+        train(composed([*TINY, *JOBS["language_model"].options]), tmp_path / "run")
+    texts = {path.name: path.read_text() for path in (tmp_path / "run/texts").iterdir()}
+    assert texts.keys() == {"4.txt", "8.txt", "12.txt"}
+    assert all(text.startswith("the") and len(text) == 23 for text in texts.values())
 
 
 def test_examples_leave_nothing_behind(tmp_path: Path) -> None:

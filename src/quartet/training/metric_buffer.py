@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from quartet.checkpoints.callbacks import load_metric_state, metric_state
+from quartet.core.messages import suggest_name
 from quartet.data import nest
 
 Step = tuple[dict[str, Tensor], list[int], Any, Any, dict[str, Any]]
@@ -120,8 +121,7 @@ class MetricBuffer(nn.Module):
             self.metrics.update(predictions, labels, **extras)
             return
         for name, metric in self.metrics.items(keep_base=True, copy_state=False):
-            head = self.heads.get(name)
-            pair = (predictions, labels) if head is None else (predictions[head], labels[head])
+            pair = [pick_head(each, name, self.heads.get(name)) for each in (predictions, labels)]
             accepted = inspect.signature(metric.update).parameters
             metric.update(*pair, **{key: v for key, v in extras.items() if key in accepted})
 
@@ -186,6 +186,21 @@ class MetricBuffer(nn.Module):
         for name, value in self.metrics.compute().items():
             found |= name_values(name, value, names)
         return found
+
+
+def pick_head(nest: Any, metric: str, head: str | None) -> Any:
+    """Returns what a metric compares: an entry of predictions or labels, or all of them.
+
+    Raises:
+        ValueError: there is no such entry.
+    """
+    if head is None:
+        return nest
+    names = list(nest) if isinstance(nest, Mapping) else []
+    if head not in names:
+        way_out = suggest_name(head, names) if names else "they are no dict, leave it out."
+        raise ValueError(f"metrics.{metric}.of={head}: predictions and labels lack it; {way_out}")
+    return nest[head]
 
 
 def join(chunks: Sequence[Step]) -> Sequence[Step]:

@@ -270,6 +270,7 @@ class Builder:
 
     def try_own_task(self, task: Task) -> None:
         """Tries model, loss and metrics on two samples of the training part, if it is at hand."""
+        self.problems += dry_run.check_mixing(self.config["data"], self.parts.get("loss"), task)
         data = self.parts.get("data")
         if data is None or not data.loaded:
             self.unchecked.append("model, loss and metrics: they are tried on data that is there")
@@ -290,10 +291,20 @@ class Builder:
             self.problems += monitor.resolve_monitor(
                 self.config,
                 self.parts["metrics"],
-                list(dict.fromkeys(["loss", *self.parts["metrics"], *self.logged])),
+                self.logged_names(),
                 validates,
                 wrong_keys(self.problems),
             )
+
+    def logged_names(self) -> list[str]:
+        """Names of the values of loss and metrics; that of a metric which could not be tried."""
+        tried = self.logged
+        untried = [
+            name
+            for name in self.parts["metrics"]
+            if not any(each == name or each.startswith(f"{name}_") for each in tried)
+        ]
+        return list(dict.fromkeys(["loss", *untried, *tried]))
 
     def ask_parts(self) -> Iterator[Problem]:
         """Yields what the parts that have a method ``problems`` find, and looks at Lightning's."""

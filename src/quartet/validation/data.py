@@ -111,7 +111,8 @@ def check_part(
     task = create_task(config["task"], config["num_outputs"])
     yield from task.problems(part, dataset)
     if not isinstance(task, StandardTask):
-        yield from check_augmentation(part, dataset, config, task)
+        if part == "train":
+            yield from check_preparation(dataset, config, task)
         return
     tensors: Sequence[Tensor] = ()
     if isinstance(dataset, TensorDataset):
@@ -133,14 +134,22 @@ def check_part(
     yield from task.part_problems(part, tensors[1:], names, has_auroc)
 
 
-def check_augmentation(part: str, dataset: Any, config: Config, task: Task) -> Iterator[Problem]:
-    """Flips and crops of the inputs alone must not leave masks, boxes or other inputs behind."""
-    key = "flip" if config["flip"] else "crop"
-    if part != "train" or not config[key]:
-        return
+def check_preparation(dataset: Any, config: Config, task: Task) -> Iterator[Problem]:
+    """What the engine does to inputs must be known of them, and leave no masks or boxes behind."""
     inputs, targets, _ = task.split(first_sample(dataset))
+    shape, stated = list(getattr(inputs, "shape", ())), config["input_shape"]
+    if isinstance(inputs, Tensor) and stated is not None and shape != list(stated):
+        message = f"the train inputs have shape {shape}; null reads it off the data."
+        yield Problem("data.input_shape", message, stated)
+    if not isinstance(inputs, Tensor) and config["mean"] is not None:
+        message = (
+            f"is for images, and the inputs are a {type(inputs).__name__}; null leaves them as "
+            "they are."
+        )
+        yield Problem("data.mean", message, config["mean"])
+    key = "flip" if config["flip"] else "crop"
     images = isinstance(inputs, Tensor) and inputs.ndim == 3
-    if not images or any(tensor.ndim > 1 for tensor in leaves(targets)):
+    if config[key] and not (images and all(tensor.ndim < 2 for tensor in leaves(targets))):
         off = "false" if key == "flip" else "0"
         yield Problem(
             f"data.{key}",

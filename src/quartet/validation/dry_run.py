@@ -178,12 +178,12 @@ def depends_on(value: Tensor, tensor: Tensor, moves: bool = True) -> bool:
     return gradient is not None and (not moves or bool(gradient.any()))
 
 
-def check_mixing(data: Config, loss: nn.Module, task: Task) -> Iterator[Problem]:
+def check_mixing(data: Config, loss: nn.Module | None, task: Task) -> Iterator[Problem]:
     """Samples must be such as can be mixed, and the loss of a mixture the mixture of the losses.
 
     Args:
         data: The data group, with the shapes of the data.
-        loss: The loss; is copied.
+        loss: The loss; is copied. None is no loss of its own.
         task: The task of the data.
     """
     given = {key: data[key] for key in ("mixup", "cutmix") if data[key]}
@@ -203,7 +203,7 @@ def check_mixing(data: Config, loss: nn.Module, task: Task) -> Iterator[Problem]
             "inputs.",
             data["cutmix"],
         )
-    if not takes_mixtures(copy.deepcopy(loss), task):
+    if loss is None or not takes_mixtures(copy.deepcopy(loss), task):
         yield Problem(
             f"data.{key}",
             f"{type(loss).__name__} has no value for targets between classes; use loss={task.mixing_losses}, or "
@@ -251,15 +251,22 @@ def check_metric(
     if hasattr(metric, "validate_args"):
         metric.validate_args = True
     problems: list[Problem] = []
+    predictions: Any = None
     with collect_problems(problems, key), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        predictions = task(sample[0])
         own = {title: heads[title]} if title in heads else {}
         buffer = MetricBuffer(task, MetricCollection({title: metric}), heads=own)
         buffer.append(torch.zeros(()), *sample)
         logged += buffer.compute(names)
-    if problems:
+    if problems and problems[0].key.endswith(".of"):
+        yield problems[0]
+    elif problems:
         kind = f"{task.name} task with num_outputs={task.num_outputs}"
         suit = (
             f"it must suit this {kind if isinstance(task, StandardTask) else f'{task.name} task'}."
         )
+        if isinstance(predictions, Mapping) and title not in heads:
+            entries = join_or([str(entry) for entry in predictions])
+            suit = f"predictions are a dict, name what it compares by {key}.of: {entries}."
         yield Problem(key, f"{problems[0].message.rstrip('.')}; {suit}")
