@@ -123,7 +123,7 @@ def predict(
             count = write_predictions(predictor, read_batches(source, predictor, id), output)
         except (ValueError, OSError) as error:
             raise ConfigError(Problem("input", str(error), str(source))) from None
-    note = "" if has_columns else f", tensors for torch.load: the task has no columns"
+    note = "" if has_columns else ", tensors for torch.load: the task has no columns"
     print(f"{count:,} predictions in {output}{note}")
     return output
 
