@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import itertools
 import pickle
 import struct
 from collections.abc import Sequence
@@ -40,6 +41,13 @@ SHORT: dict[str, list[str]] = {
 def options(group: str) -> list[str]:
     """The options of a group of conf/."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def pairs(first: str, second: str) -> list[tuple[str, str]]:
+    """Options of two groups side by side: each of both is in one at least."""
+    one, other = options(first), options(second)
+    together = zip(itertools.cycle(one), itertools.cycle(other), strict=False)
+    return list(itertools.islice(together, max(len(one), len(other))))
 
 
 def project_part(name: str) -> Any:

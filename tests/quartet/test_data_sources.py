@@ -30,13 +30,6 @@ from quartet.data.split import Parts, split
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 SHARED = OmegaConf.load(CONF / "train.yaml").data  # what every data set has, popped by build
-BRINGS = {
-    "multiclass": ("cross_entropy", "classification"),
-    "binary": ("bce", "classification"),
-    "multilabel": ("bce", "classification"),
-    "regression": ("mse", "regression"),
-    "ranking": ("ranknet", "ranking"),
-}
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -62,15 +55,6 @@ def tensors(part: Any) -> tuple[torch.Tensor, ...]:
 
 
 # Configuration
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_data_brings_its_loss_and_metrics(option: str) -> None:
-    brought = composed([f"data={option}"])
-    choices = brought.hydra.runtime.choices
-    assert (choices.loss, choices.metrics) == BRINGS[brought.data.task]
-    own = composed(["loss=huber", f"data={option}"])
-    assert own.hydra.runtime.choices.loss == "huber"
 
 
 @pytest.mark.parametrize("option", OPTIONS)

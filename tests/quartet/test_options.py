@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from made import cifar_files, composed, idx_files, labelled_table, options, paint, weights, write
+from made import (
+    cifar_files,
+    composed,
+    idx_files,
+    labelled_table,
+    options,
+    paint,
+    pairs,
+    weights,
+    write,
+)
 from omegaconf import OmegaConf
 
 from quartet.build import build
@@ -20,14 +30,13 @@ from quartet.core.problems import ConfigError
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
-GROUPS = ("loss", "metrics", "model", "module", "optimizer", "scheduler")
-GROUPS += ("trainer", "callbacks", "logger", "data")
-OPTIONS = {group: options(group) for group in GROUPS}
+GROUPS = ("loss", "metrics", "model", "module", "trainer", "callbacks", "logger", "data")
 YAMLS = sorted(CONF.rglob("*.yaml"))
+TABLE = ["data=csv", "data/task=multilabel", "data.target=[red,round]"]
 DATA_OF = {
     "multiclass": ["data=digits"],
     "binary": ["data=breast_cancer"],
-    "multilabel": ["data=csv", "data/task=multilabel", "data.target=[red,round]"],
+    "multilabel": [*TABLE, "data.path='{tmp}/table.csv'"],
     "regression": ["data=diabetes"],
     "ranking": ["data=ranking", "data.queries=80"],
 }
@@ -38,7 +47,7 @@ LONG = ("compile",)  # tests/test_trainer.py has a test that shows more
 NEEDS = {  # what an option cannot do without
     "callbacks": {"unfreeze": ["callbacks.unfreeze.epochs={2: ['layers.0.*']}"]},
     "data": {
-        "csv": ["data/task=multilabel", "data.target=[red,round]", "data.path='{tmp}/table.csv'"],
+        "csv": [*TABLE[1:], "data.path='{tmp}/table.csv'"],
         "image_folder": ["data.path='{tmp}/pictures'", "data.image_size=8"],
     },
     "model": {"torchvision": ["model.name=shufflenet_v2_x0_5"]},  # a small one
@@ -65,33 +74,46 @@ def tasks_of(group: str, option: str) -> list[str]:
 
 
 def cases() -> Iterator[Any]:
-    for group, names in OPTIONS.items():
-        for option in names:
-            if (group, option) == ("loss", "none"):  # needs a model that has one: test_examples.py
+    """Options but those that the data brings, which train with it; optimizers with schedulers."""
+    every = [(group, option) for group in GROUPS for option in options(group)]
+    for group, option in every:
+        if (group, option) == ("loss", "none"):  # needs a model that has one: test_examples.py
+            continue
+        for task in filter(DATA_OF.get, tasks_of(group, option)):
+            data = [] if group == "data" else DATA_OF[task]
+            if data and composed(data).hydra.runtime.choices[group] == option:
                 continue
-            for task in filter(DATA_OF.get, tasks_of(group, option)):
-                data = [] if group == "data" else DATA_OF[task]
-                overrides = [*data, f"{group}={option}", *NEEDS.get(group, {}).get(option, [])]
-                if group == "metrics" and (option, task) == ("regression", "ranking"):
-                    overrides.append("loss=mse")
-                # These libraries warn of what they do themselves.
-                marks = [pytest.mark.filterwarnings("ignore")] if option in EXTRAS else []
-                marks += [pytest.mark.slow] if option in LONG else []
-                yield pytest.param(option, overrides, id=f"{group}-{option}-{task}", marks=marks)
+            overrides = [*data, f"{group}={option}", *NEEDS.get(group, {}).get(option, [])]
+            # These libraries warn of what they do themselves.
+            marks = [pytest.mark.filterwarnings("ignore")] if option in EXTRAS else []
+            marks += [pytest.mark.slow] if option in LONG else []
+            yield pytest.param(option, overrides, id=f"{group}-{option}-{task}", marks=marks)
+    for optimizer, scheduler in pairs("optimizer", "scheduler"):
+        overrides = [f"optimizer={optimizer}", f"scheduler={scheduler}"]
+        yield pytest.param(optimizer, overrides, id=f"optimizer-{optimizer}-{scheduler}")
 
 
-def make_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Small stand-ins for all data that lies on disk."""
+    folder = tmp_path_factory.mktemp("files")
     write(folder / "MNIST" / "raw", idx_files(100, seed=0))
     write(folder / "FashionMNIST" / "raw", idx_files(100, seed=1))
-    cifar_files(folder, monkeypatch)
     paint(folder / "pictures", cat=40, dog=40)
     labelled_table(folder / "table.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        cifar_files(folder, patch)
+        yield folder
+
+
+def on_files(overrides: list[str], files: Path) -> list[str]:
+    """The overrides with the places of the files."""
+    return [text.replace("{tmp}", str(files)) for text in overrides]
 
 
 @pytest.mark.parametrize(("option", "overrides"), list(cases()))
 def test_every_option_trains(
-    option: str, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: str, overrides: list[str], files: Path, tmp_path: Path
 ) -> None:
     if option in ("gpu", "fp16") and not torch.cuda.is_available():
         pytest.skip("no GPU: test_check.py shows that it is refused")
@@ -99,13 +121,9 @@ def test_every_option_trains(
         pytest.skip("no Mac: test_check.py shows that it is refused")
     if option in EXTRAS:
         pytest.importorskip(option)
-    make_files(tmp_path, monkeypatch)
-    overrides = [text.replace("{tmp}", str(tmp_path)) for text in overrides]
-    if "data=csv" in overrides and not any("data.path" in text for text in overrides):
-        overrides.append(f"data.path='{tmp_path}/table.csv'")
-    cfg = composed([*TWO_STEPS, f"data.dir='{tmp_path}'", *overrides])
     directory = tmp_path / "run"
-    result = train(cfg, directory)
+    overrides = on_files([*TWO_STEPS, "data.dir='{tmp}'", *overrides], files)
+    result = train(composed(overrides), directory)
     assert json.loads((directory / "result.json").read_text()) == result
     assert (result["status"], result["error"]) == ("finished", None)
     assert all(math.isfinite(value) for value in result["metrics"].values())
@@ -122,28 +140,23 @@ def test_every_option_trains(
 
 # These look at values, as do losses and metrics of ranking, which depend on the documents of a query.
 WAITING = ("adafactor", "asgd", "lbfgs")
-USUAL = ("cross_entropy", "classification", "mlp", "adam")
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param(
-            case.values[1],
-            id=case.id,
-            marks=[] if case.values[0] in USUAL else pytest.mark.slow,
-        )
-        for case in cases()
-        if case.id.startswith(("loss", "metrics", "model", "optimizer"))
-        and case.values[0] not in WAITING
-        and not case.id.endswith("-ranking")
+        *(pytest.param(data, id=task) for task, data in DATA_OF.items() if task != "ranking"),
+        *(
+            pytest.param(case.values[1], id=case.id, marks=pytest.mark.slow)
+            for case in cases()
+            if case.id.startswith(("loss", "metrics", "model", "optimizer"))
+            and case.values[0] not in WAITING
+            and not case.id.endswith("-ranking")
+        ),
     ],
 )
-def test_no_step_waits_for_the_device(overrides: list[str], tmp_path: Path) -> None:
-    if "data=csv" in overrides:
-        labelled_table(tmp_path / "table.csv")
-        overrides = [*overrides, f"data.path='{tmp_path}/table.csv'"]
-    run = build(composed([*TWO_STEPS, *overrides]))
+def test_no_step_waits_for_the_device(overrides: list[str], files: Path) -> None:
+    run = build(composed(on_files([*TWO_STEPS, *overrides], files)))
     module, buffer = run.module, run.module.train_metrics
     run.data.setup("fit")
     if hasattr(module.loss, "fit"):

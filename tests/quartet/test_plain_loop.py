@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from itertools import count, cycle, islice, product
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hydra.utils import get_object
-from made import SHORT, composed, labelled_table, options, project_part
+from made import SHORT, composed, labelled_table, options, pairs, project_part
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -364,13 +364,9 @@ def compare(overrides: Sequence[str], directory: Path, forgotten: int | None = N
     return run
 
 
-PAIRS = list(zip(options("optimizer"), cycle(options("scheduler"))))
-if len(options("scheduler")) > len(PAIRS):
-    PAIRS = list(zip(cycle(options("optimizer")), options("scheduler")))
-
-
 @pytest.mark.parametrize(
-    ("number", "optimizer", "scheduler"), [(n, *p) for n, p in enumerate(PAIRS)]
+    ("number", "optimizer", "scheduler"),
+    [(n, *p) for n, p in enumerate(pairs("optimizer", "scheduler"))],
 )
 def test_optimizers_and_schedulers_train_as_by_hand(
     number: int, optimizer: str, scheduler: str, tmp_path: Path
