@@ -171,11 +171,11 @@ def test_every_optimizer_scheduler_and_way_of_training_together(tmp_path: Path) 
 def test_sampled_losses_metrics_models_and_data_sets_together(tmp_path: Path) -> None:
     # Most cells do not fit: half of the sample is of those that do.
     fitting = [cell for cell in PARTS if not misfits_of_parts(cell)]
-    cells = random.Random(0).sample(fitting, 15) + random.Random(0).sample(PARTS, 15)
+    cells = random.Random(0).sample(fitting, 8) + random.Random(0).sample(PARTS, 8)
     try_all(cells, config_of_parts, misfits_of_parts, tmp_path)
 
 
 def test_sampled_optimizers_schedulers_and_ways_of_training_together(tmp_path: Path) -> None:
     misfits = [cell for cell in DRIVES if misfits_of_drive(cell)]
-    cells = random.Random(0).sample(DRIVES, 20) + random.Random(0).sample(misfits, 5)
+    cells = random.Random(0).sample(DRIVES, 12) + random.Random(0).sample(misfits, 3)
     try_all(cells, config_of_drive, misfits_of_drive, tmp_path)
