@@ -182,7 +182,7 @@ def test_jobs_by_submitit_survive_each_other_and_resume(tmp_path: Path) -> None:
     assert re.search(r"^job 2 refused: .*by=refusal: is not to be had", err, re.MULTILINE)
     assert "Traceback" not in err
     before = contents(tmp_path / "s" / "3")
-    status, out, err = run(tmp_path, "sweep.resume=s")
+    status, out, err = run(tmp_path, "sweep.resume=s", ENDS[-2])
     assert (status, out.partition("\n")[0]) == (1, "2 of 4 jobs finished: s"), err
     assert contents(tmp_path / "s" / "3") == before
 

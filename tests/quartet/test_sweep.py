@@ -192,10 +192,9 @@ def test_further_devices_need_a_process_for_each_job(
 @pytest.mark.slow
 def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
     write_losses(tmp_path)
-    command = (
-        *("-m", *SMOKE, "loss._target_=hydra_plugins.losses.Ends", "hydra.sweep.dir=s"),
-        *("+loss.by=diverge,raise,kill,refusal,nothing", "launcher=local"),
-    )
+    ends = "loss._target_=hydra_plugins.losses.Ends"  # which a record may not decide
+    by = "+loss.by=diverge,raise,kill,refusal,nothing"
+    command = ("-m", *SMOKE, ends, by, "hydra.sweep.dir=s", "launcher=local")
     status, out, err = run(tmp_path, *command)
     assert status == 1
     assert re.search(r"^job 4 .* finished; sweep: 1 of 5 done", err, re.MULTILINE)
@@ -208,7 +207,7 @@ def test_jobs_of_their_own_survive_each_other(tmp_path: Path) -> None:
     assert "ArithmeticError: a bug of this loss" in (tmp_path / "s/1/output.log").read_text()
 
     before = {path: path.read_bytes() for path in (tmp_path / "s").glob("*/result.json")}
-    status, out, err = run(tmp_path, "sweep.resume=s")
+    status, out, err = run(tmp_path, "sweep.resume=s", ends)
     assert status == 1  # failed and refused ones stay
     assert out.startswith("2 of 5 jobs finished: s\n")
     assert "killed" not in err
