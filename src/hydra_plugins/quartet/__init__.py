@@ -14,13 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(Sweeper):
-    """Trains every combination of values. Resumes a sweep that its directory holds.
-
-    Args:
-        retry: ``failed`` to train failed and refused jobs again; None to leave them.
-        resume: The sweep's directory, to resume all jobs that it ever had; None for those asked for.
-        params: Values to combine.
-    """
+    """Trains every combination of values. Settings: conf/sweep/grid.yaml."""
 
     hydra_context: HydraContext
     config: DictConfig
@@ -49,32 +43,22 @@ class GridSweeper(Sweeper):
 
 
 class SearchSweeper(GridSweeper):
-    """Asks Optuna for the values of each job. Resumes a search that its directory holds.
+    """Asks Optuna for the values of each job. Settings: conf/sweep/optuna.yaml."""
 
-    The arguments are described in ``conf/sweep/optuna.yaml``.
-    """
+    n_trials: int
+    over: list[str] | None
+    space: dict[str, Any] | None
+    objectives: list[str] | None
+    mode: list[str] | None
+    sampler: str
+    seed: int
+    pruner: str
+    warmup_epochs: int
+    storage: str | None
 
-    def __init__(
-        self,
-        *,
-        n_trials: int,
-        over: list[str] | None,
-        space: dict[str, Any] | None,
-        objectives: list[str] | None,
-        mode: list[str] | None,
-        sampler: str,
-        seed: int,
-        pruner: str,
-        warmup_epochs: int,
-        storage: str | None,
-        resume: str | None,
-    ) -> None:
+    def __init__(self, *, resume: str | None, **settings: Any) -> None:
         super().__init__(retry=None, resume=resume, params=None)
-        self.n_trials = n_trials
-        self.over, self.space = to_container(over), to_container(space)
-        self.objectives, self.mode = to_container(objectives), to_container(mode)
-        self.sampler, self.seed, self.storage = sampler, seed, storage
-        self.pruner, self.warmup_epochs = pruner, warmup_epochs
+        vars(self).update({name: to_container(value) for name, value in settings.items()})
 
     def sweep(self, arguments: list[str]) -> Any:
         from quartet.sweeps.search import search
@@ -123,12 +107,7 @@ class JobLauncher(Launcher):
 
 
 class LocalLauncher(JobLauncher):
-    """Trains each job in a process of its own on this machine.
-
-    Args:
-        n_jobs: Jobs at once.
-        gpus_per_job: GPUs that each job sees.
-    """
+    """Trains each job in a process of its own here. Settings: conf/launcher/local.yaml."""
 
     def __init__(self, *, n_jobs: int, gpus_per_job: int) -> None:
         self.n_jobs, self.gpus_per_job = n_jobs, gpus_per_job
@@ -145,14 +124,7 @@ class LocalLauncher(JobLauncher):
 
 
 class RayLauncher(JobLauncher):
-    """Trains each job in a process of its own on a Ray cluster.
-
-    Args:
-        address: Of the cluster; None for one of this machine alone.
-        num_cpus: Of a job.
-        num_gpus: Of a job, fractions too; None for 1 where the cluster has GPUs.
-        env: Names of environment variables that are passed to the jobs.
-    """
+    """Trains each job in a process of its own on a Ray cluster. Settings: conf/launcher/ray.yaml."""
 
     extra = package = "ray"
 
@@ -178,12 +150,7 @@ class RayLauncher(JobLauncher):
 
 
 class SlurmLauncher(JobLauncher):
-    """Trains each job in a process of its own, in Slurm's queue.
-
-    Args:
-        cluster: ``slurm``; ``local`` for this machine.
-        settings: The other settings of conf/launcher/slurm.yaml.
-    """
+    """Trains each job in a process of its own, in Slurm's queue. Settings: conf/launcher/slurm.yaml."""
 
     extra, package = "slurm", "submitit"
     LEAST: ClassVar = {  # of whole numbers

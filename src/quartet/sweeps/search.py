@@ -334,28 +334,23 @@ def choose_objectives(sweeper: "SearchSweeper", space: Space) -> dict[str, str]:
     Raises:
         ValueError: nothing is monitored.
     """
-    cfg = space.compose()
-    metric = cfg.monitor.metric
-    names = list(sweeper.objectives or [metric])
+    monitor = space.compose().monitor
+    names = list(sweeper.objectives or [monitor.metric])
     if None in names:
         raise ValueError("monitor.metric=null: name what to optimise, in it or sweep.objectives.")
     if sweeper.mode:
         return dict(zip(names, sweeper.mode, strict=True))
-    return {name: choose_direction(name, sweeper, space) for name in names}
+    lower = [n for n in names if n.endswith("/loss") or n.startswith("seconds/")]
+    modes = {"samples_per_second": "max", **dict.fromkeys(lower, "min")}
+    if monitor.mode:
+        modes[monitor.metric] = monitor.mode
+    return {name: modes.get(name) or choose_mode(name, sweeper, space) for name in names}
 
 
-def choose_direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
-    """Whether the best value of a figure is its ``min`` or ``max``."""
-    cfg = space.compose()
-    if name == cfg.monitor.metric and cfg.monitor.mode:
-        return str(cfg.monitor.mode)
-    if name.endswith("/loss") or name.startswith("seconds/"):
-        return "min"
-    if name == "samples_per_second":
-        return "max"
-    # The metric itself knows, which needs torch.
+def choose_mode(name: str, sweeper: "SearchSweeper", space: Space) -> str:
+    """Whether the best value of a metric is its ``min`` or ``max``, as the metric itself knows."""
     from quartet.build import build
-    from quartet.validation.monitor import find_mode as of_metric
+    from quartet.validation.monitor import find_mode
 
     drawn = space.draw_random(0, 0)
     try:
@@ -364,4 +359,4 @@ def choose_direction(name: str, sweeper: "SearchSweeper", space: Space) -> str:
         raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *error.messages])) from None
     if not run.is_known:
         raise ValueError(f"sweep.mode: is not known for {name}; set it to min or max.")
-    return of_metric(name, run.module.val_metrics.metrics)
+    return find_mode(name, run.module.val_metrics.metrics)
