@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from quartet.core.files import DirectoryLocked, lock
+from quartet.core.files import lock
 from quartet.core.problems import ConfigError, Problem, TrainingError
 from quartet.core.processes import process_rank, shutdown
 from quartet.records import run_directory as record
@@ -62,7 +62,7 @@ def train_locked(
         refuse_taken(Path(directory))
     if cfg.get("resume"):
         directory = Path(cfg.resume)
-        lock_directory(directory, locks)
+        locks.enter_context(lock(directory))
         place = records.place_of(cfg)
         if place is None:
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
@@ -73,7 +73,7 @@ def train_locked(
     if place and known and (problems := list(records.check_length(cfg, place.epoch, *length))):
         raise ConfigError(*problems)
     load_data(run)
-    lock_directory(run.directory, locks)
+    locks.enter_context(lock(run.directory))
     if not place:
         refuse_taken(run.directory)  # another run may have started and finished since
     trainer, main = run.trainer, run.trainer.is_global_zero
@@ -204,15 +204,3 @@ def refuse_taken(directory: Path) -> None:
             "directory, or continue that run, resume=DIR."
         )
         raise ConfigError(Problem("", message))
-
-
-def lock_directory(directory: Path, locks: ExitStack) -> None:
-    """Locks a directory until `locks` is closed.
-
-    Raises:
-        quartet.core.problems.ConfigError: another process has locked it.
-    """
-    try:
-        locks.enter_context(lock(directory))
-    except DirectoryLocked as error:
-        raise ConfigError(Problem("", str(error))) from None

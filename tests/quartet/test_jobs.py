@@ -13,6 +13,7 @@ import pytest
 
 from quartet.config.overrides import is_job_override
 from quartet.core import files as locks
+from quartet.core.problems import ConfigError
 from quartet.records import run_directory as record
 from quartet.records.sweep import Job, Table, list_jobs
 from quartet.sweeps import directory, launch
@@ -122,7 +123,7 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
         assert process.stdout.readline() == "has it\n"
         assert not locks.try_lock(tmp_path)
         taken = rf"another process trains in .*: process {process.pid} on .*; wait until it ends"
-        with pytest.raises(locks.DirectoryLocked, match=taken), locks.lock(tmp_path):
+        with pytest.raises(ConfigError, match=taken), locks.lock(tmp_path):
             pass
         process.send_signal(signal.SIGKILL)
     assert locks.try_lock(tmp_path)
@@ -134,7 +135,7 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
 def test_lock_without_a_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "try_lock", lambda directory: False)  # and no .lock file is there
     with (
-        pytest.raises(locks.DirectoryLocked, match="unknown; wait until it ends"),
+        pytest.raises(ConfigError, match="unknown; wait until it ends"),
         locks.lock(tmp_path),
     ):
         pass

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quartet.core import processes
+from quartet.core.problems import ConfigError, Problem
 
 CONF = Path(__file__).parents[3] / "conf"
 # Packages of the project: every package in src/ beside the engine, whatever a fork calls it.
@@ -122,10 +123,6 @@ def remove_empty_directories(directory: Path, *, parents: int = 2) -> None:
 _descriptors: dict[Path, int] = {}  # of the directories that this process has locked
 
 
-class DirectoryLocked(RuntimeError):
-    """Another process has locked a directory."""
-
-
 def try_lock(directory: Path) -> bool:
     """Locks a directory for this process. False if another one has locked it."""
     directory = directory.resolve()
@@ -172,7 +169,7 @@ def lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
         wait: Whether to wait until another process unlocks it.
 
     Raises:
-        DirectoryLocked: another process has locked it, and `wait` is False.
+        ConfigError: another process has locked it, and `wait` is False.
     """
     if directory.resolve() in _descriptors:
         yield
@@ -182,9 +179,10 @@ def lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
             who = ""
             with suppress(OSError):  # the other process may have just ended
                 who = (directory / ".lock").read_text()
-            raise DirectoryLocked(
+            message = (
                 f"another process trains in {directory}: {who or 'unknown'}; wait until it ends."
             )
+            raise ConfigError(Problem("", message))
         time.sleep(0.01)
     try:
         yield

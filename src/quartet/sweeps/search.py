@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet.config.overrides import Range
-from quartet.core.files import DirectoryLocked, lock, remove_empty_directories
+from quartet.core.files import lock, remove_empty_directories
 from quartet.core.problems import ConfigError, abort
 from quartet.core.processes import shutdown
 from quartet.records.sweep import (
@@ -56,7 +56,7 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
             finally:
                 del os.environ[SEARCH]
             trials.print_summary()
-    except (ValueError, DirectoryLocked) as error:
+    except (ValueError, ConfigError) as error:
         remove_empty_directories(directory)
         abort(str(error))
     except BaseException:
