@@ -566,6 +566,92 @@ def test_missing_numbers_are_refused_or_filled_with_the_training_mean(tmp_path: 
         table(tmp_path / "t.csv", "y", "regression", "data.missing=drop")
 
 
+@pytest.fixture
+def visits(tmp_path: Path) -> Path:
+    """40 rows, the newest first, four a day: a patient of eight, the part that a column names, y."""
+    days = pd.date_range("2024-03-01", periods=10).repeat(4)[::-1]
+    frame = pd.DataFrame({"day": days.strftime("%Y-%m-%d"), "noon": days.strftime("%d.%m.%Y")})
+    frame["patient"] = [f"p{row % 8}" for row in range(40)]
+    frame["part"] = np.repeat(["test", "val", "train"], [8, 4, 28])
+    frame["x"], frame["y"] = np.arange(40.0), np.arange(40.0)
+    frame.to_csv(tmp_path / "visits.csv", index=False)
+    return tmp_path / "visits.csv"
+
+
+def rows_of(parts: Parts) -> list[list[int]]:
+    """The rows of each part, by their targets."""
+    assert parts.feature_names == ("x",)  # columns that divide are no inputs
+    return [tensors(part)[1].flatten().int().tolist() for part in parts[:3]]
+
+
+PLAIN = ("data.standardize_targets=false", "data.drop=[noon]")
+
+
+def test_table_is_divided_by_time(visits: Path) -> None:
+    drop = "data.drop=[noon,patient,part]"
+    by_time = table(visits, "y", "regression", *PLAIN, drop, "data.order=day")
+    # 4 rows are a tenth, 8 a fifth: whole days.
+    assert rows_of(by_time) == [list(range(12, 40)), list(range(8, 12)), list(range(8))]
+    # Days are not torn apart: 2 rows would be half of one.
+    torn = ["data.order=day", "data.val_fraction=0.05", "data.test_fraction=0.05"]
+    small = table(visits, "y", "regression", *PLAIN, drop, *torn)
+    assert rows_of(small) == [list(range(8, 40)), list(range(4, 8)), list(range(4))]
+    by_number = table(visits, "y", "regression", *PLAIN, drop, "data.order=x", "data.features=[x]")
+    assert rows_of(by_number)[2] == list(range(32, 40))
+
+
+def test_table_is_divided_by_group(visits: Path) -> None:
+    words = [*PLAIN, "data.drop=[noon,day,part]", "data.group=patient", "data.test_fraction=0.25"]
+    parts = rows_of(table(visits, "y", "regression", *words))
+    patients = [{row % 8 for row in part} for part in parts]
+    assert [len(each) for each in patients] == [5, 1, 2]
+    assert sorted(row for part in parts for row in part) == list(range(40))
+
+
+def test_table_is_divided_as_a_column_says(visits: Path) -> None:
+    words = [*PLAIN, "data.drop=[noon,day,patient]", "data.division=part"]
+    parts = rows_of(table(visits, "y", "regression", *words))
+    assert parts == [list(range(12, 40)), list(range(8, 12)), list(range(8))]
+
+
+def test_folds_are_of_groups_and_of_no_order() -> None:
+    groups = np.arange(20) // 2
+    rows = split(
+        *(20,), val_fraction=0, test_fraction=0.2, split_seed=0, fold=(1, 4), groups=groups
+    )
+    assert not {*groups[rows.train]} & {*groups[rows.val]}
+    assert [len(part) for part in rows] == [12, 4, 4]
+    with pytest.raises(ValueError, match=r"^folds: rows in an order have no folds"):
+        split(20, val_fraction=0, test_fraction=0.2, split_seed=0, fold=(0, 4), order=groups)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "data.order=noon",
+            r"order column 'noon' holds '10.03.2024', and must hold numbers or dates",
+        ),
+        ("data.order=dya", "order 'dya' is not a column; did you mean day"),
+        (
+            "data.order=day data.group=patient",
+            "group=patient: data.order=day divides the rows already",
+        ),
+        (
+            "data.order=day data.val_fraction=0 data.test_fraction=0.95",
+            "test_fraction: 40 rows have 10",
+        ),
+        (
+            "data.division=patient",
+            "column 'patient' holds p0, .*; its values must be train, val and test",
+        ),
+    ],
+)
+def test_division_that_does_not_fit_is_refused(visits: Path, override: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}|{words}"):
+        table(visits, "y", "regression", *PLAIN, *override.split())
+
+
 def test_other_separators_are_read(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a;y\n" + "".join(f"{n};{n}\n" for n in range(10)))
     parts = table(tmp_path / "t.csv", "y", "regression", "data.separator=';'")

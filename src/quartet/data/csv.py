@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from quartet.core.messages import shorten, suggest_name
-from quartet.data.split import Fold, IntArray, Parts, assemble, split, standardize
+from quartet.data.split import Fold, IntArray, Parts, Rows, assemble, split, standardize
 from quartet.data.task import TASKS, Task
 
 
@@ -28,6 +28,9 @@ def csv(
     missing: str,
     max_categories: int,
     standardize_targets: bool,
+    order: str | None,
+    group: str | None,
+    division: str | None,
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
@@ -52,9 +55,13 @@ def csv(
         max_categories: Largest number of values of a one-hot encoded column in the training part.
         standardize_targets: Whether regression targets get mean 0 and standard deviation 1 over the
             training part.
+        order: A column of numbers or dates: the last rows are for testing, those before them for
+            validation. This and the next two columns are inputs only if ``features`` names them.
+        group: A column whose values stay whole, such as the patient; the fractions count them.
+        division: A column that says train, val or test.
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for testing, in [0, 1).
-        split_seed: Seed of the split, stratified for multiclass and binary.
+        split_seed: Seed of the split; without a group stratified for multiclass and binary.
         fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
@@ -68,18 +75,25 @@ def csv(
     if missing not in ("error", "mean"):
         raise ValueError(f"missing must be error or mean, got {missing!r}; mean replaces numbers.")
     table = _read(path, separator)
-    wanted, inputs = _select_columns(table, target, features, drop, kind)
+    named = {"order": order, "group": group, "division": division}
+    dividing = {key: name for key, name in named.items() if name is not None}
+    wanted, inputs = _select_columns(table, target, features, drop, kind, dividing)
     _refuse_gaps(table[wanted])
     targets, names = kind.read_targets(table[wanted])
-    stratify = np.array(names)[targets.astype(int).ravel()] if kind.has_classes else None
-    rows = split(
-        len(table),
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        split_seed=split_seed,
-        fold=fold,
-        stratify=stratify,
-    )
+    by = _read_division(table, dividing)
+    if not by and kind.has_classes:
+        by["stratify"] = np.array(names)[targets.astype(int).ravel()]
+    if "division" in by:
+        rows = _divide(by["division"], str(division), fold)
+    else:
+        rows = split(
+            len(table),
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+            fold=fold,
+            **by,
+        )
     encoding, feature_names = _fit_encoding(table[inputs], rows.train, missing, max_categories)
     encoding |= {"separator": separator, "targets": wanted}
     scale: tuple[Tensor, Tensor] | None = None
@@ -117,6 +131,7 @@ def _select_columns(
     features: Sequence[str] | None,
     drop: Sequence[str],
     kind: Task,
+    dividing: Mapping[str, str],
 ) -> tuple[list[str], list[str]]:
     """Returns the names of the target columns and of the input columns."""
     if not target:
@@ -124,7 +139,10 @@ def _select_columns(
             f"target is not set; data.target=COLUMN, one of {', '.join(table.columns)}."
         )
     wanted = [target] if isinstance(target, str) else list(target)
-    for key, names in (("target", wanted), ("features", features or ()), ("drop", drop)):
+    for key, names in (
+        *(("target", wanted), ("features", features or ()), ("drop", drop)),
+        *((key, [name]) for key, name in dividing.items()),
+    ):
         for name in names:
             if name not in table.columns:
                 hint = suggest_name(str(name), table.columns, most=len(table.columns))
@@ -134,16 +152,58 @@ def _select_columns(
             f"target must be one column for {kind.name}, got {len(wanted)}: {', '.join(wanted)}; "
             "several are for data/task=multilabel or data/task=regression."
         )
+    if len(dividing) > 1:
+        first, other = list(dividing.items())[:2]
+        message = f"data.{first[0]}={first[1]} divides the rows already; choose one of them."
+        raise ValueError(f"{other[0]}={other[1]}: {message}")
     if both := [name for name in wanted if name in (features or ()) or name in drop]:
         raise ValueError(
             f"target {both[0]!r} is in features or drop too; remove it there, a target is "
             "never an input."
         )
-    chosen = table.columns if features is None else features
+    chosen = table.columns.drop(list(dividing.values())) if features is None else features
     inputs = [name for name in chosen if name not in wanted and name not in drop]
     if not inputs:
         raise ValueError("features leaves no input column; name fewer in data.drop or more here.")
     return wanted, inputs
+
+
+def _read_division(table: pd.DataFrame, dividing: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the values of the column by which rows are divided, as an argument of `split`."""
+    for key, name in dividing.items():
+        column = table[name]
+        if gaps := column.isna().sum():
+            raise ValueError(f"{key} column {name!r} has {gaps} missing values; fill them in.")
+        if key == "order" and not pd.api.types.is_numeric_dtype(column):
+            try:
+                dates = pd.to_datetime(column, format="ISO8601", utc=True)
+                return {key: dates.to_numpy(dtype="datetime64[ns]")}
+            except ValueError:
+                message = (
+                    f"order column {name!r} holds {column.iloc[0]!r}, and must hold numbers or "
+                )
+                raise ValueError(
+                    f"{message}dates such as 2024-03-31 or 2024-03-31 16:00."
+                ) from None
+        if key == "group":
+            return {"groups": column.astype(str).to_numpy()}
+        return {key: column.to_numpy()}
+    return {}
+
+
+def _divide(division: NDArray[Any], name: str, fold: Fold | None) -> Rows:
+    """Returns the rows of each part that a column names."""
+    if fold is not None:
+        raise ValueError(f"folds: data.division={name} names the parts; set data.folds=null.")
+    rows = Rows(*(np.flatnonzero(division == part) for part in Rows._fields))
+    if sum(map(len, rows)) < len(division):
+        others = sorted({*map(str, division)} - {*Rows._fields})
+        raise ValueError(
+            f"division column {name!r} holds {shorten(others)}; its values must be train, val and test."
+        )
+    if not len(rows.train):
+        raise ValueError(f"division column {name!r} says train in no row; name the training rows.")
+    return rows
 
 
 def _refuse_gaps(targets: pd.DataFrame) -> None:

@@ -103,8 +103,9 @@ def split(
     stratify: NDArray[Any] | None = None,
     groups: NDArray[Any] | None = None,
     keep: Mapping[int, float] | None = None,
+    order: NDArray[Any] | None = None,
 ) -> Rows:
-    """Divides ``count`` rows at random into a training, a validation and a test part.
+    """Divides ``count`` rows into a training, a validation and a test part: at random, or by an order.
 
     The test rows depend on the seed and ``test_fraction`` alone, so that runs with other validation
     parts have the same test set.
@@ -120,10 +121,12 @@ def split(
         groups: ``(count,)`` group of each row; the fractions count groups, which stay whole.
         keep: Class of ``stratify`` -> fraction in (0, 1] of its training rows to keep, at least one
             row each: an imbalanced set. None keeps all.
+        order: ``(count,)`` place of each row, such as its time: the last rows are the test part,
+            those before them the validation part. Rows of one place stay together.
 
     Raises:
-        ValueError: A fraction is out of range, a part is empty, a class has too few rows, or
-            ``keep`` has an unknown class.
+        ValueError: A fraction is out of range, a part is empty, a class has too few rows, ``keep``
+            has an unknown class, or there are folds of an order.
     """
     if fold is not None:
         val_fraction = 0
@@ -152,6 +155,10 @@ def split(
             f"val_fraction={val_fraction} and test_fraction={test_fraction} of {len(units)} {unit} "
             "leave no training part; lower them."
         )
+    if order is not None:
+        if fold is not None:
+            raise ValueError("folds: rows in an order have no folds; set data.folds=null.")
+        return _split_order(order, *sizes.values())
     chosen = dict.fromkeys(fractions, units[:0])
     for name in ("test_fraction", "val_fraction"):
         if sizes[name]:
@@ -173,6 +180,25 @@ def split(
     if groups is None:
         return rows
     return Rows(*(np.flatnonzero(np.isin(groups, part)) for part in rows))
+
+
+def _split_order(order: NDArray[Any], val: int, test: int) -> Rows:
+    """Returns the first rows of an order, the last `test`, and the `val` before them."""
+    by = order.argsort(kind="stable")
+    values = order[by]
+
+    def start(end: int, size: int) -> int:  # rows of one place stay together
+        place = max(0, end - size)
+        return int(np.searchsorted(values, values[place])) if size else end
+
+    last = start(len(values), test)
+    middle = start(last, val)
+    if not middle:
+        raise ValueError(
+            f"test_fraction: {len(values)} rows have {len(np.unique(values))} different places in "
+            "their order, which leaves none for the training part; choose smaller fractions."
+        )
+    return Rows(*(np.sort(part) for part in np.split(by, [middle, last])))
 
 
 def _split_fold(
