@@ -375,7 +375,7 @@ def test_loss_is_the_mean_over_samples_where_the_last_batch_is_smaller() -> None
     buffer.append(*step(rows=1, loss=5.0))
     total, samples = buffer.loss_sums()["loss"]
     assert total / samples == 2
-    assert buffer.step_losses().tolist() == [1, 5]
+    assert buffer.step_losses()["loss"].tolist() == [1, 5]
 
 
 def test_loss_of_16_bit_training_is_summed_in_32_bits() -> None:

@@ -141,6 +141,11 @@ class DataModule(LightningDataModule):
         count = len(train)  # type: ignore[arg-type]
         return torch.stack([torch.as_tensor(split(train[i])[1]) for i in range(count)])
 
+    def knows_targets(self) -> bool:
+        """Whether the targets of the training part are known without reading its samples."""
+        train = self.load().train
+        return isinstance(train, TensorDataset) or hasattr(train, "targets")
+
     def count(self, part: str) -> float:
         """Counts the samples of a part, or its queries; 0 without this part, infinite if not known."""
         dataset = getattr(self.load(), part)
@@ -208,7 +213,7 @@ class DataModule(LightningDataModule):
         if self.queries(dataset) is not None:
             count = 1
         batches = Batches(min(count, len(dataset)), count, seed=self.seed)
-        return next(iter(self._loader(dataset, batches)))
+        return next(iter(self._loader(dataset, batches, num_workers=0)))
 
     def val_dataloader(self) -> Any:
         return self.part_loader("val")
@@ -242,6 +247,7 @@ class DataModule(LightningDataModule):
         device = torch.device("cpu")
         if isinstance(dataset, TensorDataset) and self.trainer:
             device = self.trainer.strategy.root_device
+        workers = options.pop("num_workers", self.num_workers)
         prepare = self._preparation(device, **options)
         if isinstance(dataset, TensorDataset):
             return TensorLoader(dataset.tensors, batches, device, prepare, self.queries(dataset))
@@ -251,7 +257,7 @@ class DataModule(LightningDataModule):
             collate_fn=identity,
             # Without one it would draw from the generator of the training.
             generator=torch.Generator().manual_seed(self.seed),
-            **worker_options(self.num_workers),
+            **worker_options(workers),
         )
 
     def _stream(

@@ -357,6 +357,9 @@ def choose_mode(name: str, sweeper: "SearchSweeper", space: Space) -> str:
         run = build(grid.compose(sweeper, drawn))
     except ConfigError as error:
         raise ValueError("\n  ".join([f"{' '.join(drawn)}:", *error.messages])) from None
-    if not run.is_known:
+    if name == run.config["monitor"]["metric"]:
+        return str(run.config["monitor"]["mode"])
+    mode = find_mode(name, run.module.val_metrics.metrics, ()) if run.is_known else None
+    if mode is None:
         raise ValueError(f"sweep.mode: is not known for {name}; set it to min or max.")
-    return find_mode(name, run.module.val_metrics.metrics)
+    return mode

@@ -56,12 +56,13 @@ class MetricBuffer(nn.Module):
         self.buffer: list[Step] = []
         self.chunks: list[Step] = []
         self.steps = self.values = 0  # counts in the buffer and the chunks
+        self.samples = 0
         self.losses: dict[str, list[Tensor]] = {}
         self.sizes: dict[str, list[int]] = {}
 
     def append(
         self,
-        losses: Tensor | Mapping[str, Tensor],
+        losses: Tensor | Mapping[str, Tensor] | None,
         outputs: Any = None,
         targets: Any = None,
         extras: Mapping[str, Any] | None = None,
@@ -70,18 +71,19 @@ class MetricBuffer(nn.Module):
         """Adds a step.
 
         Args:
-            losses: Scalars by name; one alone is ``loss``.
+            losses: Scalars by name; one alone is ``loss``. None for a step without.
             outputs: Raw outputs of the model; None updates no metric.
             targets: Targets of the batch.
             extras: Further items of the batch, for metrics that name them, such as ``indexes``.
             size: Number of samples; None counts those of the targets.
         """
-        named = {"loss": losses} if isinstance(losses, Tensor) else losses
+        named = {"loss": losses} if isinstance(losses, Tensor) else losses or {}
         detached = {name: value.detach() for name, value in named.items()}
         outputs = nest.map_tensors(Tensor.detach, outputs)
-        sizes = [nest.size(targets) if size is None else size]
-        self.buffer.append((detached, sizes, outputs, targets, dict(extras or {})))
+        size = nest.size(targets) if size is None else size
+        self.buffer.append((detached, [size], outputs, targets, dict(extras or {})))
         attributes = vars(self)  # nn.Module.__setattr__ is slow
+        attributes["samples"] += size
         attributes["steps"] += 1
         attributes["values"] += nest.count_values(outputs)
         if self.steps == self.max_steps or self.values > self.max_values:
@@ -132,6 +134,7 @@ class MetricBuffer(nn.Module):
             "chunks": [list(chunk) for chunk in self.chunks],
             "losses": {name: list(values) for name, values in self.losses.items()},
             "sizes": {name: list(values) for name, values in self.sizes.items()},
+            "samples": self.samples,
             "metrics": {n: metric_state(m) for n, m in self.each_metric()} if self.samples else {},
         }
 
@@ -142,7 +145,7 @@ class MetricBuffer(nn.Module):
         self.chunks = [tuple(chunk) for chunk in state["chunks"]]
         self.steps = sum(len(chunk[1]) for chunk in self.chunks)
         self.values = sum(nest.count_values(chunk[2]) for chunk in self.chunks)
-        self.losses, self.sizes = state["losses"], state["sizes"]
+        self.losses, self.sizes, self.samples = state["losses"], state["sizes"], state["samples"]
         for name, metric in self.each_metric():
             if name in state["metrics"]:
                 load_metric_state(metric, state["metrics"][name])
@@ -151,18 +154,15 @@ class MetricBuffer(nn.Module):
         """Returns all metrics, including wrapped ones, by name."""
         return ((n, m) for n, m in self.metrics.named_modules() if isinstance(m, Metric))
 
-    @property
-    def samples(self) -> int:
-        """Number of samples so far."""
-        steps = [*self.chunks, *self.buffer]
-        return sum(self.sizes.get("loss", ())) + sum(sum(step[1]) for step in steps)
-
-    def step_losses(self) -> Tensor:
-        """Returns the loss of every step so far, ``(steps,)``."""
+    def step_losses(self) -> dict[str, Tensor]:
+        """Returns the losses of every step so far, each ``(steps,)``, by name."""
         # Does not update the metrics, which would round differently after a checkpoint.
         self.flush()
-        losses = [*self.losses.get("loss", []), *(chunk[0]["loss"] for chunk in self.chunks)]
-        return torch.cat(losses) if losses else torch.empty(0)
+        found: dict[str, list[Tensor]] = {name: [*values] for name, values in self.losses.items()}
+        for losses, *_ in self.chunks:
+            for name, values in losses.items():
+                found.setdefault(name, []).append(values)
+        return {name: torch.cat(values) for name, values in found.items()}
 
     def loss_sums(self) -> dict[str, Tensor]:
         """Returns, for each loss, its sum over all samples and their number, ``(2,)``."""
@@ -175,6 +175,11 @@ class MetricBuffer(nn.Module):
             sums[name] = torch.stack([(losses * sizes).sum(), sizes.sum()])
         return sums
 
+    def has_outputs(self) -> bool:
+        """Whether a step had outputs, so that the metrics have values."""
+        self.update_metrics()
+        return any(metric.update_called for _, metric in self.each_metric())
+
     def compute(self, names: Sequence[str] = ()) -> dict[str, Tensor]:
         """Returns the value of every metric, over all processes.
 
@@ -183,9 +188,10 @@ class MetricBuffer(nn.Module):
         """
         self.update_metrics()
         found: dict[str, Tensor] = {}
-        for name, value in self.metrics.compute().items():
-            found |= name_values(name, value, names)
-        return found
+        # Of values by name the collection would leave out the name of the metric.
+        for name, metric in self.metrics.items(keep_base=True, copy_state=False):
+            found |= name_values(name, metric.compute(), names)
+        return {f"{self.prefix}{name}": value for name, value in found.items()}
 
 
 def pick_head(nest: Any, metric: str, head: str | None) -> Any:
@@ -215,9 +221,16 @@ def join(chunks: Sequence[Step]) -> Sequence[Step]:
 
 
 def name_values(name: str, value: Any, names: Sequence[str]) -> dict[str, Tensor]:
-    """Names the values of a metric: a scalar as the metric, of a vector each by its class."""
+    """Names the values of a metric: a scalar as the metric, of a vector each by its class.
+
+    Values with names of their own get that of the metric before, unless they begin with it: ``map``
+    and ``map_50`` of a metric ``map``.
+    """
     if isinstance(value, Mapping):
-        pairs = [name_values(f"{name}_{key}", each, names) for key, each in value.items()]
+        titles = {
+            key: key if f"{key}_".startswith(f"{name}_") else f"{name}_{key}" for key in value
+        }
+        pairs = [name_values(titles[key], each, names) for key, each in value.items()]
         return {key: each for pair in pairs for key, each in pair.items()}
     value = value.float()
     if not value.ndim:

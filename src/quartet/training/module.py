@@ -31,6 +31,10 @@ class NonFiniteLossError(TrainingError):
     """The loss or the weights became NaN or infinite."""
 
 
+class MissingLossError(ValueError):
+    """A model that computes no loss, where no loss is chosen."""
+
+
 class Module(LightningModule):
     """The base of a project's LightningModule, with the chosen parts and the bookkeeping.
 
@@ -169,7 +173,7 @@ class Module(LightningModule):
         """
         if self.mixing is None:
             return inputs, targets, targets
-        place = {"epoch": self.trainer.current_epoch, "batch": batch_idx}
+        place = {"epoch": self.current_epoch, "batch": batch_idx}
         return self.mixing(inputs, targets, **place, rank=self.global_rank)
 
     def compute_loss(
@@ -200,7 +204,7 @@ class Module(LightningModule):
         Args:
             stage: train, val or test.
             loss: Scalar, the mean over the batch; or a dict of such scalars, each of which is logged
-                by its name, with the total under ``loss``.
+                by its name. None logs no loss.
             outputs: Raw outputs of the model; None updates no metric.
             targets: Targets as the data gives them.
             extras: Further items of the batch, for metrics that name them, such as ``indexes``.
@@ -270,19 +274,17 @@ class Module(LightningModule):
         """Logs the mean loss and the metrics of an epoch, and resets them."""
         sums = buffer.loss_sums()
         # A process without a share of the samples knows no names.
-        names = dict.fromkeys(n for each in all_gather_object(self.trainer, [*sums]) for n in each)
+        known = all_gather_object(self.trainer, ([*sums], buffer.has_outputs()))
         means = {}
-        for name in names:
+        for name in dict.fromkeys(name for names, _ in known for name in names):
             share = sums.get(name, torch.zeros(2, device=self.device))
             total, samples = self.trainer.strategy.reduce(share, reduce_op="sum")
-            means[name] = total / samples
-        if not means:  # no step has recorded anything
-            return
-        loss = means["loss"]
-        if stage == "val" and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
+            means[f"{stage}/{name}"] = total / samples
+        loss = means.get("val/loss")
+        if loss is not None and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
             self.stop_non_finite(f"the validation loss became {loss.item()} at the end")
-        means = {f"{stage}/{name}": mean for name, mean in means.items()}
-        self.log_dict({**means, **buffer.compute(self.class_names)})
+        metrics = buffer.compute(self.class_names) if any(updated for _, updated in known) else {}
+        self.log_dict({**means, **metrics})
         buffer.reset()
 
     def refuse_non_finite(self) -> None:
@@ -290,11 +292,13 @@ class Module(LightningModule):
 
         Waits for the device, so call it at the end of an epoch and for checkpoints only.
         """
-        losses = self.train_metrics.step_losses()
-        wrong = (~losses.isfinite()).nonzero()
-        if len(wrong):
-            batch = int(wrong[0])
-            self.stop_non_finite(f"the loss became {losses[batch].item()} in batch {batch + 1}")
+        recorded = self.train_metrics.step_losses()
+        # Values beside the loss may be undefined for a batch.
+        for name in ["loss"] if "loss" in recorded else recorded:
+            wrong = (~(losses := recorded[name]).isfinite()).nonzero()
+            if len(wrong):
+                batch, title = int(wrong[0]), "the loss" if name == "loss" else name
+                self.stop_non_finite(f"{title} became {losses[batch].item()} in batch {batch + 1}")
         # Each process checks its own shard of the weights: a collective here could deadlock.
         weights = [parameter.detach() for parameter in self.model.parameters()]
         shards = [each.to_local() if isinstance(each, DTensor) else each for each in weights]
@@ -323,13 +327,13 @@ def model_losses(outputs: Any) -> dict[str, Tensor]:
     """Returns the losses that a model computes by itself: the scalars of its outputs.
 
     Raises:
-        ValueError: there is none under ``loss``.
+        MissingLossError: there is none under ``loss``.
     """
     losses = {}
     if isinstance(outputs, Mapping):
         losses = {k: v for k, v in outputs.items() if isinstance(v, Tensor) and not v.ndim}
     if "loss" not in losses:
-        raise ValueError(
+        raise MissingLossError(
             "loss=none needs a model that returns a dict with its loss under 'loss', a scalar; or "
             "override the steps of the module."
         )

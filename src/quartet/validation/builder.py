@@ -1,5 +1,6 @@
 """Builds the parts of a configuration one after the other, and collects what is wrong with them."""
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -37,11 +38,19 @@ from quartet.config.instantiate import (
 )
 from quartet.config.overrides import check_search_ranges
 from quartet.core.messages import join_and, join_or
-from quartet.core.problems import Context, Problem, collect_problems, wrong_keys
+from quartet.core.problems import (
+    Context,
+    Problem,
+    collect_problems,
+    describe_exception,
+    wrong_keys,
+)
+from quartet.data.loader import seeded
 from quartet.data.task import StandardTask, Task, create_task
 from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
+from quartet.training.module import MissingLossError
 from quartet.validation import data, dry_run, foreign, keys, length, monitor, settings
 
 SHAPES = ("data.task", "data.input_shape", "data.num_outputs", "data.num_classes")
@@ -49,6 +58,9 @@ SHAPES = ("data.task", "data.input_shape", "data.num_outputs", "data.num_classes
 LOADER_KEYS = {
     f"data.{key}" for key in POLICY_KEYS["data"] if key not in ("task", "dir", "folds", "fold")
 }
+
+# Callbacks of which the values that they log are known.
+SHIPPED_CALLBACK = re.compile(r"(quartet|lightning)\.")
 
 
 class Builder:
@@ -59,7 +71,8 @@ class Builder:
         problems: Those found so far.
         unchecked: What could not be checked, and why.
         unused: Groups whose parts a foreign module does not take.
-        logged: Names of the values that loss and metrics will log.
+        logged: Names of the values that loss and metrics log, such as accuracy.
+        trial: The steps of the module, if they can be tried.
         parts: What was made, by name: the groups, ``shapes`` and ``steps``.
     """
 
@@ -69,6 +82,7 @@ class Builder:
         self.unchecked: list[str] = []
         self.unused: list[str] = []
         self.logged: list[str] = []
+        self.trial: dry_run.StepTrial | None = None
         self.parts: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -101,7 +115,7 @@ class Builder:
             self.problems += length.check_limits(config, parts["data"], world_size)
         if self.has("steps", "model"):
             self.problems += length.check_smallest_batch(
-                config, parts["data"], parts["model"], world_size
+                config, parts["data"], parts["model"], world_size, self.trial
             )
         if self.has("data", "shapes"):
             if parts["data"].loaded:
@@ -114,9 +128,13 @@ class Builder:
         """Makes and tries what the engine's own module takes, and the trainer."""
         if "shapes" in self.parts:
             self.make("model", build_model)
+            if "model" in self.parts and self.is_valid("optimizer.freeze"):
+                with self.collect("optimizer", ["freeze"]):
+                    parameters.freeze(self.parts["model"], self.config["optimizer"]["freeze"])
             self.make("loss", build_loss)
             self.make("metrics", build_metrics)
             self.try_parts()
+            self.try_steps()
         if "metrics" in self.parts:
             self.resolve_monitor()
             if self.is_valid("monitor"):
@@ -124,9 +142,6 @@ class Builder:
             if self.is_valid("monitor", "scheduler", "callbacks", "logger"):
                 self.make("trainer", build_trainer)
         self.make("optimizer", build_optimizer)
-        if "model" in self.parts and self.is_valid("optimizer.freeze"):
-            with self.collect("optimizer", ["freeze"]):
-                parameters.freeze(self.parts["model"], self.config["optimizer"]["freeze"])
 
     def make_foreign_module(self) -> None:
         """Makes a module that knows nothing of this engine, and its trainer."""
@@ -282,19 +297,50 @@ class Builder:
             problems += dry_run.check_own_task(task, batch, self.parts, heads, self.logged, names)
         self.problems += problems
 
+    def try_steps(self) -> None:
+        """Tries the steps of the module on two samples of the training part, if it is at hand."""
+        data = self.parts.get("data")
+        groups = ("data", "model", "loss", "metrics", "module", "optimizer.freeze")
+        if data is None or not data.loaded or not self.is_valid(*groups):
+            return
+        copies = {name: copy.deepcopy(self.parts[name]) for name in ("model", "loss", "metrics")}
+        with self.collect("module"), seeded(0):
+            module = build_module(self.config, copies | {"optimizer": None, "scheduler": None})
+            if hasattr(module.loss, "fit") and data.knows_targets():
+                module.loss.fit(data.targets())
+            trial = dry_run.StepTrial(module, self.class_names())
+        if not self.is_valid("module"):
+            return
+        try:
+            trial.find_names(data.first_batch(2))
+        except MissingLossError as error:
+            self.problems.append(describe_exception("loss", error, []))
+        except Exception as error:  # of the project's code, which may need its trainer
+            cause = describe_exception("module", error, []).message
+            self.unchecked.append(f"the steps of the module: they need a training ({cause}).")
+        else:
+            self.trial = trial
+
     def resolve_monitor(self) -> None:
         countable = self.is_valid("data", "trainer")
         if countable and self.has("data"):
             length.resolve_interval(self.config, self.parts["data"])
         if self.is_valid("monitor"):
             validates = length.validates(self.config, self.parts.get("data"), countable)
-            self.problems += monitor.resolve_monitor(
-                self.config,
-                self.parts["metrics"],
-                self.logged_names(),
-                validates,
-                wrong_keys(self.problems),
-            )
+            logged = self.find_logged(validates)
+            wrong = wrong_keys(self.problems)
+            self.problems += monitor.resolve_monitor(self.config, logged, wrong)
+
+    def find_logged(self, validates: bool) -> monitor.Logged:
+        """Returns what is known of the values that the training will log."""
+        losses, metrics = ["loss", *self.logged], self.parts["metrics"]
+        names = [f"{part}/{name}" for part in ("val", "train") for name in self.logged_names()]
+        if self.trial:
+            names = sorted(self.trial.logged, key=lambda name: name.startswith("train/"))
+        nodes = self.config["callbacks"].values()
+        callbacks = [str(node.get("_target_")) for node in nodes if node]
+        complete = self.trial is not None and all(map(SHIPPED_CALLBACK.match, callbacks))
+        return monitor.Logged(metrics, losses, names, complete, validates, self.unchecked)
 
     def logged_names(self) -> list[str]:
         """Names of the values of loss and metrics; that of a metric which could not be tried."""

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torchmetrics import Metric, MetricCollection
 
 from quartet.core.messages import format_value, join_and, join_or
 from quartet.core.problems import Config, Problem, collect_problems
+from quartet.data.loader import seeded
 from quartet.data.nest import leaves, map_tensors
 from quartet.data.task import StandardTask, Task
 from quartet.training.metric_buffer import MetricBuffer
-from quartet.training.module import find_extras, model_losses
+from quartet.training.module import MissingLossError, Module, find_extras, model_losses
 
 
 def check_model(model: nn.Module, inputs: Any, num_outputs: int | None) -> Iterator[Problem]:
@@ -58,6 +60,42 @@ def pass_through(model: nn.Module, inputs: Any, training: bool = False) -> Any:
         return model(inputs)
 
 
+class StepTrial:
+    """Runs the steps of a module on a few samples, before there is a trainer.
+
+    Args:
+        module: The module, made of copies of its parts.
+        names: Names of the classes.
+    """
+
+    def __init__(self, module: Module, names: Sequence[str]) -> None:
+        self.module, self.names = module, names
+        self.logged: list[str] = []
+        module.log = lambda name, *args, **kwargs: self.logged.append(name)  # type: ignore[method-assign]
+
+    def train(self, batch: Any) -> None:
+        """Runs the training step, and raises what it raises."""
+        with seeded(0), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.module.training_step(batch, 0)
+
+    def find_names(self, batch: Any) -> list[str]:
+        """Runs both steps, and returns the names of what they log, such as ``train/loss``."""
+        self.train(copy.deepcopy(batch))
+        module = self.module
+        was_training = [each for each in module.modules() if each.training]
+        with seeded(0), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            module.eval().validation_step(batch, 0)
+        for each in was_training:
+            each.training = True
+        for buffer in (module.train_metrics, module.val_metrics):
+            self.logged += (f"{buffer.prefix}{name}" for name in buffer.loss_sums())
+            self.logged += buffer.compute(self.names) if buffer.has_outputs() else ()
+            buffer.reset()
+        return self.logged
+
+
 def check_own_task(
     task: Task,
     batch: Any,
@@ -86,15 +124,18 @@ def check_own_task(
     if found:
         return
     outputs = pass_through(parts["model"], inputs)
-    if "loss" in parts:
+    if parts.get("loss"):
         yield from check_scalars(parts["loss"], outputs, targets, extras, logged)
+    else:
+        with suppress(MissingLossError):  # the steps of the module may need none
+            logged += model_losses(outputs)
     sample = outputs, targets, extras
     for name, metric in parts.get("metrics", {}).items():
         yield from check_metric(f"metrics.{name}", metric, task, sample, heads, logged, names)
 
 
 def check_scalars(
-    loss: nn.Module | None,
+    loss: nn.Module,
     outputs: Any,
     targets: Any,
     extras: Mapping[str, Any],
@@ -121,9 +162,6 @@ def check_scalars(
     with collect_problems(problems, "loss", names), warnings.catch_warnings():
         # torch warns of targets that it broadcasts.
         warnings.filterwarnings("error", "Using a target size")
-        if loss is None:
-            logged += model_losses(outputs)
-            return
         missing = [name for name in find_extras(loss) if name not in extras]
         if missing:
             given = join_or(list(extras)) if extras else "nothing else"
@@ -147,12 +185,18 @@ def check_scalars(
 
 
 def check_single_sample(
-    model: nn.Module, inputs: Any, batch_size: int | str, advice: str
+    attempt: Callable[[], Any], batch_size: int | str, advice: str
 ) -> Iterator[Problem]:
-    """A model that is trained on a batch of one sample must accept it; batch normalisation does not."""
+    """A model that is trained on a batch of one sample must accept it; batch normalisation does not.
+
+    Args:
+        attempt: Trains, or calls the model in training, on one sample.
+        batch_size: That of the configuration.
+        advice: Names another one.
+    """
     problems: list[Problem] = []
     with collect_problems(problems, "model"):
-        pass_through(model, inputs, training=True)
+        attempt()
     if problems:
         reason = problems[0].message.partition(",")[0]
         yield Problem(

@@ -1,7 +1,9 @@
 """The length of a training: samples, batches and optimizer steps, before the first of them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from quartet.config.configuration import Configuration
 from quartet.core.problems import Config, Problem
 from quartet.data.datamodule import DataModule
 from quartet.data.task import create_task
-from quartet.validation.dry_run import check_single_sample
+from quartet.validation.dry_run import StepTrial, check_single_sample, pass_through
 
 
 def count_train_batches(config: Config, data: DataModule, world_size: int) -> tuple[float, float]:
@@ -152,9 +154,21 @@ def check_unknown_length(part: str, trainer: Config) -> Iterator[Problem]:
 
 
 def check_smallest_batch(
-    config: Config, data: DataModule, model: nn.Module, world_size: int
+    config: Config,
+    data: DataModule,
+    model: nn.Module,
+    world_size: int,
+    trial: StepTrial | None = None,
 ) -> Iterator[Problem]:
-    """The model must accept the smallest batch that the training reaches."""
+    """The model must accept the smallest batch that the training reaches.
+
+    Args:
+        config: The configuration, in plain containers.
+        data: The data.
+        model: The model; is tried on zeros where the steps cannot be.
+        world_size: Number of processes.
+        trial: The steps, if they can be tried.
+    """
     size, last = config["data"]["batch_size"], not config["data"]["drop_last"]
     rows = count_rows(config, data)["train"]
     if math.isinf(rows) and size == "full":
@@ -166,11 +180,15 @@ def check_smallest_batch(
     if last and share % whole and limited == batches and total >= per_epoch:
         whole = share % whole
     task, shape = create_task(config["data"]["task"]), config["data"]["input_shape"]
-    if whole == 1 and not task.has_queries and (shape is not None or data.loaded):
-        inputs = task.split(data.first_batch(1))[0] if shape is None else torch.zeros(1, *shape)
+    if whole == 1 and not task.has_queries and (trial or shape is not None):
         fitting = next((n for n in range(2, share + 1) if n > size and share % n != 1), None)
         fitting = 2 if math.isinf(rows) else fitting
         advice = f"data.batch_size={fitting}" if fitting else "more rows, or another model,"
         if fitting and size > 1:
             advice += " or data.drop_last=true"
-        yield from check_single_sample(model, inputs, size, advice)
+        attempt: Callable[[], Any]
+        if trial:
+            attempt = partial(trial.train, data.first_batch(1))
+        else:
+            attempt = partial(pass_through, model, torch.zeros(1, *shape), training=True)
+        yield from check_single_sample(attempt, size, advice)

@@ -1,0 +1,119 @@
+"""The steps of a module, tried before the training: what they log may be monitored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from made import composed, project_part
+
+from quartet.build import build
+from quartet.checkpoints.callbacks import BestCheckpoint
+from quartet.core.problems import ConfigError
+
+pytestmark = pytest.mark.usefixtures("quiet")
+Module = project_part("module.Module")
+TINY = ("data=linear", "trainer=cpu", "trainer.max_epochs=2", "callbacks.progress_bar=null")
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
+    """Replaces the training step of the project's module."""
+    return lambda function: monkeypatch.setattr(Module, "training_step", function)
+
+
+def recording_step(module: Any, batch: Any, batch_idx: int) -> Any:
+    inputs, targets, _ = module.task.split(batch)
+    outputs = module.model(inputs)
+    size = (outputs**2).mean()
+    loss = module.compute_loss(outputs, targets)
+    module.log("largest", outputs.max(), on_step=False, on_epoch=True)
+    module.record("train", {"loss": loss + size, "size": size}, size=len(targets))
+    return loss + size
+
+
+def best_score(run: Any) -> float:
+    (best,) = (each for each in run.trainer.callbacks if isinstance(each, BestCheckpoint))
+    return float(best.best_model_score)
+
+
+@pytest.mark.parametrize("name", ["train/size", "largest"])
+def test_value_of_a_step_is_monitored(name: str, step: Callable[..., None]) -> None:
+    step(recording_step)
+    words = [*TINY, f"monitor.metric={name}", "monitor.mode=max"]
+    run = build(composed(words))
+    run.trainer.fit(run.module, run.data)
+    assert best_score(run) >= run.trainer.callback_metrics[name]
+    with pytest.raises(ConfigError, match=f"^monitor.mode=null: is not known for {name}"):
+        build(composed([*TINY, f"monitor.metric={name}"]))
+
+
+def test_value_that_no_step_logs_is_refused(step: Callable[..., None]) -> None:
+    step(recording_step)
+    for name, words in (
+        ("train/sice", "did you mean train/size"),
+        ("train/r2", "did you mean"),  # the outputs of the training are not recorded
+        ("brightness", "there are .*val/loss"),
+    ):
+        with pytest.raises(ConfigError, match=f"metric={name}: will not be logged .*{words}"):
+            build(composed([*TINY, f"monitor.metric={name}", "monitor.mode=max"]))
+
+
+def test_metrics_without_outputs_are_not_logged(step: Callable[..., None]) -> None:
+    step(recording_step)
+    run = build(composed(TINY))
+    run.trainer.fit(run.module, run.data)
+    logged = {*run.trainer.callback_metrics}
+    assert {"train/loss", "train/size", "val/loss", "val/r2"} <= logged
+    assert "train/r2" not in logged
+
+
+def test_step_that_needs_a_trainer_is_not_checked(step: Callable[..., None]) -> None:
+    def needing(module: Any, batch: Any, batch_idx: int) -> Any:
+        assert module.trainer.max_epochs == 2
+        return recording_step(module, batch, batch_idx)
+
+    step(needing)
+    run = build(composed([*TINY, "monitor.metric=train/size", "monitor.mode=min"]))
+    assert "not attached to a `Trainer`" in " ".join(run.unchecked)
+    assert "monitor.metric=train/size: whether it is logged" in " ".join(run.unchecked)
+    with pytest.raises(ConfigError, match="did you mean val/loss"):
+        build(composed([*TINY, "monitor.metric=val/los"]))
+
+
+class Brightness(Callback):
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.log("brightness", torch.tensor(1.0))
+
+
+def test_value_of_a_callback_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    Brightness.__module__ = Module.__module__
+    monkeypatch.setattr(f"{Module.__module__}.Brightness", Brightness, raising=False)
+    words = [*TINY, f"+callbacks.own={{_target_: {Module.__module__}.Brightness}}"]
+    run = build(composed([*words, "monitor.metric=brightness", "monitor.mode=max"]))
+    assert "monitor.metric=brightness" in " ".join(run.unchecked)
+    run.trainer.fit(run.module, run.data)
+    assert best_score(run) == 1
+    with pytest.raises(ConfigError, match="did you mean val/loss"):
+        build(composed([*words, "monitor.metric=val/los"]))
+
+
+def test_trial_changes_neither_the_weights_nor_the_random_numbers(
+    step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawing(module: Any, batch: Any, batch_idx: int) -> Any:
+        torch.randn(3)
+        with torch.no_grad():
+            next(module.model.parameters()).zero_()
+        return recording_step(module, batch, batch_idx)
+
+    words = [*TINY, "model.norm=batch", "data.batch_size=10"]
+    states = []
+    for function in (drawing, recording_step):
+        step(function)
+        run = build(composed(words))
+        states.append({**run.module.state_dict(), "random": torch.get_rng_state()})
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
