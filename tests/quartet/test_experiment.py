@@ -76,7 +76,7 @@ def test_sweep_is_the_one_that_the_file_names(
 
     def note(sweeper: GridSweeper, job: Job) -> None:
         jobs.append(dict(each.split("=", 1) for each in job.overrides))
-        record.write_result(job.directory, record.empty_result() | {"status": "finished"})
+        record.write_result(job.directory, record.initial_result() | {"status": "finished"})
 
     monkeypatch.setattr("quartet.sweeps.grid.train_job", note)
     # The seed on the command line wins over the file's.

@@ -21,7 +21,7 @@ from quartet.sweeps.launch import Progress, resume_overrides
 
 
 def finish(job: Job, status: str = "finished", best: float | None = None, **monitor: Any) -> None:
-    result = record.empty_result() | {"status": status}
+    result = record.initial_result() | {"status": status}
     result["monitor"] |= {"best": best, **monitor}
     record.write_result(job.directory, result)
 

@@ -45,7 +45,7 @@ def search(real_search: Search, monkeypatch: pytest.MonkeyPatch) -> Search:
         given = dict(each.split("=", 1) for each in job.overrides)
         lr, seed = float(given.get("optimizer.lr", 0.002)), given.get("seed")
         value = float("nan") if seed == "14" else (lr - 0.01) ** 2
-        values = record.empty_result() | {"status": "finished"}
+        values = record.initial_result() | {"status": "finished"}
         values["monitor"] |= {"metric": "val/loss", "mode": "min", "best": value, "epoch": 1}
         values["metrics"] = {"val/loss": value, "test/size": lr}
         values["seconds"] = {"fit": 1 / lr, "total": None}

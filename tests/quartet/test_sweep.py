@@ -140,7 +140,7 @@ def test_refused_and_retried_jobs_ignore_changed_files(sweep: Sweep, tmp_path: P
     assert sweep(*command) == (2, [])
     assert sweep(*command, "sweep.retry=failed") == (1, [("adam", 13)])
     # Refused while composing, so that it has no record.
-    record.write_result(tmp_path / "s/1", record.empty_result() | {"status": "refused"})
+    record.write_result(tmp_path / "s/1", record.initial_result() | {"status": "refused"})
     (tmp_path / "s/1/.hydra/config.yaml").unlink()
     write_experiment(0.75)
     assert sweep(*command) == (1, [])

@@ -78,7 +78,7 @@ def load_result(directory: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing or damaged.
     """
-    path, empty = Path(directory) / "result.json", empty_result()
+    path, empty = Path(directory) / "result.json", initial_result()
     content = read_record(path)
     if not is_result(content):
         raise ValueError(f"{path} is no result of a run: an entry is missing, or of a wrong type.")
@@ -133,9 +133,9 @@ def find_outside_links(directory: str | Path) -> list[tuple[Path, Path]]:
 # result.json and environment.json
 
 
-def empty_result() -> dict[str, Any]:
-    """Returns result.json of a run whose configuration is unknown."""
-    return {
+def initial_result(cfg: Any = None) -> dict[str, Any]:
+    """Returns result.json of a run that starts; None stands for an unknown configuration."""
+    result: dict[str, Any] = {
         "status": None,
         "monitor": {"metric": None, "mode": None, "best": None, "epoch": None},
         "metrics": {},
@@ -146,14 +146,11 @@ def empty_result() -> dict[str, Any]:
         "samples_per_second": None,
         "error": None,
     }
-
-
-def initial_result(cfg: Any) -> dict[str, Any]:
-    """Returns result.json of a run that starts, given its configuration."""
-    result = empty_result() | {"seed": cfg.seed}
-    result["monitor"] |= {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode}
-    if "hydra" in cfg:
-        result["choices"] = group_choices(cfg.hydra.runtime.choices)
+    if cfg is not None:
+        result["seed"] = cfg.seed
+        result["monitor"] |= {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode}
+        if "hydra" in cfg:
+            result["choices"] = group_choices(cfg.hydra.runtime.choices)
     return result
 
 
@@ -170,8 +167,7 @@ def write_failure(
     directory: Path, status: str, error: BaseException, cfg: Any | None = None
 ) -> None:
     """Writes result.json of a run that failed before it wrote its own."""
-    result = empty_result() if cfg is None else initial_result(cfg)
-    write_result(directory, result | failure(status, error))
+    write_result(directory, initial_result(cfg) | failure(status, error))
 
 
 def failure(status: str, error: BaseException) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from quartet.core.messages import join_and
-from quartet.records.run_directory import empty_result, load_result, read_record
+from quartet.records.run_directory import initial_result, load_result, read_record
 from quartet.records.sweep import Table
 
 # Columns of results.csv beside the overrides and the metrics.
@@ -155,7 +155,7 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A run's row, and its overrides."""
     row: dict[str, Any] = {"status": "unfinished", "reason": None}
     task: list[str] = []
-    result, history = empty_result(), read_history(run)
+    result, history = initial_result(), read_history(run)
     with marked_as_damaged(row):
         task = overrides_of(run)
         if (run / "result.json").exists():

@@ -8,8 +8,8 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from quartet.compat import job_error
 from quartet.config.overrides import key_of
 from quartet.config.records import flat, list_changes
 from quartet.core.files import remove_empty_directories, try_lock, unlock
-from quartet.core.problems import abort
+from quartet.core.problems import ConfigError, abort
 from quartet.core.processes import shutdown
 from quartet.records import run_directory as record
 from quartet.records.sweep import Job, Table
@@ -44,18 +44,16 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: the sweep is refused (2), or a signal came.
     """
-    shutdown.install()
-    if sweeper.retry not in (None, "failed"):
-        abort(f"sweep.retry={sweeper.retry}: must be failed; without it those jobs are left.")
     directory = Path(sweeper.config.hydra.sweep.dir)
-    wanted = combine(sweeper, arguments)
-    if sweeper.config.get("check") == "only":
-        try:
+    with handled_errors(directory):
+        if sweeper.retry not in (None, "failed"):
+            raise ValueError(
+                f"sweep.retry={sweeper.retry}: must be failed; without it those jobs are left."
+            )
+        wanted = combine(sweeper, arguments)
+        if sweeper.config.get("check") == "only":
             check(sweeper, wanted)
-        finally:
-            remove_empty_directories(directory)
-        return
-    try:
+            return
         table = Table(directory)
         known = {job.key for job in table.jobs.values()}
         validate(sweeper, [each for each in wanted if tuple(sorted(each)) not in known])
@@ -64,26 +62,25 @@ def sweep(sweeper: "GridSweeper", arguments: Sequence[str]) -> None:
             table.command = recorded_command(sweeper.config)
         if not (directory / "multirun.yaml").exists():
             OmegaConf.save(sweeper.config, directory / "multirun.yaml")
+        train(sweeper, table, [job for job in planned if job.is_pending])
+
+
+@contextmanager
+def handled_errors(directory: Path) -> Iterator[None]:
+    """Ends a sweep that is refused with 2, and prints how to resume one that is interrupted."""
+    shutdown.install()
+    try:
+        yield
     except BaseException as error:
-        atexit.unregister(write_report)  # nothing is touched
         remove_empty_directories(directory)
-        if isinstance(error, ValueError):
+        if shutdown.exit_code and (directory / "sweep.json").exists():
+            command = f"python {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}"
+            print(f"Interrupted; resume it with\n{command}", file=sys.stderr)
+        else:
+            atexit.unregister(write_report)  # nothing is touched
+        if isinstance(error, ValueError | ConfigError):
             abort(str(error))
         raise
-    try:
-        train(sweeper, table, [job for job in planned if job.is_pending])
-    except ValueError as error:  # of the launcher's settings
-        abort(str(error))
-    except SystemExit:
-        if shutdown.exit_code:
-            print_resume_command(directory)
-        raise
-
-
-def print_resume_command(directory: Path) -> None:
-    """Prints the command that resumes an interrupted sweep."""
-    command = f"python {sys.argv[0]} sweep.resume={shlex.quote(str(directory))}"
-    print(f"Interrupted; resume it with\n{command}", file=sys.stderr)
 
 
 # Planning
@@ -293,5 +290,6 @@ def check(sweeper: "GridSweeper", wanted: Sequence[list[str]]) -> None:
             print(f"job {job.number}: {' '.join(job.overrides)}", flush=True)
             train_job(sweeper, job, f"hydra.sweep.dir={folder}")
         refused = [job.number for job in jobs if job.result]
+    remove_empty_directories(Path(sweeper.config.hydra.sweep.dir))
     if refused:
         abort(f"{len(refused)} of {len(jobs)} jobs would be refused.")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quartet.config.overrides import Range
-from quartet.core.files import lock, remove_empty_directories
+from quartet.core.files import lock
 from quartet.core.problems import ConfigError, abort
-from quartet.core.processes import shutdown
 from quartet.records.sweep import (
     PRUNERS,
     SEARCH,
@@ -38,14 +37,13 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: the search is refused (2), or a signal came.
     """
-    shutdown.install()
     directory = Path(sweeper.config.hydra.sweep.dir)
-    try:
+    with grid.handled_errors(directory):
         check_settings(sweeper)
         space = Space(sweeper, arguments)
         if sweeper.config.get("check") == "only":
-            check(sweeper, space)
-            remove_empty_directories(directory)
+            numbers = range(min(5, sweeper.n_trials))
+            grid.check(sweeper, [space.draw_random(sweeper.seed, number) for number in numbers])
             return
         wanted = choose_objectives(sweeper, space)
         with lock(directory / "optuna"):
@@ -56,21 +54,6 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
             finally:
                 del os.environ[SEARCH]
             trials.print_summary()
-    except (ValueError, ConfigError) as error:
-        remove_empty_directories(directory)
-        abort(str(error))
-    except BaseException:
-        remove_empty_directories(directory)
-        if shutdown.exit_code and (directory / "sweep.json").exists():
-            grid.print_resume_command(directory)
-        raise
-
-
-def check(sweeper: "SearchSweeper", space: Space) -> None:
-    """Describes the first few jobs, and leaves no file behind."""
-    numbers = range(min(5, sweeper.n_trials))
-    trials = [space.draw_random(sweeper.seed, number) for number in numbers]
-    grid.check(sweeper, trials)
 
 
 class Search:
