@@ -50,8 +50,9 @@ class Job:
         logged: Names of its losses and metrics.
         frozen: Pattern of a part of the model.
         knob: Two values of a setting of its own.
-        picture: Name of a file, or None.
+        pictures: Names of files, beside curves.png.
         no_export: Why its model is not exported, or None.
+        unchecked: What is not checked; None: the values, since the task does not look at them.
     """
 
     options: tuple[str, ...]
@@ -61,8 +62,9 @@ class Job:
     logged: tuple[str, ...]
     frozen: str
     knob: str
-    picture: str | None = None
+    pictures: tuple[str, ...] = ()
     no_export: str | None = None
+    unchecked: str | None = None
 
 
 def segmentation_loss(model: nn.Module, batch: Any) -> Tensor:
@@ -84,6 +86,30 @@ def heads_loss(model: nn.Module, batch: Any) -> Tensor:
     return digit + 10 * mse_loss(outputs["ink"], targets["ink"])
 
 
+def readings(name: str, monitor: str, unchecked: str) -> Job:
+    return Job(
+        options=(f"data={name}", "trainer.max_epochs=2"),
+        loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1]),
+        predict=lambda outputs: {
+            "prediction": [("calm", "rising", "wavy")[i] for i in outputs.argmax(1)]
+        },
+        monitor=(monitor, "max"),
+        logged=("loss", "accuracy", "auroc", "f1", "precision", "recall"),
+        frozen="layers.0.*",
+        knob="data.noise=0.1,0.2",
+        pictures=("confusion.png", "predictions.png"),
+        unchecked=unchecked,
+    )
+
+
+def forecasts(outputs: Tensor) -> dict[str, Any]:
+    past = pd.read_csv(LOAD)["load"][:216]  # the training hours, three fifths of all
+    values = outputs.double() * past.std(ddof=0) + past.mean()
+    hours = enumerate(values.T.tolist(), start=1)
+    return {f"prediction_{hour}h": pytest.approx(column, rel=1e-6) for hour, column in hours}
+
+
+LOAD = examples.EXAMPLES / "forecasting/load.csv"
 CHARACTERS = " .abcdefghijklmnopqrstuvwxyz"
 JOBS = {
     "segmentation": Job(
@@ -97,7 +123,7 @@ JOBS = {
         ),
         frozen="encoder.*",
         knob="loss.dice_weight=0.5,1",
-        picture="masks.png",
+        pictures=("masks.png",),
     ),
     "language_model": Job(
         options=("experiment=language_model", "trainer.max_steps=12"),
@@ -118,7 +144,7 @@ JOBS = {
         logged=("loss", "error", "divergence", "mse"),
         frozen="encoder.1.*",
         knob="model.beta=0.5,1",
-        picture="reconstructions.png",
+        pictures=("reconstructions.png",),
     ),
     "two_heads": Job(
         options=("data=digits_and_profiles", "trainer.max_epochs=3"),
@@ -133,15 +159,31 @@ JOBS = {
         knob="loss.ink_weight=1,10",
         no_export="inputs of the task digit_and_ink are a dict; predict.py writes",
     ),
+    "mapped": readings("mapped", "val/accuracy", "data: the values of inputs, which are read as"),
+    "sharded": readings("sharded", "val/f1", "data: the values of inputs and targets, which are"),
+    "forecasting": Job(
+        options=("data=load", f"data.path={LOAD}", "trainer.max_epochs=3"),
+        loss=lambda model, batch: mse_loss(model(batch[0]), batch[1]),
+        predict=forecasts,
+        monitor=("val/mae", "min"),
+        logged=("loss", "mae", *(f"hourly_{hour}h" for hour in range(1, 13))),
+        frozen="encoder.*",
+        knob="data.history=12,24",
+        pictures=("predictions.png",),
+        unchecked="",
+    ),
 }
 
 
-@pytest.fixture(params=[name for name in JOBS if (examples.EXAMPLES / name).exists()])
+FOLDERS = {"mapped": "stream", "sharded": "stream"}
+
+
+@pytest.fixture(params=list(JOBS))
 def job(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Job]:
     monkeypatch.chdir(tmp_path)
-    with examples.installed(request.param, tmp_path):
+    with examples.installed(FOLDERS.get(request.param, request.param), tmp_path):
         yield JOBS[request.param]
 
 
@@ -200,7 +242,7 @@ def train_by_hand(model: nn.Module, loss: Callable[..., Tensor], run: Run) -> No
     model.train()
     step = 0
     while step < steps:
-        batches.batch_sampler.set_epoch(step // len(batches))
+        batches.batch_sampler.sampler.set_epoch(step // len(batches))
         for batch in batches:
             optimizer.zero_grad()
             loss(model, batch).backward()
@@ -222,12 +264,14 @@ def test_resumed_run_is_the_uninterrupted_one(
 def test_killed_run_resumes_in_a_fork(tmp_path: Path) -> None:
     fork, job = examples.write_fork("language_model", tmp_path), JOBS["language_model"]
     words = [*everything(job), "trainer.max_steps=160"]
-    assert examples.start(fork, *words, "hydra.run.dir=whole").wait(120) == 0
-    killed = examples.start(fork, *words, "hydra.run.dir=run")
-    wait_for("run/texts/40.txt", fork, killed)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    assert examples.start(fork, "resume=run").wait(120) == 0
+    with examples.start(fork, *words, "hydra.run.dir=whole") as whole:
+        assert whole.wait(120) == 0
+    with examples.start(fork, *words, "hydra.run.dir=run") as killed:
+        wait_for("run/texts/40.txt", fork, killed)
+        os.kill(killed.pid, signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+    with examples.start(fork, "resume=run") as resumed:
+        assert resumed.wait(120) == 0
     assert_same(fork / "whole", fork / "run")
 
 
@@ -245,7 +289,7 @@ def test_run_logs_its_values_and_freezes_its_part(job: Job, whole: Path) -> None
     same = {name for name in first if torch.equal(first[name], last[name])}
     assert same == {name for name in first if fnmatch(name, job.frozen)} != set()
     pictures = {path.name for path in whole.glob("*.png")}
-    assert pictures == {"curves.png", job.picture or "curves.png"}
+    assert pictures == {"curves.png", *job.pictures}
 
 
 def test_early_stopping_ends_it(job: Job) -> None:
@@ -279,9 +323,13 @@ def test_check_alone_ends_with_what_is_not_checked(
     job: Job, train_py: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train_py("check=only", *TINY, *job.options) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
     task = build(composed([*TINY, *job.options])).module.task.name
-    end = f"not checked data: its values, since the task {task} has no method problems\n"
-    assert capsys.readouterr().out.endswith(end)
+    words = f"data: its values, since the task {task} has no method problems"
+    if job.unchecked == "":
+        assert last.startswith("monitor ")
+    else:
+        assert last.startswith(f"not checked {job.unchecked or words}")
 
 
 def test_evaluation_gives_the_figures_of_the_training(job: Job, whole: Path) -> None:
