@@ -279,14 +279,19 @@ class BatchDataset(Dataset[Any]):
         epoch, rows = numbered
         if not len(rows):
             return []
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
+        tell_epoch(self.dataset, epoch)
         with seeded(self.seed, epoch, *rows.tolist()):
             if hasattr(self.dataset, "__getitems__"):
                 samples = self.dataset.__getitems__(rows.tolist())
             else:
                 samples = [self.dataset[row] for row in rows.tolist()]
             return self.prepare(self.collate(samples), rows, epoch)
+
+
+def tell_epoch(dataset: Any, epoch: int) -> None:
+    """Tells a data set the epoch, if it has a method ``set_epoch``."""
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(epoch)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from quartet.core.problems import TrainingError
 from quartet.data import nest
-from quartet.data.loader import identity, make_generator, seeded
+from quartet.data.loader import identity, make_generator, seeded, tell_epoch
 
 Piece = tuple[int, int, float]  # number of a shard, its first row, the end of its rows
 
@@ -316,12 +316,6 @@ class SampleReader(IterableDataset[Any]):
                 return
             if number >= self.first:
                 yield found
-
-
-def tell_epoch(dataset: Any, epoch: int) -> None:
-    """Tells a data set the epoch, if it has a method ``set_epoch``."""
-    if hasattr(dataset, "set_epoch"):
-        dataset.set_epoch(epoch)
 
 
 def count_samples(dataset: Any) -> float:

@@ -219,10 +219,9 @@ def list_unchecked(data: DataModule) -> Iterator[str]:
     elif not isinstance(task, StandardTask):
         if type(task).problems is Task.problems:
             yield f"data: its values, since the task {task.name} has no method problems"
-    elif isinstance(data.parts.train, IterableDataset):
-        yield "data: the values of inputs and targets, which are read as the training goes"
     elif not isinstance(data.parts.train, TensorDataset):
-        yield "data: the values of inputs, which are read as the training goes"
+        what = "inputs and targets" if isinstance(data.parts.train, IterableDataset) else "inputs"
+        yield f"data: the values of {what}, which are read as the training goes"
 
 
 def load_data(run: Any) -> None:
