@@ -77,10 +77,12 @@ def train_by_hydra() -> None:
     """Lets Hydra compose conf/train.yaml and the command line, and train or sweep."""
     import hydra
 
-    from quartet.compat import allow_lazy_help, merge_callback_options
+    from quartet.compat import allow_lazy_help, merge_callback_options, share_settings
+    from quartet.config.overrides import NAMED_GROUPS
 
     allow_lazy_help()
     merge_callback_options()
+    share_settings(NAMED_GROUPS)
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_command)()
 
 

@@ -140,7 +140,7 @@ def test_average_of_first_weights_is_cautioned_about(
     )
     described = describe_run(cfg)
     callback: Any = next(x for x in build(cfg).trainer.callbacks if isinstance(x, EMA))
-    callback.on_train_start(SimpleNamespace(estimated_stepping_batches=100), None)
+    callback.on_train_start(SimpleNamespace(max_steps=100, max_epochs=-1), None)
     for text in (described, caplog.text):
         assert re.search(words, text) if words else "average" not in text
 

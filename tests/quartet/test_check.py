@@ -450,11 +450,11 @@ def test_optimizer_that_half_precision_would_stop_is_refused(
     optimizer: dict[str, Any], words: str
 ) -> None:
     trainer = {"precision": "16-mixed", "gradient_clip_val": 1, "accumulate_grad_batches": 1}
-    found = list(map(str, check_optimizer(optimizer, trainer, wrong=())))
+    found = list(map(str, check_optimizer("optimizer", optimizer, trainer, ())))
     assert len(found) == 1
     assert words in found[0]
     trainer["precision"] = "bf16-mixed"
-    assert not list(check_optimizer(optimizer, trainer, wrong=()))
+    assert not list(check_optimizer("optimizer", optimizer, trainer, ()))
 
 
 def test_all_problems_come_in_one_message() -> None:

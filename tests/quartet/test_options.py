@@ -165,7 +165,7 @@ def test_no_step_waits_for_the_device(overrides: list[str], files: Path) -> None
     batch = [inputs.float(), targets]
     # A tensor of the meta device has no values: looking at one fails, where a GPU would be waited for.
     module.to("meta")
-    optimizer = module.create_optimizer(module.model)
+    optimizer = module.make_optimizer()
     batch = [tensor.to("meta") for tensor in batch]
     for step in range(4):
         optimizer.zero_grad()
@@ -317,7 +317,7 @@ def test_training_limited_by_steps_alone_counts_its_epochs(tmp_path: Path) -> No
     run = build(composed([*overrides, "trainer.max_steps=12", "scheduler=one_cycle"]), tmp_path)
     run.trainer.fit(run.module, run.data)
     assert (run.trainer.global_step, run.trainer.current_epoch) == (12, 3)
-    assert run.module.schedule.ticks == 12
+    assert run.module.schedules[0].ticks == 12
 
 
 def test_overfitted_batches_stay_the_same() -> None:

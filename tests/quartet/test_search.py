@@ -134,6 +134,28 @@ def test_settings_of_the_chosen_options_are_searched_by_default(search: Search) 
     assert keys == ["optimizer", *rmsprop, "model", "model.hidden", "model.dropout"]
 
 
+@pytest.mark.parametrize(
+    ("over", "searched"),
+    [
+        ("null", {"optimizer.lr", "critic_optimizer.lr", "critic_optimizer.weight_decay"}),
+        ("[critic_optimizer]", {"critic_optimizer.lr", "critic_optimizer.weight_decay"}),
+        ("[optimizer@critic_optimizer]", {"critic_optimizer.lr", "critic_optimizer.weight_decay"}),
+        ("[critic_optimizer.lr]", {"critic_optimizer.lr"}),
+    ],
+)
+def test_settings_of_another_optimizer_are_searched(
+    over: str, searched: set[str], search: Search
+) -> None:
+    command = (f"sweep.over={over}", "+optimizer@critic_optimizer=sgd", "optimizer=sgd")
+    assert search(*command, "sweep.n_trials=2", "hydra.sweep.dir=s") == 0
+    for overrides in drawn("s"):
+        values = dict(each.split("=") for each in overrides)
+        assert searched <= values.keys()
+        assert {key for key in values if "_optimizer." in key} <= searched
+        assert values["+optimizer@critic_optimizer"] == "sgd"
+        assert 1e-3 <= float(values["critic_optimizer.lr"]) <= 1
+
+
 def test_what_is_fixed_stays_and_own_ranges_win(search: Search) -> None:
     own = "sweep.space={optimizer.lr: {low: 0.2, high: 0.3}, model.hidden: [[8], [16, 8]]}"
     command = ("sweep.over=[optimizer]", "optimizer=adam", "optimizer.weight_decay=0", own)

@@ -3,9 +3,11 @@
 import atexit
 import logging
 import os
+import re
 import threading
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +68,30 @@ def merge_callback_options() -> None:
     Overrides.add_override = merge_override  # type: ignore[method-assign]
 
 
+@cache
+def share_settings(groups: Sequence[str]) -> None:
+    """Gives ``optimizer@critic_optimizer=adam`` what conf/train.yaml sets for every optimizer.
+
+    Hydra would set it for the group of that very name alone. `cache`: the method is replaced once.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import OmegaConf
+
+    load_config = ConfigLoaderImpl._load_single_config
+
+    def load_with_settings(self: Any, default: Any, repo: Any) -> Any:
+        loaded = load_config(self, default, repo)
+        group, package = default.config_path.partition("/")[0], default.package or ""
+        if group in groups and re.fullmatch(rf"\w+_{group}", package):
+            # The repository itself has a copy with the chosen options in it.
+            shared = repo.delegate.load_config("train").config[group]
+            node = OmegaConf.merge(shared, loaded.config[package])
+            OmegaConf.update(loaded.config, package, node, merge=False)
+        return loaded
+
+    ConfigLoaderImpl._load_single_config = load_with_settings  # type: ignore[method-assign]
+
+
 def allow_lazy_help() -> None:
     """Skips a check of Python 3.14 that rejects the lazy help texts of Hydra 1.3."""
     ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
@@ -108,8 +134,14 @@ def is_last_batch_done(trainer: "Trainer") -> bool:
 
 
 def is_accumulating(trainer: "Trainer") -> bool:
-    """Whether the gradients of a step are incomplete. Only Lightning counts its batches."""
-    return trainer.fit_loop._should_accumulate()
+    """Whether the gradients of a step are incomplete. Only Lightning counts its batches.
+
+    In manual optimization they are, unless the first optimizer has stepped in the batch.
+    """
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.fit_loop._should_accumulate()
+    has_stepped = getattr(trainer.fit_loop.epoch_loop.manual_optimization, "has_stepped", True)
+    return not has_stepped and not is_last_batch_done(trainer)
 
 
 def is_validation_due(trainer: "Trainer") -> bool:

@@ -1,12 +1,15 @@
 """Lightning's loop over the batches of an epoch, with less work around each training step."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.core.optimizer import do_nothing_closure
+from lightning.pytorch.loops.optimization.manual import _ManualOptimization
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import Profiler
@@ -51,6 +54,26 @@ class NoProfiler(Profiler):
         return NULL_CONTEXT
 
 
+class ManualOptimization(_ManualOptimization):
+    """Manual optimization in which the steps of the first optimizer count, not those of all.
+
+    Attributes:
+        has_stepped: Whether it stepped in the current batch.
+    """
+
+    has_stepped = False
+
+    def on_run_start(self) -> None:
+        super().on_run_start()
+        self.has_stepped = False
+        for optimizer in self.trainer.strategy._lightning_optimizers[1:]:
+            optimizer._on_before_step = optimizer._on_after_step = do_nothing_closure
+
+    def _on_after_step(self) -> None:
+        super()._on_after_step()
+        self.has_stepped = True
+
+
 class FastEpochLoop(_TrainingEpochLoop):
     """Lightning's epoch loop with a fast path for one device in full precision.
 
@@ -59,13 +82,29 @@ class FastEpochLoop(_TrainingEpochLoop):
     that the fast path does not call, or with any other strategy or precision.
     """
 
+    scheduled_step = 0  # the last optimizer step after which schedulers were stepped
     around_start: Callable[[Any, Callable[[Any], None]], None] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.manual_optimization = ManualOptimization(self.trainer)
+
+    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
+        module: Any = self.trainer.lightning_module
+        if module.automatic_optimization:
+            super().update_lr_schedulers(interval, update_plateau_schedulers)
+        elif hasattr(module, "step_schedulers"):
+            new = range(self.scheduled_step + 1, self.global_step + 1)
+            steps = new if interval == "step" else [self.global_step]
+            self.scheduled_step = self.global_step
+            module.step_schedulers(interval, update_plateau_schedulers, steps)
 
     def on_run_start(self, data_fetcher: Any) -> None:
         if self.around_start is None:
             super().on_run_start(data_fetcher)
         else:
             self.around_start(data_fetcher, super().on_run_start)
+        self.scheduled_step = self.global_step
         self.is_fast = (
             supports_fast_path(self.trainer) and not self.automatic_optimization._skip_backward
         )
@@ -204,6 +243,28 @@ def overrides(part: Any, base: type, hook: str) -> bool:
     """Whether a callback, module or data module overrides a hook."""
     own = vars(part).get(hook)  # a LambdaCallback has hooks as attributes
     return own is not None or getattr(type(part), hook) is not getattr(base, hook)
+
+
+def batches_per_step(trainer: Trainer) -> float:
+    """Batches from one step of the first optimizer to the next."""
+    module = trainer.lightning_module
+    if module.automatic_optimization:
+        return trainer.accumulate_grad_batches
+    return getattr(module, "batches_per_step", 1)
+
+
+def count_epoch_steps(trainer: Trainer) -> float:
+    """Steps of the first optimizer in an epoch."""
+    steps = trainer.num_training_batches / batches_per_step(trainer)
+    return steps if math.isinf(steps) else math.ceil(steps)
+
+
+def count_steps(trainer: Trainer) -> float:
+    """Steps of the first optimizer in the whole training; infinite without an end."""
+    limit = math.inf if trainer.max_steps == -1 else trainer.max_steps
+    if trainer.max_epochs in (None, -1):
+        return limit
+    return min(limit, trainer.max_epochs * count_epoch_steps(trainer))
 
 
 def install(trainer: Trainer) -> None:

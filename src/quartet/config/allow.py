@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from quartet.config import signatures
+from quartet.config.overrides import base_group
 from quartet.core.files import CONF, PROJECTS
 from quartet.core.problems import Problem
 
@@ -158,7 +159,7 @@ def check_target(key: str, target: Any) -> Iterator[Problem]:
     except ValueError as error:
         yield Problem(key, str(error), target)
         return
-    group = key.partition(".")[0]
+    group = base_group(key.partition(".")[0])
     for base, own in PLACES.items() if group in PART_GROUPS else ():
         if group != own and inspect.isclass(found) and issubclass(found, signatures.locate(base)):  # type: ignore[arg-type]
             yield Problem(key, f"is a class for the group {own}. Name it there.", target)

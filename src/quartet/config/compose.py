@@ -10,10 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet.compat import merge_callback_options
+from quartet.compat import merge_callback_options, share_settings
 from quartet.config import allow
 from quartet.config.configuration import to_container
-from quartet.config.overrides import is_option, key_of
+from quartet.config.overrides import NAMED_GROUPS, is_option, key_of
 from quartet.config.records import (
     apply_overrides,
     flatten,
@@ -47,6 +47,7 @@ def compose_conf(overrides: Sequence[str], config_name: str = "train") -> DictCo
     """As `compose`, from conf/ alone."""
     GlobalHydra.instance().clear()
     merge_callback_options()
+    share_settings(NAMED_GROUPS)
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     choices = OmegaConf.to_container(cfg.hydra.runtime.choices)

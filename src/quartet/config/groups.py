@@ -8,6 +8,7 @@ from lightning import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 
 from quartet.config import allow, signatures
+from quartet.config.overrides import NAMED_GROUPS, base_group, find_groups
 from quartet.core.files import CONF
 from quartet.data.datamodule import DataModule
 from quartet.training import parameters, schedule
@@ -79,7 +80,8 @@ N_POSITIONAL = {"optimizer": 1, "scheduler": 1}
 # Arguments that the engine passes, and where to set them instead.
 RESERVED_ARGUMENTS: dict[str, dict[str, str]] = {
     "data": dict.fromkeys(POLICY_KEYS["data"], ""),
-    "module": {name: f"the {name} group sets it" for name in MODULE_GROUPS}
+    "module": {name: f"the {name} group sets it" for name in ("model", "loss", "metrics")}
+    | {f"{name}s": f"the {name} group sets it" for name in NAMED_GROUPS}
     | {"task": "data.task names it", "mixing": "set data.mixup or data.cutmix"}
     | {"heads": "of names the head of each metric, such as metrics.iou.of=mask"},
     "trainer": {
@@ -101,14 +103,15 @@ AUTO_FILLED = (
 )
 DEFAULT_OPTION = {
     **{"data": "digits", "model": "mlp", "loss": "mse", "optimizer": "adam"},
-    **{"module": "default", "trainer": "default"},
+    **{"scheduler": "cosine", "module": "default", "trainer": "default"},
 }
 
 
 def split_node(config: Mapping[str, Any], group: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Splits a group into the arguments of its ``_target_`` and the keys that say how to use it."""
     arguments = dict(config[group])
-    policy = {key: arguments.pop(key) for key in POLICY_KEYS.get(group, ()) if key in arguments}
+    keys = POLICY_KEYS.get(base_group(group), ())
+    policy = {key: arguments.pop(key) for key in keys if key in arguments}
     if group == "data" and is_foreign(config, "data"):
         accepted = signatures.parameters(allow.locate(arguments["_target_"]))[0]
         arguments |= {
@@ -140,7 +143,12 @@ def unused_groups(config: Mapping[str, Any]) -> list[str]:
     if not is_foreign(config, "module"):
         return []
     accepted, _ = signatures.parameters(allow.locate(config["module"]["_target_"]))
-    return [g for g in MODULE_GROUPS if g not in accepted or g in config["module"]]
+    return [g for g in module_groups(config) if g not in accepted or g in config["module"]]
+
+
+def module_groups(config: Mapping[str, Any]) -> list[str]:
+    """The groups whose parts a module takes."""
+    return [group for base in MODULE_GROUPS for group in find_groups(config, base)]
 
 
 def find_facts(arguments: Mapping[str, Any]) -> list[str]:
@@ -157,7 +165,8 @@ def argument_names(config: Mapping[str, Any], group: str) -> list[str]:
     """Names of what a group accepts."""
     target = config[group].get("_target_")
     accepted = list(signatures.type_hints(allow.locate(target))) if target else []
-    return [*POLICY_KEYS[group], *accepted[N_POSITIONAL.get(group, 0) :]]
+    base = base_group(group)
+    return [*POLICY_KEYS[base], *accepted[N_POSITIONAL.get(base, 0) :]]
 
 
 def is_pretrained_name(name: str, target: str) -> bool:

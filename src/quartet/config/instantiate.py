@@ -25,6 +25,7 @@ from quartet.config.groups import (
     is_pretrained_name,
     split_node,
 )
+from quartet.config.overrides import find_groups
 from quartet.core.messages import join_or, suggest_name
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.augment import Mixing
@@ -179,8 +180,8 @@ def build_each(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def build_optimizer(config: Configuration) -> Callable[[nn.Module], Any]:
-    node, policy = split_node(config, "optimizer")
+def build_optimizer(config: Configuration, group: str) -> Callable[..., Any]:
+    node, policy = split_node(config, group)
     policy.pop("freeze")
     policy.pop("search", None)  # the ranges of sweep=optuna; one run has its values
     # null in the configuration: the command line adds no keys to a dictionary that has none.
@@ -188,12 +189,12 @@ def build_optimizer(config: Configuration) -> Callable[[nn.Module], Any]:
     return functools.partial(parameters.create, make(node, partial=True), **policy)
 
 
-def build_scheduler(config: Configuration) -> Callable[..., Any]:
-    node, policy = split_node(config, "scheduler")
+def build_scheduler(config: Configuration, group: str) -> Callable[..., Any]:
+    node, policy = split_node(config, group)
     policy.setdefault("monitor", None)
     policy.pop("search", None)
     factory = make(node, partial=True) if node["_target_"] else None
-    return functools.partial(schedule.create, factory=factory, **policy)
+    return functools.partial(schedule.create, factory=factory, group=group, **policy)
 
 
 def build_foreign_part(config: Configuration, group: str) -> Any:
@@ -219,6 +220,8 @@ def build_module(config: Configuration, parts: Mapping[str, Any]) -> Module:
         task=create_task(data["task"], data["num_outputs"]),
         mixing=build_mixing(config),
         heads=metric_heads(config),
+        optimizers={group: parts[group] for group in find_groups(config, "optimizer")},
+        schedulers={group: parts[group] for group in find_groups(config, "scheduler")},
         **{name: parts[name] for name in RESERVED_ARGUMENTS["module"] if name in parts},
     )
     if not isinstance(module, Module):
@@ -272,7 +275,8 @@ def find_monitored(config: Configuration) -> Iterator[tuple[str, str]]:
     if config["monitor"]["metric"]:
         yield "monitor.metric", config["monitor"]["metric"]
     nodes = {f"callbacks.{name}": node for name, node in config["callbacks"].items()}
-    for key, node in {"scheduler": config["scheduler"], **nodes}.items():
+    nodes |= {group: config[group] for group in find_groups(config, "scheduler")}
+    for key, node in nodes.items():
         if node and node.get("monitor"):
             yield f"{key}.monitor", node["monitor"]
 

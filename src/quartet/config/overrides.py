@@ -1,4 +1,4 @@
-"""Overrides as text, and the ranges that a search may try. Without Hydra and torch."""
+"""Overrides as text, names of groups, ranges of a search. Without Hydra and torch."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,25 @@ from typing import Any
 
 from quartet.core.files import CONF
 from quartet.core.problems import Problem
+
+# A module may have several of these, under names of their own: critic_optimizer.
+NAMED_GROUPS = ("optimizer", "scheduler")
+
+
+def base_group(key: str) -> str:
+    """The folder of conf/ with the options of a group: for critic_optimizer it is optimizer."""
+    return next((group for group in NAMED_GROUPS if re.fullmatch(rf"\w+_{group}", key)), key)
+
+
+def find_groups(config: Mapping[str, Any], base: str) -> list[str]:
+    """The groups whose options are those of a folder of conf/: optimizer, critic_optimizer."""
+    found = [key for key, node in config.items() if key == base or node is not None]
+    return [key for key in found if base_group(key) == base]
+
+
+def config_key(group: str) -> str:
+    """The key of a group in the configuration: critic_optimizer of optimizer@critic_optimizer."""
+    return group.rpartition("@")[2]
 
 
 def quote(directory: str | Path) -> str:
@@ -29,7 +48,8 @@ def key_of(override: str) -> str:
 
 
 JOB_OVERRIDE = re.compile(
-    r"(\+\+|\+|~)?(?!(hydra|sweep|launcher)\b|(resume|directory|run|check)(=|$))\w[\w./-]*(=|$)"
+    r"(\+\+|\+|~)?(?!(hydra|sweep|launcher)\b|(resume|directory|run|check)(=|$))\w[\w./-]*"
+    rf"(@\w+_({'|'.join(NAMED_GROUPS)}))?(=|$)"
 )
 # Keys that say where something is written, or to whom it is sent.
 PLACE = re.compile(r"logger\.|callbacks\..*(dirpath|filename)|data\.dir$|trainer\.profiler")
@@ -52,13 +72,13 @@ def is_job_override(override: Any) -> bool:
     if PLACE.match(key):
         return False
     removes = override.startswith("~")
-    return removes or not (CONF / key).is_dir() or is_option(key, value)
+    return removes or not (CONF / key.partition("@")[0]).is_dir() or is_option(key, value)
 
 
 def is_option(group: str, option: str) -> bool:
     """Whether conf/ has such an option of such a group, or all of a list of them: ``[a,b]``."""
     names = option.removeprefix("[").removesuffix("]").split(",")
-    known = {path.stem for path in (CONF / group).glob("*.yaml")}
+    known = {path.stem for path in (CONF / group.partition("@")[0]).glob("*.yaml")}
     return {name.strip() for name in names} <= known
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quartet.config import allow
 from quartet.config.configuration import to_container
-from quartet.config.overrides import is_option, key_of
+from quartet.config.overrides import find_groups, is_option, key_of
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import (
@@ -77,7 +77,7 @@ TRAINING = (
     *("callbacks.last.dirpath", "callbacks.last.filename"),
 )
 # Ranges for a search.
-SEARCH = re.compile(r"(loss|model|optimizer|scheduler)\.search(\.|$)")
+SEARCH = re.compile(r"(loss|model|(\w+_)?(optimizer|scheduler))\.search(\.|$)")
 HORIZONS = ("T_max", "total_iters", "total_steps")
 
 
@@ -380,9 +380,10 @@ def check_length(
         return
     before = OmegaConf.load(list_configs(Path(cfg.resume))[0]).trainer
     unset = [
-        f"scheduler.{key}"
+        f"{group}.{key}"
+        for group in find_groups(to_container(cfg, resolve=False), "scheduler")
         for key in HORIZONS
-        if key in cfg.scheduler and cfg.scheduler[key] is None
+        if cfg[group].get(key, 0) is None
     ]
     unset += ["callbacks.swa.start"] if cfg.callbacks.get("swa") else []
     epochs, steps = before.max_epochs, before.max_steps

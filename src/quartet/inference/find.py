@@ -19,6 +19,8 @@ from lightning import Callback, LightningModule, Trainer
 from quartet.build import Run, build
 from quartet.compat import quieten
 from quartet.config.configuration import replace_values
+from quartet.config.overrides import find_groups
+from quartet.core.messages import join_and
 from quartet.core.problems import ConfigError, Problem
 from quartet.reports.figures import BLUE, RED, STYLE, Canvas, save_png
 from quartet.training.module import NonFiniteLossError
@@ -105,6 +107,12 @@ def find_learning_rate(
     Raises:
         ConfigError: the configuration cannot be trained, or has no rate to find.
     """
+    if others := find_groups(cfg, "optimizer")[1:]:
+        message = (
+            f"depends on the rates of {join_and(others)}; try some of each, "
+            f"-m optimizer.lr=0.001,0.01 {others[0]}.lr=0.001,0.01"
+        )
+        raise ConfigError(Problem("optimizer.lr", message))
     name = str(cfg.optimizer.get("_target_")).rpartition(".")[2]
     if name in ("LBFGS", "Rprop"):
         message = f"{name} finds the length of its steps itself; leave optimizer.lr as it is."
@@ -170,7 +178,8 @@ def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:
     values["trainer.val_check_interval"] = 1.0  # an epoch of larger batches may be shorter
     # A schedule would move the rate, and a warm-up may be longer than the search.
     constant = {"_target_": None, "interval": "epoch", "frequency": 1}
-    values["scheduler"] = {**constant, "warmup_steps": 0, "warmup_epochs": 0}
+    for group in find_groups(cfg, "scheduler"):
+        values[group] = {**constant, "warmup_steps": 0, "warmup_epochs": 0}
     if size is not None:
         values |= {"data.batch_size": size, "data.drop_last": True}
     run = build(replace_values(cfg, values))

@@ -73,13 +73,16 @@ class FSDP2(ModelParallelStrategy):
                     f"{name} is a single number, which cannot be sharded; give it shape (1,), or "
                     "use trainer=ddp.",
                 )
-        title = context.config["optimizer"]["_target_"].rpartition(".")[2]
-        if title in NEED_WHOLE_WEIGHTS:
-            yield Problem(
-                "optimizer",
-                f"{title} computes with whole weights, and trainer.strategy shards them; use "
-                "optimizer=adamw, or trainer=ddp.",
-            )
+        for group, node in context.config.items():
+            if not group.endswith("optimizer") or not node:
+                continue
+            title = node["_target_"].rpartition(".")[2]
+            if title in NEED_WHOLE_WEIGHTS:
+                yield Problem(
+                    group,
+                    f"{title} computes with whole weights, and trainer.strategy shards them; use "
+                    "optimizer=adamw, or trainer=ddp.",
+                )
 
     # Loads when other strategies load. Lightning's code would load too late for the position in the
     # epoch, and without the CheckpointIO that verifies the file.

@@ -195,7 +195,7 @@ def summary(
             "best": best.get(name),
             "epoch": best["epoch"],
         },
-        "metrics": {k: v for k, v in best.items() if "/" in k},
+        "metrics": {k: v for k, v in best.items() if "/" in k and not k.startswith("lr/")},
         "checkpoints": {
             name: path if (directory / path).exists() else None for name, path in checkpoints
         },

@@ -3,7 +3,9 @@
 A task names its drawings by the names of these functions, `quartet.data.task.Task.figures`.
 """
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -341,32 +343,39 @@ ACROSS = 3  # panels in a row
 def learning_curves(directory: Path) -> Canvas:
     """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
     history = read_history(directory)
-    names = list(dict.fromkeys(c.split("/", 1)[1] for c in map(str, history) if "/" in c))
+    rates = [column for column in map(str, history) if re.match(r"lr\b", column)]
+    others = [column for column in map(str, history) if column not in [*rates, "epoch", "step"]]
+    names = list(dict.fromkeys(re.sub(r"^(train|val)/", "", column) for column in others))
     down = max(1, math.ceil(len(names) / ACROSS))
     across = max(1, math.ceil(len(names) / down))
-    rate = 1.35 if "lr" in history else 0.0
+    rate = 1.35 if rates else 0.0
     wide, high = PANEL[0] + 0.7, PANEL[1] + 0.75
     canvas = Canvas(across * wide + 0.1, down * high + rate + 0.1)
     for number, name in enumerate(names):
         column, row = number % across, down - 1 - number // across
         panel = canvas.panel(0.6 + column * wide, rate + 0.5 + row * high, *PANEL)
-        for part, colour in (("train", GREY), ("val", BLUE)):
-            if f"{part}/{name}" in history:
-                draw_by_epoch(panel, history[f"{part}/{name}"], label=part, color=colour)
+        for part, colour in (("train/", GREY), ("val/", BLUE), ("", INK)):
+            if f"{part}{name}" in history:
+                label = part.removesuffix("/")
+                draw_by_epoch(panel, history[f"{part}{name}"], label=label, color=colour)
         panel.set_title(name)
-        if name == "loss":
+        if not number:
             panel.legend()
     if rate:
-        draw_rate(canvas.panel(0.6, 0.45, across * wide - 0.7, 0.75), history["lr"].dropna())
+        draw_rates(canvas.panel(0.6, 0.45, across * wide - 0.7, 0.75), history[rates].dropna())
     return canvas
 
 
-def draw_rate(panel: Axes, rates: "pd.Series[float]") -> None:
-    """The rate that each epoch began with; logarithmic where it spans more than two decades."""
-    draw_by_epoch(panel, rates, color=INK, drawstyle="steps-post")
+def draw_rates(panel: Axes, rates: "pd.DataFrame") -> None:
+    """The rates that each epoch began with; logarithmic where they span more than two decades."""
+    for name, colour in zip(rates, itertools.cycle((INK, *SERIES)), strict=False):
+        label = str(name).removeprefix("lr/")
+        draw_by_epoch(panel, rates[name], color=colour, drawstyle="steps-post", label=label)
     panel.set_title("learning rate")
-    if not fit_scale(panel, rates):
-        top = max(rates.max(), 1e-12)
+    if rates.shape[1] > 1:
+        panel.legend()
+    if not fit_scale(panel, rates.stack()):
+        top = max(float(rates.to_numpy().max()), 1e-12)
         panel.set(ylim=(0, 1.15 * top), yticks=(0, top))
         panel.yaxis.set_major_formatter("{x:.3g}")
 

@@ -272,7 +272,8 @@ def table(result: Mapping[str, Any], directory: Path) -> str:
 def columns(figures: Mapping[str, float]) -> str:
     """Figures such as val/loss as text: a row for each, a column for train, val and test."""
     parts = [part for part in PARTS if any(key.startswith(f"{part}/") for key in figures)]
-    names = dict.fromkeys(key.split("/", 1)[1] for key in figures if "/" in key)
+    keys = [key.split("/", 1) for key in figures if "/" in key]
+    names = dict.fromkeys(name for part, name in keys if part in parts)
     lines = [f"{'':12}" + "".join(f"{part:>10}" for part in parts)]
     for name in names:
         cells = (figures.get(f"{part}/{name}") for part in parts)
@@ -314,22 +315,17 @@ def describe_run(cfg: "DictConfig") -> str:
         averages = [each for each in run.trainer.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
         lines += [("caution", text) for each in averages if (text := each.caution(run.total_steps))]
     if run.is_known and run.total_steps < 1_000_000:
-        optimizer = run.module.create_optimizer(run.module.model)
-        schedule: Any = run.module.create_schedule(
-            optimizer,
-            total_steps=run.total_steps,
-            steps_per_epoch=run.steps_per_epoch,
-            validate_every=run.config["trainer"]["check_val_every_n_epoch"],
-        )
-        rates = preview(schedule, optimizer, int(run.total_steps), run.steps_per_epoch)
-        start, middle, end = (f"{rate:.3g}" for rate in rates)
-        lines.append(("lr", f"{start} at the start, {middle} in the middle, {end} at the end"))
+        lines += describe_rates(run)
     monitor = run.config["monitor"]
     watched = f"{monitor['metric']} ({monitor['mode']})"
     lines.append(("monitor", watched if monitor["metric"] else "nothing: the last epoch counts"))
     lines += [("not checked", each) for each in run.unchecked]
+    width = max(12, *(len(key) + 1 for key, _ in lines))
     return "\n".join(
-        ["Nothing is wrong with it. It would run:", *(f"{key:12}{text}" for key, text in lines)]
+        [
+            "Nothing is wrong with it. It would run:",
+            *(f"{key:{width}}{text}" for key, text in lines),
+        ]
     )
 
 
@@ -338,6 +334,25 @@ def describe_size(data: DataModule, part: str) -> str:
     dataset = getattr(data.parts, part)
     count = 0 if dataset is None else count_samples(dataset)
     return f"{part} of unknown length" if math.isinf(count) else f"{count:,} {part}"
+
+
+def describe_rates(run: Run) -> Iterator[tuple[str, str]]:
+    """Describes the learning rate of each optimizer over the training."""
+    module = run.module
+    try:
+        module.try_optimizers(run.steps_per_epoch, run.total_steps, run.config["trainer"])
+    except RuntimeError:  # it needs the trainer
+        return
+    for optimizer, name in module.made_optimizers.items():
+        own = [each for each in module.schedules if each.is_of(optimizer)]
+        rates = preview(own, optimizer, int(run.total_steps), run.steps_per_epoch)
+        start, middle, end = (f"{rate:.3g}" for rate in rates)
+        text = f"{start} at the start, {middle} in the middle, {end} at the end"
+        if len(module.made_optimizers) > 1:
+            each_group = (group["params"] for group in optimizer.param_groups)
+            count = sum(parameter.numel() for group in each_group for parameter in group)
+            text += f", of {count:,} parameters"
+        yield ("lr" if name == "optimizer" else f"lr/{name}"), text
 
 
 def list_evaluated_modules(model: nn.Module) -> list[str]:

@@ -10,7 +10,13 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from quartet.compat import format_value
-from quartet.config.overrides import Range, check_range, check_search_ranges
+from quartet.config.overrides import (
+    Range,
+    base_group,
+    check_range,
+    check_search_ranges,
+    config_key,
+)
 from quartet.core.messages import suggest_name
 from quartet.sweeps.launch import SWEEP_GROUPS
 
@@ -66,7 +72,8 @@ class Space:
         over = sweeper.over
         if over is None:
             composed = self.compose()
-            groups = [key for key in composed.hydra.runtime.choices if list_ranges(composed, key)]
+            choices = composed.hydra.runtime.choices
+            groups = [each for each in choices if list_ranges(composed, config_key(each))]
             over = [] if self.ranges else groups
         for key in over:
             self.add(key)
@@ -92,7 +99,12 @@ class Space:
 
     def add(self, key: str) -> None:
         """Adds a group with the ranges of its options, or one key with the range of its option."""
-        options = self.loader.get_group_options(key, results_filter=ObjectType.CONFIG)
+        base, name = key.partition("@")[0], config_key(key)
+        if base == name != base_group(name):  # critic_optimizer of optimizer@critic_optimizer
+            base = base_group(name)
+            key = f"{base}@{name}"
+        key = next((given for given in self.fixed if given.lstrip("+") == key), key)
+        options = self.loader.get_group_options(base, results_filter=ObjectType.CONFIG)
         if not options:
             self.add_key(key)
             return
@@ -104,8 +116,8 @@ class Space:
         for option in map(str, chosen):
             composed = self.compose(f"{key}={option}")
             self.own[f"{key}={option}"] = {
-                f"{key}.{name}": range_
-                for name, range_ in checked_ranges(composed, key, option).items()
+                f"{name}.{setting}": range_
+                for setting, range_ in checked_ranges(composed, name, option).items()
             }
 
     def add_key(self, key: str) -> None:

@@ -1,8 +1,8 @@
 """The base LightningModule: buffered metrics, schedules, non-finite losses, exact resume."""
 
 import inspect
-import math
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -17,12 +17,15 @@ from torchmetrics import MetricCollection
 
 from quartet.checkpoints.callbacks import all_gather_object
 from quartet.compat import get_trainer, is_last_batch_done
+from quartet.compat.lightning_loop import count_epoch_steps, count_steps
 from quartet.core.messages import join_and
 from quartet.core.problems import TrainingError
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task
 from quartet.training.metric_buffer import MetricBuffer
 from quartet.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 NO_EXTRAS: Mapping[str, Any] = MappingProxyType({})
 
@@ -44,7 +47,12 @@ class Module(LightningModule):
       batch apart;
     - :meth:`mix` and :meth:`compute_loss`: mixup and CutMix, and the chosen loss;
     - :meth:`record`: the epoch's mean loss and metrics, logged as ``train/loss``, ``val/accuracy``, ...;
-    - :meth:`make_optimizer` and :meth:`make_scheduler`: the chosen optimizer and scheduler.
+    - :meth:`make_optimizer` and :meth:`make_scheduler`: the chosen optimizers and schedulers.
+
+    With ``automatic_optimization = False`` it takes the optimizer steps itself, with as many
+    optimizers as it needs. Steps of the first one are the steps of the training, which
+    ``trainer.max_steps``, schedules and callbacks count. Schedulers are stepped as in automatic
+    optimization, unless ``automatic_schedulers`` is False.
 
     Example::
 
@@ -68,12 +76,19 @@ class Module(LightningModule):
             gives such a dict.
         metrics: Metrics of predictions and labels; copied for train, val and test.
         heads: Name of a metric -> key of the predictions and labels that it compares.
-        optimizer: Makes the optimizer of a model.
-        scheduler: Makes the schedule of an optimizer, with `total_steps`, `steps_per_epoch` and
-            `validate_every` (epochs).
+        optimizers: By group, what makes an optimizer of the model's parameters.
+        schedulers: By group, what makes the schedule of an optimizer, with `total_steps`,
+            `steps_per_epoch` and `validate_every` (epochs).
         mixing: Mixes the samples of training batches and their targets; None mixes nothing.
+
+    Attributes:
+        automatic_schedulers: Whether schedulers are stepped in manual optimization too.
+        batches_per_step: In manual optimization, training batches from one step of the first
+            optimizer to the next.
     """
 
+    automatic_schedulers = True
+    batches_per_step: float = 1
     model: Any
     task: Any
     loss: Any
@@ -85,8 +100,8 @@ class Module(LightningModule):
         task: Task,
         loss: nn.Module | None,
         metrics: MetricCollection,
-        optimizer: Callable[[nn.Module], Optimizer],
-        scheduler: Callable[..., Schedule],
+        optimizers: Mapping[str, Callable[..., Optimizer]],
+        schedulers: Mapping[str, Callable[..., Schedule]],
         mixing: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
         heads: Mapping[str, str] | None = None,
     ) -> None:
@@ -97,8 +112,12 @@ class Module(LightningModule):
         self.train_metrics = MetricBuffer(task, metrics, "train/", heads)
         self.val_metrics = MetricBuffer(task, metrics, "val/", heads)
         self.test_metrics = MetricBuffer(task, metrics, "test/", heads)
-        self.create_optimizer = optimizer
-        self.create_schedule = scheduler
+        self.optimizer_factories = optimizers
+        self.scheduler_factories = schedulers
+        self.made_optimizers: dict[Optimizer, str] = {}  # with their groups
+        self.schedules: list[Schedule] = []
+        self.length: Mapping[str, Any] | None = None  # where there is no trainer to ask
+        self.last_step = 0  # after which schedulers are stepped, in manual optimization
         self.mixing = mixing
         self.last_batch = -1
         self.loaded: dict[str, Any] = {}
@@ -111,6 +130,7 @@ class Module(LightningModule):
         return self.model(inputs)
 
     def setup(self, stage: str) -> None:
+        self.made_optimizers, self.schedules = {}, []
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, DataModule):
             return
@@ -123,32 +143,118 @@ class Module(LightningModule):
             for buffer, value in zip(self.task.buffers(), data.parts.target_scale, strict=True):
                 buffer.copy_(value)
 
-    def make_optimizer(self) -> Optimizer:
-        """Makes the chosen optimizer of the model's trainable parameters."""
-        return self.create_optimizer(self.model)
+    def make_optimizer(
+        self,
+        parameters: nn.Module | Iterable[nn.Parameter] | None = None,
+        name: str = "optimizer",
+    ) -> Optimizer:
+        """Makes an optimizer of trainable parameters.
 
-    def make_scheduler(self, optimizer: Optimizer) -> list[dict[str, Any]]:
-        """Makes the chosen scheduler and its warm-up, as dictionaries for Lightning.
+        Args:
+            parameters: A module, or some of the parameters; None for those of the model.
+            name: The group with its settings, such as ``critic_optimizer``. Patterns in them match
+                the names of the whole model's parameters.
+
+        Raises:
+            ValueError: there is no such group, or its settings do not fit the parameters.
+        """
+        factory = find_factory(name, self.optimizer_factories)
+        if parameters is None:
+            parameters = self.model
+        if isinstance(parameters, nn.Module):
+            parameters = parameters.parameters()
+        chosen = set(parameters)
+        named = {
+            key.removeprefix("model."): each
+            for key, each in self.named_parameters()
+            if each in chosen
+        }
+        if len(named) < len(chosen):
+            raise ValueError(
+                f"{name} is made of parameters that the module does not have; make them, or what "
+                "they belong to, an attribute of it."
+            )
+        optimizer: Optimizer = factory(self.model, named)
+        self.made_optimizers[optimizer] = name
+        return optimizer
+
+    def make_scheduler(self, optimizer: Optimizer, name: str = "scheduler") -> list[dict[str, Any]]:
+        """Makes a scheduler of an optimizer and its warm-up, as dictionaries for Lightning.
 
         Each dictionary has ``scheduler``, ``interval`` (``step`` or ``epoch``), ``frequency`` and,
         for the main scheduler, ``monitor``. The list is empty for a constant learning rate.
+
+        Args:
+            optimizer: The optimizer.
+            name: The group with its settings, such as ``critic_scheduler``.
+
+        Raises:
+            ValueError: there is no such group, or its settings do not fit the training.
         """
+        factory = find_factory(name, self.scheduler_factories)
+        schedule: Schedule = factory(optimizer, **(self.length or self.measure_length()))
+        self.schedules.append(schedule)
+        if self.automatic_optimization:
+            return schedule.configs
+        known = ("scheduler", "name", "interval", "frequency")  # the others would cause a warning
+        return [{key: config[key] for key in known} for config in schedule.configs]
+
+    def measure_length(self) -> dict[str, Any]:
+        """Returns the length of the training, in steps of the first optimizer."""
         self.trainer.fit_loop.setup_data()  # counts the batches, which would be infinite otherwise
-        total_steps = self.trainer.estimated_stepping_batches
-        steps = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        self.schedule = self.create_schedule(
-            optimizer,
-            total_steps=total_steps,
-            steps_per_epoch=steps if math.isinf(steps) else math.ceil(steps),
-            validate_every=self.trainer.check_val_every_n_epoch or 1,
-        )
-        return self.schedule.configs
+        return {
+            "total_steps": count_steps(self.trainer),
+            "steps_per_epoch": count_epoch_steps(self.trainer),
+            "validate_every": self.trainer.check_val_every_n_epoch or 1,
+        }
+
+    def try_optimizers(
+        self, steps_per_epoch: float, total_steps: float, trainer: Mapping[str, Any]
+    ) -> None:
+        """Makes the optimizers and schedulers without a trainer, from its settings."""
+        every = trainer["check_val_every_n_epoch"]
+        steps = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+        self.length = {**steps, "validate_every": every}
+        self.configure_optimizers()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if isinstance(scheduler, ReduceLROnPlateau) and not self.plateau_is_due:
             return
-        if scheduler is self.schedule.warmup or self.schedule.due(self.trainer.global_step):
+        step = self.trainer.global_step if self.automatic_optimization else self.last_step
+        if not any(each.main is scheduler and not each.due(step) for each in self.schedules):
             super().lr_scheduler_step(scheduler, metric)
+
+    def step_schedulers(self, interval: str, plateau: bool, steps: Iterable[int]) -> None:
+        """Steps the schedulers in manual optimization, when Lightning would in automatic one.
+
+        Args:
+            interval: ``step`` or ``epoch``: what has ended.
+            plateau: Whether to step those that compare a monitored value, or the others.
+            steps: Numbers of the optimizer steps that have ended, from 1.
+        """
+        for step in steps if self.automatic_schedulers else ():
+            self.last_step = step
+            for _, config in self.each_config(interval):
+                scheduler, monitor = config["scheduler"], str(config.get("monitor"))
+                if isinstance(scheduler, ReduceLROnPlateau) == plateau:
+                    self.lr_scheduler_step(scheduler, self.trainer.callback_metrics.get(monitor))
+
+    def each_config(self, interval: str) -> Iterator[tuple[Schedule, dict[str, Any]]]:
+        """Yields the schedules and their configs that are due at the end of this step or epoch."""
+        for schedule in self.schedules:
+            for config in schedule.configs:
+                epoch = self.trainer.current_epoch + 1
+                due = interval == "step" or epoch % config["frequency"] == 0
+                if config["interval"] == interval and due:
+                    yield schedule, config
+
+    def lr_schedulers(self) -> Any:
+        if not self.automatic_optimization and self.automatic_schedulers:
+            raise RuntimeError(
+                "the schedulers are stepped by themselves, as in automatic optimization; leave "
+                "self.lr_schedulers() out, or set automatic_schedulers = False to step them here."
+            )
+        return super().lr_schedulers()
 
     def configure_gradient_clipping(
         self,
@@ -160,7 +266,8 @@ class Module(LightningModule):
             return
         # In the order of the model: the norm would round differently in the order of the groups.
         groups = optimizer.param_groups
-        optimizer.param_groups = [{"params": list(self.model.parameters())}]
+        own = {parameter for group in groups for parameter in group["params"]}
+        optimizer.param_groups = [{"params": [each for each in self.parameters() if each in own]}]
         try:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         finally:
@@ -211,7 +318,7 @@ class Module(LightningModule):
             size: Number of samples; None counts those of the targets.
         """
         trainer = get_trainer(self)
-        if stage == "train" and trainer is not None:
+        if stage == "train" and trainer is not None and self.automatic_optimization:
             # LBFGS evaluates a batch several times; records the first time.
             batch = trainer.fit_loop.batch_idx
             if batch == self.last_batch:
@@ -222,26 +329,38 @@ class Module(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.last_batch = -1
-        self.lr: float = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.rates = self.learning_rates()
 
     def on_validation_start(self) -> None:
         self.refuse_non_finite()  # before a checkpoint is written after validation
 
     def on_train_epoch_end(self) -> None:
         self.refuse_non_finite()
-        self.log("lr", self.lr)
+        self.compare_steps()
+        self.log_dict(self.rates)
         self.log_epoch("train", self.train_metrics)
         # Lightning would do so after the checkpoint of the epoch, which would lack it.
         if is_last_batch_done(self.trainer):
-            for each in self.trainer.lr_scheduler_configs:
-                due = (self.trainer.current_epoch + 1) % each.frequency == 0
-                if each.reduce_on_plateau and due and each.monitor:
-                    check_logged(self.trainer, {"scheduler.monitor": each.monitor})
+            for schedule, config in self.each_config("epoch"):
+                if isinstance(config["scheduler"], ReduceLROnPlateau):
+                    check_logged(self.trainer, {f"{schedule.group}.monitor": config["monitor"]})
             self.plateau_is_due = True
             self.trainer.fit_loop.epoch_loop.update_lr_schedulers(
                 "epoch", update_plateau_schedulers=True
             )
             self.plateau_is_due = False
+
+    def compare_steps(self) -> None:
+        """Warns if the first epoch had another number of steps than schedules were made for."""
+        if self.trainer.current_epoch or not is_last_batch_done(self.trainer):
+            return
+        steps, expected = self.trainer.global_step, count_epoch_steps(self.trainer)
+        if steps != expected and not self.automatic_optimization:
+            log.warning(
+                f"The first optimizer took {steps} steps in the first epoch, and schedules and "
+                f"callbacks expect {expected}. Return the optimizer that steps in every batch first, "
+                "or set batches_per_step of the module."
+            )
 
     def on_validation_epoch_end(self) -> None:
         self.log_epoch("val", self.val_metrics)
@@ -254,7 +373,7 @@ class Module(LightningModule):
         checkpoint["epoch_in_progress"] = {
             "metrics": all_gather_object(self.trainer, self.train_metrics.state()),
             "last_batch": self.last_batch,
-            "lr": getattr(self, "lr", None),
+            "rates": getattr(self, "rates", {}),
         }
         if isinstance(self.trainer.datamodule, DataModule):  # type: ignore[attr-defined]
             checkpoint["metadata"] = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
@@ -267,8 +386,18 @@ class Module(LightningModule):
     def on_fit_start(self) -> None:
         if self.loaded:
             self.train_metrics.load_state(self.loaded["metrics"][self.global_rank], self.device)
-            self.last_batch, self.lr = self.loaded["last_batch"], self.loaded["lr"]
+            self.last_batch, self.rates = self.loaded["last_batch"], self.loaded["rates"]
             self.loaded = {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Returns the rate of each optimizer's first group: ``lr``, ``lr/critic_optimizer``, ..."""
+        rates: dict[str, float] = {}
+        for number, optimizer in enumerate(self.trainer.optimizers, start=1):
+            name = self.made_optimizers.get(optimizer, "optimizer")
+            key = "lr" if name == "optimizer" else f"lr/{name}"
+            key = f"lr/{name}_{number}" if key in rates else key
+            rates[key] = optimizer.param_groups[0]["lr"]
+        return rates
 
     def log_epoch(self, stage: str, buffer: MetricBuffer) -> None:
         """Logs the mean loss and the metrics of an epoch, and resets them."""
@@ -307,10 +436,30 @@ class Module(LightningModule):
             self.stop_non_finite("the weights became NaN or infinite by the end")
 
     def stop_non_finite(self, problem: str) -> NoReturn:
+        clip = "trainer.gradient_clip_val=1"
+        if not self.automatic_optimization:
+            clip = "self.clip_gradients(optimizer, gradient_clip_val=1) before its step"
         raise NonFiniteLossError(
-            f"{problem} of epoch {self.trainer.current_epoch + 1}, at learning rate {self.lr:g}; try "
-            "a smaller optimizer.lr, or trainer.gradient_clip_val=1."
+            f"{problem} of epoch {self.trainer.current_epoch + 1}, at learning rate "
+            f"{', '.join(f'{rate:g}' for rate in self.rates.values())}; try a smaller optimizer.lr, "
+            f"or {clip}."
         )
+
+
+def find_factory(name: str, factories: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """Returns what makes the optimizer or scheduler of a group.
+
+    Raises:
+        ValueError: there is no such group.
+    """
+    if name in factories:
+        return factories[name]
+    base = next(iter(factories))
+    raise ValueError(
+        f"{name} is no group of this configuration, which has {join_and(list(factories))}; choose "
+        f"its option with `- /{base}@{name}: OPTION` in the defaults list of an experiment, or "
+        f"+{base}@{name}=OPTION on the command line."
+    )
 
 
 def find_extras(loss: nn.Module | None) -> list[str]:

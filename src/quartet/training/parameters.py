@@ -61,30 +61,38 @@ def find_frozen_modules(model: nn.Module, frozen: Collection[nn.Parameter]) -> l
 def create(
     factory: Callable[..., Optimizer],
     model: nn.Module,
+    trained: Mapping[str, nn.Parameter] | None = None,
     *,
     lr_factors: Mapping[str, float],
     decay_bias_and_norm: bool,
 ) -> Optimizer:
-    """Makes the optimizer of the model's trainable parameters.
+    """Makes an optimizer of trainable parameters.
 
     The optimizer gets one list of parameters, in the order of the model, unless some of them need
     another learning rate or weight decay.
 
     Args:
         factory: An optimizer class with its hyperparameters bound (``functools.partial``).
-        model: Its parameters that require gradients are trained.
+        model: Has the parameters.
+        trained: Parameters by their names; those that require gradients are trained. None for all
+            of the model.
         lr_factors: Shell pattern of parameter names -> factor of the learning rate, above 0. The last
             matching pattern counts; names without a match keep the learning rate.
         decay_bias_and_norm: Whether parameters of at most one dimension, and those of normalization
             layers, get weight decay too.
 
     Raises:
-        ValueError: a pattern matches no trainable parameter, a factor is not positive, or the optimizer
-            has no parameter groups (LBFGS) or no ``lr`` and there are factors.
+        ValueError: nothing is left to train, a pattern matches no trainable parameter, a factor is
+            not positive, or the optimizer has no parameter groups (LBFGS) or no ``lr`` and there are
+            factors.
     """
-    parameters = {
-        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
-    }
+    named = dict(model.named_parameters()) if trained is None else trained
+    parameters = {name: each for name, each in named.items() if each.requires_grad}
+    if not parameters:
+        raise ValueError(
+            f"freeze must leave the optimizer a parameter to train, and froze {shorten(named, 30)}; "
+            "drop a pattern."
+        )
     factors = _factors(lr_factors, parameters)
     undecayed: set[str] = set()
     if not decay_bias_and_norm and _bound(factory, "weight_decay"):

@@ -6,6 +6,7 @@ A tick is a call of the scheduler's ``step``: every `frequency` optimizer steps 
 import functools
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ class Schedule:
     tick and :meth:`due` is True.
 
     Attributes:
+        group: The group of the settings.
         configs: Lightning's ``lr_scheduler`` dictionaries: the main scheduler, then the warm-up;
             empty for a constant learning rate.
         warmup: The ramp that precedes the main scheduler, or None.
@@ -33,12 +35,23 @@ class Schedule:
             has no end.
     """
 
+    group: str
     configs: list[dict[str, Any]]
     warmup: LinearLR | None
     warmup_steps: int
     interval: str
     frequency: int
     ticks: int | None
+
+    @property
+    def main(self) -> Any:
+        """The main scheduler; None for a constant learning rate."""
+        others = (config["scheduler"] for config in self.configs)
+        return next((each for each in others if each is not self.warmup), None)
+
+    def is_of(self, optimizer: Optimizer) -> bool:
+        """Whether it changes the learning rates of an optimizer."""
+        return any(config["scheduler"].optimizer is optimizer for config in self.configs)
 
     def due(self, global_step: int) -> bool:
         """Whether the main scheduler may tick after ``global_step`` optimizer steps.
@@ -62,6 +75,7 @@ def create(
     total_steps: float,
     steps_per_epoch: float,
     validate_every: int,
+    group: str = "scheduler",
 ) -> Schedule:
     """Builds the scheduler of a training and the linear warm-up before it.
 
@@ -86,6 +100,7 @@ def create(
         total_steps: Optimizer steps of the whole training; infinite or negative if unlimited.
         steps_per_epoch: Optimizer steps of one epoch; infinite if not known.
         validate_every: Epochs from one validation to the next.
+        group: The key of these settings, for messages.
 
     Raises:
         ValueError: Two settings contradict each other, or the training is too short or of no
@@ -93,20 +108,20 @@ def create(
     """
     if warmup_steps and warmup_epochs:
         raise ValueError(
-            f"scheduler.warmup_steps={warmup_steps} sets the warm-up, and so does "
-            f"scheduler.warmup_epochs={warmup_epochs}; set one of them to 0."
+            f"{group}.warmup_steps={warmup_steps} sets the warm-up, and so does "
+            f"{group}.warmup_epochs={warmup_epochs}; set one of them to 0."
         )
     if warmup_epochs and math.isinf(steps_per_epoch):
         raise ValueError(
-            f"scheduler.warmup_epochs={warmup_epochs} is not known in steps, since the data has no "
-            "known length; set scheduler.warmup_steps."
+            f"{group}.warmup_epochs={warmup_epochs} is not known in steps, since the data has no "
+            f"known length; set {group}.warmup_steps."
         )
     ramp = warmup_steps or (round(warmup_epochs * steps_per_epoch) if warmup_epochs else 0)
     limit = None if total_steps < 0 or math.isinf(total_steps) else int(total_steps)
     if limit is not None and ramp >= limit:
         raise ValueError(
             f"A warm-up of {ramp} optimizer steps leaves nothing of a training of {limit}; "
-            "shorten scheduler.warmup_steps or scheduler.warmup_epochs, or train for longer."
+            f"shorten {group}.warmup_steps or {group}.warmup_epochs, or train for longer."
         )
 
     counts = _count_ticks(limit, ramp, interval, frequency, steps_per_epoch)
@@ -115,19 +130,23 @@ def create(
     if factory is not None:
         target: Any = factory.func
         if isinstance(target, type) and issubclass(target, ReduceLROnPlateau):
-            tick = _plateau_tick(interval, frequency, monitor, validate_every)
-        keywords = _fill_horizon(factory.keywords, counts)
-        keywords = keywords | _fill_range(keywords, optimizer) | _fill_momentum(keywords, optimizer)
-        _check_phases(keywords)
+            tick = _plateau_tick(group, interval, frequency, monitor, validate_every)
+        keywords = _fill_horizon(group, factory.keywords, counts)
+        keywords = keywords | _fill_range(keywords, optimizer)
+        keywords = keywords | _fill_momentum(group, keywords, optimizer)
+        _check_phases(group, keywords)
         scheduler = target(optimizer, *factory.args, **keywords)
-        configs.append({"scheduler": scheduler, "name": "lr", "monitor": monitor, **tick})
+        name = "lr" if group == "scheduler" else group
+        configs.append({"scheduler": scheduler, "name": name, "monitor": monitor, **tick})
 
     warmup = None
     if ramp:
         # After the main scheduler, whose constructor sets the rate at the end of the ramp.
         warmup = LinearLR(optimizer, start_factor=1 / (ramp + 1), total_iters=ramp)
-        configs.append({"scheduler": warmup, "name": "warmup", "interval": "step", "frequency": 1})
+        name = "warmup" if group == "scheduler" else f"{group}.warmup"
+        configs.append({"scheduler": warmup, "name": name, "interval": "step", "frequency": 1})
     return Schedule(
+        group=group,
         configs=configs,
         warmup=warmup,
         warmup_steps=ramp,
@@ -138,16 +157,16 @@ def create(
 
 
 def _plateau_tick(
-    interval: str, frequency: int, monitor: str | None, validate_every: int
+    group: str, interval: str, frequency: int, monitor: str | None, validate_every: int
 ) -> dict[str, Any]:
     if interval != "epoch":
         raise ValueError(
-            f"scheduler.interval={interval} does not suit ReduceLROnPlateau, which looks at its value "
-            "when an epoch ends; set scheduler.interval=epoch."
+            f"{group}.interval={interval} does not suit ReduceLROnPlateau, which looks at its value "
+            f"when an epoch ends; set {group}.interval=epoch."
         )
     if monitor is None:
         raise ValueError(
-            "ReduceLROnPlateau needs a value to compare; set scheduler.monitor, e.g. to val/loss."
+            f"ReduceLROnPlateau needs a value to compare; set {group}.monitor, e.g. to val/loss."
         )
     # A val/ metric does not change between two validations, which would count as a plateau.
     epochs = frequency if monitor.startswith("train/") else math.lcm(frequency, validate_every)
@@ -174,22 +193,24 @@ def _count_ticks(
     return max(1, count(end)), count(end - 1) + 1
 
 
-def _fill_horizon(keywords: dict[str, Any], counts: tuple[int, int] | None) -> dict[str, Any]:
+def _fill_horizon(
+    group: str, keywords: dict[str, Any], counts: tuple[int, int] | None
+) -> dict[str, Any]:
     unknown = [key for key in _HORIZONS if key in keywords and keywords[key] is None]
     if counts is None:
         if unknown:
             raise ValueError(
-                f"scheduler.{unknown[0]} cannot be the length of a training of unknown length; set "
-                f"scheduler.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps (where the "
-                "data has no known length trainer.max_steps, with scheduler.interval=step)."
+                f"{group}.{unknown[0]} cannot be the length of a training of unknown length; set "
+                f"{group}.{unknown[0]} itself, or trainer.max_epochs or trainer.max_steps (where the "
+                f"data has no known length trainer.max_steps, with {group}.interval=step)."
             )
         return keywords
     ticks, rates = counts
     given = keywords.get("total_steps")
     if given is not None and given < rates:
         raise ValueError(
-            f"scheduler.total_steps={given} is shorter than the training, which ticks the "
-            f"scheduler {rates} times; set scheduler.total_steps=null."
+            f"{group}.total_steps={given} is shorter than the training, which ticks the "
+            f"scheduler {rates} times; set {group}.total_steps=null."
         )
     # OneCycleLR counts the rates from its first to its last, the others the ticks between them.
     return keywords | {key: rates if key == "total_steps" else ticks for key in unknown}
@@ -208,7 +229,7 @@ def _fill_range(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any
     return filled
 
 
-def _fill_momentum(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+def _fill_momentum(group: str, keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     if "cycle_momentum" not in keywords:
         return {}
     # torch checks for the key alone, and would enable a momentum of 0.
@@ -216,13 +237,13 @@ def _fill_momentum(keywords: dict[str, Any], optimizer: Optimizer) -> dict[str, 
     has_momentum = "betas" in defaults or defaults.get("momentum", 0) > 0
     if keywords["cycle_momentum"] and not has_momentum:
         raise ValueError(
-            f"scheduler.cycle_momentum=true needs momentum, which this {type(optimizer).__name__} "
-            "does not have; set scheduler.cycle_momentum=null, or optimizer=momentum."
+            f"{group}.cycle_momentum=true needs momentum, which this {type(optimizer).__name__} "
+            f"does not have; set {group}.cycle_momentum=null, or choose an optimizer such as momentum."
         )
     return {"cycle_momentum": has_momentum and keywords["cycle_momentum"] is not False}
 
 
-def _check_phases(keywords: dict[str, Any]) -> None:
+def _check_phases(group: str, keywords: dict[str, Any]) -> None:
     """Raises ValueError for a OneCycleLR with an empty phase; torch would divide by its length."""
     share, ticks = keywords.get("pct_start"), keywords.get("total_steps")
     if share is None or ticks is None:
@@ -230,18 +251,19 @@ def _check_phases(keywords: dict[str, Any]) -> None:
     beyond_half = keywords.get("three_phase", False) and share > 0.5
     if share == 1 or share * ticks == 1 or beyond_half:
         raise ValueError(
-            f"scheduler.pct_start={share} leaves a phase of the {ticks} ticks empty; "
+            f"{group}.pct_start={share} leaves a phase of the {ticks} ticks empty; "
             "set another share, such as 0.3."
         )
 
 
 def preview(
-    schedule: Schedule, optimizer: Optimizer, total_steps: int, steps_per_epoch: float
+    schedules: Sequence[Schedule], optimizer: Optimizer, total_steps: int, steps_per_epoch: float
 ) -> list[float]:
     """Returns the first group's learning rates at the first, middle and last optimizer step.
 
-    The schedule must be new. It ticks as in a training, except for plateau schedulers.
+    The schedules of the optimizer must be new. They tick as in a training, except for plateau schedulers.
     """
+    configs = [(schedule, config) for schedule in schedules for config in schedule.configs]
     wanted = (0, total_steps // 2, total_steps - 1)
     rates: dict[int, float] = {}
     with warnings.catch_warnings():
@@ -249,7 +271,7 @@ def preview(
         for step in range(total_steps):
             if step in wanted:
                 rates[step] = float(optimizer.param_groups[0]["lr"])
-            for config in schedule.configs:
+            for schedule, config in configs:
                 scheduler = config["scheduler"]
                 epoch, rest = divmod(step + 1, steps_per_epoch)
                 ends = config["interval"] == "step" or not (rest or epoch % config["frequency"])

@@ -3,7 +3,8 @@
 import copy
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from quartet.config import allow
 from quartet.config.configuration import Configuration
 from quartet.config.groups import (
     KEY_TYPES,
-    MODULE_GROUPS,
     POLICY_KEYS,
     argument_names,
     find_options,
     is_foreign,
+    module_groups,
     unused_groups,
 )
 from quartet.config.instantiate import (
@@ -36,9 +37,10 @@ from quartet.config.instantiate import (
     build_trainer,
     metric_heads,
 )
-from quartet.config.overrides import check_search_ranges
+from quartet.config.overrides import base_group, check_search_ranges, find_groups
 from quartet.core.messages import join_and, join_or
 from quartet.core.problems import (
+    Config,
     Context,
     Problem,
     collect_problems,
@@ -51,6 +53,7 @@ from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
 from quartet.training.module import MissingLossError
+from quartet.training.schedule import Schedule
 from quartet.validation import data, dry_run, foreign, keys, length, monitor, settings
 
 SHAPES = ("data.task", "data.input_shape", "data.num_outputs", "data.num_classes")
@@ -106,11 +109,14 @@ class Builder:
             self.make_module_parts()
         if self.has("data", "trainer") and self.is_valid("data", "trainer"):
             world_size = parts["trainer"].world_size
-            parts["steps"] = length.count_steps(config, parts["data"], world_size)
-        if self.has("trainer", "model") and self.is_valid("optimizer._target_"):
+            share = count_batches_per_step(parts.get("module"))
+            parts["steps"] = length.count_steps(config, parts["data"], world_size, share)
+        if self.has("trainer", "model") and self.is_valid(*find_groups(config, "optimizer")):
             self.problems += self.ask_parts()
-        if self.has("model", "optimizer") and self.is_valid("model", "optimizer"):
-            self.try_schedule()
+        if "module" in parts:
+            self.problems += check_manual_optimization(config["trainer"], parts["module"])
+        if self.has("module", "steps") and not is_foreign(config, "module"):
+            self.try_optimizers()
         if "steps" in parts:
             self.problems += length.check_limits(config, parts["data"], world_size)
         if self.has("steps", "model"):
@@ -121,31 +127,32 @@ class Builder:
             if parts["data"].loaded:
                 self.problems += data.check_contents(parts["data"], config)
             self.unchecked += data.list_unchecked(parts["data"])
-        if not self.problems and "module" not in parts:
-            self.make("module", lambda config: build_module(config, parts))
 
     def make_module_parts(self) -> None:
         """Makes and tries what the engine's own module takes, and the trainer."""
         if "shapes" in self.parts:
             self.make("model", build_model)
-            if "model" in self.parts and self.is_valid("optimizer.freeze"):
-                with self.collect("optimizer", ["freeze"]):
-                    parameters.freeze(self.parts["model"], self.config["optimizer"]["freeze"])
+            for group in find_groups(self.config, "optimizer"):
+                self.freeze_parameters(group)
             self.make("loss", build_loss)
             self.make("metrics", build_metrics)
             self.try_parts()
             self.try_steps()
         if "metrics" in self.parts:
             self.resolve_monitor()
-            if self.is_valid("monitor"):
-                self.make("scheduler", build_scheduler)
-            if self.is_valid("monitor", "scheduler", "callbacks", "logger"):
+            schedulers = find_groups(self.config, "scheduler")
+            for group in schedulers if self.is_valid("monitor") else ():
+                self.make(group, partial(build_scheduler, group=group))
+            if self.is_valid("monitor", "callbacks", "logger", *schedulers):
                 self.make("trainer", build_trainer)
-        self.make("optimizer", build_optimizer)
+        for group in find_groups(self.config, "optimizer"):
+            self.make(group, partial(build_optimizer, group=group))
+        if self.has("trainer", *module_groups(self.config)) and self.is_valid("data"):
+            self.make("module", lambda config: build_module(config, self.parts))
 
     def make_foreign_module(self) -> None:
         """Makes a module that knows nothing of this engine, and its trainer."""
-        config, taken = self.config, [g for g in MODULE_GROUPS if g not in self.unused]
+        config, taken = self.config, [g for g in module_groups(self.config) if g not in self.unused]
         self.problems += monitor.resolve_foreign_monitor(config)
         made = {}
         for group in taken:
@@ -221,12 +228,14 @@ class Builder:
         if self.is_valid("data.task") and not self.unused:
             self.problems += self.check_tasks(config["data"]["task"])
         unsuited = wrong_keys(self.problems)
-        groups = [g for g in allow.PART_GROUPS if g not in ("data", *self.unused)]
+        bases = [group for group in allow.PART_GROUPS if group != "data"]
+        groups = [group for base in bases for group in find_groups(config, base)]
+        groups = [group for group in groups if group not in self.unused]
         for group in ("", "monitor", *groups):
             if group in unsuited and group in groups:
                 continue
             self.problems += keys.check_policy(config, group, self.find_wrong())
-            if "search" in POLICY_KEYS.get(group, ()):
+            if "search" in POLICY_KEYS.get(base_group(group), ()):
                 self.problems += check_search_ranges(group, config[group])
             if group in groups:
                 known = "shapes" in self.parts
@@ -300,12 +309,15 @@ class Builder:
     def try_steps(self) -> None:
         """Tries the steps of the module on two samples of the training part, if it is at hand."""
         data = self.parts.get("data")
-        groups = ("data", "model", "loss", "metrics", "module", "optimizer.freeze")
+        optimizers = find_groups(self.config, "optimizer")
+        groups = ["data", "model", "loss", "metrics", "module"]
+        groups += [f"{group}.freeze" for group in optimizers]
         if data is None or not data.loaded or not self.is_valid(*groups):
             return
         copies = {name: copy.deepcopy(self.parts[name]) for name in ("model", "loss", "metrics")}
         with self.collect("module"), seeded(0):
-            module = build_module(self.config, copies | {"optimizer": None, "scheduler": None})
+            factories = dict.fromkeys([*optimizers, *find_groups(self.config, "scheduler")])
+            module = build_module(self.config, copies | factories)
             if hasattr(module.loss, "fit") and data.knows_targets():
                 module.loss.fit(data.targets())
             trial = dry_run.StepTrial(module, self.class_names())
@@ -364,31 +376,101 @@ class Builder:
             if callable(method := getattr(part, "problems", None)):
                 yield from method(context)
 
-    def try_schedule(self) -> None:
-        """Makes an optimizer and, if the steps of the training are known, its schedule on trial."""
-        optimizer = None
-        with self.collect("optimizer"):
-            optimizer = self.parts["optimizer"](self.parts["model"])
-        if optimizer and self.has("steps", "scheduler"):
-            with self.collect("scheduler"):
-                steps, total = self.parts["steps"]
-                schedule = self.parts["scheduler"](
-                    optimizer,
-                    total_steps=total,
-                    steps_per_epoch=steps,
-                    validate_every=self.config["trainer"]["check_val_every_n_epoch"],
+    def freeze_parameters(self, group: str) -> None:
+        """Freezes the parameters that the settings of an optimizer name."""
+        if "model" in self.parts and self.is_valid(f"{group}.freeze"):
+            with self.collect(group, ["freeze"]):
+                parameters.freeze(self.parts["model"], self.config[group]["freeze"])
+
+    def try_optimizers(self) -> None:
+        """Makes the optimizers and schedulers of the module on trial."""
+        module = copy.deepcopy(self.parts["module"])
+        for factories in (module.optimizer_factories, module.scheduler_factories):
+            for group, factory in factories.items():
+                factories[group] = partial(self.try_factory, group, factory)
+        steps, total = self.parts["steps"]
+        with suppress(StopTrial), self.collect("module"):
+            try:
+                module.try_optimizers(steps, total, self.config["trainer"])
+            except RuntimeError as error:
+                if "not attached" not in str(error):
+                    raise
+                self.unchecked.append("optimizers: configure_optimizers needs the trainer")
+                return
+            self.problems += check_optimizers(self.config, module, self.unchecked)
+
+    def try_factory(
+        self, group: str, factory: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        with self.collect(group):
+            return factory(*args, **kwargs)
+        raise StopTrial
+
+
+class StopTrial(Exception):
+    """A trial ends, and its problem is known."""
+
+
+def count_batches_per_step(module: Any) -> float | None:
+    """Batches of an optimizer step as the module counts them; None for what the trainer says."""
+    if module is None or module.automatic_optimization:
+        return None
+    return getattr(module, "batches_per_step", 1)
+
+
+def check_manual_optimization(trainer: Config, module: Any) -> Iterator[Problem]:
+    """A module that takes the optimizer steps itself also clips and accumulates gradients itself."""
+    if module.automatic_optimization:
+        return
+    if trainer["gradient_clip_val"] is not None:
+        yield Problem(
+            "trainer.gradient_clip_val",
+            "the module takes its optimizer steps itself; leave it out, and call "
+            "self.clip_gradients(optimizer, gradient_clip_val=1) before optimizer.step().",
+            trainer["gradient_clip_val"],
+        )
+    if trainer["accumulate_grad_batches"] != 1:
+        yield Problem(
+            "trainer.accumulate_grad_batches",
+            "the module takes its optimizer steps itself; set 1, or a larger data.batch_size, or "
+            "take a step every few batches and set batches_per_step of the module.",
+            trainer["accumulate_grad_batches"],
+        )
+
+
+def check_optimizers(config: Config, module: Any, unchecked: list[str]) -> Iterator[Problem]:
+    """The optimizers and schedulers of a module must be those that the configuration sets."""
+    made = {
+        "optimizer": list(module.made_optimizers.values()),
+        "scheduler": [schedule.group for schedule in module.schedules],
+    }
+    if module.automatic_optimization and len(made["optimizer"]) > 1:
+        yield Problem(
+            "module",
+            f"makes {len(made['optimizer'])} optimizers, and automatic optimization has one; set "
+            "self.automatic_optimization = False in its constructor, and step them in training_step.",
+        )
+    for base, used in made.items():
+        for group in find_groups(config, base):
+            if group == base and group not in used and config[group]["_target_"]:
+                unchecked.append(f"{group}: the module makes none of it")
+            elif group not in used and group != base:
+                yield Problem(
+                    group,
+                    f"the module makes no such {base}; call self.make_{base}(..., name='{group}') "
+                    "in its configure_optimizers, or leave the group out.",
                 )
-                for main in schedule.configs[:1]:
-                    self.problems += check_horizon(main["scheduler"], schedule.ticks)
+    for schedule in module.schedules:
+        yield from check_horizon(schedule)
 
 
-def check_horizon(scheduler: Any, ticks: int | None) -> Iterator[Problem]:
+def check_horizon(schedule: Schedule) -> Iterator[Problem]:
     """A cosine must not end before the training: torch lets the rate rise again after it."""
-    horizon = getattr(scheduler, "T_max", None)
+    horizon, ticks = getattr(schedule.main, "T_max", None), schedule.ticks
     if horizon is not None and ticks is not None and horizon < ticks:
         yield Problem(
-            "scheduler.T_max",
+            f"{schedule.group}.T_max",
             f"ends before the training, whose schedule has {ticks} ticks, and the rate would rise "
-            "again; null is the whole training, scheduler=cosine_restarts rises on purpose.",
+            "again; null is the whole training, the option cosine_restarts rises on purpose.",
             horizon,
         )

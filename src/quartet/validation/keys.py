@@ -25,6 +25,7 @@ from quartet.config.groups import (
     TRAINER_KEYS,
     split_node,
 )
+from quartet.config.overrides import NAMED_GROUPS, base_group, find_groups
 from quartet.core.messages import suggest_name
 from quartet.core.problems import Config, ConfigError, Problem
 from quartet.training.module import Module
@@ -143,13 +144,12 @@ def check_keys(config: Configuration) -> Iterator[Problem]:
     Raises:
         ConfigError: a key that the engine reads is absent.
     """
-    if absent := list(find_absent(config)):
-        message = "is missing; conf/ sets it, leave it there."
-        raise ConfigError(*(Problem(key, message) for key in absent))
+    if absent := [*find_absent(config), *find_absent_settings(config)]:
+        raise ConfigError(*absent)
     interpolated = re.findall(r"\$\{\.*([A-Za-z_]\w*)", str(config.raw))
     known = sorted({*TOP_LEVEL, *interpolated})
     for key in config.raw:
-        if key not in known:
+        if key not in known and base_group(key) == key:
             yield Problem(key, f"nothing reads this key; {suggest_name(key, known)}")
     for name in config.keys_of("monitor"):
         if name not in KEY_TYPES["monitor"]:
@@ -157,25 +157,44 @@ def check_keys(config: Configuration) -> Iterator[Problem]:
     yield from config.clear_unresolved()
 
 
-def find_absent(config: Configuration) -> Iterator[str]:
+def find_absent(config: Configuration) -> Iterator[Problem]:
     """Yields keys that the engine reads and that are not there."""
-    yield from (key for key in TOP_LEVEL if key != "hydra" and key not in config.raw)
+    message = "is missing; conf/ sets it, leave it there."
+    for key in TOP_LEVEL:
+        if key != "hydra" and key not in config.raw:
+            yield Problem(key, message)
     read = {**POLICY_KEYS, "monitor": tuple(KEY_TYPES["monitor"])}
     read["trainer"] += TRAINER_KEYS
     for group, keys in read.items():
         present = config.keys_of(group) if group in config.raw else keys
         for key in keys:
             if key not in present and key not in OPTIONAL_KEYS:
-                yield f"{group}.{key}"
+                yield Problem(f"{group}.{key}", message)
+
+
+def find_absent_settings(config: Configuration) -> Iterator[Problem]:
+    """Yields further optimizers and schedulers that are written without an option of conf/."""
+    for base in NAMED_GROUPS:
+        required = [key for key in POLICY_KEYS[base] if key not in OPTIONAL_KEYS]
+        for group in find_groups(config.raw, base):
+            node = config.raw[group]
+            keys = node if isinstance(node, dict) else {}
+            if group != base and (missing := [key for key in required if key not in keys]):
+                yield Problem(
+                    group,
+                    f"has no {missing[0]}, which every {base} has; begin with an option, such as "
+                    f"`- /{base}@{group}: {DEFAULT_OPTION[base]}` in a defaults list.",
+                )
 
 
 def check_policy(config: Configuration, group: str, wrong: Collection[str]) -> Iterator[Problem]:
     """Yields wrong values of the keys that say how to use a part; "" is the top level."""
-    hints = KEY_TYPES.get(group, {})
+    base = base_group(group)
+    hints = KEY_TYPES.get(base, {})
     values = config[group] if group else config
     keys = [
         key
-        for key in POLICY_KEYS.get(group, hints)
+        for key in POLICY_KEYS.get(base, hints)
         if key in values and f"{group}.{key}".strip(".") not in wrong
     ]
     yield from check_values(group, {key: values[key] for key in keys}, hints)
@@ -192,7 +211,7 @@ def check_parts(
         wrong: Keys that have problems already, or refer to such.
         shapes_known: Whether the shapes of the data are; else null may stand for them.
     """
-    node = split_node(config, group)[0]
+    node, base = split_node(config, group)[0], base_group(group)
     if group in NAMED_PARTS:
         for name, part in node.items():
             if isinstance(part, Mapping) and part.get("_target_"):
@@ -202,12 +221,13 @@ def check_parts(
                 yield Problem(f"{group}.{name}", message)
     elif node.get("_target_"):
         yield from check_tree(group, node, wrong, shapes_known)
-    elif group in MAY_BE_NONE:
+    elif base in MAY_BE_NONE:
         for key in node:
             if key != "_target_":
-                yield Problem(f"{group}.{key}", f"{group}=none does not read it.")
+                yield Problem(f"{group}.{key}", f"{base}=none does not read it.")
     else:
-        option = f"{group}={DEFAULT_OPTION[group]}"
+        name = group if group == base else f"{base}@{group}"
+        option = f"{name}={DEFAULT_OPTION[base]}"
         yield Problem(f"{group}._target_", f"is missing; choose an option, such as {option}.")
 
 
@@ -228,16 +248,17 @@ def check_tree(
         given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
         if re.fullmatch(r"metrics\.\w+", key):
             given.pop("of", None)
-        reserved = RESERVED_ARGUMENTS.get(key)
+        reserved, (named, _) = RESERVED_ARGUMENTS.get(key), signatures.parameters(target)
         if key == "module" and not (isinstance(target, type) and issubclass(target, Module)):
-            reserved = {group: "" for group in MODULE_GROUPS if group not in given}
+            taken = [name for name in named if base_group(name) in MODULE_GROUPS]
+            reserved = {name: "" for name in taken if name not in given}
         elif key == "data" and isinstance(target, type) and issubclass(target, LightningDataModule):
             reserved = None
         yield from signatures.check_arguments(
             key,
             target,
             given,
-            positional=N_POSITIONAL.get(key, len(node.get("_args_", ()))),
+            positional=N_POSITIONAL.get(base_group(key), len(node.get("_args_", ()))),
             reserved=reserved,
             partial=node.get("_partial_", False),
         )
@@ -264,7 +285,7 @@ def check_values(key: str, given: Config, hints: Config, title: str = "") -> Ite
     """
     for name, value in given.items():
         path, hint = f"{key}.{name}" if key else name, hints.get(name, Any)
-        known = (path, f"{title}.{name}")
+        known = (f"{base_group(key)}.{name}" if key else name, f"{title}.{name}")
         condition = next((CONDITIONS[one] for one in known if one in CONDITIONS), None)
         words = next((WORDS[one] for one in known if one in WORDS), None)
         interval = next((RANGES[one] for one in known if one in RANGES), None)

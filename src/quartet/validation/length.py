@@ -29,12 +29,21 @@ def apply_limit(batches: float, limit: float) -> float:
     return batches if math.isinf(batches) else int(batches * limit)
 
 
-def count_steps(config: Config, data: DataModule, world_size: int) -> tuple[float, float]:
-    """Optimizer steps of an epoch and of the whole training; infinite if they are not known."""
+def count_steps(
+    config: Config, data: DataModule, world_size: int, batches_per_step: float | None = None
+) -> tuple[float, float]:
+    """Optimizer steps of an epoch and of the whole training; infinite if they are not known.
+
+    Args:
+        config: The configuration, in plain containers.
+        data: The data.
+        world_size: Number of processes.
+        batches_per_step: None for ``trainer.accumulate_grad_batches``.
+    """
     trainer = config["trainer"]
     batches, _ = count_train_batches(config, data, world_size)
-    steps = batches / trainer["accumulate_grad_batches"]
-    per_epoch = steps if math.isinf(steps) else max(1, math.ceil(steps))
+    share = batches_per_step or trainer["accumulate_grad_batches"]
+    per_epoch = batches if math.isinf(batches) else max(1, math.ceil(batches / share))
     epochs, steps = trainer["max_epochs"], trainer["max_steps"]
     total = math.inf if epochs in (None, -1) else epochs * per_epoch
     return per_epoch, total if steps == -1 else min(total, steps)

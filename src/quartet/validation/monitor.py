@@ -9,6 +9,7 @@ from torchmetrics import MetricCollection
 
 from quartet.config import allow, signatures
 from quartet.config.configuration import Configuration
+from quartet.config.overrides import find_groups
 from quartet.core.messages import closest_name, suggest_name
 from quartet.core.problems import Problem
 
@@ -138,9 +139,9 @@ def find_observers(
     config: Configuration, wrong: Collection[str]
 ) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Yields what monitors a value: its key, its settings, and whether the value is required."""
-    scheduler = config["scheduler"]
-    if "monitor" in scheduler and "scheduler" not in wrong:
-        yield "scheduler", scheduler, True
+    for group in find_groups(config, "scheduler"):
+        if "monitor" in config[group] and group not in wrong:
+            yield group, config[group], True
     for name, node in config["callbacks"].items():
         if node and f"callbacks.{name}" not in wrong and "monitor" in node:
             parameter = signatures.parameters(allow.locate(node["_target_"]))[0].get("monitor")

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator
 import torch
 
 from quartet.config.instantiate import import_task
+from quartet.config.overrides import find_groups
 from quartet.core import processes
 from quartet.core.messages import format_value
 from quartet.core.problems import Config, Problem
@@ -26,9 +27,12 @@ def check_settings(
     yield from check_length(config["trainer"], wrong)
     yield from check_device(config["trainer"], wrong)
     yield from check_processes(config["trainer"])
-    if "optimizer" not in unused:
-        yield from check_optimizer(config["optimizer"], config["trainer"], wrong)
-        yield from check_scheduler(config["scheduler"], config["optimizer"], wrong)
+    for group in find_groups(config, "optimizer"):
+        if group not in unused:
+            yield from check_optimizer(group, config[group], config["trainer"], wrong)
+    for group in find_groups(config, "scheduler"):
+        if group not in unused:
+            yield from check_scheduler(config, group, wrong)
     if "data" not in unused:
         yield from check_channels(config["data"], wrong)
         yield from check_balance(config["data"], config["trainer"], wrong)
@@ -103,8 +107,10 @@ def check_processes(trainer: Config) -> Iterator[Problem]:
         )
 
 
-def check_optimizer(optimizer: Config, trainer: Config, wrong: Container[str]) -> Iterator[Problem]:
-    """The optimizer must suit the trainer, and its settings each other."""
+def check_optimizer(
+    group: str, optimizer: Config, trainer: Config, wrong: Container[str]
+) -> Iterator[Problem]:
+    """An optimizer must suit the trainer, and its settings each other."""
     title = str(optimizer.get("_target_")).rpartition(".")[2]
     accumulate = trainer["accumulate_grad_batches"]
     if title == "LBFGS" and accumulate != 1 and "trainer.accumulate_grad_batches" not in wrong:
@@ -121,33 +127,32 @@ def check_optimizer(optimizer: Config, trainer: Config, wrong: Container[str]) -
             yield Problem("trainer.precision", message, precision)
         elif optimizer.get("fused") is True and clip:
             yield Problem(
-                "optimizer.fused",
+                f"{group}.fused",
                 f"unscales gradients itself, after trainer.gradient_clip_val={clip} would have to "
-                f"clip them in {precision}; set optimizer.fused=null.",
+                f"clip them in {precision}; set {group}.fused=null.",
                 True,
             )
 
 
-def check_scheduler(
-    scheduler: Config, optimizer: Config, wrong: Container[str]
-) -> Iterator[Problem]:
+def check_scheduler(config: Config, group: str, wrong: Container[str]) -> Iterator[Problem]:
     """Lower bounds of the learning rate and the momentum must lie below the upper ones."""
-    if any(f"scheduler.{name}" in wrong for name in scheduler) or "optimizer.lr" in wrong:
+    scheduler, partner = config[group], f"{group.removesuffix('scheduler')}optimizer"
+    if any(f"{group}.{name}" in wrong for name in scheduler) or f"{partner}.lr" in wrong:
         return
-    rate = optimizer.get("lr")
+    rate = config.get(partner, {}).get("lr")
     for name in ("eta_min", "min_lr"):
         least = scheduler.get(name)
         if isinstance(least, int | float) and rate and least > rate:
             yield Problem(
-                f"scheduler.{name}",
-                f"is above optimizer.lr={rate}, from which the rate is to fall; lower it.",
+                f"{group}.{name}",
+                f"is above {partner}.lr={rate}, from which the rate is to fall; lower it.",
                 least,
             )
     for thing in ("lr", "momentum"):
         low, high = scheduler.get(f"base_{thing}"), scheduler.get(f"max_{thing}")
         if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
-            message = f"is above scheduler.max_{thing}={high}; exchange them."
-            yield Problem(f"scheduler.base_{thing}", message, low)
+            message = f"is above {group}.max_{thing}={high}; exchange them."
+            yield Problem(f"{group}.base_{thing}", message, low)
 
 
 def check_channels(data: Config, wrong: Container[str]) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from quartet.compat import get_average, is_last_batch_done, last_update, set_last_update
+from quartet.compat.lightning_loop import count_steps
 from quartet.core.messages import join_and
 from quartet.core.problems import Context, Problem
 from quartet.parts.fsdp import SHARDING_STRATEGIES
@@ -125,8 +126,8 @@ class EMA(WeightAverage):
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        steps = trainer.estimated_stepping_batches
-        if steps > 0 and (caution := self.caution(steps)):
+        steps = count_steps(trainer)
+        if math.isfinite(steps) and (caution := self.caution(steps)):
             log.warning("callbacks.ema: %s", caution)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
@@ -186,7 +187,7 @@ class SWA(WeightAverage):
         steps = trainer.global_step
         if not is_last_batch_done(trainer) and not 0 < trainer.max_steps <= steps:
             return
-        if steps > self.start * trainer.estimated_stepping_batches:
+        if steps > self.start * count_steps(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 

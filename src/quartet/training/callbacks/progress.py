@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from tqdm import tqdm
 
+from quartet.compat.lightning_loop import batches_per_step, count_steps
 from quartet.training.metric_buffer import MetricBuffer
 
 
@@ -32,10 +33,10 @@ class ProgressBar(LightningProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        batches = count_steps(trainer) * batches_per_step(trainer)
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=None if steps == float("inf") or steps < 0 else int(steps),
+            total=None if batches == float("inf") else int(batches),
             initial=trainer.fit_loop.total_batch_idx + 1,
             desc="training",
             unit="batch",
@@ -81,10 +82,13 @@ class Timer(Callback):
         self.samples: list[int] = []
 
     def samples_per_second(self) -> float | None:
-        """Returns training samples per second, without the first of several epochs."""
+        """Returns training samples per second, without the first of several epochs.
+
+        None where they are not known, since the module records none.
+        """
         start = 1 if len(self.epochs) > 1 else 0
         seconds = sum(self.epochs[start:])
-        return sum(self.samples[start:]) / seconds if seconds else None
+        return sum(self.samples[start:]) / seconds or None if seconds else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A resume within an epoch does not call on_train_epoch_start for it.
