@@ -23,9 +23,9 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    # 1,730 of them for tasks, batches, streams and modules that the engine does not know.
-    "src/quartet": 16_720,
-    "tests": 16_500,
+    # 2,250 of them for tasks, batches, streams, modules and optimizers that the engine does not know.
+    "src/quartet": 17_240,
+    "tests": 16_810,
     "scripts": 700,
 }
 FILES = 82  # in src/quartet
