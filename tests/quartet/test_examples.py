@@ -455,6 +455,29 @@ def test_text_is_written_after_each_validation(tmp_path: Path) -> None:
     assert all(text.startswith("the") and len(text) == 23 for text in texts.values())
 
 
+def test_another_table_is_prepared_as_that_of_the_training(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    later = pd.read_csv(LOAD)[-96:]  # the last fifth from 72 hours on, and the 24 before them
+    later.to_csv(tmp_path / "later.csv", index=False)
+    with examples.installed("forecasting", tmp_path):
+        words = ["data=load", f"data.path={LOAD}", "trainer.max_epochs=1"]
+        result = train(composed([*TINY, *words]), run)["metrics"]
+        cfg = evaluation_config(run, [])
+        figures = evaluate(cfg, run, input=tmp_path / "later.csv")
+        table = pd.read_csv(predict(cfg, run, input=tmp_path / "later.csv"))
+        own = pd.read_csv(predict(cfg, run))
+        with pytest.raises(ConfigError, match=r"^input=none.csv: none.csv is missing; name a file"):
+            evaluate(cfg, run, input="none.csv")
+        cfg.data.val_fraction = 0.1
+        with pytest.raises(ConfigError, match="the run's own data has changed since the training"):
+            evaluate(cfg, run, input=tmp_path / "later.csv")
+    assert len(table) == 61
+    pd.testing.assert_frame_equal(table, own, rtol=1e-5)
+    assert figures == pytest.approx(
+        {key: value for key, value in result.items() if key.startswith("test/")}, rel=1e-5
+    )
+
+
 def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
     before, paths = set(sys.modules), list(sys.modules[made.PROJECT].__path__)
     with examples.installed("segmentation", tmp_path):

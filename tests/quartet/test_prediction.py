@@ -286,7 +286,9 @@ def test_pictures_of_a_built_in_set_must_have_its_shape(tmp_path: Path) -> None:
 def test_data_that_has_no_files_is_predicted_by_its_parts_alone(tmp_path: Path) -> None:
     train(composed([*SHORT, "data=wine"]), tmp_path / "run")
     (tmp_path / "wine.csv").write_text("a\n1\n")
-    with pytest.raises(ConfigError, match=r"neither a table .* nor pictures.*\[13\].*split=test"):
+    with pytest.raises(
+        ConfigError, match=r"reads a file, which Parts\(read=...\) does; split=test"
+    ):
         predicted(tmp_path / "run", tmp_path / "wine.csv")
 
 

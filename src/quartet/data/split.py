@@ -1,6 +1,7 @@
 """The parts of a data set, and functions that divide rows among them."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ class Parts(NamedTuple):
             -> batch``. `rows` are the numbers of its samples (of a stream their places in the epoch), for
             `quartet.draw`.
         collate: Makes a batch of a list of samples; None stacks their tensors.
+        read: Makes a data set of the file or folder that ``input=`` of evaluate.py and predict.py
+            names, prepared as the training part; None reads none.
     """
 
     train: Dataset[Any]
@@ -51,6 +54,7 @@ class Parts(NamedTuple):
     facts: Mapping[str, Any] = {}
     augment: Callable[[Any, Tensor, int], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
+    read: Callable[[Path], Dataset[Any]] | None = None
 
 
 class Tensors(TensorDataset):

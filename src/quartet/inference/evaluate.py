@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from quartet.checkpoints import storage
 from quartet.core.messages import redact
 from quartet.core.problems import ConfigError, Problem
-from quartet.inference.predictor import rebuild_run
+from quartet.inference.predictor import read_input, rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import write_new
 from quartet.reports.run import columns, draw_evaluation
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    cfg: "DictConfig", directory: str | Path, *, split: str = "test", checkpoint: str = "best"
+    cfg: "DictConfig",
+    directory: str | Path,
+    *,
+    split: str = "test",
+    checkpoint: str = "best",
+    input: str | Path | None = None,  # noqa: A002 (the key of the command)
 ) -> dict[str, float]:
     """Computes loss and metrics of a run's checkpoint.
 
@@ -26,15 +31,22 @@ def evaluate(
         directory: Directory of the run.
         split: test or val.
         checkpoint: best, last, or the path or URL of a file.
+        input: A file or folder that the data can read, to score instead; None for `split`.
 
     Returns:
-        The figures, also written to ``evaluation-SPLIT.json`` in the directory.
+        The figures, also written to ``evaluation-SPLIT.json`` (of the input's name, if there is one) in
+        the directory.
 
     Raises:
         quartet.core.problems.ConfigError: there is no such split or checkpoint, or the data cannot
             be read.
     """
-    run, path = rebuild_run(cfg, Path(directory), split, checkpoint, splits=("test", "val"))
+    source = Path(input).expanduser() if input else None
+    part, splits = (split, ("test", "val")) if source is None else ("train", ("train",))
+    run, path = rebuild_run(cfg, Path(directory), part, checkpoint, splits=splits)
+    if source is not None:
+        read_input(run, source, path)
+        split = "test"
     try:
         run.module.load_state_dict(storage.load(path)["state_dict"])
     except RuntimeError as error:
@@ -50,8 +62,8 @@ def evaluate(
     if not run.trainer.is_global_zero:
         return figures
     file = write_new(
-        Path(directory) / f"evaluation-{split}.json",
-        {"checkpoint": redact(path), "split": split, "metrics": figures},
+        Path(directory) / f"evaluation-{source.stem if source else split}.json",
+        {"checkpoint": redact(path), "split": str(source or split), "metrics": figures},
     )
     pictures = draw_evaluation(run, collector, file)
     print(columns(figures), "written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")

@@ -36,6 +36,7 @@ from quartet.inference.predictor import (
     find_checkpoint,
     from_checkpoint,
     from_run,
+    read_input,
     rebuild_run,
 )
 
@@ -116,11 +117,16 @@ def predict(
             "a module of your own reads its data itself; leave it out, split=test predicts a part."
         )
         raise ConfigError(Problem("input", message, str(source)))
+    elif not source.exists():
+        raise ConfigError(
+            Problem("input", f"{source} is missing; name a file or a folder.", str(source))
+        )
     else:
         path = find_checkpoint(Path(directory), checkpoint)
         predictor = from_checkpoint(cfg, Path(directory), path)
         try:
-            count = write_predictions(predictor, read_batches(source, predictor, id), output)
+            batches = read_batches(source, predictor, id, cfg, Path(directory), path)
+            count = write_predictions(predictor, batches, output)
         except (ValueError, OSError) as error:
             raise ConfigError(Problem("input", str(error), str(source))) from None
     note = "" if has_columns else ", tensors for torch.load: the task has no columns"
@@ -193,34 +199,41 @@ def read_part(run: Run, predictor: Predictor, split: str) -> Iterator[Batch]:
         count += size
 
 
-def read_batches(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
-    """Batches of a table, a picture, or a folder of pictures; never all of it in memory.
+def read_batches(
+    path: Path,
+    predictor: Predictor,
+    key: str | None,
+    cfg: "DictConfig",
+    directory: Path,
+    checkpoint: str,
+) -> Iterator[Batch]:
+    """Batches of a table, a picture, a folder of pictures, or what the data reads otherwise.
 
     Args:
         path: The file or folder.
         predictor: Predictor of the run.
         key: The column of a table that names its rows; None for their numbers.
+        cfg: The configuration of the run, for data that reads files of its own.
+        directory: Directory of the run.
+        checkpoint: Path or URL of the checkpoint.
 
     Raises:
         ValueError: it does not hold samples of the kind that the model was trained on.
     """
-    shape = predictor.metadata["input_shape"] or []
-    if not path.exists():
-        raise ValueError(f"{path} is missing; name a file or a folder.")
     if predictor.metadata["encoding"] is not None:
         if path.is_dir():
             raise ValueError(
                 f"{path} is a folder; the run was trained on a table, name a csv file."
             )
         return read_table(path, predictor, key)
+    if key is not None:
+        raise ValueError("id names a column of a table; leave it out for pictures and other files.")
+    shape = predictor.metadata["input_shape"] or []
     if len(shape) == 3 and shape[0] in (1, 3):
-        if key is not None:
-            raise ValueError("id names a column of a table; leave it out for pictures.")
         return read_pictures(path, predictor)
-    raise ValueError(
-        f"{path}: the run's data is neither a table (data=csv) nor pictures, and its samples of "
-        f"shape {list(shape)} come from nowhere else; split=test predicts those it has."
-    )
+    run, checkpoint = rebuild_run(cfg, directory, "train", checkpoint, splits=("train",))
+    read_input(run, path, checkpoint)
+    return read_part(run, predictor, "test")
 
 
 def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:

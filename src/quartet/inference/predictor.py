@@ -16,7 +16,7 @@ from quartet.config.configuration import replace_values, to_container
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
 from quartet.data.task import Task
-from quartet.validation.data import load_data
+from quartet.validation.data import check_part, load_data
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -139,6 +139,43 @@ def find_checkpoint(directory: Path, checkpoint: str) -> str:
     if problems:
         raise ConfigError(*problems)
     return path
+
+
+def read_input(run: Run, source: Path, checkpoint: str) -> None:
+    """Makes the samples of a file the test part of a run that was built again.
+
+    Args:
+        run: The run; its parts are replaced.
+        source: The file or folder.
+        checkpoint: Path or URL of the checkpoint, which describes the data of the training.
+
+    Raises:
+        ConfigError: there is no such file, the data reads none, cannot read this one, or has changed since the training.
+    """
+    if not source.exists():
+        raise ConfigError(
+            Problem("input", f"{source} is missing; name a file or a folder.", str(source))
+        )
+    parts = run.data.load() if run.is_known else None
+    problems: list[Problem] = []
+    if parts is None or parts.read is None:
+        message = "nothing tells how this data reads a file, which Parts(read=...) does; split=test is its own."
+        raise ConfigError(Problem("input", message, str(source)))
+    content = storage.load(checkpoint)
+    mean = content["state_dict"].get("task.mean")
+    scale = parts.target_scale
+    is_scaled_alike = mean is None or scale is None or torch.equal(mean.cpu(), scale[0])
+    if metadata_of(content) != run.data.metadata() or not is_scaled_alike:
+        message = (
+            "the run's own data has changed since the training, by which it would be prepared."
+        )
+        raise ConfigError(Problem("input", message, str(source)))
+    with collect_problems(problems, "input"):
+        dataset = parts.read(source)
+        problems += check_part("test", dataset, parts, run.config["data"], has_auroc=False)
+    if problems:
+        raise ConfigError(*(Problem("input", each.message, str(source)) for each in problems))
+    run.data.parts = parts._replace(test=dataset)
 
 
 def rebuild_run(
