@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,21 +41,6 @@ python train.py --hydra-help               flags
 """
 # errno of full or read-only file systems.
 CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a training starts, and as what.
-
-    Attributes:
-        directory: Of the run.
-        in_sweep: Whether it is a job of a sweep, in the sweep's process or in one of its own.
-        sweeping: Whether this is the sweep's process, which trains other jobs afterwards.
-    """
-
-    directory: Path
-    in_sweep: bool = False
-    sweeping: bool = False
 
 
 def train() -> None:
@@ -102,7 +86,8 @@ def train_command(cfg: "DictConfig") -> float | None:
             "overrides": {"task": hydra.overrides.task},
         }
     sweeping = hydra.mode == RunMode.MULTIRUN
-    return attempt(cfg, Start(Path(hydra.runtime.output_dir), in_sweep(hydra), sweeping))
+    directory = Path(hydra.runtime.output_dir)
+    return attempt(cfg, directory, in_sweep=in_sweep(hydra), sweeping=sweeping)
 
 
 def resume(directory: Path, overrides: Sequence[str], in_sweep: bool) -> None:
@@ -119,16 +104,23 @@ def resume(directory: Path, overrides: Sequence[str], in_sweep: bool) -> None:
     if processes.process_rank() == 0:
         handlers.append(logging.FileHandler(directory / "train.log", delay=True))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers, force=True)
-    attempt(cfg, Start(directory, in_sweep))
+    attempt(cfg, directory, in_sweep=in_sweep)
 
 
-def attempt(cfg: "DictConfig", start: Start) -> float | None:
+def attempt(
+    cfg: "DictConfig", directory: Path, *, in_sweep: bool, sweeping: bool = False
+) -> float | None:
     """Trains `cfg`; turns every end into an exit status or, within a sweep's process, a result.json.
+
+    Args:
+        cfg: What to train.
+        directory: Of the run.
+        in_sweep: Whether it is a job of a sweep, in the sweep's process or in one of its own.
+        sweeping: Whether this is the sweep's process, which trains other jobs afterwards.
 
     Returns:
         The best monitored value; None for a job of a sweep that did not finish.
     """
-    directory, sweeping = start.directory, start.sweeping
     register_secrets(cfg)
     redact_logs()
     try:
@@ -160,7 +152,7 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
         return best
     except ConfigError as error:
         log.error("\n  ".join(["Refused, before the first batch:", *map(str, error.problems)]))
-        if not start.in_sweep:
+        if not in_sweep:
             withdraw(cfg, directory)
             raise SystemExit(2) from None
         record.write_failure(directory, "refused", error, cfg)
@@ -188,9 +180,9 @@ def attempt(cfg: "DictConfig", start: Start) -> float | None:
             withdraw(cfg, directory)
             raise
         log.error(f"Interrupted; the run is in {directory}")
-        if shutdown.requeues and not start.in_sweep:
+        if shutdown.requeues and not in_sweep:
             log.error(processes.requeue_slurm_job())
-        if not start.in_sweep:
+        if not in_sweep:
             log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
         raise SystemExit(shutdown.exit_code) from error
     return None

@@ -134,10 +134,6 @@ class MetricsCSV(Logger):
     def version(self) -> str:
         return ""
 
-    @property
-    def experiment(self) -> "MetricsCSV":
-        return self
-
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:

@@ -93,20 +93,13 @@ def find(directories: Sequence[str | Path]) -> list[Path]:
                 f"{directory} {what}; name a sweep, such as multirun/DATE/TIME, or runs, such as "
                 "outputs/DATE/TIME."
             )
-        again = {job for sweep in {run.parent for run in runs} for job in retried(sweep)}
+        tables = [Table(sweep) for sweep in {run.parent for run in runs}]
+        jobs = [job for table in tables for job in table.jobs.values()]
+        again = {job.directory for job in jobs if job.retried_as is not None}
         runs = [run for run in runs if run not in again or run == directory.resolve()]
         runs.sort(key=lambda run: [(len(part), part) for part in run.parts])
         found |= dict.fromkeys(runs)
     return list(found)
-
-
-def retried(sweep: Path) -> list[Path]:
-    """Directories of the jobs of a sweep that were started again under another number.
-
-    Raises:
-        SweepTableError: the sweep's table of jobs is damaged.
-    """
-    return [job.directory for job in Table(sweep).jobs.values() if job.retried_as is not None]
 
 
 def read(directories: Sequence[str | Path]) -> Results:

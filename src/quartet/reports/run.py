@@ -209,7 +209,9 @@ def captioned(tiles: Array, captions: Sequence[str], title: str) -> Canvas:
     canvas, panel = sheet(across * wide, -(-len(tiles) // across) * high, title)
     for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         left, top = number % across * wide, number // across * high
-        draw_tile(panel, tile, left, top)
+        high_tile, wide_tile = (TILE * side / max(tile.shape[:2]) for side in tile.shape[:2])
+        edges = (left, left + wide_tile, top + high_tile, top)
+        panel.imshow(tile, extent=edges, aspect="auto", interpolation="nearest")
         panel.text(left, top + TILE + 0.03, caption, va="top", fontsize=8, linespacing=1.1)
     return canvas
 
@@ -239,13 +241,6 @@ def sheet(width: float, height: float, title: str) -> tuple[Canvas, Axes]:
     panel.set_axis_off()
     panel.set_title(title)
     return canvas, panel
-
-
-def draw_tile(panel: Axes, tile: Array, left: float, top: float) -> None:
-    """Draws a picture, its longer side as long as a tile."""
-    height, width = (TILE * side / max(tile.shape[:2]) for side in tile.shape[:2])
-    edges = (left, left + width, top + height, top)
-    panel.imshow(tile, extent=edges, aspect="auto", interpolation="nearest")
 
 
 # Texts
