@@ -49,6 +49,16 @@ def test_value_of_a_step_is_monitored(name: str, step: Callable[..., None]) -> N
         build(composed([*TINY, f"monitor.metric={name}"]))
 
 
+def test_value_of_a_hook_is_known_by_its_name_or_told_as_unchecked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = [*TINY, "monitor.metric=val/score", "monitor.mode=max"]
+    monkeypatch.setattr(Module, "on_train_batch_end", lambda *_: None, raising=False)
+    assert "monitor.metric=val/score: whether it is logged" in build(composed(words)).unchecked
+    monkeypatch.setattr(Module, "logs", ("val/score",))
+    assert not any("val/score" in each for each in build(composed(words)).unchecked)
+
+
 def test_value_that_no_step_logs_is_refused(step: Callable[..., None]) -> None:
     step(recording_step)
     for name, words in (

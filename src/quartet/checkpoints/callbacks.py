@@ -22,11 +22,14 @@ from quartet.compat import (
     add_logger_step,
     is_accumulating,
     is_last_batch_done,
+    is_step_unlogged,
     is_validation_due,
+    load_logged,
     logged_metrics,
     logged_values,
     logger_step,
     save_checkpoint,
+    save_logged,
     set_update_count,
     start_new_epoch,
 )
@@ -196,8 +199,8 @@ def relocate_paths(state: dict[str, Any], directory: Any) -> dict[str, Any]:
 class ResumeState(Callback):
     """Saves and restores the state that Lightning leaves out of a checkpoint.
 
-    The state has the states of all random-number generators, the rows of metrics.csv, the last values
-    that can be monitored, and whether the training was about to stop. It also normalizes the position
+    The state has the states of all random-number generators, the rows of metrics.csv, the values that
+    were logged in the epoch, and whether the training was about to stop. It also normalizes the position
     in the epoch, so that Lightning repeats and skips nothing.
 
     Args:
@@ -281,16 +284,18 @@ class ResumeState(Callback):
         normalize_progress(trainer, checkpoint["loops"]["fit_loop"])
         history = next((x for x in trainer.loggers if isinstance(x, MetricsCSV)), None)
         progress = trainer.fit_loop.epoch_progress.current
+        # Lightning logs an epoch or a step only after its checkpoints are saved.
         unlogged: dict[str, Any] = {}
-        if progress.completed < progress.processed:  # type: ignore[attr-defined]
-            # Lightning logs an epoch only after its checkpoints are saved.
+        step, is_step = logger_step(trainer), is_step_unlogged(trainer)
+        if is_step or progress.completed < progress.processed:  # type: ignore[attr-defined]
             unlogged = {name: float(value) for name, value in logged_values(trainer).items()}
         checkpoint["resume_state"] = {
             # A resume repeats an interrupted validation.
             "random": all_gather_object(trainer, self.before_validation or random_states(trainer)),
             "rows": [dict(row) for row in history.rows] if history else [],
             "unlogged": unlogged and {**unlogged, "epoch": trainer.current_epoch},
-            "step": logger_step(trainer),
+            "step": step + is_step,
+            "logged": all_gather_object(trainer, save_logged(trainer)),
             "monitored": {k: v.detach().clone() for k, v in trainer.callback_metrics.items()},
             "stops": trainer.should_stop,
             "end": self.end,
@@ -330,6 +335,8 @@ class ResumeState(Callback):
             return
         if is_between_epochs(trainer):
             start_new_epoch(trainer)
+        elif done_batches(trainer):
+            load_logged(trainer, self.loaded["logged"][trainer.global_rank])
         trainer.callback_metrics.update(self.loaded["monitored"])
         restore_random_states(trainer, self.loaded["random"][trainer.global_rank])
         if not has_epoch_start(trainer):

@@ -1,6 +1,7 @@
 """Every private name of another library, each in one function with a reason and a test."""
 
 import atexit
+import builtins
 import logging
 import os
 import re
@@ -156,6 +157,15 @@ def is_validation_due(trainer: "Trainer") -> bool:
         trainer.should_stop = stops
 
 
+def is_step_unlogged(trainer: "Trainer") -> bool:
+    """Whether the loggers will get values of a batch after its hooks, where checkpoints are saved."""
+    loop = trainer.fit_loop.epoch_loop
+    progress: Any = loop.batch_progress.current
+    in_hook = progress.completed < progress.processed
+    waits = loop._should_accumulate() and trainer.lightning_module.automatic_optimization
+    return in_hook and not waits and trainer._logger_connector.should_update_logs
+
+
 def logger_step(trainer: "Trainer") -> int:
     """The step that the loggers wrote last. It differs from ``global_step`` where batches skip."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped - 1
@@ -177,6 +187,68 @@ def logged_metrics(trainer: "Trainer", of_training: bool) -> set[int]:
     loop = trainer.fit_loop.epoch_loop
     results = [loop.val_loop._results, *([loop._results] if of_training else [])]
     return {id(result.value) for each in results if each for result in each.values()}
+
+
+LOG_SETTINGS = (
+    *("prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx"),
+    "metric_attribute",
+)
+
+
+def save_logged(trainer: "Trainer") -> list[dict[str, Any]]:
+    """Returns what ``self.log`` has gathered in the epoch, which Lightning leaves out of checkpoints.
+
+    Without the states of metrics that were logged as objects.
+    """
+    from torch import Tensor
+
+    saved = []
+    for result in trainer.fit_loop.epoch_loop._results.values():
+        if result.has_reset:  # of the epoch before
+            continue
+        meta, parts = result.meta, ("value", "cumulated_batch_size", "_forward_cache")
+        tensors = {name: getattr(result, name, None) for name in parts}
+        saved.append(
+            {
+                "fx": meta.fx,
+                "name": meta.name,
+                "settings": {name: getattr(meta, name) for name in LOG_SETTINGS},
+                "reduce": (meta.reduce_fx.__name__, meta.reduce_fx in (max, min, sum)),
+                "sync": (meta.sync.should, meta.sync.rank_zero_only),
+                "is_metric": not result.is_tensor,
+                "tensors": {k: v.detach() for k, v in tensors.items() if isinstance(v, Tensor)},
+            }
+        )
+    return saved
+
+
+def load_logged(trainer: "Trainer", saved: list[dict[str, Any]]) -> None:
+    """Restores what `save_logged` returned, in the course of an epoch."""
+    import torch
+
+    module, results = trainer.lightning_module, trainer.fit_loop.epoch_loop._results
+    for each in saved:
+        name, settings = each["name"], each["settings"]
+        reduce_name, is_builtin = each["reduce"]
+        sync_dist, rank_zero_only = each["sync"]
+        value: Any = torch.zeros(())
+        if each["is_metric"]:
+            value = module.get_submodule(settings["metric_attribute"])
+        results.log(
+            each["fx"],
+            name,
+            value,
+            **settings,
+            reduce_fx=getattr(builtins if is_builtin else torch, reduce_name),
+            sync_dist=sync_dist,
+            sync_dist_fn=trainer.strategy.reduce,
+            rank_zero_only=rank_zero_only,
+        )
+        for key, tensor in each["tensors"].items():
+            on_device = tensor if key == "cumulated_batch_size" else tensor.to(module.device)
+            setattr(results[f"{each['fx']}.{name}"], key, on_device)
+    # The next batch is not the first of its epoch, with which Lightning begins all values anew.
+    trainer._logger_connector._first_loop_iter = True
 
 
 def start_new_epoch(trainer: "Trainer") -> None:

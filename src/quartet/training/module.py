@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -82,11 +82,13 @@ class Module(LightningModule):
         mixing: Mixes the samples of training batches and their targets; None mixes nothing.
 
     Attributes:
+        logs: Names of values that hooks of the module log, for the check of what is monitored.
         automatic_schedulers: Whether schedulers are stepped in manual optimization too.
         batches_per_step: In manual optimization, training batches from one step of the first
             optimizer to the next.
     """
 
+    logs: Sequence[str] = ()
     automatic_schedulers = True
     batches_per_step: float = 1
     model: Any

@@ -52,7 +52,7 @@ from quartet.data.task import StandardTask, Task, create_task
 from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
-from quartet.training.module import MissingLossError
+from quartet.training.module import MissingLossError, Module
 from quartet.training.schedule import Schedule
 from quartet.validation import data, dry_run, foreign, keys, length, monitor, settings
 
@@ -349,9 +349,16 @@ class Builder:
         names = [f"{part}/{name}" for part in ("val", "train") for name in self.logged_names()]
         if self.trial:
             names = sorted(self.trial.logged, key=lambda name: name.startswith("train/"))
+        module: Any = allow.locate(self.config["module"]["_target_"])
+        names += getattr(module, "logs", ())
+        # Hooks of the module's own may log, and are not tried.
+        hooks = [name for name in dir(module) if name.startswith("on_")]
+        own = any(getattr(module, name) is not getattr(Module, name, None) for name in hooks)
         nodes = self.config["callbacks"].values()
         callbacks = [str(node.get("_target_")) for node in nodes if node]
-        complete = self.trial is not None and all(map(SHIPPED_CALLBACK.match, callbacks))
+        complete = (
+            self.trial is not None and not own and all(map(SHIPPED_CALLBACK.match, callbacks))
+        )
         return monitor.Logged(metrics, losses, names, complete, validates, self.unchecked)
 
     def logged_names(self) -> list[str]:

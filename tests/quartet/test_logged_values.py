@@ -1,0 +1,129 @@
+"""Values that a module or a callback logs with self.log: as in Lightning, and exact after a resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from lightning import Callback
+from made import PROJECT, composed, project_part
+from test_resume import assert_same, crash, resume
+from torch.nn.utils import get_total_norm
+from torchmetrics import MeanMetric
+
+from quartet.run import train
+
+pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+# 70 training rows: batches of 20, 20, 20 and 10.
+TINY = (
+    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
+    *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null", "logger=csv"),
+    *("callbacks.last.min_seconds=0", "callbacks.last.every_n_steps=1"),
+    *("trainer.log_every_n_steps=3", f"module._target_={PROJECT}.module.Logging"),
+)
+REDUCTIONS = {"mean": "mean", "sum": torch.sum, "max": max, "min": "min"}
+
+
+class GradientNorm(Callback):
+    """As in the documentation."""
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        norm = get_total_norm([p.grad for p in module.model.parameters() if p.grad is not None])
+        module.log("gradient", norm, on_step=False, on_epoch=True)
+
+
+class Logging(project_part("module.Module")):  # type: ignore[misc]
+    """Logs in every way that there is."""
+
+    logs = ("val/score",)
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.mean = MeanMetric()
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [GradientNorm()]
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.log("started", float(self.trainer.current_epoch + 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        for name, reduction in REDUCTIONS.items():
+            self.log(name, loss, on_step=False, on_epoch=True, reduce_fx=reduction)
+        self.log("both", loss, on_step=True, on_epoch=True)
+        self.log("each", loss)
+        self.mean.update(loss)
+        self.log("metric", self.mean, on_step=False, on_epoch=True)
+        if batch_idx == 1:
+            self.log("once", loss, on_step=False, on_epoch=True, batch_size=3)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = super().validation_step(batch, batch_idx)
+        self.log("val/score", -outputs.square().mean())
+        return outputs
+
+
+@pytest.fixture(autouse=True)
+def _module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Logging, "__module__", f"{PROJECT}.module")
+    monkeypatch.setattr(f"{PROJECT}.module.Logging", Logging, raising=False)
+
+
+@pytest.fixture(scope="module")
+def wholes() -> dict[str, Path]:
+    return {}
+
+
+@pytest.fixture
+def whole(wholes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not wholes:
+        directory = tmp_path_factory.mktemp("whole") / "run"
+        train(composed(TINY), directory)
+        wholes["run"] = directory
+    return wholes["run"]
+
+
+def test_every_value_is_a_column(whole: Path) -> None:
+    history = pd.read_csv(whole / "metrics.csv").groupby("epoch").last()
+    assert history["mean"].tolist() == pytest.approx(history["train/loss"].tolist())
+    assert history["both_epoch"].tolist() == history["mean"].tolist()
+    assert history["started"].tolist() == [1, 2, 3]
+    assert (history["min"] < history["mean"]).all()
+    assert (history["mean"] < history["max"]).all()
+    assert (history["metric"] != history["mean"]).all()  # of batches of two sizes
+    assert history["sum"].tolist() == pytest.approx((4 * history["metric"]).tolist())
+    assert not history[["once", "gradient", "val/score", "both_step"]].isna().any(axis=None)
+
+
+PLACES = [
+    ("on_train_batch_end", 3),
+    ("on_train_batch_start", 7),  # after a checkpoint of a batch whose values are logged
+    ("on_train_batch_end", 8),  # the last of an epoch
+    ("on_validation_batch_end", 2),
+    ("on_train_epoch_end", 1),
+    ("on_train_epoch_start", 2),
+]
+
+
+@pytest.mark.parametrize(("hook", "number"), PLACES)
+def test_values_are_exact_after_a_resume(
+    hook: str, number: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash(TINY, tmp_path / "run", hook, number, monkeypatch)
+    resume(tmp_path / "run")
+    assert_same(whole, tmp_path / "run")
+
+
+def test_values_of_validations_within_an_epoch_are_exact_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, "trainer.val_check_interval=0.5"]
+    train(composed(names), tmp_path / "whole")
+    for number, place in enumerate([("on_validation_batch_end", 3), ("on_train_batch_end", 7)]):
+        crash(names, run := tmp_path / str(number), *place, monkeypatch)
+        resume(run)
+        assert_same(tmp_path / "whole", run)
