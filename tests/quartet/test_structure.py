@@ -24,11 +24,11 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     # 2,250 of them for tasks, batches, streams, modules and optimizers that the engine does not know.
-    "src/quartet": 18_000,
+    "src/quartet": 17_210,
     "tests": 18_000,
     "scripts": 700,
 }
-FILES = 90  # in src/quartet
+FILES = 82  # in src/quartet
 TOP = {
     *("README.md", "LICENSE", "pyproject.toml", "conf", "src", "tests", "scripts"),
     *("train.py", "evaluate.py", "predict.py"),

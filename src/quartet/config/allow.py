@@ -83,9 +83,6 @@ def locate(path: str) -> Callable[..., Any]:
     The object counts, not the name that leads to it: through the module of a class, ``os`` is in
     reach under many names.
 
-    Args:
-        path: Its dotted name.
-
     Raises:
         ValueError: it may not be called, or there is nothing of this name.
     """

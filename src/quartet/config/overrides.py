@@ -91,12 +91,7 @@ FORM = "{low: 0.001, high: 0.1, log: true}, or a list of values"
 
 
 def check_search_ranges(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields what is wrong with the ranges that a group's option names for its own settings.
-
-    Args:
-        group: Its name.
-        node: The group's part of the configuration, in plain containers.
-    """
+    """Yields what is wrong with the ranges that a group's option names for its own settings."""
     ranges = node.get("search") or {}
     if not isinstance(ranges, Mapping):
         message = f"must be a range for each setting, such as lr: {FORM}."

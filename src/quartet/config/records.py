@@ -160,10 +160,7 @@ def check_references(loaded: Any) -> Iterator[Problem]:
 def check_addresses(node: Any, loaded: Any, key: str = "") -> Iterator[Problem]:
     """No address in a record may hold another value, which could be a secret; few may be there.
 
-    Args:
-        node: The configuration, which resolves references.
-        loaded: The same in plain containers.
-        key: Of both.
+    `node` resolves the references that `loaded` has.
     """
     for name, item in loaded.items() if isinstance(loaded, dict) else enumerate(loaded):
         path = f"{key}.{name}" if key else str(name)

@@ -69,12 +69,7 @@ class Context:
 
 
 class ConfigError(Exception):
-    """A configuration that cannot train.
-
-    Attributes:
-        problems: The problems of the configuration.
-        messages: Their messages, without duplicates.
-    """
+    """A configuration that cannot train, with its problems and their messages."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(*problems)
@@ -93,12 +88,8 @@ class TrainingError(RuntimeError):
 def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -> Iterator[None]:
     """Converts an error of a part or a library into a problem, and appends it to `problems`.
 
-    An error in the engine's own code is not a problem of the configuration; it propagates.
-
-    Args:
-        problems: List to append to.
-        key: Key of the part in the configuration.
-        names: Names of the part's arguments.
+    An error in the engine's own code is not a problem of the configuration; it propagates. `key` is
+    that of the part, and `names` are those of its arguments.
     """
     try:
         yield
@@ -125,13 +116,7 @@ def is_engine(file: str | Path) -> bool:
 
 
 def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Problem:
-    """Converts an error into a problem of `key`, or of the argument that its message names first.
-
-    Args:
-        key: Key of the part in the configuration.
-        error: The error that the part raised.
-        names: Names of the part's arguments.
-    """
+    """Converts an error into a problem of `key`, or of the argument that its message names first."""
     text = " ".join(redact(str(error)).split())
     if isinstance(error, Warning):
         cause = text.partition(". ")[0]

@@ -93,13 +93,9 @@ def find_best(done: Sequence[tuple[int, Any]]) -> str | None:
 
 
 class Engine:
-    """Where the jobs of a sweep are trained.
+    """Where the jobs of a sweep are trained."""
 
-    Attributes:
-        slots: Jobs that run at once; the others wait here.
-    """
-
-    slots: float = math.inf
+    slots: float = math.inf  # jobs that run at once; the others wait here
 
     def known(self, todo: Sequence[Job]) -> Mapping[int, Any]:
         """Handles of the jobs, by number, that an earlier start submitted and that still run."""
