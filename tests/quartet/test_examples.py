@@ -27,6 +27,7 @@ from quartet.checkpoints.storage import load
 from quartet.config.compose import evaluation_config
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
+from quartet.data import nest
 from quartet.data.task import OWN_TASKS
 from quartet.inference.evaluate import evaluate
 from quartet.inference.export import export
@@ -47,7 +48,8 @@ class Job:
         loss: Of a batch, as a plain loop computes it.
         predict: Columns of predictions, given outputs.
         monitor: A value of its own, and whether its best is the min or max.
-        logged: Names of its losses and metrics.
+        logged: Names of its losses and metrics, in training and validation.
+        once: Names of those in one of them alone, such as ``train/loss``.
         frozen: Pattern of a part of the model.
         knob: Two values of a setting of its own.
         pictures: Names of files, beside curves.png.
@@ -62,6 +64,7 @@ class Job:
     logged: tuple[str, ...]
     frozen: str
     knob: str
+    once: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     no_export: str | None = None
     unchecked: str | None = None
@@ -84,6 +87,25 @@ def heads_loss(model: nn.Module, batch: Any) -> Tensor:
     outputs, targets = model(batch["inputs"]), batch["targets"]
     digit = cross_entropy(outputs["digit"], targets["digit"])
     return digit + 10 * mse_loss(outputs["ink"], targets["ink"])
+
+
+def detection_loss(model: nn.Module, batch: Any) -> Tensor:
+    losses: dict[str, Tensor] = model(*batch)
+    return losses["classification"] + losses["bbox_regression"]
+
+
+def spell_boxes(outputs: Any) -> dict[str, Any]:
+    return {
+        "prediction": [
+            "; ".join(
+                " ".join([("disc", "square")[label], *map(str, box)])
+                for label, box in zip(
+                    each["labels"].tolist(), each["boxes"].round().int().tolist(), strict=True
+                )
+            )
+            for each in outputs
+        ]
+    }
 
 
 def readings(name: str, monitor: str, unchecked: str) -> Job:
@@ -110,6 +132,8 @@ def forecasts(outputs: Tensor) -> dict[str, Any]:
 
 
 LOAD = examples.EXAMPLES / "forecasting/load.csv"
+MAP_NAMES = """50 75 small medium large mar_1 mar_10 mar_100 mar_small mar_medium mar_large per_class
+    mar_100_per_class classes_disc classes_square"""
 CHARACTERS = " .abcdefghijklmnopqrstuvwxyz"
 JOBS = {
     "segmentation": Job(
@@ -145,6 +169,21 @@ JOBS = {
         frozen="encoder.1.*",
         knob="model.beta=0.5,1",
         pictures=("reconstructions.png",),
+    ),
+    "detection": Job(
+        options=("data=boxes", "data.batch_size=8", "trainer.max_epochs=3"),
+        loss=detection_loss,
+        predict=spell_boxes,
+        monitor=("val/map_50", "max"),
+        logged=(),
+        frozen="net.backbone.0.*",
+        knob="model.width=8,16",
+        once=(
+            *("train/loss", "train/classification", "train/bbox_regression", "val/map"),
+            *(f"val/map_{name}" for name in MAP_NAMES.split()),
+        ),
+        pictures=("boxes.png",),
+        no_export="inputs of the task detection are a list; predict.py writes",
     ),
     "two_heads": Job(
         options=("data=digits_and_profiles", "trainer.max_epochs=3"),
@@ -183,6 +222,8 @@ def job(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Job]:
     monkeypatch.chdir(tmp_path)
+    if request.param == "detection":
+        pytest.importorskip("pycocotools")
     with examples.installed(FOLDERS.get(request.param, request.param), tmp_path):
         yield JOBS[request.param]
 
@@ -278,7 +319,7 @@ def test_killed_run_resumes_in_a_fork(tmp_path: Path) -> None:
 def test_run_logs_its_values_and_freezes_its_part(job: Job, whole: Path) -> None:
     result = json.loads((whole / "result.json").read_text())
     history = pd.read_csv(whole / "metrics.csv")
-    names = {f"{part}/{name}" for part in ("train", "val") for name in job.logged}
+    names = {f"{part}/{name}" for part in ("train", "val") for name in job.logged} | {*job.once}
     assert set(history) == {"epoch", "step", "lr", *names}
     metric, mode = job.monitor
     assert (result["monitor"]["metric"], result["monitor"]["mode"]) == (metric, mode)
@@ -491,3 +532,50 @@ def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
     assert not [n for n in set(sys.modules) - before if n.endswith(("segmentation", "unet"))]
     with pytest.raises(Exception, match="Could not find 'data/shapes'"):
         composed(["data=shapes"])
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> Iterator[list[str]]:
+    pytest.importorskip("pycocotools")
+    with examples.installed("detection", tmp_path):
+        yield [*TINY, "data=boxes"]
+
+
+def test_trial_leaves_a_detector_as_it_is(boxes: list[str]) -> None:
+    anchors = build(composed(boxes)).module.model.net.anchor_generator
+    assert [(each.device.type, each.dtype) for each in anchors.cell_anchors] == [
+        ("cpu", torch.float32)
+    ]
+    fresh = type(anchors)(anchors.sizes, anchors.aspect_ratios)
+    assert all(map(torch.equal, anchors.cell_anchors, fresh.cell_anchors))
+
+
+def test_batches_of_zipped_samples_hold_lists(
+    boxes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected, _), *_ = build(composed(boxes)).data.train_dataloader()
+    zipped = lambda samples: tuple(zip(*samples, strict=True))  # noqa: E731
+    monkeypatch.setattr(sys.modules["project.detection"], "collate", zipped)
+    (images, targets), *_ = build(composed(boxes)).data.train_dataloader()
+    assert type(images) is type(targets) is list
+    assert len(images) == nest.size(targets) == 32
+    assert all(map(torch.equal, images, expected))
+
+
+def test_detector_is_trained_on_a_last_batch_of_one_image(boxes: list[str]) -> None:
+    run = build(composed([*boxes, "data.batch_size=5", "trainer.max_epochs=1"]))  # of 36
+    run.trainer.fit(run.module, run.data)
+    assert run.trainer.global_step == 8
+
+
+@pytest.mark.parametrize("job", ["detection"], indirect=True)
+def test_detections_of_a_file_are_refused_with_a_sentence(job: Job, whole: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^input=.*nothing tells how this data reads a file"):
+        predict(evaluation_config(whole, []), whole, input=whole / "boxes.png")
+
+
+def test_values_of_a_detector_are_told_where_they_are_not_logged(boxes: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"metric=val/loss: will not be logged .*train/loss"):
+        build(composed([*boxes, "monitor.metric=val/loss"]))
+    with pytest.raises(ConfigError, match=r"^data.mean=\[0.5\]: "):
+        build(composed([*boxes, "data.mean=[0.5]"]))

@@ -17,6 +17,7 @@ from quartet.data.loader import (
     EpochBatchSampler,
     TensorLoader,
     collate,
+    collate_as_lists,
     identity,
     make_normalizer,
     prepare_batch,
@@ -252,7 +253,7 @@ class DataModule(LightningDataModule):
         if isinstance(dataset, TensorDataset):
             return TensorLoader(dataset.tensors, batches, device, prepare, self.queries(dataset))
         return DataLoader(
-            BatchDataset(dataset, self.parts.collate or collate, prepare, self.seed),
+            BatchDataset(dataset, self._collate(), prepare, self.seed),
             batch_sampler=EpochBatchSampler(batches),  # type: ignore[arg-type]
             collate_fn=identity,
             # Without one it would draw from the generator of the training.
@@ -268,12 +269,16 @@ class DataModule(LightningDataModule):
             dataset,
             batch_size,
             seed=self.seed,
-            collate=self.parts.collate or collate,
+            collate=self._collate(),
             prepare=self._preparation(torch.device("cpu"), **(augmentation or {})),
             rank=rank,
             world_size=world_size,
             **{"num_workers": self.num_workers, **options},
         )
+
+    def _collate(self) -> Callable[[list[Any]], Any]:
+        own = self.parts.collate
+        return collate if own is None else functools.partial(collate_as_lists, own)
 
     def _preparation(self, device: torch.device, **options: Any) -> Callable[..., Any]:
         normalize = make_normalizer(self.mean, self.std, device)

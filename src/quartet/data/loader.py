@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from quartet.compat.lightning_loop import DeviceBatch
-from quartet.data.nest import leaves, lists_to_tuples, map_tensors
+from quartet.data.nest import children, leaves, lists_to_tuples, map_children, map_tensors
 
 
 class Batches:
@@ -195,6 +195,25 @@ def collate(samples: list[Any]) -> Any:
     if isinstance(batch, list):
         return [lists_to_tuples(each) for each in batch]
     return lists_to_tuples(batch)
+
+
+def collate_as_lists(own: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    """Makes a batch by a function of a project, with a list where it holds an item of each sample.
+
+    The usual function of detectors, ``tuple(zip(*samples))``, makes tuples, which have no samples.
+
+    Args:
+        own: Makes the batch.
+        samples: Its samples.
+    """
+
+    def to_list(part: Any) -> Any:
+        pairs = zip(part, samples, strict=False) if type(part) is tuple else ()
+        holds = [any(item is each for each in children(sample)) for item, sample in pairs]
+        return list(part) if len(holds) == len(samples) and all(holds) else part
+
+    batch = own(samples)
+    return [*map(to_list, batch)] if type(batch) is list else map_children(to_list, batch)
 
 
 def prepare_batch(

@@ -116,14 +116,17 @@ class Task(nn.Module):
     def metadata(self, parts: Any) -> dict[str, Any]:
         """Returns what the data tells of itself, for the keys of the data group that are null.
 
-        By default: ``input_shape`` if inputs are a tensor, ``num_classes`` and ``num_outputs`` if
+        By default: ``input_shape`` if the inputs of a batch are a tensor, ``num_classes`` and ``num_outputs`` if
         the data names classes.
 
         Args:
             parts: `quartet.Parts`.
         """
-        inputs, _, _ = self.split(first_sample(parts.train))
-        shape = list(inputs.shape) if isinstance(inputs, Tensor) else None
+        sample = first_sample(parts.train)
+        inputs = self.split(sample)[0]
+        batch = inputs if parts.collate is None else self.split(parts.collate([sample]))[0]
+        stacked = isinstance(inputs, Tensor) and isinstance(batch, Tensor)
+        shape = list(inputs.shape) if stacked else None
         count = len(parts.class_names) if parts.class_names else None
         return {"input_shape": shape, "num_classes": count, "num_outputs": count}
 
