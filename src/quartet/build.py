@@ -131,6 +131,8 @@ def rebuild(
         raise ConfigError(*problems)
     with collect_problems(problems, "model", argument_names(config, "model")):
         model: nn.Module = make(split_node(config, "model")[0])
+        if not isinstance(model, nn.Module):
+            raise ValueError("model._target_ must be set, to the class of the model.")
     with collect_problems(problems, "data.task"):
         task = create_task(metadata["task"], metadata["num_outputs"])
     with collect_problems(problems, "trainer"):

@@ -45,6 +45,7 @@ def train_locked(
     """Trains as `train` does; the lock of the directory is released with `locks`."""
     start = perf_counter()
     from quartet.build import build
+    from quartet.checkpoints import storage
     from quartet.checkpoints.callbacks import ResumeState
     from quartet.compat import quieten
     from quartet.config import records
@@ -72,6 +73,9 @@ def train_locked(
     known = place and run.steps_per_epoch
     if place and known and (problems := list(records.check_length(cfg, place.epoch, *length))):
         raise ConfigError(*problems)
+    if place and place.checkpoint and run.is_known:
+        weights = storage.load(place.checkpoint)["state_dict"]
+        storage.load_state(run.module, weights, "resume", directory)
     load_data(run)
     locks.enter_context(lock(run.directory))
     if not place:

@@ -327,6 +327,13 @@ RECORDS = {
     "group that is a text": RECORD.replace("trainer: {}", "trainer: x"),
     "cycle": RECORD.replace("data: {}", "data: &a {b: *a}"),
     "empty": " ",
+    "aliases of aliases": RECORD
+    + "\na: &a [x, x]\n"
+    + "\n".join(
+        f"{new}: &{new} [{', '.join(10 * [f'*{old}'])}]"
+        for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
+    ),
+    "deep": f"a: {'[' * 100_000}",
 }
 
 
@@ -440,6 +447,84 @@ def test_a_record_names_no_logger_and_no_place(
     trained: Path, changes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     run = with_record(trained, tmp_path / "run", **changes)
+    with pytest.raises(ConfigError, match=words):
+        train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
+
+
+def change_checkpoint(run: Path, **entries: Any) -> None:
+    """Replaces entries of both checkpoints of a run, or removes those that are None."""
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        content = {**storage.load(path), **entries}
+        path.write_bytes(storage.seal({k: v for k, v in content.items() if v is not None}))
+
+
+ODD_ENTRIES: dict[str, dict[str, Any]] = {
+    "state_dict": {"state_dict": None},
+    "no dictionary of weights": {"state_dict": [1]},
+    "weights of another model": {"state_dict": {"model.a": torch.zeros(2)}},
+    "loops": {"loops": {}},
+    "epoch": {"epoch": "x"},
+    "global_step": {"global_step": None},
+    "optimizer_states": {"optimizer_states": None},
+    "resume_state": {"resume_state": {}},
+}
+
+
+@pytest.mark.parametrize("name", ODD_ENTRIES)
+def test_checkpoint_that_lacks_an_entry_is_refused(
+    trained: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quartet.reports.run.draw_evaluation", lambda *_: [])
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    change_checkpoint(run, **ODD_ENTRIES[name])
+    entry = next(iter(ODD_ENTRIES[name]))
+    words = rf"it has no {entry} as a training writes it|is of another model, or of other data: "
+    if entry in ("state_dict", "loops"):
+        for command in COMMANDS.values():
+            with pytest.raises(ConfigError, match=rf"^checkpoint=.*({words})"):
+                command(evaluation_config(run, []), run)
+    with pytest.raises(ConfigError, match=rf"^resume=.*({words})"):
+        train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
+    if entry == "state_dict":
+        with pytest.raises(
+            ConfigError, match=r"it has no state_dict|nothing in .* fits this model"
+        ):
+            build.build(build.compose([f"model.weights={run}", "data=wine"]))
+
+
+def test_data_that_a_checkpoint_describes_in_part_is_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    change_checkpoint(tmp_path / "run", metadata={"task": "multiclass"})
+    (tmp_path / "table.csv").write_text("a\n1\n")
+    with pytest.raises(ConfigError, match="does not describe the data that it was trained on"):
+        predict(
+            evaluation_config(tmp_path / "run", []), tmp_path / "run", input=tmp_path / "table.csv"
+        )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        (".hydra/config.yaml", "a: &a [1]\nb: [*a, *a]", "it refers to parts of itself by aliases"),
+        (".hydra/config.yaml", "[1]", "is no configuration of a run"),
+        (".hydra/config.yaml", None, "is a folder|holds no run"),
+        ("result.json", None, "result.json: is a folder in the place of a file; move it away"),
+        ("metrics.csv", None, "metrics.csv: is a folder in the place of a file; move it away"),
+    ],
+)
+def test_odd_file_of_a_run_is_refused(
+    trained: Path, file: str, content: str | None, words: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    if file.startswith(".hydra"):  # that of the start; the newest is read first
+        shutil.copytree(run / ".hydra", run / ".hydra/resume-1")
+    (run / file).unlink()
+    if content is None:
+        (run / file).mkdir()
+    else:
+        (run / file).write_text(content)
     with pytest.raises(ConfigError, match=words):
         train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import MLFlowLogger
 from made import composed
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -18,7 +19,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from quartet.config.configuration import to_container
 from quartet.config.overrides import is_option
-from quartet.records.loggers import hyperparameters
+from quartet.records.loggers import hyperparameters, logged_run
 from quartet.records.run_directory import group_choices
 from quartet.run import train
 
@@ -169,3 +170,10 @@ def test_all_at_once_log_the_same_and_continue(tmp_path: Path) -> None:
     assert summary["best/epoch"] == result["monitor"]["epoch"]
     (other,) = (tmp_path / "two/wandb").glob("offline-run-*/*.wandb")
     assert in_wandb(other)[0] not in ("", name)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"mlflow": "x"}'])
+def test_damaged_logged_runs_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "loggers.json").write_text(content)
+    with pytest.raises(ValueError, match=r"loggers.json(: cannot be read| names no logged runs)"):
+        logged_run(tmp_path, "mlflow", {}, MLFlowLogger)

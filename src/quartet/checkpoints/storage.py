@@ -8,7 +8,7 @@ import hashlib
 import io
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +18,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from quartet.core import files
-from quartet.core.messages import shorten
+from quartet.core.messages import join_and, shorten
+from quartet.core.problems import ConfigError, Problem
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,16 @@ DICTS = (dict, OrderedDict, Counter)
 HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 # Keys with which Lightning and Hydra find a class or function to call.
 CALLS = ("_target_", "_instantiator", "_class_path")
+# Entries of a checkpoint and their types: those to score and predict with, then those of a training.
+WEIGHTS = {"state_dict": dict, "pytorch-lightning_version": str, "loops": dict}
+TRAINING = {
+    **{**WEIGHTS, "epoch": int, "global_step": int, "optimizer_states": list},
+    **{"lr_schedulers": list, "callbacks": dict, "resume_state": dict},
+}
+NESTED = {  # what is read of some entries
+    "loops": {"fit_loop", "validate_loop", "test_loop", "predict_loop"},
+    "resume_state": {"random", "rows", "unlogged", "step", "monitored", "stops", "end"},
+}
 
 
 class CheckpointError(OSError):
@@ -106,15 +117,19 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
         ) from error
 
 
-def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+def load(
+    path: str | Path, map_location: Any = "cpu", entries: Mapping[str, type] | None = None
+) -> dict[str, Any]:
     """Loads a checkpoint and verifies its checksum. Never runs code in it.
 
     Args:
         path: A file or a URL.
         map_location: Device of the tensors.
+        entries: The entries that it must have, and their types.
 
     Raises:
-        CheckpointError: it is damaged, of another program, or has more than plain data.
+        CheckpointError: it is damaged, of another program, lacks an entry, or has more than plain
+            data.
         FileNotFoundError: the file does not exist.
     """
     with open_binary(path) as file:
@@ -141,6 +156,16 @@ def load(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
             f"{path} is refused: {' '.join(found)}. Nothing in it was run; use a checkpoint that "
             "this program wrote."
         )
+    if wrong := [
+        key
+        for key, kind in (entries or {}).items()
+        if not isinstance(value := checkpoint.get(key), kind)
+        or (isinstance(value, dict) and not value.keys() >= NESTED.get(key, set()))
+    ]:
+        raise CheckpointError(
+            f"{path} is refused: it has no {join_and(wrong)} as a training writes it; use a "
+            "checkpoint that this program wrote."
+        )
     return checkpoint
 
 
@@ -159,9 +184,9 @@ def find_newest(folder: str | Path) -> Path:
     last = folder / "last.ckpt"
     for path in [last, *sorted(set(folder.glob("*.ckpt")) - {last})]:
         try:
-            found = load(path)
-            if not found.get("resume_state", {}).get("within_step"):
-                steps[path] = found.get("global_step", -1)
+            found = load(path, entries=TRAINING)
+            if not found["resume_state"].get("within_step"):
+                steps[path] = found["global_step"]
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -265,7 +290,27 @@ def size_of(file: IO[bytes]) -> int:
     return file.seek(0, io.SEEK_END)
 
 
-# Initial weights
+# Weights
+
+
+def load_state(module: nn.Module, weights: Mapping[str, Any], key: str, value: Any) -> None:
+    """Loads the weights of a checkpoint into a module.
+
+    Args:
+        module: Changed in place.
+        weights: The ``state_dict`` of the checkpoint.
+        key: The setting that names the checkpoint.
+        value: Its value.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).partition(":\n")[2].split())
+        message = f"is of another model, or of other data: {reason}"
+        raise ConfigError(Problem(key, message, value)) from None
 
 
 def find_checkpoint(place: str) -> str | Path:
@@ -304,8 +349,8 @@ def load_weights(model: nn.Module, place: str, *, strict: bool) -> str:
     path = find_checkpoint(place)
     saved: dict[str, Tensor] = {
         name.removeprefix(PREFIX): value
-        for name, value in load(path).get("state_dict", {}).items()
-        if name.startswith(PREFIX)
+        for name, value in load(path, entries={"state_dict": dict})["state_dict"].items()
+        if str(name).startswith(PREFIX) and isinstance(value, Tensor)
     }
     own = model.state_dict()
     fitting = {k: v for k, v in saved.items() if k in own and v.shape == own[k].shape}

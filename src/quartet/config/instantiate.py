@@ -284,7 +284,7 @@ def find_monitored(config: Configuration) -> Iterator[tuple[str, str]]:
 def prepare_nodes(config: Configuration, group: str) -> dict[str, Any]:
     """The callbacks or loggers, with the arguments that follow from other settings."""
     monitored = config["monitor"]["metric"]
-    on_train = not (monitored or "").startswith("val/")
+    on_train = not str(monitored or "").startswith("val/")
     nodes = {name: dict(node) for name, node in config[group].items() if node}
     for name, node in nodes.items():
         for key in ("save_on_train_epoch_end", "check_on_train_epoch_end"):

@@ -28,6 +28,7 @@ from quartet.records.run_directory import (
     find_outside_links,
     is_filled,
     list_configs,
+    read_file,
     read_result,
 )
 
@@ -61,7 +62,6 @@ GROUPS = (
 # References that a text of a record may hold: to other keys, or to a variable as the whole text.
 REFERENCE = re.compile(r"\$\{\.*[\w.]+\}")
 VARIABLE = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")
-UNREADABLE = (yaml.YAMLError, OmegaConfBaseException)
 PROFILERS = (None, "simple", "advanced", "pytorch")
 
 # What may change when a run continues: its length and how it is watched, nothing else.
@@ -95,10 +95,10 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
         message = f"resume={directory} holds no run: there is no .hydra/config.yaml."
         raise ConfigError(Problem("", message))
     file = configs[-1]
+    loaded = read_config(file)
+    if problems := list(check_links(directory)):
+        raise ConfigError(*problems)
     try:
-        loaded = yaml.safe_load(file.read_text())
-        if problems := [*check_shape(loaded, str(file)), *check_links(directory)]:
-            raise ConfigError(*problems)
         renamed = rename_targets(loaded)
         is_old, loaded = renamed != loaded, renamed
         for key in ("hydra", "defaults"):
@@ -107,9 +107,8 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
         if loaded["trainer"].get("profiler") not in PROFILERS:
             loaded["trainer"]["profiler"] = None  # it says where it writes
         cfg = OmegaConf.create(loaded)
-    except (OSError, ValueError, TypeError, RecursionError, *UNREADABLE) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(Problem(str(file), f"cannot be read: {reason}")) from None
+    except (ValueError, TypeError, RecursionError, OmegaConfBaseException) as error:
+        raise unreadable(file, error) from None
     given = set(map(key_of, overrides))
     checks = (check_places(loaded), check_references(loaded), check_addresses(cfg, loaded))
     found = [problem for check in checks for problem in check if problem.key not in given]
@@ -118,6 +117,26 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
     with open_dict(cfg):
         cfg.hydra = {"runtime": {"choices": read_choices(directory)}, "overrides": {"task": []}}
     return cfg, is_old
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The groups of a configuration, from a file of a record.
+
+    Raises:
+        ConfigError: it cannot be read, or is no configuration.
+    """
+    try:
+        loaded = read_file(file)
+    except ValueError as error:
+        raise ConfigError(Problem("", str(error))) from None
+    if problems := list(check_shape(loaded, str(file))):
+        raise ConfigError(*problems)
+    return loaded  # type: ignore[no-any-return]
+
+
+def unreadable(file: Path, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())
+    return ConfigError(Problem(str(file), f"cannot be read: {reason}"))
 
 
 def check_shape(loaded: Any, file: str) -> Iterator[Problem]:
@@ -132,7 +151,10 @@ def check_shape(loaded: Any, file: str) -> Iterator[Problem]:
 
 
 def check_links(directory: str | Path) -> Iterator[Problem]:
-    """No link may lead out of the directory: a write would follow it."""
+    """No link may lead out of the directory: a write would follow it. Files must be files."""
+    for file in (Path(directory) / "result.json", Path(directory) / "metrics.csv"):
+        if file.is_dir():
+            yield Problem(str(file), "is a folder in the place of a file; move it away.")
     for link, to in find_outside_links(directory):
         yield Problem(str(link), f"is a link to {to}; put the file itself there.")
 
@@ -206,8 +228,8 @@ def read_choices(directory: str | Path) -> dict[str, Any]:
     record = Path(directory) / ".hydra" / "hydra.yaml"
     choices: Any = read_result(directory).get("choices", {})
     if is_filled(record):
-        with suppress(yaml.YAMLError, KeyError, TypeError):
-            choices = yaml.safe_load(record.read_text())["hydra"]["runtime"]["choices"]
+        with suppress(ValueError, KeyError, TypeError):
+            choices = read_file(record)["hydra"]["runtime"]["choices"]
     return {str(k): v for k, v in choices.items()} if isinstance(choices, Mapping) else {}
 
 
@@ -290,14 +312,18 @@ def place_of(cfg: DictConfig) -> Place | None:
         ConfigError: there is no such run, it has finished without a checkpoint, all of them are
             damaged, or `cfg` would train something else.
     """
-    from quartet.checkpoints.storage import CheckpointError, find_newest, load
+    from quartet.checkpoints.storage import TRAINING, CheckpointError, find_newest, load
 
     directory = Path(cfg.resume)
     begun = list_configs(directory)
     if not begun:
         message = f"holds no run: {directory}/.hydra is missing."
         raise ConfigError(Problem("resume", message, directory))
-    if problems := changes(flat(begun[0]), flat(cfg), str(directory)):
+    try:
+        before = flat(OmegaConf.create(read_config(begun[0])))
+    except (ValueError, OmegaConfBaseException) as error:
+        raise unreadable(begun[0], error) from None
+    if problems := changes(before, flat(cfg), str(directory)):
         raise ConfigError(*problems)
     finished = read_result(directory).get("status") == "finished"
     if not finished and not any(directory.glob("checkpoints/*.ckpt")):
@@ -316,7 +342,7 @@ def place_of(cfg: DictConfig) -> Place | None:
     longer = directory / "checkpoints" / "mid_epoch.ckpt"
     if extended and longer.exists():
         try:
-            return Place(longer, load(longer)["epoch"], extended)
+            return Place(longer, load(longer, entries=TRAINING)["epoch"], extended)
         except CheckpointError as error:
             message = (
                 f"{error} The run ended within an epoch, and only this checkpoint could continue "
@@ -375,7 +401,7 @@ def check_length(
         )
         yield Problem("trainer.max_epochs", message, length)
         return
-    before = OmegaConf.load(list_configs(Path(cfg.resume))[0]).trainer
+    before = read_config(list_configs(Path(cfg.resume))[0])["trainer"]
     unset = [
         f"{group}.{key}"
         for group in find_groups(to_container(cfg, resolve=False), "scheduler")
@@ -383,7 +409,7 @@ def check_length(
         if cfg[group].get(key, 0) is None
     ]
     unset += ["callbacks.swa.start"] if cfg.callbacks.get("swa") else []
-    epochs, steps = before.max_epochs, before.max_steps
+    epochs, steps = before.get("max_epochs"), before.get("max_steps", -1)
     planned = math.inf if epochs in (None, -1) else epochs * steps_per_epoch
     planned = planned if steps == -1 else min(planned, steps)
     if unset and planned != total_steps:
@@ -395,9 +421,9 @@ def check_length(
         yield Problem(unset[0], message)
 
 
-def flat(source: Path | DictConfig) -> dict[str, Any]:
+def flat(cfg: DictConfig) -> dict[str, Any]:
     """Dotted keys and resolved values of a configuration, less where a search may look."""
-    cfg: Any = (OmegaConf.load(source) if isinstance(source, Path) else source).copy()
+    cfg = cfg.copy()
     with open_dict(cfg):
         cfg.pop("hydra", None)
     return {key: value for key, value in flatten(to_container(cfg)) if not SEARCH.match(key)}

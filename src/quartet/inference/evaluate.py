@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from quartet.checkpoints import storage
 from quartet.core.messages import redact
-from quartet.core.problems import ConfigError, Problem
 from quartet.inference.predictor import read_input, rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import write_new
@@ -47,12 +46,8 @@ def evaluate(
     if source is not None:
         read_input(run, source, path)
         split = "test"
-    try:
-        run.module.load_state_dict(storage.load(path)["state_dict"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).partition(":\n")[2].split())
-        message = f"is of another model, or of other data: {reason}"
-        raise ConfigError(Problem("checkpoint", message, checkpoint)) from None
+    weights = storage.load(path)["state_dict"]
+    storage.load_state(run.module, weights, "checkpoint", checkpoint)
     collector = PredictionCollector()
     run.trainer.callbacks.append(collector)  # type: ignore[attr-defined]
     score = run.trainer.test if split == "test" else run.trainer.validate

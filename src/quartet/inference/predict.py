@@ -139,13 +139,17 @@ def gives_columns(cfg: "DictConfig") -> bool:
     raw = to_container(cfg, resolve=False)
     if is_foreign(raw, "module") or is_foreign(raw, "data"):
         return False
-    import_task(cfg.data.task)
-    return type(create_task(cfg.data.task)).prediction_columns is not Task.prediction_columns
+    problems: list[Problem] = []
+    with collect_problems(problems, "data.task"):
+        import_task(name := cfg.data.get("task"))
+        return type(create_task(name)).prediction_columns is not Task.prediction_columns
+    raise ConfigError(*problems)
 
 
 def write_steps(run: Run, checkpoint: str, split: str, output: Path) -> int:
     """Writes what the ``predict_step`` of a Lightning module gives for each batch of a part."""
-    run.module.load_state_dict(storage.load(checkpoint)["state_dict"])
+    weights = storage.load(checkpoint)["state_dict"]
+    storage.load_state(run.module, weights, "checkpoint", checkpoint)
     run.data.prepare_data()
     run.data.setup("fit" if split in ("train", "val") else split)
     loader = getattr(run.data, f"{split}_dataloader")()

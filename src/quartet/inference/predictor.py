@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+# Metadata of the data that a predictor needs.
+METADATA = {
+    *("task", "input_shape", "num_classes", "num_outputs"),
+    *("class_names", "feature_names", "encoding"),
+}
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A trained model.
@@ -78,7 +85,7 @@ def from_checkpoint(cfg: "DictConfig", directory: Path, checkpoint: str) -> Pred
     """
     content = storage.load(checkpoint)
     metadata = metadata_of(content)
-    if metadata is None:
+    if not metadata or not metadata.keys() >= METADATA:
         message = (
             f"{checkpoint} does not describe the data that it was trained on; train the run again, "
             "or continue it, resume=DIR trainer.max_epochs=N."
@@ -107,11 +114,7 @@ def load_weights(predictor: Predictor, content: Mapping[str, Any], checkpoint: s
             for key, value in content["state_dict"].items()
             if key.startswith(f"{name}.")
         }
-        try:
-            part.load_state_dict(weights)
-        except RuntimeError as error:
-            message = f"{checkpoint} does not fit the run: {' '.join(str(error).split())}"
-            raise ConfigError(Problem("checkpoint", message)) from None
+        storage.load_state(part, weights, "checkpoint", checkpoint)
         part.to(predictor.device).eval()
     predictor.trainer.precision_plugin.convert_module(predictor.model)
     return predictor
@@ -135,7 +138,7 @@ def find_checkpoint(directory: Path, checkpoint: str) -> str:
         raise ConfigError(Problem("checkpoint", message, checkpoint))
     problems: list[Problem] = []
     with collect_problems(problems, f"checkpoint={checkpoint}"):
-        storage.load(path)  # before the data, which may take long
+        storage.load(path, entries=storage.WEIGHTS)  # before the data, which may take long
     if problems:
         raise ConfigError(*problems)
     return path

@@ -2,7 +2,6 @@
 
 import csv
 import inspect
-import json
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from quartet.compat import was_started
 from quartet.core import files
 from quartet.core.messages import find_secrets, replace_secrets
+from quartet.records.run_directory import read_file
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +202,10 @@ def logged_run(
     path, argument = directory / "loggers.json", run_argument(logger)
     if argument is None or node.get(argument) is not None or not path.exists():
         return {}
-    known = json.loads(path.read_text()).get(name, {})
-    return {argument: str(known[argument])} if argument in known else {}
+    known = read_file(path)
+    if not isinstance(known, dict) or not isinstance(known.get(name, {}), dict):
+        raise ValueError(f"{path} names no logged runs; remove it to log a new one.")
+    return {argument: str(known[name][argument])} if argument in known.get(name, {}) else {}
 
 
 def run_argument(logger: Callable[..., Any]) -> str | None:

@@ -36,7 +36,7 @@ def is_filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def read_record(path: Path) -> Any:
+def read_file(path: Path) -> Any:
     """Reads a YAML or JSON file of a run as plain data.
 
     Raises:
@@ -54,7 +54,7 @@ def read_record(path: Path) -> Any:
         if has_alias(loaded):
             raise ValueError("it refers to parts of itself by aliases")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+        raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from None
     return loaded
 
 
@@ -79,7 +79,7 @@ def load_result(directory: str | Path) -> dict[str, Any]:
         ValueError: it is missing or damaged.
     """
     path, empty = Path(directory) / "result.json", initial_result()
-    content = read_record(path)
+    content = read_file(path)
     if not is_result(content):
         raise ValueError(f"{path} is no result of a run: an entry is missing, or of a wrong type.")
     groups = [key for key, value in empty.items() if isinstance(value, dict)]

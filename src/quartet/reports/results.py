@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from quartet.core.messages import join_and
-from quartet.records.run_directory import initial_result, load_result, read_record
+from quartet.records.run_directory import initial_result, load_result, read_file
 from quartet.records.sweep import Table
 
 # Columns of results.csv beside the overrides and the metrics.
@@ -179,9 +179,9 @@ def overrides_of(run: Path) -> list[str]:
     """Overrides of the run's command line, without those of the sweep alone."""
     overrides: Any = []
     if (path := run / ".hydra" / "overrides.yaml").exists():
-        overrides = read_record(path) or []
+        overrides = read_file(path) or []
     elif (path := run / ".hydra" / "hydra.yaml").exists():  # a run from Python
-        overrides = select(read_record(path), "hydra.overrides.task") or []
+        overrides = select(read_file(path), "hydra.overrides.task") or []
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
         raise ValueError(f"{path} holds no list of overrides.")
     return [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
@@ -204,9 +204,9 @@ def look_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
     folder, found = run / ".hydra", {}
     if not keys or not (folder / "config.yaml").exists():
         return {}
-    config, choices = read_record(folder / "config.yaml"), {}
+    config, choices = read_file(folder / "config.yaml"), {}
     if (folder / "hydra.yaml").exists():
-        choices = select(read_record(folder / "hydra.yaml"), "hydra.runtime.choices")
+        choices = select(read_file(folder / "hydra.yaml"), "hydra.runtime.choices")
     for key in keys:
         value = (choices if isinstance(choices, dict) else {}).get(key, select(config, key))
         if value is not None and not isinstance(value, dict):
@@ -292,7 +292,7 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
     varied = [str(key) for key in jobs if jobs[key].map(str).nunique() > 1]
     config: Any = {}
     with suppress(ValueError):
-        config = read_record(Path(jobs["directory"].iloc[0]) / ".hydra" / "config.yaml")
+        config = read_file(Path(jobs["directory"].iloc[0]) / ".hydra" / "config.yaml")
     metrics = list(select(config, "metrics") or {})
     data = [key for key in varied if key in ("data", "data/task", "data.path")]
     owner = find_owner(metric, metrics)

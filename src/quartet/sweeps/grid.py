@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet.compat import job_error
 from quartet.config.overrides import key_of
-from quartet.config.records import flat, list_changes
+from quartet.config.records import flat, list_changes, read_config
 from quartet.core.files import remove_empty_directories, try_lock, unlock
 from quartet.core.problems import ConfigError, abort
 from quartet.core.processes import shutdown
@@ -197,7 +197,7 @@ def refuse_changes(sweeper: "GridSweeper", suspects: Sequence[Job], directory: P
         cfg = compose(sweeper, job.overrides)
         if OmegaConf.to_yaml(cfg) == before.read_text():
             continue
-        found = list_changes(flat(before), flat(cfg))
+        found = list_changes(flat(OmegaConf.create(read_config(before))), flat(cfg))
         if lines := [f"    {key}: {change}" for key, change in found.items()]:
             changes.append("\n".join([f"  job {job.number}: {' '.join(job.overrides)}", *lines]))
     if changes:
