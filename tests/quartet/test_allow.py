@@ -611,7 +611,9 @@ def test_a_reference_of_a_record_that_leads_nowhere_is_refused(
     with open_dict(cfg):
         cfg.pop("hydra")
         cfg.model.hidden = "${nowhere}"
-    storage.save({"state_dict": {}}, tmp_path / "checkpoints" / "best.ckpt")
+    loops = {name: {} for name in storage.NESTED["loops"]}
+    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "loops": loops}
+    storage.save(content, tmp_path / "checkpoints" / "best.ckpt")
     with pytest.raises(
         ConfigError, match=r"model.hidden=\$\{nowhere\}: .*; name a key that is there"
     ):
@@ -642,7 +644,9 @@ def test_what_would_direct_a_terminal_is_written_out(
         cfg.model._target_ = "os.\x1b]0;x\a\u202e"
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     OmegaConf.save(cfg, tmp_path / "run" / ".hydra" / "config.yaml")
-    storage.save({"state_dict": {}}, tmp_path / "run" / "checkpoints" / "best.ckpt")
+    loops = {name: {} for name in storage.NESTED["loops"]}
+    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "loops": loops}
+    storage.save(content, tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert command("evaluate.py", "run=run") == 2
     assert (
         "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training"
