@@ -46,6 +46,8 @@ def checkpoint(step: int = 0, width: int = 4) -> dict[str, Any]:
     model(torch.ones(1, width)).sum().backward()
     optimizer.step()
     return {
+        **{key: {name: {} for name in names} for key, names in storage.NESTED.items()},
+        **{"pytorch-lightning_version": "2.6.6", "epoch": 0},
         "global_step": step,
         "state_dict": model.state_dict(),
         "optimizer_states": [optimizer.state_dict()],
@@ -252,12 +254,16 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from quartet.checkpoints.storage import load, find_newest, save
+from quartet.checkpoints.storage import NESTED, find_newest, load, save
 folder, kills, moments = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
 path, part = folder / "last.ckpt", folder / ".last.ckpt.part"
 leftovers = 0
+entries = {key: {name: {} for name in names} for key, names in NESTED.items()} | {
+    **{"pytorch-lightning_version": "2.6.6", "epoch": 0, "state_dict": {}, "callbacks": {}},
+    **{"optimizer_states": [], "lr_schedulers": []},
+}
 for kill in range(kills):
-    content = {"global_step": 1000 * kill, "weight": torch.full((200_000,), 1000.0 * kill)}
+    content = entries | {"global_step": 1000 * kill, "weight": torch.full((200_000,), 1000.0 * kill)}
     before = path.stat().st_mtime_ns if path.exists() else 0
     child = os.fork()
     if child == 0:

@@ -25,10 +25,10 @@ class Stream(IterableDataset[Any]):
     Example::
 
         def read(path):  # images (1000, 3, 32, 32) and labels (1000,)
-            content = torch.load(path)
-            return content["images"], content["labels"]
+            content = numpy.load(path)
+            return torch.tensor(content["images"]), torch.tensor(content["labels"])
 
-        quartet.Stream(read, sorted(folder.glob("train-*.pt")), counts=1000)
+        quartet.Stream(read, sorted(folder.glob("train-*.npz")), counts=1000)
 
     Args:
         read: Returns the samples of a shard: a nest of tensors with the samples first, or a list of
