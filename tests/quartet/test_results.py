@@ -253,7 +253,7 @@ def test_damaged_run_is_named_and_left_out(tmp_path: Path, file: str, content: b
     assert list(results.jobs["status"]) == ["damaged", "finished"]
     assert str(tmp_path / "0" / file) in results.jobs["reason"][0]
     assert rank(results, "val/loss")["mean"].dropna().tolist() == [0.5]
-    assert f"Left out: {tmp_path / '0' / file} " in summary(results)
+    assert f"Left out: {tmp_path / '0' / file}: " in summary(results)
 
 
 @pytest.mark.parametrize("content", ["", "a,b\nx,y\n", "epoch,val/loss\nx,1\n1.5,2\n1,y\n\0,3\n"])

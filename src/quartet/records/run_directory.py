@@ -81,7 +81,7 @@ def load_result(directory: str | Path) -> dict[str, Any]:
     path, empty = Path(directory) / "result.json", initial_result()
     content = read_file(path)
     if not is_result(content):
-        raise ValueError(f"{path} is no result of a run: an entry is missing, or of a wrong type.")
+        raise ValueError(f"{path}: is no result of a run, an entry is missing, or of a wrong type.")
     groups = [key for key, value in empty.items() if isinstance(value, dict)]
     return {**empty, **content, **{key: empty[key] | (content.get(key) or {}) for key in groups}}
 

@@ -183,7 +183,7 @@ def overrides_of(run: Path) -> list[str]:
     elif (path := run / ".hydra" / "hydra.yaml").exists():  # a run from Python
         overrides = select(read_file(path), "hydra.overrides.task") or []
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
-        raise ValueError(f"{path} holds no list of overrides.")
+        raise ValueError(f"{path}: holds no list of overrides.")
     return [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
 
 
