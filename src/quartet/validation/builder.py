@@ -267,7 +267,7 @@ class Builder:
         if not isinstance(task, StandardTask):
             self.try_own_task(task)
             return
-        if "loss" in parts:
+        if parts.get("loss"):  # with loss=none the model has it
             names = argument_names(config, "loss")
             self.problems += dry_run.check_scalars(
                 parts["loss"], *task.example(), self.logged, names
