@@ -8,7 +8,9 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each of pytest's processes
@@ -119,3 +121,22 @@ def train_py(command: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Ca
     """``python train.py`` in this process, without reports."""
     monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
     return functools.partial(command, "train.py")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address at which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

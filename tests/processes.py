@@ -189,6 +189,19 @@ def run(directory: Path, *arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out, err
 
 
+def train_anew(directory: Path, *arguments: str) -> tuple[int, str]:
+    """Runs ``python train.py`` from the start of Python; warnings are errors. Gives status and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "train.py"), *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return done.returncode, done.stderr
+
+
 def wait_for(pattern: str, directory: Path, process: "Command | subprocess.Popen[Any]") -> None:
     """Returns once a process has made such a file."""
     for _ in range(6000):

@@ -8,13 +8,10 @@ import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -311,30 +308,18 @@ def test_cifar10_is_read_from_disk_channels_first(
     assert parts.class_names == tuple(names)
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the parent's name)
-        pass
-
-
 @pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def mirror(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that MNIST is downloaded from."""
-    folder = tmp_path / "mirror"
-    packed = {
-        f"{name}.gz": gzip.compress(content, mtime=0)
-        for name, content in idx_files(100, seed=1).items()
-    }
-    write(folder, packed)
-    resources = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
+    folder, address = served
+    resources = []
+    for name, content in idx_files(100, seed=1).items():
+        packed = gzip.compress(content, mtime=0)
+        (folder / f"{name}.gz").write_bytes(packed)
+        resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        url = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [url])
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield folder
-        server.shutdown()
-        thread.join()
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{address}/"])
+    return folder
 
 
 def test_download_leaves_the_data_and_nothing_else(tmp_path: Path, mirror: Path) -> None:

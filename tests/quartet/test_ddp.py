@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from made import composed
+from processes import train_anew
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -26,8 +24,6 @@ from quartet.data.loader import (
     collate,
     identity,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 def epoch_of(
@@ -165,18 +161,10 @@ RUN = (
 
 def test_two_processes_train_and_measure_as_one(tmp_path: Path) -> None:
     quieten()
-    command = [sys.executable, "-W", "error", str(ROOT / "train.py"), *RUN, "trainer=ddp"]
-    sizes = ["data.batch_size=16", "data.eval_batch_size=28"]
-    done = subprocess.run(
-        [*command, *sizes, "trainer.devices=2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
+    two = ["trainer=ddp", "trainer.devices=2", "data.batch_size=16", "data.eval_batch_size=28"]
+    status, err = train_anew(tmp_path, *RUN, *two)
+    assert status == 0, err
+    assert "Warning" not in err
     (result_file,) = tmp_path.rglob("result.json")  # one directory for both
     directory = result_file.parent
     assert directory.parents[1] == tmp_path / "outputs"

@@ -1,15 +1,13 @@
 """Weights divided among processes: what is learnt and kept is that of one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from made import composed
+from processes import train_anew
 from torch import nn
 
 from quartet.build import build
@@ -18,25 +16,12 @@ from quartet.compat import quieten
 from quartet.inference.evaluate import evaluate
 from quartet.parts.fsdp import find_units
 
-ROOT = Path(__file__).parents[2]
 # 398 rows to train, and batches that do not divide them; a unit of each layer and one of the rest.
 RUN = (
     *("data=breast_cancer", "model.hidden=[16]", "scheduler=one_cycle", "trainer.max_epochs=3"),
     *("trainer.gradient_clip_val=1", "monitor.metric=val/auroc"),
 )
 TWO = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.strategy.unit_size=100")
-
-
-def run(folder: Path, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "train.py"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return done.returncode, done.stderr
 
 
 def weights(directory: Path, name: str = "last") -> dict[str, Any]:
@@ -55,7 +40,7 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any], atol: float) -
 def test_two_processes_with_half_the_weights_each_train_as_one(tmp_path: Path) -> None:
     quieten()
     options = [*RUN, "optimizer=momentum"]
-    status, err = run(tmp_path, *options, *TWO, "data.batch_size=16", "hydra.run.dir=two")
+    status, err = train_anew(tmp_path, *options, *TWO, "data.batch_size=16", "hydra.run.dir=two")
     assert status == 0, err
     two = tmp_path / "two"
     result = json.loads((two / "result.json").read_text())
@@ -79,9 +64,9 @@ def test_training_that_goes_on_ends_as_if_it_had_never_stopped(tmp_path: Path) -
     options += ["optimizer.lr_factors={layers.2.*: 0.5}", "scheduler=none"]
     for name, steps in (("whole", -1), ("cut", 10)):  # within an epoch
         length = f"trainer.max_steps={steps}"
-        status, err = run(tmp_path, *options, length, f"hydra.run.dir={name}")
+        status, err = train_anew(tmp_path, *options, length, f"hydra.run.dir={name}")
         assert status == 0, err
-    status, err = run(tmp_path, "resume=cut", "trainer.max_steps=-1")
+    status, err = train_anew(tmp_path, "resume=cut", "trainer.max_steps=-1")
     assert status == 0, err
     assert_close(weights(tmp_path / "cut"), weights(tmp_path / "whole"), 0)
     rows = [(tmp_path / name / "metrics.csv").read_text() for name in ("cut", "whole")]
@@ -90,13 +75,13 @@ def test_training_that_goes_on_ends_as_if_it_had_never_stopped(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_damaged_checkpoint_is_not_taken(tmp_path: Path) -> None:
-    status, err = run(tmp_path, *RUN, *TWO, "scheduler=none", "hydra.run.dir=cut")
+    status, err = train_anew(tmp_path, *RUN, *TWO, "scheduler=none", "hydra.run.dir=cut")
     assert status == 0, err
     path = tmp_path / "cut/checkpoints/last.ckpt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    status, err = run(tmp_path, "resume=cut", "trainer.max_epochs=4")
+    status, err = train_anew(tmp_path, "resume=cut", "trainer.max_epochs=4")
     assert status == 0, err
     assert "checksum does not match" in err
     assert "best.ckpt instead" in err
@@ -105,7 +90,7 @@ def test_damaged_checkpoint_is_not_taken(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_weights_that_become_infinite_end_all_processes(tmp_path: Path) -> None:
     blown = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.gradient_clip_val=null"]
-    status, err = run(tmp_path, *RUN, *blown, *TWO, "scheduler=none", "hydra.run.dir=blown")
+    status, err = train_anew(tmp_path, *RUN, *blown, *TWO, "scheduler=none", "hydra.run.dir=blown")
     assert status == 1
     assert "at learning rate 1e+30; try a smaller optimizer.lr" in err
     assert "Traceback" not in err

@@ -11,13 +11,10 @@ import re
 import stat
 import subprocess
 import sys
-import threading
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
 from enum import IntEnum
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -415,27 +412,6 @@ def test_lightning_cannot_ask_for_more_than_weights(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="is refused"):
             storage.DurableCheckpoints(path.parent).load_checkpoint(path, weights_only=asked)
     assert not (tmp_path / "canary").exists()
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address at which it is served."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
