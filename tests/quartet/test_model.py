@@ -53,13 +53,6 @@ def test_every_option_maps_images_to_raw_outputs(
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", sorted({"linear", "mlp"} & set(NAMES)))
-def test_rows_of_features_are_inputs_too(name: str) -> None:
-    keywords = keywords_of(name, input_shape=[30], num_outputs=1)
-    model = hydra.utils.instantiate(keywords, _convert_="all")
-    assert model(torch.randn(4, 30)).shape == (4, 1)
-
-
 def test_torchvision_is_torchvisions_own_model_from_the_same_seed() -> None:
     torch.manual_seed(0)
     ours = torchvision_model(stem="imagenet").state_dict()
