@@ -1,12 +1,15 @@
 """Training that begins with the weights of another run."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from made import composed
+from torch import nn
 
 from quartet.build import build
+from quartet.checkpoints import storage
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
 from quartet.run import train
@@ -40,7 +43,8 @@ def test_what_fits_is_taken_and_the_rest_told(
         f"model.weights={before}: {before}/checkpoints/best.ckpt does not fit this model: "
         "layers.0.weight (128, 13) there, (128, 64) here, layers.2.weight (3, 128) there, (64, 128) "
         "here, layers.2.bias (3,) there, (64,) here, layers.4.weight only here, layers.4.bias only "
-        "here; choose the model of that run, or load the tensors that fit with model.strict=false."
+        "here; choose the model of that run, load a part with model.weights_keys, or the tensors that "
+        "fit with model.strict=false."
     )
     fresh = build(composed(names)).module.model.state_dict()
     with caplog.at_level("INFO"):
@@ -87,5 +91,62 @@ def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
     names = ["data=digits", "model=cnn", "model.strict=false", f"model.weights='{before}'"]
     with pytest.raises(
         ConfigError, match=r"nothing in .*best.ckpt fits this model: layers.0.weight on"
+    ):
+        build(composed(names))
+
+
+def test_part_of_the_weights_is_taken(before: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["data=wine", "model.hidden=[128,64]", "seed=5"]
+    fresh = build(composed(names)).module.model.state_dict()
+    saved = torch.load(before / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    for keys in ("['layers.0.*']", "{layers.0: layers.0}"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run = build(
+                composed([*names, f"model.weights='{before}'", f"model.weights_keys={keys}"])
+            )
+        for name, value in run.module.model.state_dict().items():
+            expected = saved[f"model.{name}"] if name.startswith("layers.0.") else fresh[name]
+            assert torch.equal(value, expected)
+        assert (
+            "best.ckpt: layers.0.weight, layers.0.bias; as they were: layers.2.weight, layers.2"
+            in (caplog.text)
+        )
+
+
+def test_modules_are_taken_under_other_names(before: Path) -> None:
+    saved = storage.load(before / "checkpoints/best.ckpt")["state_dict"]
+    layers = nn.Sequential(nn.Linear(13, 128), nn.ReLU(), nn.Linear(128, 3))
+    both = nn.ModuleDict({"inner": copy.deepcopy(layers), "head": nn.Linear(3, 1)})
+    told = storage.load_weights(layers, str(before), strict=True, keys={"layers": ""})
+    assert told.startswith("4 of 4 tensors from")
+    storage.load_weights(both, str(before), strict=True, keys={"layers": "inner"})
+    for name, value in layers.state_dict().items():
+        assert torch.equal(value, saved[f"model.layers.{name}"])
+        assert torch.equal(value, both["inner"].state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("['encoder.*']", r"^model.weights_keys: 'encoder.\*' chooses nothing there, of layers.0"),
+        ("['layers.4.*']", r"^model.weights_keys: 'layers.4.\*' chooses nothing there, of lay"),
+        ("{encoder: layers}", r"^model.weights_keys: 'encoder' chooses nothing there, of layers.0"),
+        ("{layers: net}", r"^model.weights_keys: 'layers' chooses nothing here, of layers.0"),
+        ("['layers.2.*']", r"^model.weights=.*layers.2.weight \(3, 128\) there, \(64, 128\) here"),
+        ("encoder", r"^model.weights_keys=encoder: must be a list .* such as \[encoder\]"),
+    ],
+)
+def test_part_that_is_not_there_is_refused(keys: str, words: str, before: Path) -> None:
+    names = ["data=wine", "model.hidden=[128,64]", f"model.weights='{before}'"]
+    with pytest.raises(ConfigError, match=words):
+        build(composed([*names, f"model.weights_keys={keys}"]))
+
+
+@pytest.mark.parametrize("place", ["null", "DEFAULT"])
+def test_part_of_no_run_is_refused(place: str) -> None:
+    names = ["model=torchvision", f"model.weights={place}", "model.weights_keys=['layer1.*']"]
+    with pytest.raises(
+        ConfigError, match=r"^model.weights_keys=\['layer1.*model.weights must name"
     ):
         build(composed(names))

@@ -8,7 +8,8 @@ import hashlib
 import io
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
@@ -333,7 +334,10 @@ def find_checkpoint(place: str) -> str | Path:
     return found
 
 
-def load_weights(model: nn.Module, place: str, *, strict: bool) -> str:
+Keys = Sequence[str] | Mapping[str, str] | None
+
+
+def load_weights(model: nn.Module, place: str, *, strict: bool, keys: Keys = None) -> str:
     """Loads the weights of a checkpoint into a model, and returns a message about them.
 
     Args:
@@ -341,6 +345,8 @@ def load_weights(model: nn.Module, place: str, *, strict: bool) -> str:
         place: A run directory, or the path or URL of a checkpoint.
         strict: Whether names and shapes of all parameters and buffers must be equal. Otherwise those
             that fit are loaded.
+        keys: The part to load, of which `strict` speaks then: shell patterns of names, such as
+            ``encoder.*``; or modules by their names there and here, "" for the whole. None for all.
 
     Raises:
         ValueError: there is no checkpoint, no tensor fits, or with ``strict`` some tensor does not.
@@ -352,7 +358,8 @@ def load_weights(model: nn.Module, place: str, *, strict: bool) -> str:
         for name, value in load(path, entries={"state_dict": dict})["state_dict"].items()
         if str(name).startswith(PREFIX) and isinstance(value, Tensor)
     }
-    own = model.state_dict()
+    whole = model.state_dict()
+    saved, own = choose_part(saved, whole, keys, place)
     fitting = {k: v for k, v in saved.items() if k in own and v.shape == own[k].shape}
     mismatches = [
         *(
@@ -372,8 +379,45 @@ def load_weights(model: nn.Module, place: str, *, strict: bool) -> str:
     if strict and mismatches:
         raise ValueError(
             f"weights={place}: {path} does not fit this model: {differences}; choose the model of "
-            "that run, or load the tensors that fit with model.strict=false."
+            "that run, load a part with model.weights_keys, or the tensors that fit with "
+            "model.strict=false."
         )
     model.load_state_dict(fitting, strict=False)
     rest = f"; left out: {differences}" if mismatches else ""
-    return f"{len(fitting)} of {len(own)} tensors from {path}{rest}."
+    if kept := [name for name in whole if name not in own]:
+        rest = f": {shorten(fitting, 8)}{rest}; as they were: {shorten(kept, 8)}"
+    return f"{len(fitting)} of {len(whole)} tensors from {path}{rest}."
+
+
+def choose_part(
+    saved: dict[str, Tensor], own: dict[str, Tensor], keys: Keys, place: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the tensors of a checkpoint, by their names in the model, and those of the model.
+
+    Raises:
+        ValueError: a pattern or module is the name of no tensor in one of them.
+    """
+    if not keys:
+        return saved, own
+    patterns, renamed = list(keys), saved
+    if isinstance(keys, Mapping):
+        pairs = [(f"{old}.".lstrip("."), f"{new}.".lstrip(".")) for old, new in keys.items()]
+        patterns = [f"{new}*" for _, new in pairs]
+        renamed = {
+            new + name.removeprefix(old): value
+            for old, new in pairs
+            for name, value in saved.items()
+            if name.startswith(old)
+        }
+    parts: list[dict[str, Tensor]] = [{}, {}]
+    for chosen, pattern in zip(keys, patterns, strict=True):
+        for part, tensors, where in zip(parts, (renamed, own), ("there", "here"), strict=True):
+            names = [name for name in tensors if fnmatchcase(name, pattern)]
+            if not names:
+                known = saved if where == "there" else own
+                raise ValueError(
+                    f"weights_keys: {chosen!r} chooses nothing {where}, of {shorten(known, 8)}; "
+                    f"choose names that this model and {place} have."
+                )
+            part |= {name: tensors[name] for name in names}
+    return parts[0], parts[1]

@@ -28,7 +28,7 @@ POLICY_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "loss": ("tasks", "search"),
     "metrics": ("tasks",),
-    "model": ("weights", "strict", "search"),
+    "model": ("weights", "weights_keys", "strict", "search"),
     "module": (),
     "optimizer": ("freeze", "lr_factors", "decay_bias_and_norm", "search"),
     "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
@@ -60,14 +60,18 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
     },
     "loss": {"tasks": Sequence[str] | None},
     "metrics": {"tasks": Sequence[str] | None},
-    "model": {"weights": str | None, "strict": bool},
+    "model": {
+        "weights": str | None,
+        "weights_keys": Sequence[str] | Mapping[str, str] | None,
+        "strict": bool,
+    },
     "optimizer": signatures.type_hints(parameters.create)
     | {"freeze": Sequence[str], "lr_factors": Mapping[str, float] | None},
     "scheduler": signatures.type_hints(schedule.create) | {"interval": Literal["step", "epoch"]},
     "trainer": {"compile": bool, "channels_last": bool},
 }
 # Keys that may be absent.
-OPTIONAL_KEYS = ("tasks", "monitor", "search")
+OPTIONAL_KEYS = ("tasks", "monitor", "search", "weights_keys")
 # Keys of the trainer that are read before there is one.
 TRAINER_KEYS = (
     *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "num_nodes"),

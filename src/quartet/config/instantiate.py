@@ -126,13 +126,15 @@ def import_task(name: str | None) -> None:
 
 def build_model(config: Configuration) -> nn.Module:
     """The model, with the weights it begins with."""
+    place, keys = config["model"]["weights"], config["model"].get("weights_keys")
+    from_run = place and not is_pretrained_name(place, config["model"]["_target_"])
+    if keys and not from_run:
+        raise ValueError(f"weights_keys={keys}: chooses of a run, which model.weights must name.")
     model: nn.Module = make(split_node(config, "model")[0])
-    place = config["model"]["weights"]
     # A run that is resumed or evaluated has weights of its own, and those may be gone.
-    begun = any(Path(config["directory"], "checkpoints").glob("*.ckpt"))
-    if place and not is_pretrained_name(place, config["model"]["_target_"]) and not begun:
-        strict = config["model"]["strict"]
-        log.info("model.weights: %s", storage.load_weights(model, place, strict=strict))
+    if from_run and not any(Path(config["directory"], "checkpoints").glob("*.ckpt")):
+        told = storage.load_weights(model, place, strict=config["model"]["strict"], keys=keys)
+        log.info("model.weights: %s", told)
     return model
 
 
