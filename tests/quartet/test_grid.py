@@ -117,7 +117,7 @@ def misfits_of_drive(cell: Cell) -> set[str]:
     optimizer, scheduler, trainer = cell
     if optimizer == "lbfgs" and "accumulate" in trainer:
         return {"trainer"}
-    unmonitored = ("trainer.max_steps=3", "data.val_fraction=0", "scheduler.interval=step")
+    unmonitored = ("data.val_fraction=0", "scheduler.interval=step")
     return {"scheduler"} if scheduler == "plateau" and trainer in unmonitored else set()
 
 

@@ -5,15 +5,95 @@ from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
 from made import composed
 
 from quartet.build import build
 from quartet.core.problems import ConfigError
 from quartet.data.loader import Batches
+from quartet.inference.evaluate import evaluate
+from quartet.run import train
 from quartet.validation import length
 
 pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+
+# 70 training rows: batches of 20, 20, 20 and 10.
+TINY = (
+    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "trainer=cpu", "metrics=none"),
+    *("trainer.max_epochs=3", "callbacks.progress_bar=null", "logger=csv"),
+)
+
+
+def validated_steps(directory: Path) -> list[int]:
+    rows = pd.read_csv(directory / "metrics.csv")
+    return rows[rows["val/loss"].notna()]["step"].tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ("", [3, 7, 11]),
+        ("trainer.max_steps=2", [1]),
+        ("trainer.max_steps=8", [3, 7]),
+        ("trainer.max_steps=6", [3, 5]),
+        ("trainer.max_steps=3 trainer.accumulate_grad_batches=2", [1, 2]),
+        ("trainer.check_val_every_n_epoch=2", [7, 11]),
+        ("trainer.check_val_every_n_epoch=9 trainer.max_steps=6", [5]),
+        ("trainer.val_check_interval=3 trainer.max_epochs=2", [2, 6, 7]),
+        ("trainer.val_check_interval=2 trainer.max_steps=6", [1, 3, 5]),
+        ("trainer.max_steps=6 callbacks=ema", [3, 5]),
+        ("trainer.max_steps=6 trainer.precision=bf16-mixed", [3, 5]),  # without the fast path
+    ],
+)
+def test_last_weights_are_validated_and_may_be_the_best(
+    overrides: str, steps: list[int], tmp_path: Path
+) -> None:
+    result = train(composed([*TINY, *overrides.split()]), tmp_path)
+    assert validated_steps(tmp_path) == steps
+    best, last = (
+        torch.load(tmp_path / f"checkpoints/{name}.ckpt", weights_only=True)
+        for name in ("best", "last")
+    )
+    assert best["global_step"] == last["global_step"]  # the loss falls all the way
+    assert result["metrics"]["val/loss"] == result["monitor"]["best"]
+    assert result["monitor"]["best"] == pytest.approx(
+        evaluate(composed(TINY), tmp_path, split="val", checkpoint="last")["val/loss"], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_weights_at_a_time_limit_are_validated(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_time(self: Timer, trainer: Trainer) -> None:
+        trainer.should_stop |= trainer.fit_loop.total_batch_idx + 1 >= 6
+
+    monkeypatch.setattr(Timer, "_check_time_remaining", check_time)
+    names = [*TINY, "trainer.max_time=00:01:00:00", f"trainer.check_val_every_n_epoch={every}"]
+    train(composed(names), tmp_path)
+    assert validated_steps(tmp_path) == ([3, 5] if every == 1 else [5])
+
+
+def test_training_without_validation_ends_as_before(tmp_path: Path) -> None:
+    for number, more in enumerate((["data.val_fraction=0"], ["trainer.limit_val_batches=0"])):
+        result = train(composed([*TINY, "trainer.max_steps=6", *more]), tmp_path / str(number))
+        assert result["monitor"] == {"metric": None, "mode": "min", "best": None, "epoch": 2}
+        assert not any(name.startswith("val/") for name in result["metrics"])
+        with pytest.raises(ConfigError, match="monitors val/loss, and there is no validation"):
+            build(composed([*TINY, *more, "scheduler=plateau"]))
+
+
+def test_callback_that_ends_a_training_before_any_validation_leaves_no_best(tmp_path: Path) -> None:
+    names = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=train/loss"]
+    names += ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=9"]
+    names += ["callbacks.early_stopping.check_on_train_epoch_end=true"]
+    result = train(composed([*TINY, *names, "trainer.check_val_every_n_epoch=3"]), tmp_path)
+    assert result["monitor"] == {"metric": "val/loss", "mode": "min", "best": None, "epoch": 2}
+    assert "test/loss" in result["metrics"]
 
 
 # 70 training rows: three batches of 23 and one of 1, or two steps of two batches.

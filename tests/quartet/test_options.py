@@ -291,27 +291,6 @@ def test_pictures_read_from_files_are_standardised_too(tmp_path: Path) -> None:
 # Trainings of another length
 
 
-def test_training_that_ends_before_its_first_validation_tests_its_last_weights(
-    tmp_path: Path,
-) -> None:
-    for number, overrides in enumerate(
-        (["trainer.max_steps=2"], ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2"])
-    ):
-        result = train(composed(overrides), tmp_path / str(number))
-        assert result["monitor"] == {
-            "metric": None,
-            "mode": "min",
-            "best": None,
-            "epoch": 1,
-        }
-        assert "test/accuracy" in result["metrics"]
-        assert not any(name.startswith("val/") for name in result["metrics"])
-    with pytest.raises(
-        ConfigError, match=r"monitors val/loss, .* train until the first validation"
-    ):
-        build(composed(["trainer.max_steps=2", "scheduler=plateau"]))
-
-
 def test_training_limited_by_steps_alone_counts_its_epochs(tmp_path: Path) -> None:
     overrides = ["data=linear", "data.batch_size=16", "trainer.max_epochs=-1"]
     run = build(composed([*overrides, "trainer.max_steps=12", "scheduler=one_cycle"]), tmp_path)

@@ -128,6 +128,8 @@ def load(path: Path, directory: Path) -> Any:
     saved = placeless(torch.load(path, weights_only=True))
     # A count of calls, which Lightning keeps for itself and does not read.
     del saved["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
+    if path.stem == "best":
+        del saved["resume_state"]["end"]  # may have been saved before the training was extended
     return saved
 
 
@@ -474,6 +476,58 @@ def test_signal_ends_a_training_where_it_can_go_on_exactly(
     assert_same(whole, tmp_path / "run")
 
 
+# Ends of a training: by steps, where a validation is scheduled and where not, and by epochs.
+@pytest.mark.parametrize("end", ["max_steps=8", "max_steps=6", "check_val_every_n_epoch=2"])
+@pytest.mark.parametrize(
+    "place", ["on_train_batch_end", "on_validation_batch_start", "on_validation_end"]
+)
+@pytest.mark.parametrize("error", [pytest.param(CrashAt, marks=pytest.mark.slow), SignalAt])
+def test_last_validation_goes_on_exactly(
+    end: str, place: str, error: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*TINY, *RICH, "trainer.accumulate_grad_batches=1", f"trainer.{end}"]
+    whole, run = uninterrupted(names), tmp_path / "run"
+    if error is SignalAt:
+        monkeypatch.setattr(shutdown, "exit_code", 0)
+        monkeypatch.setattr(sys.modules[__name__], "CrashAt", SignalAt)
+        monkeypatch.setattr(sys.modules[__name__], "Crash", SystemExit)
+    steps = {"max_steps=8": 8, "max_steps=6": 6}.get(end, 12)
+    crash(names, run, place, steps if place == "on_train_batch_end" else 2, monkeypatch)
+    shutdown.exit_code = 0
+    resume(run)
+    assert_same(whole, run)
+    longer = "trainer.max_epochs=4" if steps == 12 else "trainer.max_steps=-1"
+    resume(run, longer)
+    assert_same(uninterrupted([*names, longer]), run)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "more"),
+    [
+        ("on_validation_batch_start", 2, []),
+        ("on_train_batch_end", 6, []),
+        ("on_train_batch_end", 6, ["data.val_fraction=0"]),
+    ],
+)
+def test_signal_at_a_time_limit_goes_on_exactly(
+    place: str, number: int, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_time(self: Timer, trainer: Trainer) -> None:
+        trainer.should_stop |= trainer.fit_loop.total_batch_idx + 1 >= 6
+
+    monkeypatch.setattr(Timer, "_check_time_remaining", check_time)
+    monkeypatch.setattr(shutdown, "exit_code", 0)
+    monkeypatch.setattr(sys.modules[__name__], "CrashAt", SignalAt)
+    monkeypatch.setattr(sys.modules[__name__], "Crash", SystemExit)
+    for limit in ("trainer.max_time=00:01:00:00", "trainer.max_steps=6"):
+        names, run = [*TINY, limit, *more], tmp_path / limit
+        crash(names, run / "run", place, number, monkeypatch)
+        shutdown.exit_code = 0
+        resume(run / "run")
+        train(composed(names), run / "whole")
+        assert (run / "run/metrics.csv").read_text() == (run / "whole/metrics.csv").read_text()
+
+
 def test_short_epochs_are_passed_over_and_done_again(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,19 +553,34 @@ STEPS = ("scheduler=step", "scheduler.step_size=1")
 
 
 @pytest.mark.parametrize(
-    ("short", "longer"),
+    ("always", "short", "longer"),
     [
-        (["trainer.max_epochs=2"], ["trainer.max_epochs=3"]),
-        (["trainer.max_steps=6"], ["trainer.max_steps=-1"]),  # within an epoch
+        ("", "max_epochs=2", "max_epochs=3"),
+        ("", "max_steps=6", "max_steps=-1"),  # within an epoch
+        ("", "max_steps=6", "max_steps=10"),
+        # The weights at the early end are better than those after any epoch.
+        ("optimizer=sgd optimizer.lr=0.5 seed=2 scheduler.gamma=1", "max_steps=6", "max_steps=-1"),
+        ("callbacks=[ema,early_stopping]", "max_steps=6", "max_steps=-1"),
+        # At the end of an epoch, where no validation is scheduled.
+        ("trainer.check_val_every_n_epoch=2", "max_epochs=1", "max_epochs=3"),
+        ("trainer.check_val_every_n_epoch=2", "max_steps=4", "max_steps=-1"),
+        (
+            "trainer.val_check_interval=2 trainer.limit_train_batches=3",
+            "max_epochs=2",
+            "max_epochs=3",
+        ),
     ],
 )
 def test_finished_run_trains_for_longer_as_if_it_had_been_meant_to(
-    short: list[str], longer: list[str], tmp_path: Path
+    always: str, short: str, longer: str, tmp_path: Path
 ) -> None:
-    train(composed([*TINY, *STEPS, *short]), tmp_path / "run")
-    resume(tmp_path / "run", *longer)
-    assert_same(uninterrupted([*TINY, *STEPS]), tmp_path / "run")
-    assert not (tmp_path / "run/checkpoints/mid_epoch.ckpt").exists()
+    names = [*TINY, *STEPS, *always.split()]
+    train(composed([*names, f"trainer.{short}"]), tmp_path / "run")
+    resume(tmp_path / "run", f"trainer.{longer}")
+    assert_same(uninterrupted([*names, f"trainer.{longer}"]), tmp_path / "run")
+    left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+    whole = uninterrupted([*names, f"trainer.{longer}"]) / "checkpoints"
+    assert left == {path.name for path in whole.iterdir()}
 
 
 def test_extension_killed_at_its_start_is_one_still(

@@ -22,6 +22,7 @@ from quartet.compat import (
     add_logger_step,
     is_accumulating,
     is_last_batch_done,
+    is_last_step,
     is_step_unlogged,
     is_validation_due,
     load_logged,
@@ -33,7 +34,13 @@ from quartet.compat import (
     set_update_count,
     start_new_epoch,
 )
-from quartet.compat.lightning_loop import done_batches, has_epoch_start, set_epoch_start
+from quartet.compat.lightning_loop import (
+    done_batches,
+    has_epoch_start,
+    is_reached,
+    set_epoch_start,
+)
+from quartet.core.files import write_atomic
 from quartet.core.problems import Context, Problem
 from quartet.records.loggers import MetricsCSV, rewind
 
@@ -67,8 +74,10 @@ def check_directories(context: Context) -> Iterator[Problem]:
 class LastCheckpoint(ModelCheckpoint):
     """Keeps the newest checkpoint, saved after epochs and within them.
 
-    A training that ends within an epoch also leaves ``mid_epoch.ckpt``, from which a longer
-    training continues.
+    A training that ends within an epoch, or with a validation that is not scheduled, also leaves
+    ``mid_epoch.ckpt``, from which a longer training continues as if it had not ended: without that
+    end of an epoch, that validation, and what they changed (rows of metrics, early stopping). The
+    best checkpoint before it is kept as ``mid_epoch_best.ckpt``.
 
     Args:
         every_n_steps: Optimizer steps between saves within an epoch; None for no such saves.
@@ -107,29 +116,35 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_at = time.monotonic()
         self.has_saved = False  # since the start, after which the first epoch is always saved
         self.stop_is_pending = False
+        self.mid_epoch_step = (
+            0  # of mid_epoch.ckpt, which no checkpoint of a later step leaves there
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(relocate_paths(state_dict, self.dirpath))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
+        self.mid_epoch_step = trainer.global_step
+        best, kept = self.best_path(trainer), Path(self.path("mid_epoch_best"))
+        resumes = Path(str(trainer.ckpt_path)).stem == "mid_epoch"
+        if resumes and best and kept.exists():
+            write_atomic(best, kept.read_bytes())
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         stops = trainer.should_stop or self.stop_is_pending
-        ends = stops or is_reached(trainer.max_steps, trainer.global_step)
-        if not (ends or self.is_save_due(trainer)):
+        due = self.is_save_due(trainer)
+        if not (due or stops or is_last_step(trainer)):
             return
         # A time limit waits for the optimizer step, or its accumulated gradients would be lost.
         waits = is_accumulating(trainer)
         self.stop_is_pending, trainer.should_stop = stops and waits, stops and not waits
         if waits:
             return
-        if is_last_batch_done(trainer):
-            if is_validation_due(trainer):  # otherwise the end of the epoch follows
-                self.save(trainer)
-        elif ends:
-            trainer.save_checkpoint(self.path("mid_epoch"))
-        else:
+        done, scheduled = is_last_batch_done(trainer), is_validation_due(trainer)
+        if is_last_step(trainer) and not (done and (scheduled or not trainer.enable_validation)):
+            self.save_mid_epoch(trainer)
+        elif due and (scheduled or not done):  # otherwise the end of the epoch follows
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -160,22 +175,29 @@ class LastCheckpoint(ModelCheckpoint):
 
     def save(self, trainer: Trainer) -> None:
         """Saves the checkpoint. Call it between two optimizer steps."""
-        path = self.path(str(self.filename))
-        save_checkpoint(self, trainer, path)
-        self.best_model_path = path
+        self.best_model_path = self.path(str(self.filename))
+        save_checkpoint(self, trainer, self.best_model_path)
         self.saved_at, self.has_saved = time.monotonic(), True
-        if trainer.is_global_zero and (
-            not is_between_epochs(trainer) or is_last_batch_done(trainer)
-        ):
-            Path(self.path("mid_epoch")).unlink(missing_ok=True)  # the training has passed it
+        if trainer.is_global_zero and trainer.global_step > self.mid_epoch_step:
+            for name in ("mid_epoch", "mid_epoch_best"):  # the training has passed them
+                Path(self.path(name)).unlink(missing_ok=True)
+
+    def save_mid_epoch(self, trainer: Trainer) -> None:
+        """Saves ``mid_epoch.ckpt`` and keeps the best checkpoint beside it."""
+        self.mid_epoch_step = trainer.global_step
+        trainer.save_checkpoint(self.path("mid_epoch"))
+        if best := self.best_path(trainer):
+            write_atomic(Path(self.path("mid_epoch_best")), best.read_bytes())
+
+    def best_path(self, trainer: Trainer) -> Path | None:
+        """Returns the best checkpoint so far, in the process that writes files."""
+        kinds = (each for each in trainer.checkpoint_callbacks if isinstance(each, BestCheckpoint))
+        best = next(kinds, None)
+        written = trainer.is_global_zero and best is not None and best.best_model_path
+        return Path(written) if written else None
 
     def path(self, name: str) -> str:
         return str(Path(str(self.dirpath)) / f"{name}{self.FILE_EXTENSION}")
-
-
-def is_reached(limit: int | None, count: int) -> bool:
-    """Whether a count has reached a limit; None and -1 are no limit."""
-    return limit is not None and 0 <= limit <= count
 
 
 def relocate_paths(state: dict[str, Any], directory: Any) -> dict[str, Any]:

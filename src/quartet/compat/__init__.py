@@ -146,15 +146,15 @@ def is_accumulating(trainer: "Trainer") -> bool:
 
 
 def is_validation_due(trainer: "Trainer") -> bool:
-    """Whether a validation runs, or follows the current batch. Only Lightning decides this."""
-    if trainer.validating:
-        return True
-    stops, trainer.should_stop = trainer.should_stop, False  # a stop would cause a validation
-    try:
-        fetcher: Any = trainer.fit_loop._data_fetcher
-        return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
-    finally:
-        trainer.should_stop = stops
+    """Whether a validation after the current batch is scheduled. Only Lightning decides this."""
+    loop: Any = trainer.fit_loop
+    return loop.epoch_loop.is_validation_scheduled(loop._data_fetcher)  # type: ignore[no-any-return]
+
+
+def is_last_step(trainer: "Trainer") -> bool:
+    """Whether the training ends after the current batch."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    return loop.is_last_step()  # type: ignore[no-any-return]
 
 
 def is_step_unlogged(trainer: "Trainer") -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import do_nothing_closure
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.manual import _ManualOptimization
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
@@ -74,12 +75,31 @@ class ManualOptimization(_ManualOptimization):
         self.has_stepped = True
 
 
+class FitLoop(_FitLoop):
+    """Lightning's loop over epochs, which also resumes a training that stopped in its last steps.
+
+    Lightning would not run at all if the steps of the training are done, so that the last epoch
+    would have no end: no validation, no row of metrics, no checkpoint.
+    """
+
+    @property
+    def done(self) -> bool:
+        epochs: Any = self.epoch_progress.current
+        return super().done and not (self.restarting and epochs.processed < epochs.ready)
+
+
 class FastEpochLoop(_TrainingEpochLoop):
     """Lightning's epoch loop with a fast path for one device in full precision.
 
     The fast path makes Lightning's calls in Lightning's order, except that gradients are freed
     before the forward pass and not after it. Lightning's own code runs if a part overrides a hook
     that the fast path does not call, or with any other strategy or precision.
+
+    The last weights are validated too: a validation follows the last step of a training that
+    `max_steps`, `max_epochs` or a stop within an epoch (`max_time`) ends where none is scheduled. It is
+    logged, monitored and counts for the best checkpoint as any other. A checkpoint that is saved before
+    it is the same as if the training continued, so that a longer one leaves it out. A callback that
+    stops the training when an epoch has ended causes no further validation.
     """
 
     scheduled_step = 0  # the last optimizer step after which schedulers were stepped
@@ -112,7 +132,47 @@ class FastEpochLoop(_TrainingEpochLoop):
         schedulers = self.trainer.lr_scheduler_configs
         self.schedules_steps = any(scheduler.interval == "step" for scheduler in schedulers)
 
+    @property
+    def done(self) -> bool:
+        validates = self.restarting and self._should_check_val_fx(
+            self.trainer.fit_loop._data_fetcher
+        )
+        return super().done and not validates
+
+    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
+        return self.is_validation_scheduled(data_fetcher) or self.is_final_validation()
+
+    def is_validation_scheduled(self, data_fetcher: Any) -> bool:
+        """Whether the settings ask for a validation after the current batch."""
+        stops, self.trainer.should_stop = self.trainer.should_stop, False
+        try:
+            return super()._should_check_val_fx(data_fetcher)
+        finally:
+            self.trainer.should_stop = stops
+
+    def is_final_validation(self) -> bool:
+        """Whether a validation follows the current batch because the training ends."""
+        return self.trainer.enable_validation and self.is_last_step()
+
+    def is_last_step(self) -> bool:
+        """Whether the training ends after the current batch, unless it is stopped after an epoch."""
+        trainer = self.trainer
+        if is_reached(self.max_steps, self.global_step):
+            return True
+        if trainer.should_stop and trainer.fit_loop._can_stop_early:
+            return True
+        if not self._num_ready_batches_reached():
+            return False
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        return is_reached(trainer.max_epochs, epochs.processed + 1)
+
     def advance(self, data_fetcher: Any) -> None:
+        if self.restarting and not self.is_validation_scheduled(data_fetcher):
+            if self.is_final_validation():
+                self._batches_that_stepped -= 1  # `on_advance_end` adds it
+                return
+            if self.is_last_step() or self._num_ready_batches_reached():
+                raise StopIteration  # nothing is left but the end of the epoch
         if self.restarting or not self.is_fast:
             super().advance(data_fetcher)
             return
@@ -144,7 +204,7 @@ class FastEpochLoop(_TrainingEpochLoop):
             connector.update_train_step_metrics()
 
     def on_advance_end(self, data_fetcher: Any) -> None:
-        ends = self._num_ready_batches_reached() or self.trainer.should_stop
+        ends = self._num_ready_batches_reached() or self.is_last_step()
         if not self.is_fast or self.validates_within or ends or self.trainer.received_sigterm:
             super().on_advance_end(data_fetcher)
             return
@@ -196,6 +256,11 @@ class FastEpochLoop(_TrainingEpochLoop):
         for callback in trainer.callbacks:
             getattr(callback, hook)(trainer, module, *args)
         set_hook_name(module, None)
+
+
+def is_reached(limit: int | None, count: int) -> bool:
+    """Whether a count has reached a limit; None and -1 are no limit."""
+    return limit is not None and 0 <= limit <= count
 
 
 def call_module_hook(module: LightningModule, hook: str, *args: Any) -> Any:
@@ -268,10 +333,11 @@ def count_steps(trainer: Trainer) -> float:
 
 
 def install(trainer: Trainer) -> None:
-    """Replaces the epoch loop of a trainer by `FastEpochLoop`."""
+    """Replaces the loops of a trainer by `FitLoop` and `FastEpochLoop`."""
     if not torch.cuda.device_count():
         skip_nvml()
-    loop = trainer.fit_loop.epoch_loop
+    loop = trainer.fit_loop
+    trainer.fit_loop = FitLoop(trainer, loop.min_epochs, loop.max_epochs)
     trainer.fit_loop.epoch_loop = FastEpochLoop(trainer, loop.min_steps, loop.max_steps)
 
 

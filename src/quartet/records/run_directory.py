@@ -183,7 +183,7 @@ def summary(
 
     `history` has the rows of metrics.csv, at least one.
     """
-    # Without a monitored metric the last epoch is the best one. NaN is no best value.
+    # Without a value of the monitored metric the last epoch is the best one. NaN is no best value.
     best, name = history[-1], metric or ""
     if rows := [row for row in history if not math.isnan(row.get(name, math.nan))]:
         best = (min if mode == "min" else max)(rows, key=lambda row: row[name])

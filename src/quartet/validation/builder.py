@@ -334,11 +334,10 @@ class Builder:
             self.trial = trial
 
     def resolve_monitor(self) -> None:
-        countable = self.is_valid("data", "trainer")
-        if countable and self.has("data"):
+        if self.is_valid("data", "trainer") and self.has("data"):
             length.resolve_interval(self.config, self.parts["data"])
         if self.is_valid("monitor"):
-            validates = length.validates(self.config, self.parts.get("data"), countable)
+            validates = length.validates(self.config, self.parts.get("data"))
             logged = self.find_logged(validates)
             wrong = wrong_keys(self.problems)
             self.problems += monitor.resolve_monitor(self.config, logged, wrong)

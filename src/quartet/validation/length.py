@@ -61,20 +61,12 @@ def count_rows(config: Config, data: DataModule) -> dict[str, float]:
     return {name: data.count(name) for name in parts}
 
 
-def validates(config: Config, data: DataModule | None, countable: bool) -> bool:
-    """Whether there is a validation before the training ends.
-
-    Args:
-        config: The configuration, in plain containers.
-        data: The data; None if it could not be made.
-        countable: Whether the settings let the steps of the training be counted.
-    """
+def validates(config: Config, data: DataModule | None) -> bool:
+    """Whether there is a validation, at the end of the training if not before; None: no data yet."""
     has_part = config["data"].get("val_fraction") != 0 or bool(config["data"]["folds"])
     if data is not None and data.loaded:
         has_part = data.parts.val is not None
-    if not has_part or config["trainer"]["limit_val_batches"] == 0:
-        return False
-    return not (countable and data) or reaches_validation(config, data)
+    return has_part and config["trainer"]["limit_val_batches"] != 0
 
 
 def count_processes(trainer: Config) -> int:
@@ -94,22 +86,6 @@ def resolve_interval(config: Configuration, data: DataModule) -> None:
     limited, batches = count_train_batches(config, data, count_processes(config["trainer"]))
     if isinstance(interval, int) and limited < interval and limited < batches:
         config.fill({"trainer.val_check_interval": 1.0})
-
-
-def reaches_validation(config: Config, data: DataModule) -> bool:
-    """Whether the training is long enough for its first validation."""
-    trainer = config["trainer"]
-    per_epoch, total = count_steps(config, data, count_processes(trainer))
-    if math.isinf(per_epoch):
-        return True  # as far as is known
-    first: float = per_epoch
-    interval = trainer["val_check_interval"]
-    if isinstance(interval, int):  # batches
-        first = min(first, interval / trainer["accumulate_grad_batches"])
-    elif isinstance(interval, float):
-        first = per_epoch * interval
-    before: float = (trainer["check_val_every_n_epoch"] - 1) * per_epoch
-    return total >= before + math.ceil(first)
 
 
 def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[Problem]:

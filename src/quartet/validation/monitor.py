@@ -79,8 +79,8 @@ def check_monitor(
     if metric.startswith("val/") and not logged.validates:
         yield Problem(
             key,
-            f"monitors {metric}, and there is no validation; set monitor.metric=train/loss, keep a "
-            "validation part with data.val_fraction=0.1, or train until the first validation.",
+            f"monitors {metric}, and there is no validation; set monitor.metric=train/loss, or keep "
+            "a validation part with data.val_fraction=0.1.",
         )
         return
     if metric not in logged.names:
