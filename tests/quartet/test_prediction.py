@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from made import composed, labelled_table, paint, project_part
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from quartet.core.problems import ConfigError
@@ -192,6 +192,14 @@ def test_a_checkpoint_without_a_description_of_its_data_is_refused(
     storage.save(content, Path(none))
     with pytest.raises(ConfigError, match=r"none.ckpt does not describe the data .* resume=DIR"):
         predicted(run, source, checkpoint=none)
+
+
+def test_a_record_of_version_0_1_lacks_settings(run: Path, tmp_path: Path) -> None:
+    cfg = kept(run)
+    with open_dict(cfg):
+        for key in ("order", "group", "division"):
+            del cfg.data[key]
+    assert predict(cfg, run, output=tmp_path / "p.csv").exists()
 
 
 def test_values_are_in_the_units_of_the_table_under_the_names_of_its_columns(
