@@ -195,7 +195,7 @@ def test_a_checkpoint_without_a_description_of_its_data_is_refused(
 
 
 def test_a_record_of_version_0_1_lacks_settings(run: Path, tmp_path: Path) -> None:
-    cfg = kept(run)
+    cfg = kept(run, f"data.path={run.parent / 'moved.csv'}")
     with open_dict(cfg):
         for key in ("order", "group", "division"):
             del cfg.data[key]
