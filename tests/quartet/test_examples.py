@@ -3,7 +3,9 @@
 import copy
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from made import composed, weights
-from processes import wait_for
+from processes import ROOT, wait_for
 from test_resume import assert_same, crash, resume
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
@@ -346,6 +348,26 @@ def test_training_starts_from_the_weights_of_another_run(job: Job, whole: Path) 
     assert all(torch.equal(v, states[key]) for key, v in run.module.model.state_dict().items())
 
 
+@pytest.mark.slow
+def test_suite_of_a_fork_stays_green(tmp_path: Path) -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    for name in filter(lambda name: (ROOT / name).is_file(), tracked.stdout.splitlines()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in JOBS:
+        shutil.copytree(examples.EXAMPLES / name / "conf", tmp_path / "conf", dirs_exist_ok=True)
+        package = tmp_path / "src" / made.PROJECT
+        shutil.copytree(examples.EXAMPLES / name / "project", package, dirs_exist_ok=True)
+    own = "own or shapes or characters or unlabelled or profiles or language or schema or model"
+    files = [
+        f"tests/quartet/test_{name}.py" for name in ("options", "schema", "data_sources", "model")
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-k", own, *files]
+    path = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 # Commands
 
 
@@ -466,6 +488,30 @@ def test_mistake_is_refused(name: str, words: str, message: str, tmp_path: Path)
         pytest.raises(ConfigError, match=message),
     ):
         build(composed([*TINY, *JOBS[name].options, *words.split()]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("model=unet", r"^model=unet: goes with data=shapes; add data=shapes\.$"),
+        ("loss=cross_entropy_dice", r"^loss=\w+: goes with data=shapes; add data=shapes\.$"),
+        (
+            "+optimizer.requires.scheduler=[step,cosine]",
+            r"goes with .*=step or cosine; add .*=step",
+        ),
+        (
+            "+model.requires.optimiser=adam",
+            r"^model.requires.optimiser: is no group; did you mean op",
+        ),
+        ("+model.requires=3", r"^model.requires=3: must be a mapping of names to text"),
+    ],
+)
+def test_option_that_goes_with_another_says_so(words: str, message: str, tmp_path: Path) -> None:
+    with (
+        examples.installed("segmentation", tmp_path),
+        pytest.raises(ConfigError, match=message),
+    ):
+        build(composed([*TINY, *words.split()]))
 
 
 def test_flips_move_images_and_masks_together(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every model of conf/model: shapes, sizes, what it refuses."""
+"""The models of the template: shapes, sizes, what it refuses."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from torch.nn import functional
 from quartet.parts.torchvision import classifier
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+NAMES = [
+    name for name in ("cnn", "linear", "mlp", "torchvision") if (CONF / f"{name}.yaml").exists()
+]
 
 
 def keywords_of(

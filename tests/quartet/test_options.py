@@ -73,19 +73,29 @@ def tasks_of(group: str, option: str) -> list[str]:
     return [str(task) for task in tasks] if tasks else ["multiclass"]
 
 
+def required(group: str, option: str) -> dict[str, str]:
+    """The options of other groups with which an option goes, the first of several."""
+    requires: Any = OmegaConf.load(CONF / group / f"{option}.yaml").get("requires") or {}
+    return {key: name if isinstance(name, str) else name[0] for key, name in requires.items()}
+
+
 def cases() -> Iterator[Any]:
     """Options but those that the data brings, which train with it; optimizers with schedulers."""
     every = [(group, option) for group in GROUPS for option in options(group)]
     for group, option in every:
         if (group, option) == ("loss", "none"):  # needs a model that has one: test_examples.py
             continue
-        for task in filter(DATA_OF.get, tasks_of(group, option)):
-            data = [] if group == "data" else DATA_OF[task]
+        needed = required(group, option)
+        # A fork's option that goes with the fork's own data is tried with that alone.
+        for task in ["own"] if "data" in needed else filter(DATA_OF.get, tasks_of(group, option)):
+            data = [] if group == "data" else DATA_OF.get(task, [])
+            data = [*data, *(f"{key}={name}" for key, name in needed.items())]
             if data and composed(data).hydra.runtime.choices[group] == option:
                 continue
             overrides = [*data, f"{group}={option}", *NEEDS.get(group, {}).get(option, [])]
-            # These libraries warn of what they do themselves.
-            marks = [pytest.mark.filterwarnings("ignore")] if option in EXTRAS else []
+            # These libraries warn of what they do themselves, and a fork's parts may warn.
+            loud = option in EXTRAS or needed
+            marks = [pytest.mark.filterwarnings("ignore")] if loud else []
             marks += [pytest.mark.slow] if option in LONG else []
             yield pytest.param(option, overrides, id=f"{group}-{option}-{task}", marks=marks)
     for optimizer, scheduler in pairs("optimizer", "scheduler"):
@@ -151,7 +161,7 @@ WAITING = ("adafactor", "asgd", "lbfgs")
             for case in cases()
             if case.id.startswith(("loss", "metrics", "model", "optimizer"))
             and case.values[0] not in WAITING
-            and not case.id.endswith("-ranking")
+            and not case.id.endswith(("-ranking", "-own"))
         ),
     ],
 )
@@ -184,8 +194,8 @@ def opening(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    # The README's examples, and a fork's, may be a line.
-    [path for path in YAMLS if not opening(path).startswith(("{", "# conf/"))],
+    # A fork's may be a line, or not have gone through scripts/schema.py.
+    [path for path in YAMLS if "$schema" in path.read_text() and not opening(path).startswith("{")],
     ids=lambda path: str(path.relative_to(CONF))[:-5],
 )
 def test_every_file_opens_with_what_it_is(path: Path) -> None:

@@ -34,6 +34,8 @@ POLICY_KEYS: dict[str, tuple[str, ...]] = {
     "scheduler": ("interval", "frequency", "warmup_steps", "warmup_epochs", "monitor", "search"),
     "trainer": ("compile", "channels_last"),
 }
+# Any option may say with which options of other groups it goes: {data: shapes}.
+POLICY_KEYS = {group: (*keys, "requires") for group, keys in POLICY_KEYS.items()}
 # Groups whose parts a module takes.
 MODULE_GROUPS = ("model", "loss", "metrics", "optimizer", "scheduler")
 # Groups of any number of parts, each under a name of its own.
@@ -70,8 +72,10 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
     "scheduler": signatures.type_hints(schedule.create) | {"interval": Literal["step", "epoch"]},
     "trainer": {"compile": bool, "channels_last": bool},
 }
+for group in POLICY_KEYS:
+    KEY_TYPES.setdefault(group, {})["requires"] = Mapping[str, str | Sequence[str]] | None
 # Keys that may be absent.
-OPTIONAL_KEYS = ("tasks", "monitor", "search", "weights_keys")
+OPTIONAL_KEYS = ("tasks", "monitor", "search", "requires", "weights_keys")
 # Keys of the trainer that are read before there is one.
 TRAINER_KEYS = (
     *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "num_nodes"),
@@ -116,6 +120,7 @@ def split_node(config: Mapping[str, Any], group: str) -> tuple[dict[str, Any], d
     arguments = dict(config[group])
     keys = POLICY_KEYS.get(base_group(group), ())
     policy = {key: arguments.pop(key) for key in keys if key in arguments}
+    policy.pop("requires", None)
     if group == "data" and is_foreign(config, "data"):
         accepted = signatures.parameters(allow.locate(arguments["_target_"]))[0]
         arguments |= {

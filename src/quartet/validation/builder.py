@@ -93,8 +93,10 @@ class Builder:
         config, parts = self.config, self.parts
         problems = list(keys.check_keys(config))
         self.unused = unused_groups(config)
+        required = list(settings.check_requirements(config, self.unused))
         # Options of these groups may refer to what other data does not have.
-        self.problems += [p for p in problems if p.key.partition(".")[0] not in self.unused]
+        apart = {*self.unused, *(problem.key for problem in required)}
+        self.problems += [p for p in problems if p.key.partition(".")[0] not in apart] + required
         self.problems += allow.find_problems(config.to_dict())
         self.problems += foreign.check_unused(config, self.unused) if self.unused else []
         self.unchecked += foreign.describe_unchecked(config)
@@ -248,7 +250,7 @@ class Builder:
         name = create_task(task).name
         for group in ("loss", "metrics"):
             tasks = self.config[group].get("tasks")
-            if tasks is not None and name not in tasks:
+            if tasks is not None and name not in tasks and self.is_valid(group):
                 default = self.config[group].get("_target_", group)
                 options = find_options(group, name)
                 way_out = f"use {group}={join_or(options)}"

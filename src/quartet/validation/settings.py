@@ -5,10 +5,12 @@ from collections.abc import Container, Iterator
 
 import torch
 
+from quartet.config.configuration import Configuration
+from quartet.config.groups import POLICY_KEYS
 from quartet.config.instantiate import import_task
-from quartet.config.overrides import find_groups
+from quartet.config.overrides import base_group, find_groups
 from quartet.core import processes
-from quartet.core.messages import format_value
+from quartet.core.messages import format_value, join_or, suggest_name
 from quartet.core.problems import Config, Problem
 from quartet.data.task import create_task
 from quartet.validation.keys import is_whole
@@ -36,6 +38,30 @@ def check_settings(
     if "data" not in unused:
         yield from check_channels(config["data"], wrong)
         yield from check_balance(config["data"], config["trainer"], wrong)
+
+
+def check_requirements(config: Configuration, unused: Container[str]) -> Iterator[Problem]:
+    """Yields options that go with other options of another group than the chosen one.
+
+    Args:
+        config: The configuration.
+        unused: Groups whose parts the module does not take.
+    """
+    options = config.options
+    for group, node in config.raw.items():
+        if group in unused or base_group(group) not in POLICY_KEYS or not options:
+            continue
+        requires = node.get("requires") or {}
+        if not isinstance(requires, dict):
+            continue  # which is refused elsewhere
+        for other, names in requires.items():
+            names = names if isinstance(names, list) else [str(names)]
+            if other not in options:
+                message = f"is no group; {suggest_name(str(other), options)}"
+                yield Problem(f"{group}.requires.{other}", message)
+            elif options[other] not in names:
+                message = f"goes with {other}={join_or(names)}; add {other}={names[0]}."
+                yield Problem(group, message, options.get(group))
 
 
 def check_length(trainer: Config, wrong: Container[str]) -> Iterator[Problem]:
