@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import os
 import re
 import runpy
@@ -112,6 +113,11 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         return 0
 
     yield run
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if str(tmp_path) in getattr(handler, "baseFilename", ""):  # its directory may be gone
+            root.removeHandler(handler)
+            handler.close()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

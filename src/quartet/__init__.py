@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quartet.data.split import Fold, Parts, Rows, Tensors, assemble, split, standardize
     from quartet.data.stream import Stream
     from quartet.data.task import Task
+    from quartet.inference.predictor import load_model
     from quartet.run import train
     from quartet.training.module import Module
 
@@ -26,6 +27,7 @@ _HOMES = {
     "data.split": ("Fold", "Parts", "Rows", "Tensors", "assemble", "split", "standardize"),
     "data.stream": ("Stream",),
     "data.task": ("Task",),
+    "inference.predictor": ("load_model",),
     "run": ("train",),
     "training.module": ("Module",),
 }
@@ -44,6 +46,7 @@ __all__ = [
     "assemble",
     "compose",
     "draw",
+    "load_model",
     "split",
     "standardize",
     "train",

@@ -28,7 +28,7 @@ from quartet.validation.settings import check_task
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["Run", "build", "compose", "rebuild"]
+__all__ = ["Run", "build", "compose", "rebuild", "rebuild_model", "recorded_config"]
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,12 @@ def rebuild(
     Raises:
         ConfigError: the configuration names a function that is not allowed, or cannot be built.
     """
-    config = Configuration(cfg, str(directory))
-    described = ("class_names", "feature_names", "encoding")
-    facts = {f"data.{key}": value for key, value in metadata.items() if key not in described}
-    config.fill({"callbacks": {}, "logger": {}, **facts})
+    config = recorded_config(cfg, metadata, directory)
     problems: list[Problem] = list(allow.find_problems(config.to_dict()))
     problems += check_task(metadata["task"])
     if problems:
         raise ConfigError(*problems)
-    with collect_problems(problems, "model", argument_names(config, "model")):
-        model: nn.Module = make(split_node(config, "model")[0])
-        if not isinstance(model, nn.Module):
-            raise ValueError("model._target_ must be set, to the class of the model.")
+    model = rebuild_model(config)
     with collect_problems(problems, "data.task"):
         task = create_task(metadata["task"], metadata["num_outputs"])
     with collect_problems(problems, "trainer"):
@@ -141,6 +135,33 @@ def rebuild(
         raise ConfigError(*problems)
     trainer.loggers = []  # metrics.csv belongs to the training
     return model, task, trainer
+
+
+def recorded_config(
+    cfg: "DictConfig", metadata: Mapping[str, Any], directory: Path
+) -> Configuration:
+    """Returns the configuration of a run with the metadata of its data, and nothing that writes."""
+    config = Configuration(cfg, str(directory))
+    described = ("class_names", "feature_names", "encoding")
+    facts = {f"data.{key}": value for key, value in metadata.items() if key not in described}
+    config.fill({"callbacks": {}, "logger": {}, **facts})
+    return config
+
+
+def rebuild_model(config: Configuration) -> nn.Module:
+    """Builds the model of a run, without its weights.
+
+    Raises:
+        ConfigError: the configuration names what is not allowed, or cannot be built.
+    """
+    problems = list(allow.find_problems({"model": config["model"]}))
+    if problems:
+        raise ConfigError(*problems)
+    with collect_problems(problems, "model", argument_names(config, "model")):
+        model: nn.Module = make(split_node(config, "model")[0])
+    if problems:
+        raise ConfigError(*problems)
+    return model
 
 
 def new_directory() -> Path:

@@ -1,6 +1,8 @@
 """Jobs that the engine does not know, as forks: they train as plain loops, with every feature."""
 
 import copy
+import functools
+import inspect
 import json
 import os
 import shutil
@@ -8,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from made import composed, weights
 from processes import ROOT, wait_for
 from test_resume import assert_same, crash, resume
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss, one_hot
+from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot
 
 from quartet.build import Run, build
 from quartet.checkpoints.storage import load
@@ -38,6 +40,7 @@ from quartet.reports.page import report
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet")
+SHORT = ("data.batch_size=128", "trainer.max_epochs=2")
 TINY = ("trainer=cpu", "callbacks.progress_bar=null", "logger=csv")
 
 
@@ -46,8 +49,8 @@ class Job:
     """An example, and what it offers.
 
     Attributes:
-        options: What chooses it, with tiny data.
-        loss: Of a batch, as a plain loop computes it.
+        options: What chooses it, with tiny data; BEFORE is the run before it.
+        loss: Of a batch, as a plain loop computes it; of the model of the run before it, too.
         predict: Columns of predictions, given outputs.
         monitor: A value of its own, and whether its best is the min or max.
         logged: Names of its losses and metrics, in training and validation.
@@ -56,6 +59,7 @@ class Job:
         knob: Two values of a setting of its own.
         pictures: Names of files, beside curves.png.
         no_export: Why its model is not exported, or None.
+        before: Options of the run before it, or empty.
         unchecked: What is not checked; None: the values, since the task does not look at them.
     """
 
@@ -69,6 +73,7 @@ class Job:
     once: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     no_export: str | None = None
+    before: tuple[str, ...] = ()
     unchecked: str | None = None
 
 
@@ -134,6 +139,30 @@ def forecasts(outputs: Tensor) -> dict[str, Any]:
 
 
 LOAD = examples.EXAMPLES / "forecasting/load.csv"
+
+
+def contrastive_loss(model: nn.Module, batch: Any) -> Tensor:
+    points = torch.cat(model(batch).unbind(1))
+    cosines, count = points @ points.T / 0.5, len(batch[0])
+    cosines = cosines.masked_fill(torch.eye(2 * count).bool(), -torch.inf)
+    return cross_entropy(cosines, torch.cat([torch.arange(count, 2 * count), torch.arange(count)]))
+
+
+def distillation_loss(model: nn.Module, batch: Any, teacher: nn.Module) -> Tensor:
+    outputs = model(batch[0])
+    with torch.no_grad():
+        taught = (teacher(batch[0]) / 2).log_softmax(1)
+    learnt = (outputs / 2).log_softmax(1)
+    divergence = 4 * kl_div(learnt, taught, reduction="batchmean", log_target=True)
+    return cross_entropy(outputs, batch[1]) + divergence
+
+
+DIGITS: dict[str, Any] = {
+    "predict": lambda outputs: {"prediction": outputs.argmax(1).tolist()},
+    "logged": ("loss", "accuracy", "auroc", "f1", "precision", "recall"),
+    "pictures": ("confusion.png", "predictions.png", "samples.png", "worst.png"),
+    "unchecked": "",
+}
 MAP_NAMES = """50 75 small medium large mar_1 mar_10 mar_100 mar_small mar_medium mar_large per_class
     mar_100_per_class classes_disc classes_square"""
 CHARACTERS = " .abcdefghijklmnopqrstuvwxyz"
@@ -200,6 +229,35 @@ JOBS = {
         knob="loss.ink_weight=1,10",
         no_export="inputs of the task digit_and_ink are a dict; predict.py writes",
     ),
+    "simclr": Job(
+        options=("data=views", "data.batch_size=16", "trainer.max_epochs=2"),
+        loss=contrastive_loss,
+        predict=lambda outputs: {"prediction": outputs},
+        monitor=("val/alignment", "min"),
+        logged=("loss", "alignment"),
+        frozen="encoder.0.*",
+        knob="loss.temperature=0.2,0.5",
+        no_export="inputs of the task contrastive are a list; predict.py writes",
+    ),
+    "linear_probe": Job(
+        options=("experiment=linear_probe", "model.weights='BEFORE'", *SHORT),
+        loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1]),
+        monitor=("val/f1", "max"),
+        frozen="encoder.*",
+        knob="optimizer.lr=0.01,0.1",
+        before=("data=views", "trainer.max_epochs=2"),
+        **DIGITS,
+    ),
+    "distillation": Job(
+        options=("experiment=distillation", "module.teacher='BEFORE'", *SHORT),
+        loss=distillation_loss,
+        monitor=("train/soft_loss", "min"),
+        frozen="layers.0.*",
+        knob="module.temperature=1,2",
+        once=("train/hard_loss", "train/soft_loss"),
+        before=("model.hidden=[64]", *SHORT),
+        **DIGITS,
+    ),
     "mapped": readings("mapped", "val/accuracy", "data: the values of inputs, which are read as"),
     "sharded": readings("sharded", "val/f1", "data: the values of inputs and targets, which are"),
     "forecasting": Job(
@@ -216,18 +274,34 @@ JOBS = {
 }
 
 
-FOLDERS = {"mapped": "stream", "sharded": "stream"}
+FOLDERS = {"mapped": "stream", "sharded": "stream", "linear_probe": "simclr"}
 
 
 @pytest.fixture(params=list(JOBS))
 def job(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wholes: dict[str, Path],
 ) -> Iterator[Job]:
     monkeypatch.chdir(tmp_path)
     if request.param == "detection":
         pytest.importorskip("pycocotools")
     with examples.installed(FOLDERS.get(request.param, request.param), tmp_path):
-        yield JOBS[request.param]
+        made = JOBS[request.param]
+        yield start_from(made, wholes[""] / f"before {request.param}") if made.before else made
+
+
+def start_from(job: Job, directory: Path) -> Job:
+    """Returns the job with the directory of a finished run before it."""
+    if not directory.exists():
+        train(composed([*TINY, *job.before]), directory)
+    options = tuple(word.replace("BEFORE", str(directory)) for word in job.options)
+    loss = job.loss
+    if "teacher" in inspect.signature(loss).parameters:
+        teacher = trained_model(replace(job, options=job.before), directory)
+        loss = functools.partial(loss, teacher=teacher)
+    return replace(job, options=options, loss=loss)
 
 
 def everything(job: Job) -> list[str]:
@@ -283,6 +357,10 @@ def train_by_hand(model: nn.Module, loss: Callable[..., Tensor], run: Run) -> No
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - ramp)
     batches = run.data.train_dataloader()
     model.train()
+    for child in model.children():
+        parameters = list(child.parameters())
+        if parameters and not any(each.requires_grad for each in parameters):
+            child.eval()
     step = 0
     while step < steps:
         batches.batch_sampler.sampler.set_epoch(step // len(batches))
@@ -343,7 +421,8 @@ def test_early_stopping_ends_it(job: Job) -> None:
 
 
 def test_training_starts_from_the_weights_of_another_run(job: Job, whole: Path) -> None:
-    run = build(composed([*TINY, *job.options, f"model.weights='{whole}'"]))
+    words = [f"model.weights='{whole}'", "model.weights_keys=null"]
+    run = build(composed([*TINY, *job.options, *words]))
     states = trained_model(job, whole).state_dict()
     assert all(torch.equal(v, states[key]) for key, v in run.module.model.state_dict().items())
 
@@ -387,11 +466,11 @@ def test_check_alone_ends_with_what_is_not_checked(
 ) -> None:
     assert train_py("check=only", *TINY, *job.options) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    task = build(composed([*TINY, *job.options])).module.task.name
-    words = f"data: its values, since the task {task} has no method problems"
     if job.unchecked == "":
         assert last.startswith("monitor ")
     else:
+        task = build(composed([*TINY, *job.options])).module.task.name
+        words = f"data: its values, since the task {task} has no method problems"
         assert last.startswith(f"not checked {job.unchecked or words}")
 
 
@@ -625,3 +704,20 @@ def test_values_of_a_detector_are_told_where_they_are_not_logged(boxes: list[str
         build(composed([*boxes, "monitor.metric=val/loss"]))
     with pytest.raises(ConfigError, match=r"^data.mean=\[0.5\]: "):
         build(composed([*boxes, "data.mean=[0.5]"]))
+
+
+def test_teacher_is_named_and_stays_out_of_the_checkpoints(
+    tmp_path: Path, wholes: dict[str, Path]
+) -> None:
+    words = [*TINY, "experiment=distillation"]
+    with examples.installed("distillation", tmp_path):
+        with pytest.raises(ConfigError, match=r"^module.teacher=\?\?\?: must be set"):
+            build(composed(words))
+        with pytest.raises(ConfigError, match=r"^module: .*nothing holds no run"):
+            build(composed([*words, f"module.teacher='{tmp_path}/nothing'"]))
+        job = start_from(JOBS["distillation"], wholes[""] / "before distillation")
+        train(composed([*TINY, *job.options]), tmp_path / "run")
+        state = load(tmp_path / "run/checkpoints/best.ckpt")["state_dict"]
+        teacher = build(composed([*TINY, *job.options])).module.teacher
+    assert {key.split(".")[0] for key in state} == {"model"}
+    assert teacher.model.layers[0].out_features == 64

@@ -1,13 +1,17 @@
 """Training that begins with the weights of another run."""
 
 import copy
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from made import composed
 from torch import nn
 
+import quartet
 from quartet.build import build
 from quartet.checkpoints import storage
 from quartet.core.problems import ConfigError
@@ -150,3 +154,79 @@ def test_part_of_no_run_is_refused(place: str) -> None:
         ConfigError, match=r"^model.weights_keys=\['layer1.*model.weights must name"
     ):
         build(composed(names))
+
+
+# A trained model within another run
+
+
+class Student(nn.Module):
+    def __init__(self, teacher: nn.Module) -> None:
+        super().__init__()
+        self.teacher, self.own = teacher, nn.Linear(3, 3)
+
+
+def test_loaded_model_is_that_of_the_run(before: Path) -> None:
+    run = build(composed(["data=wine", f"model.weights='{before}'"]))
+    inputs = run.data.first_batch(8)[0]
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    files = sorted(path.name for path in before.rglob("*"))
+    for place in (before, str(before)):
+        model = quartet.load_model(place)
+        assert torch.equal(model(inputs), run.module.model.eval()(inputs))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sorted(path.name for path in before.rglob("*")) == files
+    last = storage.load(before / "checkpoints/last.ckpt")["state_dict"]["model.layers.0.weight"]
+    loaded = quartet.load_model(before, checkpoint="last").model.layers[0].weight
+    assert torch.equal(loaded, last)
+
+
+def test_loaded_model_stays_as_it_is_within_another_one(before: Path) -> None:
+    student = Student(quartet.load_model(before)).train()
+    teacher: Any = student.teacher
+    assert [name for name, _ in student.named_parameters()] == ["own.weight", "own.bias"]
+    assert [*student.state_dict()] == ["own.weight", "own.bias"]
+    student.load_state_dict(student.state_dict())
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    inputs = torch.randn(2, 13, requires_grad=True)
+    teacher(inputs).sum().backward()
+    assert inputs.grad is not None
+    assert inputs.grad.any()
+    expected = teacher(inputs)
+    for moved in (student, copy.deepcopy(student)):
+        made = moved.double().teacher(inputs.double())
+        torch.testing.assert_close(made.float(), expected)
+        assert made.dtype == torch.float64
+        assert moved.to("meta").teacher(inputs.double().to("meta")).is_meta
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: shutil.rmtree(run / ".hydra"), r"run holds no run: there is no .hydra/config"),
+        (lambda run: (run / "checkpoints/best.ckpt").unlink(), r"best.ckpt is missing; name best"),
+        (
+            lambda run: (run / "checkpoints/best.ckpt").write_bytes(b"PK"),
+            r"run: no model can be loaded of this run: .*best.ckpt \(2 bytes\) is cut short",
+        ),
+        (
+            lambda run: rewrite(run, "_target_: project.model.mlp.MLP", "_target_: os.remove"),
+            r"model._target_=os.remove: is no part of a training",
+        ),
+        (lambda run: rewrite(run, "- 128", "- 64"), r"best.ckpt does not fit the run: .*layers.0"),
+    ],
+)
+def test_model_that_cannot_be_loaded_is_told(
+    damage: Callable[[Path], None], words: str, before: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(before, tmp_path / "run")
+    damage(run)
+    with pytest.raises(ValueError, match=words):
+        quartet.load_model(run)
+
+
+def rewrite(run: Path, old: str, new: str) -> None:
+    file = run / ".hydra/config.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))

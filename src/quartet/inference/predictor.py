@@ -9,13 +9,16 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
-from quartet.build import Run, build, rebuild
+from quartet.build import Run, build, rebuild, rebuild_model, recorded_config
 from quartet.checkpoints import storage
 from quartet.compat import quieten
 from quartet.config.configuration import replace_values, to_container
+from quartet.config.records import read_record
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
+from quartet.data.loader import seeded
 from quartet.data.task import Task
+from quartet.records.run_directory import list_configs
 from quartet.validation.data import check_part, load_data
 
 if TYPE_CHECKING:
@@ -67,6 +70,76 @@ class Predictor:
         return self.task(outputs)
 
 
+class FrozenModel(nn.Module):
+    """A trained model within another module: it is not trained, averaged, or saved in checkpoints.
+
+    It stays in evaluation mode, and moves to the device of the module that has it. A gradient passes
+    through it to its inputs.
+
+    Args:
+        model: The model; is frozen.
+    """
+
+    model: Any
+    place: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        # Not a submodule: its weights are those of another run, which has a checkpoint of them.
+        self.__dict__["model"] = model.requires_grad_(False).eval()
+        self.register_buffer("place", torch.zeros(1), persistent=False)
+        self.device, self.dtype = self.place.device, self.place.dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.place.device != self.device:
+            self.device = self.place.device
+            self.model.to(self.device)
+        if self.place.dtype != self.dtype:
+            self.dtype = self.place.dtype
+            self.model.to(self.dtype)
+        return self.model(*args, **kwargs)
+
+
+def load_model(run: str | Path, checkpoint: str = "best") -> FrozenModel:
+    """Loads the trained model of a run, for use in a model, a loss or a module of another one.
+
+    It is built from the record of the run, of classes that conf/allow.yaml permits; nothing is
+    written, and no random number is drawn. What is tested of a run is what is loaded.
+
+    Example::
+
+        class Distillation(Module):
+            def __init__(self, *, teacher, **parts):
+                super().__init__(**parts)
+                self.teacher = quartet.load_model(teacher)
+
+    Args:
+        run: Directory of the run.
+        checkpoint: best, last, or the path or URL of a file.
+
+    Raises:
+        ValueError: there is no such run or checkpoint, or the model cannot be built.
+    """
+    directory = Path(run).expanduser()
+    if not list_configs(directory):
+        raise ValueError(f"{directory} holds no run: there is no .hydra/config.yaml.")
+    try:
+        cfg, _ = read_record(directory)
+        path = find_checkpoint(directory, checkpoint)
+        content = storage.load(path, entries={"state_dict": dict})
+        metadata = metadata_of(content)
+        if metadata is None:
+            message = "its checkpoint does not describe the data, as that of a quartet.Module does."
+            raise ConfigError(Problem("", message))
+        with seeded(0):
+            model = rebuild_model(recorded_config(cfg, metadata, directory))
+        load_part("model", model, content, path)
+    except (ConfigError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{directory}: no model can be loaded of this run: {reason}") from None
+    return FrozenModel(model)
+
+
 def from_run(run: Run, checkpoint: str) -> Predictor:
     """The predictor of a run that was built with its data."""
     content = storage.load(checkpoint)
@@ -109,15 +182,28 @@ def load_weights(predictor: Predictor, content: Mapping[str, Any], checkpoint: s
         ConfigError: they do not fit.
     """
     for name, part in (("model", predictor.model), ("task", predictor.task)):
-        weights = {
-            key.removeprefix(f"{name}."): value
-            for key, value in content["state_dict"].items()
-            if key.startswith(f"{name}.")
-        }
-        storage.load_state(part, weights, "checkpoint", checkpoint)
+        load_part(name, part, content, checkpoint)
         part.to(predictor.device).eval()
     predictor.trainer.precision_plugin.convert_module(predictor.model)
     return predictor
+
+
+def load_part(name: str, part: nn.Module, content: Mapping[str, Any], checkpoint: str) -> None:
+    """Loads the weights of a part of a LightningModule, such as its model.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    weights = {
+        key.removeprefix(f"{name}."): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(f"{name}.")
+    }
+    try:
+        part.load_state_dict(weights)
+    except RuntimeError as error:
+        message = f"{checkpoint} does not fit the run: {' '.join(str(error).split())}"
+        raise ConfigError(Problem("checkpoint", message)) from None
 
 
 def find_checkpoint(directory: Path, checkpoint: str) -> str:
