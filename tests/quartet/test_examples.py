@@ -36,7 +36,9 @@ from quartet.data.task import OWN_TASKS
 from quartet.inference.evaluate import evaluate
 from quartet.inference.export import export
 from quartet.inference.predict import predict
+from quartet.reports import run as pictures
 from quartet.reports.page import report
+from quartet.reports.run import draw_training
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -277,6 +279,11 @@ JOBS = {
 FOLDERS = {"mapped": "stream", "sharded": "stream", "linear_probe": "simclr"}
 
 
+@pytest.fixture(autouse=True)
+def _pictures_of_wholes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "draw_training", lambda run, seen: [])
+
+
 @pytest.fixture(params=list(JOBS))
 def job(
     request: pytest.FixtureRequest,
@@ -321,7 +328,9 @@ def whole(job: Job, wholes: dict[str, Path]) -> Path:
     """The directory of a finished training of `everything`, which tests only read."""
     name = job.options[0]
     if name not in wholes:
-        train(composed(everything(job)), wholes[""] / name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pictures, "draw_training", draw_training)
+            train(composed(everything(job)), wholes[""] / name)
         wholes[name] = wholes[""] / name
     return wholes[name]
 
