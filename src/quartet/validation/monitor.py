@@ -50,8 +50,8 @@ def resolve_monitor(
     if not idle:
         yield from check_monitor("monitor", metric, mode, logged)
     if mode is None:
-        mode = find_mode(metric, logged.metrics, logged.losses) or guess_mode(metric)
-        config.fill({"monitor.mode": mode or "min"})
+        mode = find_mode(metric, logged.metrics, logged.losses) or guess_mode(metric) or "min"
+        config.fill({"monitor.mode": mode})
     for key, node, required in find_observers(config, wrong):
         own, own_mode = node.get("monitor"), node.get("mode")
         follows = own == metric and own_mode in (None, mode)
