@@ -1,5 +1,7 @@
 """Predictions of files: the preparation of the training, traceable rows, nothing half-written."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from made import composed, labelled_table, paint, project_part
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from quartet.config.compose import evaluation_config
 from quartet.core.problems import ConfigError
 from quartet.inference import predict as prediction
 from quartet.inference.predict import predict
@@ -195,11 +198,13 @@ def test_a_checkpoint_without_a_description_of_its_data_is_refused(
 
 
 def test_a_record_of_version_0_1_lacks_settings(run: Path, tmp_path: Path) -> None:
-    cfg = kept(run, f"data.path={run.parent / 'moved.csv'}")
-    with open_dict(cfg):
-        for key in ("order", "group", "division"):
-            del cfg.data[key]
-    assert predict(cfg, run, output=tmp_path / "p.csv").exists()
+    shutil.copytree(run, tmp_path / "old")
+    record = tmp_path / "old/.hydra/config.yaml"
+    text = re.sub(r"\n  (order|group|division): null", "", record.read_text())
+    record.write_text(text.replace("project.module.Module", "quartet.module.Module"))
+    cfg = evaluation_config(tmp_path / "old", [f"data.path={run.parent / 'moved.csv'}"])
+    assert (cfg.data.order, cfg.data.group, cfg.data.division) == (None, None, None)
+    assert predict(cfg, tmp_path / "old").exists()
 
 
 def test_values_are_in_the_units_of_the_table_under_the_names_of_its_columns(

@@ -28,14 +28,13 @@ def csv(
     missing: str,
     max_categories: int,
     standardize_targets: bool,
+    order: str | None,
+    group: str | None,
+    division: str | None,
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
     fold: Fold | None = None,
-    # Records of version 0.1 lack them.
-    order: str | None = None,
-    group: str | None = None,
-    division: str | None = None,
 ) -> Parts:
     """Reads a table: inputs float32 ``(rows, columns)``, targets as the task needs them.
 
