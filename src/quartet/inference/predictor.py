@@ -199,11 +199,7 @@ def load_part(name: str, part: nn.Module, content: Mapping[str, Any], checkpoint
         for key, value in content["state_dict"].items()
         if key.startswith(f"{name}.")
     }
-    try:
-        part.load_state_dict(weights)
-    except RuntimeError as error:
-        message = f"{checkpoint} does not fit the run: {' '.join(str(error).split())}"
-        raise ConfigError(Problem("checkpoint", message)) from None
+    storage.load_state(part, weights, "checkpoint", checkpoint)
 
 
 def find_checkpoint(directory: Path, checkpoint: str) -> str:
