@@ -214,7 +214,10 @@ def test_loaded_model_stays_as_it_is_within_another_one(before: Path) -> None:
             lambda run: rewrite(run, "_target_: project.model.mlp.MLP", "_target_: os.remove"),
             r"model._target_=os.remove: is no part of a training",
         ),
-        (lambda run: rewrite(run, "- 128", "- 64"), r"best.ckpt: is of another model, .*layers.0"),
+        (
+            lambda run: rewrite(run, "- 128", "- 64"),
+            r"checkpoint=.*: is of another model, .*layers.0",
+        ),
     ],
 )
 def test_model_that_cannot_be_loaded_is_told(
