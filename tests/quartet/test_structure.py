@@ -23,9 +23,9 @@ ORDER = (
 # Lines of Python as `wc -l` counts them; see .github/CONTRIBUTING.md. Lowered by each deletion.
 BUDGETS = {
     "src/project": 1_300,
-    # 2,250 of them for tasks, batches, streams, modules and optimizers that the engine does not know.
-    "src/quartet": 17_660,
-    "tests": 18_250,
+    # 2,900 of them for what the engine does not know: tasks, batches, streams, modules, optimizers.
+    "src/quartet": 17_654,
+    "tests": 17_641,  # the forks in tests/project/examples apart
     "scripts": 700,
 }
 FILES = 82  # in src/quartet
