@@ -94,7 +94,7 @@ def misfits_of_parts(cell: Cell) -> set[str]:
     misfits = {group for group, suited in tasks.items() if suited and facts.task not in suited}
     if model in IMAGE_MODELS and data != "digits":
         misfits.add("model")
-    if loss == "none":  # no model here has one
+    if loss == "none" and not misfits:  # no model here has one; it is tried where all else fits
         misfits.add("loss")
     return misfits
 

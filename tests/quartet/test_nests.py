@@ -1,5 +1,6 @@
 """Batches, outputs and targets of any form, own tasks, and what is refused of them."""
 
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,8 @@ def test_a_nest_in_memory_is_served_row_by_row() -> None:
 
 
 def test_only_the_bytes_of_images_are_pixels() -> None:
-    normalize = make_normalizer(None, None, CPU)
+    # Worker processes that are not forked get it pickled.
+    normalize = pickle.loads(pickle.dumps(make_normalizer(None, None, CPU)))
     images = torch.full((2, 1, 3, 3), 255, dtype=torch.uint8)
     assert normalize(images).unique().tolist() == [1.0]
     for values in (torch.tensor([[65, 66]], dtype=torch.uint8), torch.tensor([[7]])):

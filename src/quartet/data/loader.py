@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -178,15 +179,15 @@ def make_normalizer(
     """
     shift = None if mean is None else torch.tensor(mean, device=device).view(-1, 1, 1)
     scale = None if std is None else torch.tensor(std, device=device).view(-1, 1, 1)
+    return partial(_normalize, shift=shift, scale=scale)  # can be sent to worker processes
 
-    def convert(inputs: Tensor) -> Tensor:
-        if inputs.dtype == torch.uint8 and inputs.ndim == 4:
-            inputs = inputs.float().div_(255)  # `* (1 / 255)` would round differently
-        if shift is not None:
-            inputs = inputs - shift
-        return inputs if scale is None else inputs / scale
 
-    return convert
+def _normalize(inputs: Tensor, *, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    if inputs.dtype == torch.uint8 and inputs.ndim == 4:
+        inputs = inputs.float().div_(255)  # `* (1 / 255)` would round differently
+    if shift is not None:
+        inputs = inputs - shift
+    return inputs if scale is None else inputs / scale
 
 
 def collate(samples: list[Any]) -> Any:
