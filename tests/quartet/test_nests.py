@@ -18,12 +18,12 @@ from torchmetrics.wrappers import BinaryTargetTransformer, MinMaxMetric
 import quartet
 from quartet.build import build
 from quartet.config import allow
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, TrainingError
 from quartet.data import nest
 from quartet.data.loader import Batches, TensorLoader, make_normalizer, prepare_batch
 from quartet.data.task import Multiclass, Regression
 from quartet.run import train
-from quartet.training.metric_buffer import MetricBuffer
+from quartet.training.metric_buffer import MetricBuffer, name_values
 from quartet.training.module import find_extras, model_losses
 
 CPU = torch.device("cpu")
@@ -125,8 +125,32 @@ class WeightedLoss(nn.Module):
 
 
 def test_a_loss_gets_the_extras_that_it_names() -> None:
-    assert find_extras(WeightedLoss()) == ["weights"]
+    assert find_extras(WeightedLoss()) == ["weights", "power"]
+    assert find_extras(WeightedLoss(), required=True) == ["weights"]
     assert find_extras(nn.MSELoss()) == find_extras(None) == []
+
+
+class OptionalWeights(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return (outputs - targets).mean() if weights is None else weights.sum()
+
+
+class KeywordWeights(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor, *, weights: Tensor) -> Tensor:
+        return weights.sum()
+
+
+class AllExtras(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor, **extras: Tensor) -> Tensor:
+        return extras["weights"].sum()
+
+
+@pytest.mark.parametrize("loss", [OptionalWeights(), KeywordWeights(), AllExtras()])
+def test_a_loss_gets_the_extras_of_each_kind_of_argument(loss: nn.Module) -> None:
+    nothing = {"optimizers": {}, "schedulers": {}, "metrics": MetricCollection({})}
+    module = quartet.Module(model=nn.Identity(), task=quartet.Task(), loss=loss, **nothing)
+    extras = {"weights": torch.tensor([2.0, 3.0]), "names": ["a", "b"]}
+    assert module.compute_loss(torch.zeros(2), torch.zeros(2), extras) == 5
 
 
 @pytest.mark.parametrize("outputs", [torch.zeros(2), {}, {"loss": torch.zeros(2)}, {"kl": 1.0}])
@@ -183,6 +207,48 @@ def test_named_losses_are_means_over_samples_of_their_own() -> None:
     buffer.append({"loss": torch.tensor(5.0)}, size=3)
     sums = {name: (total / count).item() for name, (total, count) in buffer.loss_sums().items()}
     assert sums == {"loss": 4.0, "dice": 3.0}
+
+
+def test_named_losses_may_be_numbers_or_none() -> None:
+    buffer = MetricBuffer(quartet.Task(), MetricCollection({}))
+    for count in (1, 3):
+        losses = {"loss": torch.tensor([1.0 * count]), "kl": 0.5 * count, "none": None}
+        buffer.append(losses, size=count)
+    sums = {name: values.tolist() for name, values in buffer.loss_sums().items()}
+    assert sums == {"loss": [10, 4], "kl": [5, 4]}
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        (torch.zeros(2), r"a tensor of shape \[2\] as 'loss'"),
+        ({"loss": torch.zeros(()), "parts": {"a": 1.0}}, "a dict as 'parts'"),
+        ({"loss": torch.zeros(()), "kl": torch.zeros(2)}, r"a tensor of shape \[2\] as 'kl'"),
+    ],
+)
+def test_losses_that_are_no_scalars_are_refused(losses: Any, words: str) -> None:
+    buffer = MetricBuffer(quartet.Task(), MetricCollection({}))
+    with pytest.raises(TrainingError, match=f"^the loss gives {words}; every entry must be a"):
+        buffer.append(losses, size=2)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor([0.5])])
+def test_a_metric_may_give_a_number(value: Any) -> None:
+    assert [each.item() for each in name_values("m", value, ["a"]).values()] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "m gives None"),
+        ((torch.zeros(()), torch.zeros(())), "m gives a tuple"),
+        ({"a": 1.0, "b": "high"}, "m_b gives a str"),
+        (torch.zeros(2, 2), r"m gives a tensor of shape \[2, 2\]"),
+    ],
+)
+def test_a_metric_that_gives_no_numbers_is_refused(value: Any, words: str) -> None:
+    with pytest.raises(TrainingError, match=f"^the metric {words}, and must give a number, a vec"):
+        name_values("m", value, [])
 
 
 def test_metrics_compare_their_heads() -> None:
@@ -325,6 +391,26 @@ def test_a_loss_whose_extras_are_not_there_is_refused() -> None:
         ConfigError, match=r"^loss: needs indexes of a batch, and a batch has .* weigh"
     ):
         build(composed([*words, *model, "loss=ranknet", "~loss.tasks"]))
+
+
+class NamedLikeAMetric(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"loss": (outputs - targets).square().mean(), "mae": torch.ones(())}
+
+
+def ambiguous() -> quartet.Parts:
+    return weighted()._replace(class_names=("cat", "dog", "cat"))
+
+
+def test_two_values_of_one_name_are_refused() -> None:
+    words = [*OWN, f"data.task={__name__}.Weighted", "model.input_shape=[10]", "~loss.tasks"]
+    words += ["model.num_outputs=1", "metrics=regression", "~metrics.tasks"]
+    loss, data = f"loss._target_={__name__}.NamedLikeAMetric", f"data._target_={__name__}.ambiguous"
+    words[words.index("metrics=none")] = "loss=mse"
+    with pytest.raises(ConfigError, match=r"metrics\.mae: logs mae, as the loss or another metric"):
+        build(composed([*words, loss, f"data._target_={__name__}.weighted"]))
+    with pytest.raises(ConfigError, match="data: class_names has 'cat' twice; give each class a"):
+        build(composed([*words, data]))
 
 
 def test_the_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:

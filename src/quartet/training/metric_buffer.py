@@ -2,14 +2,17 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from quartet.checkpoints.callbacks import load_metric_state, metric_state
 from quartet.core.messages import suggest_name
+from quartet.core.problems import TrainingError
 from quartet.data import nest
 
 Step = tuple[dict[str, Tensor], list[int], Any, Any, dict[str, Any]]
@@ -71,17 +74,16 @@ class MetricBuffer(nn.Module):
         """Adds a step.
 
         Args:
-            losses: Scalars by name; one alone is ``loss``. None for a step without.
+            losses: Scalars by name; one alone is ``loss``. None is a step without.
             outputs: Raw outputs of the model; None updates no metric.
             targets: Targets of the batch.
             extras: Further items of the batch, for metrics that name them, such as ``indexes``.
             size: Number of samples; None counts those of the targets.
         """
-        named = {"loss": losses} if isinstance(losses, Tensor) else losses or {}
-        detached = {name: value.detach() for name, value in named.items()}
+        named = name_losses(losses)
         outputs = nest.map_tensors(Tensor.detach, outputs)
         size = nest.size(targets) if size is None else size
-        self.buffer.append((detached, [size], outputs, targets, dict(extras or {})))
+        self.buffer.append((named, [size], outputs, targets, dict(extras or {})))
         attributes = vars(self)  # nn.Module.__setattr__ is slow
         attributes["samples"] += size
         attributes["steps"] += 1
@@ -194,6 +196,37 @@ class MetricBuffer(nn.Module):
         return {f"{self.prefix}{name}": value for name, value in found.items()}
 
 
+def name_losses(losses: Any) -> dict[str, Tensor]:
+    """Returns the losses of a step by name, without their gradients.
+
+    Args:
+        losses: A scalar, which is ``loss``, or a dict of them; those that are None are left out.
+
+    Raises:
+        TrainingError: one is no scalar.
+    """
+    if isinstance(losses, Tensor) and not losses.ndim:
+        return {"loss": losses.detach()}
+    named = losses if isinstance(losses, Mapping) else {"loss": losses}
+    found = {}
+    for name, value in named.items():
+        if isinstance(value, Tensor | Real) and torch.as_tensor(value).numel() == 1:
+            found[name] = torch.as_tensor(value).detach().reshape(())
+        elif value is not None:
+            raise TrainingError(
+                f"the loss gives {describe(value)} as {name!r}; every entry must be a scalar, the mean "
+                "over the batch, or None where a batch has none."
+            )
+    return found
+
+
+def describe(value: Any) -> str:
+    """Describes a value that is not what it should be, by its shape or its type."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def pick_head(nest: Any, metric: str, head: str | None) -> Any:
     """Returns what a metric compares: an entry of predictions or labels, or all of them.
 
@@ -225,6 +258,9 @@ def name_values(name: str, value: Any, names: Sequence[str]) -> dict[str, Tensor
 
     Values with names of their own get that of the metric before, unless they begin with it: ``map``
     and ``map_50`` of a metric ``map``.
+
+    Raises:
+        TrainingError: it is no number, vector or dict of them.
     """
     if isinstance(value, Mapping):
         titles = {
@@ -232,6 +268,13 @@ def name_values(name: str, value: Any, names: Sequence[str]) -> dict[str, Tensor
         }
         pairs = [name_values(titles[key], each, names) for key, each in value.items()]
         return {key: each for pair in pairs for key, each in pair.items()}
+    if isinstance(value, Real | np.ndarray):
+        value = torch.as_tensor(value)
+    if not isinstance(value, Tensor) or value.ndim > 1:
+        raise TrainingError(
+            f"the metric {name} gives {describe(value)}, and must give a number, a vector with a value "
+            "for each class, or a dict of them by name."
+        )
     value = value.float()
     if not value.ndim:
         return {name: value}

@@ -293,11 +293,14 @@ class Module(LightningModule):
         Args:
             outputs: Raw outputs of the model.
             targets: Targets as the data gives them.
-            extras: Further items of the batch; the loss gets those that its ``forward`` names.
+            extras: Further items of the batch; the loss gets those that its ``forward`` names, and
+                all of them if it has ``**`` arguments.
         """
         if self.loss is None:
             return model_losses(outputs)
-        return self.loss(outputs, targets, **{name: extras[name] for name in self.loss_extras})
+        if self.loss_extras is not None:
+            extras = {name: extras[name] for name in self.loss_extras if name in extras}
+        return self.loss(outputs, targets, **extras)
 
     def record(
         self,
@@ -408,7 +411,7 @@ class Module(LightningModule):
         known = all_gather_object(self.trainer, ([*sums], buffer.has_outputs()))
         means = {}
         for name in dict.fromkeys(name for names, _ in known for name in names):
-            share = sums.get(name, torch.zeros(2, device=self.device))
+            share = sums.get(name, torch.zeros(2)).to(self.device)
             total, samples = self.trainer.strategy.reduce(share, reduce_op="sum")
             means[f"{stage}/{name}"] = total / samples
         loss = means.get("val/loss")
@@ -464,13 +467,25 @@ def find_factory(name: str, factories: Mapping[str, Callable[..., Any]]) -> Call
     )
 
 
-def find_extras(loss: nn.Module | None) -> list[str]:
-    """Returns the names of the extras that a loss needs: its parameters after outputs and targets."""
+def find_extras(loss: nn.Module | None, required: bool = False) -> list[str] | None:
+    """Returns the names of the extras that a loss takes: its parameters after outputs and targets.
+
+    Args:
+        loss: The loss; None takes none.
+        required: Whether to leave out those with a default.
+
+    Returns:
+        The names; None if it takes extras of any name.
+    """
     if loss is None:
         return []
     parameters = list(inspect.signature(loss.forward).parameters.values())[2:]
+    kinds = {parameter.kind for parameter in parameters}
+    if not required and inspect.Parameter.VAR_KEYWORD in kinds:
+        return None
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [
-        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+        p.name for p in parameters if p.kind in named and not (required and p.default is not p.empty)
     ]
 
 

@@ -28,6 +28,10 @@ def find_problems(data: DataModule, config: Config, metrics: Container[str]) -> 
         metrics: Names of the metrics that will be computed.
     """
     parts = data.load()
+    names = list(parts.class_names or ())
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        message = f"class_names has {twice[0]!r} twice; give each class a name of its own."
+        yield Problem("data", message)
     for part in ("train", "val", "test"):
         dataset: Dataset[Any] | None = getattr(parts, part)
         if dataset is None:

@@ -15,7 +15,7 @@ from quartet.core.problems import Config, Problem, collect_problems
 from quartet.data.loader import seeded
 from quartet.data.nest import leaves, map_tensors
 from quartet.data.task import StandardTask, Task
-from quartet.training.metric_buffer import MetricBuffer
+from quartet.training.metric_buffer import MetricBuffer, name_losses
 from quartet.training.module import MissingLossError, Module, find_extras, model_losses
 
 
@@ -162,15 +162,17 @@ def check_scalars(
     with collect_problems(problems, "loss", names), warnings.catch_warnings():
         # torch warns of targets that it broadcasts.
         warnings.filterwarnings("error", "Using a target size")
-        missing = [name for name in find_extras(loss) if name not in extras]
+        missing = [name for name in find_extras(loss, required=True) or () if name not in extras]
         if missing:
-            given = join_or(list(extras)) if extras else "nothing else"
-            message = f"needs {join_and(missing)} of a batch, and a batch has inputs, targets and {given}."
+            others = join_or(list(extras)) if extras else "nothing else"
+            message = f"needs {join_and(missing)} of a batch, and a batch has inputs, targets and {others}."
             problems.append(Problem("loss", message))
         else:
             if hasattr(loss, "fit"):
                 loss.fit(targets)  # type: ignore[operator]
-            value = loss(outputs, targets, **{name: extras[name] for name in find_extras(loss)})
+            accepted = find_extras(loss)
+            given = {k: v for k, v in extras.items() if accepted is None or k in accepted}
+            value = loss(outputs, targets, **given)
             total = value.get("loss") if isinstance(value, Mapping) else value
             logged += value if isinstance(value, Mapping) else ["loss"]
             if not isinstance(total, Tensor) or total.ndim:
@@ -181,6 +183,8 @@ def check_scalars(
                 shape = f" {list(outputs.shape)}" if isinstance(outputs, Tensor) else ""
                 message = f"does not depend on outputs{shape}: nothing would be learnt."
                 problems.append(Problem("loss", message))
+            else:
+                name_losses(value)
     yield from problems
 
 
@@ -302,7 +306,10 @@ def check_metric(
         own = {title: heads[title]} if title in heads else {}
         buffer = MetricBuffer(task, MetricCollection({title: metric}), heads=own)
         buffer.append(torch.zeros(()), *sample)
-        logged += buffer.compute(names)
+        values = buffer.compute(names)
+        if taken := [name for name in values if name in logged]:
+            yield Problem(key, f"logs {taken[0]}, as the loss or another metric does; rename it.")
+        logged += values
     if problems and problems[0].key.endswith(".of"):
         yield problems[0]
     elif problems:
