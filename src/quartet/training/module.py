@@ -485,7 +485,9 @@ def find_extras(loss: nn.Module | None, required: bool = False) -> list[str] | N
         return None
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [
-        p.name for p in parameters if p.kind in named and not (required and p.default is not p.empty)
+        p.name
+        for p in parameters
+        if p.kind in named and not (required and p.default is not p.empty)
     ]
 
 
