@@ -48,7 +48,7 @@ from quartet.core.problems import (
     wrong_keys,
 )
 from quartet.data.loader import seeded
-from quartet.data.task import StandardTask, Task, create_task
+from quartet.data.task import StandardTask, create_task
 from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
@@ -266,20 +266,18 @@ class Builder:
         """Tries loss, metrics and model on made-up samples."""
         config, parts = self.config, self.parts
         task = create_task(config["data"]["task"], config["data"]["num_outputs"])
+        trial = dry_run.PartTrial(task, metric_heads(config), self.class_names())
+        self.logged = trial.logged
         if not isinstance(task, StandardTask):
-            self.try_own_task(task)
+            self.try_own_task(trial)
             return
         if parts.get("loss"):  # with loss=none the model has it
             names = argument_names(config, "loss")
-            self.problems += dry_run.check_scalars(
-                parts["loss"], *task.example(), self.logged, names
-            )
-            if self.is_valid("loss"):
-                self.problems += dry_run.check_mixing(config["data"], parts["loss"], task)
+            self.problems += trial.check_loss(parts["loss"], task.example(), names)
+        if self.is_valid("loss"):
+            self.problems += dry_run.check_mixing(config["data"], parts.get("loss"), task)
         for name, metric in parts.get("metrics", {}).items():
-            self.problems += dry_run.check_metric(
-                f"metrics.{name}", metric, task, task.example(), {}, self.logged, self.class_names()
-            )
+            self.problems += trial.check_metric(name, metric, task.example())
         if "model" in parts:
             shape, outputs = parts["shapes"]
             inputs = torch.zeros(2, *shape)
@@ -294,18 +292,17 @@ class Builder:
             return []
         return create_task(data.task).names(data.metadata())
 
-    def try_own_task(self, task: Task) -> None:
+    def try_own_task(self, trial: dry_run.PartTrial) -> None:
         """Tries model, loss and metrics on two samples of the training part, if it is at hand."""
-        self.problems += dry_run.check_mixing(self.config["data"], self.parts.get("loss"), task)
+        loss = self.parts.get("loss")
+        self.problems += dry_run.check_mixing(self.config["data"], loss, trial.task)
         data = self.parts.get("data")
         if data is None or not data.loaded:
             self.unchecked.append("model, loss and metrics: they are tried on data that is there")
             return
         problems: list[Problem] = []
         with self.collect("data"):
-            batch = data.first_batch(2)
-            heads, names = metric_heads(self.config), self.class_names()
-            problems += dry_run.check_own_task(task, batch, self.parts, heads, self.logged, names)
+            problems += trial.check_batch(data.first_batch(2), self.parts)
         self.problems += problems
 
     def try_steps(self) -> None:

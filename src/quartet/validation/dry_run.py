@@ -13,7 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from quartet.core.messages import format_value, join_and, join_or
 from quartet.core.problems import Config, Problem, collect_problems
 from quartet.data.loader import seeded
-from quartet.data.nest import leaves, map_tensors
+from quartet.data.nest import leaves
 from quartet.data.task import StandardTask, Task
 from quartet.training.metric_buffer import MetricBuffer, name_losses
 from quartet.training.module import MissingLossError, Module, find_extras, model_losses
@@ -60,6 +60,9 @@ def pass_through(model: nn.Module, inputs: Any, training: bool = False) -> Any:
         return model(inputs)
 
 
+Sample = tuple[Any, Any, Mapping[str, Any]]  # outputs, targets, extras
+
+
 class StepTrial:
     """Runs the steps of a module on a few samples, before there is a trainer.
 
@@ -96,96 +99,129 @@ class StepTrial:
         return self.logged
 
 
-def check_own_task(
-    task: Task,
-    batch: Any,
-    parts: Mapping[str, Any],
-    heads: Mapping[str, str],
-    logged: list[str],
-    names: Sequence[str],
-) -> Iterator[Problem]:
-    """Model, loss and metrics must take a batch of a task that the engine does not know.
+class PartTrial:
+    """Tries model, loss and metrics on a few samples, each a copy.
 
     Args:
         task: The task of the data.
-        batch: A few samples of the training part.
-        parts: ``model``, ``loss`` and ``metrics``, as far as they could be made; are copied.
         heads: Name of a metric -> key of the predictions and labels that it compares.
-        logged: Gets the names of the values that loss and metrics will log.
         names: Names of the classes.
+
+    Attributes:
+        logged: Names of the values that loss and metrics log, such as accuracy.
     """
-    problems: list[Problem] = []
-    with collect_problems(problems, "data.task"):
-        inputs, targets, extras = task.split(batch)
-    if problems or "model" not in parts:
-        yield from problems
-        return
-    yield from (found := list(check_model(parts["model"], inputs, None)))
-    if found:
-        return
-    outputs = pass_through(parts["model"], inputs)
-    if parts.get("loss"):
-        yield from check_scalars(parts["loss"], outputs, targets, extras, logged)
-    else:
-        with suppress(MissingLossError):  # the steps of the module may need none
-            logged += model_losses(outputs)
-    sample = outputs, targets, extras
-    for name, metric in parts.get("metrics", {}).items():
-        yield from check_metric(f"metrics.{name}", metric, task, sample, heads, logged, names)
 
+    def __init__(
+        self, task: Task, heads: Mapping[str, str] | None = None, names: Sequence[str] = ()
+    ) -> None:
+        self.task, self.heads, self.names = task, heads or {}, names
+        self.logged: list[str] = []
 
-def check_scalars(
-    loss: nn.Module,
-    outputs: Any,
-    targets: Any,
-    extras: Mapping[str, Any],
-    logged: list[str],
-    names: Sequence[str] = (),
-) -> Iterator[Problem]:
-    """The loss of a batch must be a scalar that depends on the outputs, or a dict with one.
+    def check_batch(self, batch: Any, parts: Mapping[str, Any]) -> Iterator[Problem]:
+        """Tries the parts on a batch of a task that the engine does not know.
 
-    Args:
-        loss: The loss; is copied. None: the outputs hold it.
-        outputs: Of a few samples.
-        targets: Of these samples.
-        extras: Further items of the batch.
-        logged: Gets the names of the losses.
-        names: Names of the arguments of the loss, for made-up samples; real ones may happen to have
-            a gradient of zero.
-    """
-    made = [tensor for tensor in leaves(outputs) if tensor.is_floating_point()]
-    outputs = map_tensors(
-        lambda tensor: tensor.requires_grad_() if tensor.is_floating_point() else tensor, outputs
-    )
-    loss = copy.deepcopy(loss)
-    problems: list[Problem] = []
-    with collect_problems(problems, "loss", names), warnings.catch_warnings():
-        # torch warns of targets that it broadcasts.
-        warnings.filterwarnings("error", "Using a target size")
+        Args:
+            batch: A few samples of the training part.
+            parts: ``model``, ``loss`` and ``metrics``, as far as they could be made.
+        """
+        problems: list[Problem] = []
+        with collect_problems(problems, "data.task"):
+            inputs, targets, extras = self.task.split(batch)
+        if problems or "model" not in parts:
+            yield from problems
+            return
+        yield from (found := list(check_model(parts["model"], inputs, None)))
+        if found:
+            return
+        sample = pass_through(parts["model"], inputs), targets, extras
+        if parts.get("loss"):
+            yield from self.check_loss(parts["loss"], sample)
+        else:
+            with suppress(MissingLossError):  # the steps of the module may need none
+                self.logged += model_losses(sample[0])
+        for name, metric in parts.get("metrics", {}).items():
+            yield from self.check_metric(name, metric, sample)
+
+    def check_loss(
+        self, loss: nn.Module, sample: Sample, arguments: Sequence[str] = ()
+    ) -> Iterator[Problem]:
+        """The loss of a batch must be a scalar that depends on the outputs, or a dict with one.
+
+        Args:
+            loss: The loss.
+            sample: Outputs, targets and extras of a few samples.
+            arguments: Names of the arguments of the loss, for made-up samples; real ones may happen
+                to have a gradient of zero.
+        """
+        outputs, targets, extras = sample
+        made = [tensor for tensor in leaves(outputs) if tensor.is_floating_point()]
+        for tensor in made:
+            tensor.requires_grad_()
+        loss = copy.deepcopy(loss)
         missing = [name for name in find_extras(loss, required=True) or () if name not in extras]
         if missing:
-            others = join_or(list(extras)) if extras else "nothing else"
-            message = f"needs {join_and(missing)} of a batch, and a batch has inputs, targets and {others}."
-            problems.append(Problem("loss", message))
-        else:
+            given = join_and(["inputs", "targets", *extras])
+            yield Problem("loss", f"needs {join_and(missing)} of a batch, and a batch has {given}.")
+            return
+        problems: list[Problem] = []
+        with collect_problems(problems, "loss", arguments), warnings.catch_warnings():
+            # torch warns of targets that it broadcasts.
+            warnings.filterwarnings("error", "Using a target size")
             if hasattr(loss, "fit"):
                 loss.fit(targets)  # type: ignore[operator]
             accepted = find_extras(loss)
-            given = {k: v for k, v in extras.items() if accepted is None or k in accepted}
-            value = loss(outputs, targets, **given)
+            named = {k: v for k, v in extras.items() if accepted is None or k in accepted}
+            value = loss(outputs, targets, **named)
             total = value.get("loss") if isinstance(value, Mapping) else value
-            logged += value if isinstance(value, Mapping) else ["loss"]
+            self.logged += value if isinstance(value, Mapping) else ["loss"]
             if not isinstance(total, Tensor) or total.ndim:
                 kind = list(total.shape) if isinstance(total, Tensor) else type(value).__name__
                 message = f"gives {kind}, and must give a scalar, or a dict with one under 'loss'."
                 problems.append(Problem("loss", message))
-            elif not any(depends_on(total, tensor, bool(names)) for tensor in made):
+            elif not any(depends_on(total, tensor, bool(arguments)) for tensor in made):
                 shape = f" {list(outputs.shape)}" if isinstance(outputs, Tensor) else ""
                 message = f"does not depend on outputs{shape}: nothing would be learnt."
                 problems.append(Problem("loss", message))
             else:
                 name_losses(value)
-    yield from problems
+        yield from problems
+
+    def check_metric(self, name: str, metric: Metric, sample: Sample) -> Iterator[Problem]:
+        """A metric must take predictions and labels of the task.
+
+        Args:
+            name: Of the metric.
+            metric: The metric.
+            sample: Outputs, targets and extras of a few samples.
+        """
+        key, task = f"metrics.{name}", self.task
+        metric = copy.deepcopy(metric)
+        if hasattr(metric, "validate_args"):
+            metric.validate_args = True
+        problems: list[Problem] = []
+        predictions: Any = None
+        with collect_problems(problems, key), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            predictions = task(sample[0])
+            own = {name: self.heads[name]} if name in self.heads else {}
+            buffer = MetricBuffer(task, MetricCollection({name: metric}), heads=own)
+            buffer.append(torch.zeros(()), *sample)
+            values = buffer.compute(self.names)
+            if taken := [value for value in values if value in self.logged]:
+                yield Problem(
+                    key, f"logs {taken[0]}, as the loss or another metric does; rename it."
+                )
+            self.logged += values
+        if problems and problems[0].key.endswith(".of"):
+            yield problems[0]
+        elif problems:
+            suit = f"it must suit this {task.name} task"
+            if isinstance(task, StandardTask):
+                suit += f" with num_outputs={task.num_outputs}"
+            if isinstance(predictions, Mapping) and name not in self.heads:
+                entries = join_or([str(entry) for entry in predictions])
+                suit = f"predictions are a dict, name what it compares by {key}.of: {entries}"
+            yield Problem(key, f"{problems[0].message.rstrip('.')}; {suit}.")
 
 
 def check_single_sample(
@@ -252,12 +288,9 @@ def check_mixing(data: Config, loss: nn.Module | None, task: Task) -> Iterator[P
             data["cutmix"],
         )
     if loss is None or not takes_mixtures(copy.deepcopy(loss), task):
-        yield Problem(
-            f"data.{key}",
-            f"{type(loss).__name__} has no value for targets between classes; use loss={task.mixing_losses}, or "
-            f"set {off}.",
-            value,
-        )
+        title = "loss=none" if loss is None else type(loss).__name__
+        message = f"{title} has no value for targets between classes; use loss={task.mixing_losses}"
+        yield Problem(f"data.{key}", f"{message}, or set {off}.", value)
 
 
 def takes_mixtures(module: nn.Module, task: StandardTask) -> bool:
@@ -272,52 +305,3 @@ def takes_mixtures(module: nn.Module, task: StandardTask) -> bool:
         return bool(close and torch.isclose(module(outputs, targets), values[0], rtol=1e-4))
     except Exception:  # each loss raises an error of its own for targets that it does not accept
         return False
-
-
-def check_metric(
-    key: str,
-    metric: Metric,
-    task: Task,
-    sample: tuple[Any, Any, Mapping[str, Any]],
-    heads: Mapping[str, str],
-    logged: list[str],
-    names: Sequence[str] = (),
-) -> Iterator[Problem]:
-    """A metric must take predictions and labels of the task.
-
-    Args:
-        key: Where it stands in the configuration.
-        metric: The metric; is copied.
-        task: The task of the data.
-        sample: Outputs, targets and extras of a few samples.
-        heads: Name of the metric -> key of the predictions and labels that it compares.
-        logged: Gets the names of the values that the metric will log.
-        names: Names of the classes.
-    """
-    title = key.partition(".")[2]
-    metric = copy.deepcopy(metric)
-    if hasattr(metric, "validate_args"):
-        metric.validate_args = True
-    problems: list[Problem] = []
-    predictions: Any = None
-    with collect_problems(problems, key), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        predictions = task(sample[0])
-        own = {title: heads[title]} if title in heads else {}
-        buffer = MetricBuffer(task, MetricCollection({title: metric}), heads=own)
-        buffer.append(torch.zeros(()), *sample)
-        values = buffer.compute(names)
-        if taken := [name for name in values if name in logged]:
-            yield Problem(key, f"logs {taken[0]}, as the loss or another metric does; rename it.")
-        logged += values
-    if problems and problems[0].key.endswith(".of"):
-        yield problems[0]
-    elif problems:
-        kind = f"{task.name} task with num_outputs={task.num_outputs}"
-        suit = (
-            f"it must suit this {kind if isinstance(task, StandardTask) else f'{task.name} task'}."
-        )
-        if isinstance(predictions, Mapping) and title not in heads:
-            entries = join_or([str(entry) for entry in predictions])
-            suit = f"predictions are a dict, name what it compares by {key}.of: {entries}."
-        yield Problem(key, f"{problems[0].message.rstrip('.')}; {suit}")
