@@ -24,8 +24,8 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     # 2,900 of them for what the engine does not know: tasks, batches, streams, modules, optimizers.
-    "src/quartet": 17_726,
-    "tests": 17_729,  # the forks in tests/project/examples apart
+    "src/quartet": 17_900,
+    "tests": 18_100,  # the forks in tests/project/examples apart
     "scripts": 700,
 }
 FILES = 82  # in src/quartet

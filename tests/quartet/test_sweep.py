@@ -4,12 +4,17 @@ import json
 import random
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
 
@@ -176,6 +181,33 @@ def test_check_only_says_what_would_run_and_leaves_nothing(
     assert printed.out.count("Nothing is wrong with it. It would run:") == 1
     assert "1 of 2 jobs would be refused" in printed.err
     assert list(tmp_path.iterdir()) == []
+
+
+class OtherLauncher(Launcher):
+    """Of another package."""
+
+    __module__ = "hydra_plugins.other"
+
+    def setup(self, **settings: Any) -> None: ...
+
+    def launch(self, *jobs: Any) -> Any:
+        raise AssertionError("it got jobs")
+
+
+def test_launcher_of_another_package_is_refused(
+    train_py: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plugins, store = Plugins.instance(), ConfigStore.instance()
+    package = ModuleType("hydra_plugins.other")
+    monkeypatch.setattr(package, "OtherLauncher", OtherLauncher, raising=False)
+    monkeypatch.setitem(sys.modules, "hydra_plugins.other", package)
+    plugins.register(OtherLauncher)
+    node = {"_target_": "hydra_plugins.other.OtherLauncher"}
+    store.store(group="hydra/launcher", name="other", node=node, provider="test")
+    assert train_py("-m", *SMOKE, "seed=0,1", "hydra/launcher=other") == 2
+    assert "hydra/launcher=other: does not train the jobs of sweep=grid" in capsys.readouterr().err
 
 
 def test_further_devices_need_a_process_for_each_job(

@@ -35,6 +35,13 @@ class GridSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        chosen = config.hydra.runtime.choices["hydra/launcher"]
+        if chosen != "basic" and not isinstance(self.launcher, JobLauncher):
+            from quartet.core.problems import abort
+
+            abort(
+                f"hydra/launcher={chosen}: does not train the jobs of sweep=grid and sweep=optuna; use launcher=local, ray or slurm."
+            )
 
     def sweep(self, arguments: list[str]) -> Any:
         from quartet.sweeps.grid import sweep
