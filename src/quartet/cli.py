@@ -217,7 +217,9 @@ def expected(error: BaseException) -> BaseException | None:
 
     def explains_itself(error: BaseException | None) -> bool:
         closed = isinstance(error, OSError) and error.errno in CLOSED
-        return closed or isinstance(error, TrainingError | CheckpointError)
+        # Lightning's class, which is not imported for its name alone.
+        misconfigured = type(error).__name__ == "MisconfigurationException"
+        return closed or misconfigured or isinstance(error, TrainingError | CheckpointError)
 
     if not explains_itself(error):
         return None

@@ -11,11 +11,13 @@ import pytest
 import torch
 from examples import installed
 from lightning import LightningModule, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from made import composed
 from test_resume import crash, differences, resume
 from torch import Tensor, nn
 
 from quartet.build import build
+from quartet.cli import expected
 from quartet.config.compose import evaluation_config
 from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
@@ -23,6 +25,7 @@ from quartet.inference.export import export
 from quartet.inference.predict import predict
 from quartet.reports import run as text
 from quartet.run import train
+from quartet.training.callbacks.predictions import PredictionCollector
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance")
 LIT = ["module=mnist_lit", "data=mnist_lit", "trainer=cpu", "logger=csv"]
@@ -220,3 +223,17 @@ def test_groups_train_on_foreign_data(tmp_path: Path) -> None:
     assert result["metrics"].keys() >= {"test/accuracy", "val/f1", "train/loss"}
     with pytest.raises(ConfigError, match=r"^data.task=null: must be multiclass"):
         build(composed(words), tmp_path / "other")
+
+
+def test_batches_of_a_second_loader_are_not_collected() -> None:
+    module, trainer = LightningModule(), Trainer(logger=False, barebones=True)
+    trainer.datamodule = None  # type: ignore[attr-defined]
+    collector = PredictionCollector()
+    collector.on_validation_batch_end(trainer, module, torch.ones(1), [torch.ones(1)], 0, 1)
+    assert not collector.kept
+
+
+def test_a_misconfiguration_explains_itself() -> None:
+    error = MisconfigurationException("No `training_step()` method defined.")
+    assert expected(error) is error
+    assert expected(KeyError("net")) is None

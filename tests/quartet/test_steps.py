@@ -10,7 +10,7 @@ from made import composed, project_part
 
 from quartet.build import build
 from quartet.checkpoints.callbacks import BestCheckpoint
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("quiet")
 Module = project_part("module.Module")
@@ -77,6 +77,70 @@ def test_metrics_without_outputs_are_not_logged(step: Callable[..., None]) -> No
     logged = {*run.trainer.callback_metrics}
     assert {"train/loss", "train/size", "val/loss", "val/r2"} <= logged
     assert "train/r2" not in logged
+
+
+@pytest.mark.parametrize(
+    ("make_output", "words"),
+    [
+        (lambda module, loss: {"los": loss}, "training_step returns a dict, and must return"),
+        (lambda module, loss: loss.item(), "training_step returns a float, and must"),
+        (lambda module, loss: loss.repeat(3), r"training_step returns a tensor of shape \[3\]"),
+        (lambda module, loss: loss.detach(), "a loss without its gradient; do not detach it"),
+        (lambda module, loss: module.log("a", "b"), "logs a str as 'a'; self.log takes a number"),
+        (lambda module, loss: module.log("a", torch.ones(2)), r"logs a tensor of shape \[2\] as"),
+        (lambda module, loss: module.log("train/loss", loss), "by self.log and by self.record"),
+        (lambda module, loss: module.record("valid", loss, size=1), "must be train, val or test"),
+        (
+            lambda module, loss: module.record("val", loss),
+            "self.record needs the targets .* size=N",
+        ),
+    ],
+)
+def test_misuse_in_a_step_is_refused(
+    make_output: Callable[[Any, Any], Any], words: str, step: Callable[..., None]
+) -> None:
+    def wrong(module: Any, batch: Any, batch_idx: int) -> Any:
+        return make_output(module, recording_step(module, batch, batch_idx))
+
+    step(wrong)
+    with pytest.raises(ConfigError, match=f"^module: .*{words}"):
+        build(composed(TINY))
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_training_without_a_loss_ends(step: Callable[..., None]) -> None:
+    def forgetting(module: Any, batch: Any, batch_idx: int) -> Any:
+        recording_step(module, batch, batch_idx)
+
+    step(forgetting)
+    run = build(composed(TINY))
+    with pytest.raises(TrainingError, match="training_step returned no loss in epoch 1, and noth"):
+        run.trainer.fit(run.module, run.data)
+    step(lambda *args: recording_step(*args) if args[2] else None)  # skips a batch
+    run = build(composed(TINY))
+    run.trainer.fit(run.module, run.data)
+
+
+def test_attributes_of_common_names_are_free(step: Callable[..., None]) -> None:
+    step(recording_step)
+    run = build(composed(TINY))
+    run.module.length = run.module.rates = run.module.loaded = [1]
+    run.trainer.fit(run.module, run.data)
+    assert run.module.length == run.module.rates == run.module.loaded == [1]
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_train_epoch_end", "on_save_checkpoint"])
+def test_a_hook_that_replaces_that_of_the_base_is_refused(
+    hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Module, hook, lambda module, *args: None, raising=False)
+    words = rf"^module: Module\.{hook} leaves out .*; call super\(\)\.{hook}\(.*\) in it"
+    with pytest.raises(ConfigError, match=words):
+        build(composed(TINY))
+    monkeypatch.setattr(
+        Module, hook, eval(f"lambda module, *args: quartet.Module.{hook}(module, *args)")
+    )
+    build(composed(TINY))
 
 
 def test_step_that_needs_a_trainer_is_not_checked(step: Callable[..., None]) -> None:

@@ -26,7 +26,7 @@ from quartet.config.groups import (
     split_node,
 )
 from quartet.config.overrides import find_groups
-from quartet.core.messages import join_or, suggest_name
+from quartet.core.messages import join_and, join_or, suggest_name
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
@@ -217,15 +217,22 @@ def build_foreign_module(config: Configuration, parts: Mapping[str, Any]) -> Lig
 
 def build_module(config: Configuration, parts: Mapping[str, Any]) -> Module:
     """The LightningModule of the other parts."""
-    data = config["data"]
-    module = make(split_node(config, "module")[0], partial=True)(
-        task=create_task(data["task"], data["num_outputs"]),
-        mixing=build_mixing(config),
-        heads=metric_heads(config),
-        optimizers={group: parts[group] for group in find_groups(config, "optimizer")},
-        schedulers={group: parts[group] for group in find_groups(config, "scheduler")},
+    data, node = config["data"], split_node(config, "module")[0]
+    given = {
+        "task": create_task(data["task"], data["num_outputs"]),
+        "mixing": build_mixing(config),
+        "heads": metric_heads(config),
+        "optimizers": {group: parts[group] for group in find_groups(config, "optimizer")},
+        "schedulers": {group: parts[group] for group in find_groups(config, "scheduler")},
         **{name: parts[name] for name in RESERVED_ARGUMENTS["module"] if name in parts},
-    )
+    }
+    accepted, takes_any = signatures.parameters(allow.locate(node["_target_"]))
+    if not takes_any and (missing := [name for name in given if name not in accepted]):
+        raise ValueError(
+            f"its constructor does not take {join_and(missing)}; end its arguments in **parts, and "
+            "pass them on, super().__init__(**parts)."
+        )
+    module = make(node, partial=True)(**given)
     if not isinstance(module, Module):
         raise ValueError(
             f"_target_ makes a {type(module).__name__}, and must make a quartet.Module: a subclass "

@@ -118,11 +118,11 @@ class Module(LightningModule):
         self.scheduler_factories = schedulers
         self.made_optimizers: dict[Optimizer, str] = {}  # with their groups
         self.schedules: list[Schedule] = []
-        self.length: Mapping[str, Any] | None = None  # where there is no trainer to ask
-        self.last_step = 0  # after which schedulers are stepped, in manual optimization
+        self._length: Mapping[str, Any] | None = None  # where there is no trainer to ask
+        self._last_step = 0  # after which schedulers are stepped, in manual optimization
         self.mixing = mixing
-        self.last_batch = -1
-        self.loaded: dict[str, Any] = {}
+        self._last_batch = -1
+        self._loaded: dict[str, Any] = {}
         self.plateau_is_due = False
         self.loss_extras = find_extras(loss)
         self.class_names: list[str] = []
@@ -166,6 +166,8 @@ class Module(LightningModule):
         if isinstance(parameters, nn.Module):
             parameters = parameters.parameters()
         chosen = set(parameters)
+        if not chosen:
+            raise ValueError(f"make_optimizer: there are no parameters for {name}; leave it out.")
         named = {
             key.removeprefix("model."): each
             for key, each in self.named_parameters()
@@ -194,7 +196,7 @@ class Module(LightningModule):
             ValueError: there is no such group, or its settings do not fit the training.
         """
         factory = find_factory(name, self.scheduler_factories)
-        schedule: Schedule = factory(optimizer, **(self.length or self.measure_length()))
+        schedule: Schedule = factory(optimizer, **(self._length or self.measure_length()))
         self.schedules.append(schedule)
         if self.automatic_optimization:
             return schedule.configs
@@ -216,13 +218,13 @@ class Module(LightningModule):
         """Makes the optimizers and schedulers without a trainer, from its settings."""
         every = trainer["check_val_every_n_epoch"]
         steps = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-        self.length = {**steps, "validate_every": every}
+        self._length = {**steps, "validate_every": every}
         self.configure_optimizers()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if isinstance(scheduler, ReduceLROnPlateau) and not self.plateau_is_due:
             return
-        step = self.trainer.global_step if self.automatic_optimization else self.last_step
+        step = self.trainer.global_step if self.automatic_optimization else self._last_step
         if not any(each.main is scheduler and not each.due(step) for each in self.schedules):
             super().lr_scheduler_step(scheduler, metric)
 
@@ -235,7 +237,7 @@ class Module(LightningModule):
             steps: Numbers of the optimizer steps that have ended, from 1.
         """
         for step in steps if self.automatic_schedulers else ():
-            self.last_step = step
+            self._last_step = step
             for _, config in self.each_config(interval):
                 scheduler, monitor = config["scheduler"], str(config.get("monitor"))
                 if isinstance(scheduler, ReduceLROnPlateau) == plateau:
@@ -326,15 +328,24 @@ class Module(LightningModule):
         if stage == "train" and trainer is not None and self.automatic_optimization:
             # LBFGS evaluates a batch several times; records the first time.
             batch = trainer.fit_loop.batch_idx
-            if batch == self.last_batch:
+            if batch == self._last_batch:
                 return
-            self.last_batch = batch
+            self._last_batch = batch
         buffers = {"train": self.train_metrics, "val": self.val_metrics, "test": self.test_metrics}
+        if stage not in buffers:
+            raise TrainingError(
+                f"self.record: the stage must be train, val or test, got {stage!r}."
+            )
+        if targets is None and size is None:
+            message = (
+                "self.record needs the targets of the batch, or its number of samples, size=N."
+            )
+            raise TrainingError(message)
         buffers[stage].append(loss, outputs, targets, extras, size)
 
     def on_train_epoch_start(self) -> None:
-        self.last_batch = -1
-        self.rates = self.learning_rates()
+        self._last_batch = -1
+        self._rates = self.learning_rates()
 
     def on_validation_start(self) -> None:
         self.refuse_non_finite()  # before a checkpoint is written after validation
@@ -342,7 +353,7 @@ class Module(LightningModule):
     def on_train_epoch_end(self) -> None:
         self.refuse_non_finite()
         self.compare_steps()
-        self.log_dict(self.rates)
+        self.log_dict(self._rates)
         self.log_epoch("train", self.train_metrics)
         # Lightning would do so after the checkpoint of the epoch, which would lack it.
         if is_last_batch_done(self.trainer):
@@ -377,8 +388,8 @@ class Module(LightningModule):
         self.refuse_non_finite()  # a checkpoint has finite weights
         checkpoint["epoch_in_progress"] = {
             "metrics": all_gather_object(self.trainer, self.train_metrics.state()),
-            "last_batch": self.last_batch,
-            "rates": getattr(self, "rates", {}),
+            "last_batch": self._last_batch,
+            "rates": getattr(self, "_rates", {}),
         }
         if isinstance(self.trainer.datamodule, DataModule):  # type: ignore[attr-defined]
             checkpoint["metadata"] = self.trainer.datamodule.metadata()  # type: ignore[attr-defined]
@@ -386,13 +397,13 @@ class Module(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainer = get_trainer(self)
         if trainer and trainer.state.fn == TrainerFn.FITTING:
-            self.loaded = checkpoint.get("epoch_in_progress", {})
+            self._loaded = checkpoint.get("epoch_in_progress", {})
 
     def on_fit_start(self) -> None:
-        if self.loaded:
-            self.train_metrics.load_state(self.loaded["metrics"][self.global_rank], self.device)
-            self.last_batch, self.rates = self.loaded["last_batch"], self.loaded["rates"]
-            self.loaded = {}
+        if self._loaded:
+            self.train_metrics.load_state(self._loaded["metrics"][self.global_rank], self.device)
+            self._last_batch, self._rates = self._loaded["last_batch"], self._loaded["rates"]
+            self._loaded = {}
 
     def learning_rates(self) -> dict[str, float]:
         """Returns the rate of each optimizer's first group: ``lr``, ``lr/critic_optimizer``, ..."""
@@ -446,7 +457,7 @@ class Module(LightningModule):
             clip = "self.clip_gradients(optimizer, gradient_clip_val=1) before its step"
         raise NonFiniteLossError(
             f"{problem} of epoch {self.trainer.current_epoch + 1}, at learning rate "
-            f"{', '.join(f'{rate:g}' for rate in self.rates.values())}; try a smaller optimizer.lr, "
+            f"{', '.join(f'{rate:g}' for rate in self._rates.values())}; try a smaller optimizer.lr, "
             f"or {clip}."
         )
 

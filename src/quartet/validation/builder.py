@@ -1,6 +1,7 @@
 """Builds the parts of a configuration one after the other, and collects what is wrong with them."""
 
 import copy
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -41,8 +42,10 @@ from quartet.config.overrides import base_group, check_search_ranges, find_group
 from quartet.core.messages import join_and, join_or
 from quartet.core.problems import (
     Config,
+    ConfigError,
     Context,
     Problem,
+    TrainingError,
     collect_problems,
     describe_exception,
     wrong_keys,
@@ -151,6 +154,8 @@ class Builder:
             self.make(group, partial(build_optimizer, group=group))
         if self.has("trainer", *module_groups(self.config)) and self.is_valid("data"):
             self.make("module", lambda config: build_module(config, self.parts))
+        if "module" in self.parts:
+            self.problems += check_hooks(type(self.parts["module"]))
 
     def make_foreign_module(self) -> None:
         """Makes a module that knows nothing of this engine, and its trainer."""
@@ -326,6 +331,10 @@ class Builder:
             trial.find_names(data.first_batch(2))
         except MissingLossError as error:
             self.problems.append(describe_exception("loss", error, []))
+        except ConfigError as error:
+            self.problems += error.problems
+        except TrainingError as error:
+            self.problems.append(describe_exception("module", error, []))
         except Exception as error:  # of the project's code, which may need its trainer
             cause = describe_exception("module", error, []).message
             self.unchecked.append(f"the steps of the module: they need a training ({cause}).")
@@ -421,6 +430,18 @@ def count_batches_per_step(module: Any) -> float | None:
     if module is None or module.automatic_optimization:
         return None
     return getattr(module, "batches_per_step", 1)
+
+
+def check_hooks(kind: type[Module]) -> Iterator[Problem]:
+    """Hooks of a project's module must call those of the base, which do more than Lightning's."""
+    classes = kind.__mro__[: kind.__mro__.index(Module)]
+    for name in (name for name in vars(Module) if name == "setup" or name.startswith("on_")):
+        for each in classes:
+            code = getattr(inspect.unwrap(vars(each).get(name, print)), "__code__", None)
+            if code and name not in code.co_names:
+                message = f"{each.__name__}.{name} leaves out what quartet.Module does there; call super().{name}"
+                arguments = ", ".join(list(inspect.signature(getattr(Module, name)).parameters)[1:])
+                yield Problem("module", f"{message}({arguments}) in it.")
 
 
 def check_manual_optimization(trainer: Config, module: Any) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from numbers import Real
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from quartet.core.messages import format_value, join_and, join_or
-from quartet.core.problems import Config, Problem, collect_problems
+from quartet.core.problems import Config, ConfigError, Problem, collect_problems
 from quartet.data.loader import seeded
 from quartet.data.nest import leaves
 from quartet.data.task import StandardTask, Task
-from quartet.training.metric_buffer import MetricBuffer, name_losses
+from quartet.training.metric_buffer import MetricBuffer, describe, name_losses
 from quartet.training.module import MissingLossError, Module, find_extras, model_losses
 
 
@@ -74,13 +75,37 @@ class StepTrial:
     def __init__(self, module: Module, names: Sequence[str]) -> None:
         self.module, self.names = module, names
         self.logged: list[str] = []
-        module.log = lambda name, *args, **kwargs: self.logged.append(name)  # type: ignore[method-assign]
+        module.log = self.log  # type: ignore[assignment]
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Notes the name of a value that a step logs.
+
+        Raises:
+            ConfigError: it is no number.
+        """
+        if not isinstance(value, Metric | Real) and getattr(value, "numel", lambda: 0)() != 1:
+            message = f"logs {describe(value)} as {name!r}; self.log takes a number, or a Metric."
+            raise ConfigError(Problem("module", message))
+        self.logged.append(name)
 
     def train(self, batch: Any) -> None:
-        """Runs the training step, and raises what it raises."""
+        """Runs the training step, and raises what it raises.
+
+        Raises:
+            ConfigError: it returns what Lightning cannot minimize.
+        """
         with seeded(0), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.module.training_step(batch, 0)
+            output = self.module.training_step(batch, 0)
+        loss = output.get("loss", {}) if isinstance(output, Mapping) else output
+        if loss is None or not self.module.automatic_optimization:  # None skips a batch
+            return
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            message = f"returns {describe(output)}, and must return a scalar, or a dict with one under 'loss'."
+            raise ConfigError(Problem("module", f"training_step {message}"))
+        if not loss.requires_grad:
+            message = "training_step returns a loss without its gradient; do not detach it."
+            raise ConfigError(Problem("module", message))
 
     def find_names(self, batch: Any) -> list[str]:
         """Runs both steps, and returns the names of what they log, such as ``train/loss``."""
@@ -92,10 +117,15 @@ class StepTrial:
             module.eval().validation_step(batch, 0)
         for each in was_training:
             each.training = True
+        recorded: list[str] = []
         for buffer in (module.train_metrics, module.val_metrics):
-            self.logged += (f"{buffer.prefix}{name}" for name in buffer.loss_sums())
-            self.logged += buffer.compute(self.names) if buffer.has_outputs() else ()
+            recorded += (f"{buffer.prefix}{name}" for name in buffer.loss_sums())
+            recorded += buffer.compute(self.names) if buffer.has_outputs() else ()
             buffer.reset()
+        if twice := [name for name in self.logged if name in recorded]:
+            message = f"logs {twice[0]} by self.log and by self.record; give one another name."
+            raise ConfigError(Problem("module", message))
+        self.logged += recorded
         return self.logged
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from quartet.checkpoints.callbacks import LastCheckpoint
 from quartet.compat import is_accumulating, is_last_batch_done, is_validation_due
+from quartet.core.problems import TrainingError
 from quartet.core.processes import ShutdownHandler
 from quartet.training.module import check_logged
 
@@ -70,6 +71,8 @@ def last_checkpoints(trainer: Trainer) -> list[LastCheckpoint]:
 class MonitorCheck(Checkpoint):
     """Ends a training in which a monitored value is not logged, where Lightning would do so later.
 
+    Also ends one in which no step of an epoch returns a loss, which Lightning would let pass.
+
     It is a Checkpoint because Lightning calls these last, when the training metrics are known; of
     all callbacks it must be the first.
 
@@ -80,6 +83,13 @@ class MonitorCheck(Checkpoint):
     def __init__(self, monitored: Mapping[str, str]) -> None:
         self.monitored = monitored
         self.has_validated = False
+        self.has_loss: bool | None = None  # of the batches so far, if there was one
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        if not self.has_loss:  # outputs of manual optimization are not of interest
+            self.has_loss = not pl_module.automatic_optimization or bool(outputs)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -87,6 +97,11 @@ class MonitorCheck(Checkpoint):
             check_logged(trainer, {k: v for k, v in self.monitored.items() if v[:4] == "val/"})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.has_loss is False:
+            raise TrainingError(
+                f"training_step returned no loss in epoch {trainer.current_epoch + 1}, and nothing was "
+                "learnt; end it in `return loss`."
+            )
         every = trainer.check_val_every_n_epoch
         was_due = every is not None and (trainer.current_epoch + 1) % every == 0
         if self.has_validated or (was_due and not any(trainer.num_val_batches)):

@@ -43,9 +43,9 @@ class PredictionCollector(Callback):
         self.queries = self.rows = np.empty(0)
 
     def append(
-        self, part: str, trainer: Trainer, module: Any, outputs: Any, batch: Any, i: int
+        self, part: str, trainer: Trainer, module: Any, outputs: Any, batch: Any, i: int, *_: int
     ) -> None:
-        """Appends the predictions of batch number `i`."""
+        """Appends the predictions of batch number `i`; data that the engine knows has one loader."""
         task, data = getattr(module, "task", None), trainer.datamodule  # type: ignore[attr-defined]
         if outputs is None or not isinstance(task, Task) or not isinstance(data, DataModule):
             return  # no share of the last batch, or no data that the engine knows
