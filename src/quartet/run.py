@@ -112,7 +112,9 @@ def train_locked(
         path = run.directory / best if best else None  # None: the weights as they are now
         trainer.callbacks.append(collector := PredictionCollector())  # type: ignore[attr-defined]
         if run.has_part("test"):
+            active, trainer.loggers = trainer.loggers, trainer.loggers[1:]  # without metrics.csv
             trainer.test(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
+            trainer.loggers = active
             for name, value in trainer.callback_metrics.items():
                 result["metrics"][name] = shorten_float(float(value))
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}

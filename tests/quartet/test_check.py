@@ -277,6 +277,10 @@ REFUSED = [
         "monitor.metric=val/f1 monitor.mode=min",
         r"mode=min: contradicts val/f1, .*better when higher",
     ),
+    (  # both ends of a correlation may be the best
+        "data=linear +metrics.r._target_=torchmetrics.PearsonCorrCoef monitor.metric=val/r",
+        r"^monitor.mode=null: is not known for val/r, whose metric has no higher_is_better; set it",
+    ),
     (
         "scheduler=plateau trainer.limit_val_batches=0",
         r"^scheduler: monitors val/loss, and there is",
@@ -722,6 +726,8 @@ def test_flaw_of_a_table_names_the_column(
         "data.val_fraction=0 data.test_fraction=0",
         "monitor.metric=null",
         "monitor.metric=val/accuracy monitor.mode=max scheduler=plateau callbacks=early_stopping",
+        "data=linear +metrics.r._target_=torchmetrics.PearsonCorrCoef monitor.metric=val/r "
+        "monitor.mode=max",
         "scheduler=cosine scheduler.T_max=500",
         "scheduler=one_cycle optimizer=sgd",
         "trainer.max_epochs=-1 trainer.max_time=00:00:01:00",

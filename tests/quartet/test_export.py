@@ -125,6 +125,23 @@ def test_every_task_is_exported(data: str, tmp_path: Path) -> None:
     assert read(exporting.description_path(file))["largest_difference"] < 1e-5
 
 
+def test_predictions_that_are_a_dict_are_exported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def several(self: Any, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"shares": outputs.softmax(1).double(), "best": outputs.argmax(1)}
+
+    monkeypatch.setattr(Multiclass, "predictions", several)
+    file = export(kept(run), run, format="torch_export", output=tmp_path / "m.pt2")
+    assert read(exporting.description_path(file))["outputs"]["shape"] == {
+        "shares": ["batch", 10],
+        "best": ["batch"],
+    }
+    found = torch.export.load(file).module()(torch.zeros(3, 1, 8, 8))
+    assert found["shares"].dtype is torch.float32
+    assert torch.equal(found["shares"].argmax(1), found["best"])
+
+
 @pytest.mark.parametrize(("difference", "shown"), [(0.01, "0.01"), (math.nan, "nan")])
 def test_an_export_that_differs_is_not_kept(
     difference: float, shown: str, run: Path, monkeypatch: pytest.MonkeyPatch

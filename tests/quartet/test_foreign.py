@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from quartet.build import build
 from quartet.cli import expected
 from quartet.config.compose import evaluation_config
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, TrainingError
 from quartet.inference.evaluate import evaluate
 from quartet.inference.export import export
 from quartet.inference.predict import predict
+from quartet.reports import results
 from quartet.reports import run as text
 from quartet.run import train
 from quartet.training.callbacks.predictions import PredictionCollector
@@ -214,6 +215,49 @@ def test_takes_the_groups_that_its_constructor_names(
     assert isinstance(run.module.configure_optimizers(), torch.optim.SGD)
     with pytest.raises(ConfigError, match=r"^scheduler=step: .* has no argument scheduler"):
         build(composed([*cfg.hydra.overrides.task, "scheduler=step"]), tmp_path / "other")
+
+
+class Underscored(Taking):
+    """Logs as Lightning's documentation does, and one value of the test without its part."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss: Tensor = self.loss(self.net(batch[0]), batch[1])
+        self.log("train_loss", loss, on_epoch=True, on_step=False)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(self.net(batch[0]), batch[1]))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log_dict({"test_loss": self.loss(self.net(batch[0]), batch[1]), "score": 0.5})
+
+
+def test_names_with_an_underscore_are_those_of_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from quartet.config import allow
+
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, (__name__, "torch.nn.Module")])
+    words = ["data=wine", f"module._target_={__name__}.Underscored", *SHORT[2:], "trainer=cpu"]
+    words += ["callbacks=early_stopping"]
+    with pytest.raises(TrainingError, match=r"Set monitor\.metric=val_loss, or log val/loss with"):
+        train(composed(words), tmp_path / "run0")
+    words += ["monitor.metric=val_loss"]
+    stopping = build(composed(words), tmp_path / "run1").trainer.early_stopping_callback
+    assert not stopping._check_on_train_epoch_end  # which would count old values
+    result = train(composed(words), tmp_path / "run2")
+    history = pd.read_csv(tmp_path / "run2/metrics.csv")
+    assert list(history.epoch) == [1, 2]
+    assert set(history) == {"epoch", "step", "train_loss", "val_loss"}
+    assert result["metrics"].keys() == {"train_loss", "val_loss", "test_loss", "score"}
+    found = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["train", "val", "test"] in found
+    values = [f"{result['metrics'][f'{part}_loss']:.4g}" for part in ("train", "val", "test")]
+    assert ["loss", *values] in found
+    assert ["score", "0.5"] in found
+    (job,) = results.read([tmp_path / "run2"]).jobs.to_dict("records")
+    assert (job["epochs"], job["score"]) == (2, 0.5)
+    assert job["val_loss"] == result["metrics"]["val_loss"]
 
 
 def test_groups_train_on_foreign_data(tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_what_cannot_be_compared_is_said(
     [
         (["val/kl", "val/f1"], LOSS, "compare one that does, such as monitor.metric=val/f1."),
         (["val/kl", "test/f1"], LOSS, "compare one that does, such as monitor.metric=val/kl."),
+        (["train_loss", "val_acc"], LOSS, "compare one that does, such as monitor.metric=val_acc."),
         (["train/loss"], MODEL_LOSS, "they log no other value to compare; log one that means"),
     ],
 )

@@ -33,6 +33,7 @@ from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
 from quartet.data.task import TASKS, Task, create_task
 from quartet.records.loggers import MetricsCSV, logged_run
+from quartet.records.run_directory import split_part
 from quartet.training import parameters, schedule
 from quartet.training.callbacks.interruption import MonitorCheck
 from quartet.training.module import Module
@@ -70,7 +71,7 @@ def build_data(config: Configuration) -> DataModule:
     if folds and "fold" not in named:
         raise ValueError(
             f"folds={folds}: {node['_target_']} has no argument fold, and so cannot divide its "
-            "samples; give it one and hand it to quartet.data.split.split, or set data.folds=null."
+            "samples; give it one and hand it to quartet.split, or set data.folds=null."
         )
     source = functools.partial(source, **{k: v for k, v in shared.items() if k in named})
     read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
@@ -293,7 +294,7 @@ def find_monitored(config: Configuration) -> Iterator[tuple[str, str]]:
 def prepare_nodes(config: Configuration, group: str) -> dict[str, Any]:
     """The callbacks or loggers, with the arguments that follow from other settings."""
     monitored = config["monitor"]["metric"]
-    on_train = not str(monitored or "").startswith("val/")
+    on_train = split_part(str(monitored or ""))[0] != "val"
     nodes = {name: dict(node) for name, node in config[group].items() if node}
     for name, node in nodes.items():
         for key in ("save_on_train_epoch_end", "check_on_train_epoch_end"):

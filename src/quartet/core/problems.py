@@ -145,7 +145,8 @@ def describe_exception(key: str, error: Exception, names: Sequence[str]) -> Prob
     if isinstance(error, ValueError | OSError) or misconfigured:
         return Problem(key, sentence)
     kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
-    return Problem(key, f"{kind}{text}{find_place(error)}")
+    place = find_place(error)
+    return Problem(key, f"{kind}{text.rstrip('.') if place else text}{place}")
 
 
 def find_place(error: Exception) -> str:

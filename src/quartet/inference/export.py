@@ -88,9 +88,11 @@ class PredictingModel(nn.Module):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        predictions: Tensor = self.task(self.model(inputs))
-        return predictions.float() if predictions.is_floating_point() else predictions
+    def forward(self, inputs: Tensor) -> Any:
+        return map_tensors(
+            lambda each: each.float() if each.is_floating_point() else each,
+            self.task(self.model(inputs)),
+        )
 
 
 class PredictionsDiffer(Exception):
@@ -150,12 +152,13 @@ def largest_error(values: Tensor, expected: Tensor) -> Tensor:
     return (values - expected).abs().max() / expected.abs().max().clamp(min=1)
 
 
-def to_onnx(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+def to_onnx(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], Any]:
     import onnxruntime
 
     for name in ("onnxscript", "onnx_ir"):  # they log every step
         logging.getLogger(name).setLevel(logging.WARNING)
     with torch.no_grad():
+        outputs = model(inputs)
         torch.onnx.export(
             model,
             (inputs,),
@@ -164,11 +167,11 @@ def to_onnx(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], 
             verbose=False,
             external_data=False,
             input_names=["inputs"],
-            output_names=["predictions"],
+            output_names=list(outputs) if isinstance(outputs, dict) else ["predictions"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda inputs: torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
+    return lambda inputs: [*map(torch.from_numpy, session.run(None, {"inputs": inputs.numpy()}))]
 
 
 def to_program(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from quartet.compat import was_started
 from quartet.core import files
 from quartet.core.messages import find_secrets, replace_secrets
-from quartet.records.run_directory import read_file
+from quartet.records.run_directory import read_file, split_part
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) ->
     value of a curve, get them as ``best/NAME``.
     """
     best = {"epoch": result["monitor"]["epoch"]} | {
-        name: value for name, value in result["metrics"].items() if not name.startswith("test/")
+        name: value for name, value in result["metrics"].items() if split_part(name)[0] != "test"
     }
     for logger in loggers:
         try:
@@ -141,7 +141,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        metrics = {k: shorten_float(v) for k, v in metrics.items() if not k.startswith("test/")}
+        metrics = {k: shorten_float(v) for k, v in metrics.items() if split_part(k)[0] != "test"}
         epoch = int(metrics.pop("epoch", 0)) + 1
         if not metrics:
             return

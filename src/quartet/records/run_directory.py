@@ -195,11 +195,17 @@ def summary(
             "best": best.get(name),
             "epoch": best["epoch"],
         },
-        "metrics": {k: v for k, v in best.items() if "/" in k and not k.startswith("lr/")},
+        "metrics": {k: v for k, v in best.items() if not re.match(r"(epoch|step|lr(/.*)?)$", k)},
         "checkpoints": {
             name: path if (directory / path).exists() else None for name, path in checkpoints
         },
     }
+
+
+def split_part(name: str) -> tuple[str, str]:
+    """Splits the name of a value, val/loss or val_loss, into the part of the data and the rest."""
+    found = re.fullmatch(r"(train|val|test)[/_](.+)", name)
+    return (found[1], found[2]) if found else ("", name)
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:

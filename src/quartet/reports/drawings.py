@@ -25,6 +25,7 @@ from sklearn.metrics import (
 )
 
 from quartet.core.messages import cut
+from quartet.records.run_directory import split_part
 from quartet.reports.figures import (
     BLUE,
     GREY,
@@ -39,6 +40,7 @@ from quartet.reports.figures import (
 from quartet.reports.results import read_history
 
 Array = NDArray[Any]
+COLOURS = {"train": GREY, "val": BLUE}
 NAMED = 100  # classes whose names still fit beside a matrix
 # Of confidence, as usual since Guo et al., "On Calibration of Modern Neural Networks", 2017.
 BINS = 15
@@ -345,19 +347,18 @@ def learning_curves(directory: Path) -> Canvas:
     history = read_history(directory)
     rates = [column for column in map(str, history) if re.match(r"lr\b", column)]
     others = [column for column in map(str, history) if column not in [*rates, "epoch", "step"]]
-    names = list(dict.fromkeys(re.sub(r"^(train|val)/", "", column) for column in others))
+    names = list(dict.fromkeys(split_part(column)[1] for column in others))
     down = max(1, math.ceil(len(names) / ACROSS))
     across = max(1, math.ceil(len(names) / down))
     rate = 1.35 if rates else 0.0
     wide, high = PANEL[0] + 0.7, PANEL[1] + 0.75
     canvas = Canvas(across * wide + 0.1, down * high + rate + 0.1)
     for number, name in enumerate(names):
-        column, row = number % across, down - 1 - number // across
-        panel = canvas.panel(0.6 + column * wide, rate + 0.5 + row * high, *PANEL)
-        for part, colour in (("train/", GREY), ("val/", BLUE), ("", INK)):
-            if f"{part}{name}" in history:
-                label = part.removesuffix("/")
-                draw_by_epoch(panel, history[f"{part}{name}"], label=label, color=colour)
+        place, row = number % across, down - 1 - number // across
+        panel = canvas.panel(0.6 + place * wide, rate + 0.5 + row * high, *PANEL)
+        for column in (column for column in others if split_part(column)[1] == name):
+            part = split_part(column)[0]
+            draw_by_epoch(panel, history[column], label=part, color=COLOURS.get(part, INK))
         panel.set_title(name)
         if not number:
             panel.legend()

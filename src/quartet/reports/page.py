@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
@@ -200,7 +201,7 @@ def learning_curves(ranking: pd.DataFrame, names: Sequence[str], metric: str) ->
     drawn = []
     drawn_runs = list(zip(ranking["runs"], names, strict=True))[:GROUPS]
     histories = {run: read_history(run) for runs, _ in drawn_runs for run in runs}
-    for column in dict.fromkeys([metric, metric.replace("val/", "train/", 1)]):
+    for column in dict.fromkeys([metric, re.sub(r"^val(?=[/_])", "train", metric)]):
         groups = {}
         for runs, name in drawn_runs:
             there = [run for run in runs if column in histories[run]]

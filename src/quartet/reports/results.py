@@ -17,13 +17,14 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from quartet.core.messages import join_and
-from quartet.records.run_directory import initial_result, load_result, read_file
+from quartet.records.run_directory import initial_result, load_result, read_file, split_part
 from quartet.records.sweep import Table
 
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]
 LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
 FULL = ["command", "directory"]
+OWN = {*FIRST, *LAST, *FULL}
 # Overrides that say how a sweep is run, not what a job is.
 SWEEP_KEYS = ("launcher", "sweep", "hydra")
 # Overrides whose values are repetitions of one setting.
@@ -48,8 +49,8 @@ class Results:
     @property
     def scores(self) -> list[str]:
         """The metrics that settings are compared by: those of the test, and of held-out folds."""
-        parts = ("test/", "val/") if "data.fold" in self.jobs else ("test/",)
-        return [metric for metric in self.metrics if metric.startswith(parts)]
+        parts = ("test", "val") if "data.fold" in self.jobs else ("test",)
+        return [metric for metric in self.metrics if split_part(metric)[0] in parts]
 
     @property
     def metrics(self) -> list[str]:
@@ -122,15 +123,14 @@ def read(directories: Sequence[str | Path]) -> Results:
         row["given"] = given
         with marked_as_damaged(row):
             row["given"] = given | look_up(run, [key for key in keys if key not in given])
-    # A fork may have a setting called epochs.
-    own = {*FIRST, *LAST, *FULL}
-    names = {key: f"override {key}" if key in own else key for key in keys}
+    # A fork may have a setting called epochs, and a module log a value called optimizer.
+    names = {key: f"override {key}" if key in OWN else key for key in keys}
     table = pd.DataFrame([row.pop("given") for row in rows], columns=keys).rename(columns=names)
     table = table.apply(numbers).rename_axis(columns=None)
     overrides = [str(key) for key in table]
     knobs = [k for k in overrides if k not in REPEATED and table[k].nunique(dropna=False) > 1]
     frame = pd.DataFrame(rows)
-    metrics = [c for c in frame if c not in own]
+    metrics = [c for c in frame if c not in OWN and c not in keys]
     jobs = pd.concat([frame[FIRST], table, frame[LAST], frame[metrics], frame[FULL]], axis=1)
     return Results(jobs, overrides, knobs)
 
@@ -166,7 +166,7 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
         "epochs": int(history.index.max()) if len(history) else 0,
         "fit_seconds": seconds["fit"],
         "seconds": seconds["total"],
-        **{key: value for key, value in result["metrics"].items() if "/" in key},
+        **{key: value for key, value in result["metrics"].items() if key not in OWN},
         "command": shlex.join(["python", "train.py", *task]),
         "directory": nearest(run),
     }
@@ -296,7 +296,7 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
     metrics = list(select(config, "metrics") or {})
     data = [key for key in varied if key in ("data", "data/task", "data.path")]
     owner = find_owner(metric, metrics)
-    if owner or not (config or metric.endswith("/loss")):
+    if owner or not (config or split_part(metric)[1] == "loss"):
         groups = ["metrics", f"metrics.{owner}"]
         changing = [key for key in varied if key in groups or key.startswith(f"{groups[1]}.")]
     else:  # a loss, or a value that the module logs
@@ -322,17 +322,17 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
 
 def find_owner(value: str, metrics: Sequence[str]) -> str | None:
     """The metric that logs a value such as val/accuracy or val/accuracy_cat; None for a loss."""
-    name = value.partition("/")[2]
+    name = split_part(value)[1]
     return next((each for each in metrics if name == each or name.startswith(f"{each}_")), None)
 
 
 def suggest_others(jobs: pd.DataFrame, metric: str, metrics: Sequence[str]) -> str:
     """Names values that these jobs have logged beside a metric; the metrics' before the losses'."""
     logged = [str(key) for key in jobs if jobs[key].notna().any()]
-    parts = ("val/", f"{metric.partition('/')[0]}/")
-    others = [key for key in logged if key.startswith(parts) and key != metric]
+    parts = {"val", split_part(metric)[0]} - {""}
+    others = [key for key in logged if split_part(key)[0] in parts and key != metric]
     others = [key for key in others if find_owner(key, metrics)] or [
-        key for key in others if not key.endswith("/loss")
+        key for key in others if split_part(key)[1] != "loss"
     ]
     if not others:
         return "they log no other value to compare; log one that means the same in all."

@@ -26,9 +26,10 @@ from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
 from quartet.data.stream import count_samples
 from quartet.data.task import StandardTask, create_task, first_samples, known_targets
-from quartet.records.run_directory import group_choices
+from quartet.records.run_directory import group_choices, split_part
 from quartet.reports import drawings
 from quartet.reports.figures import DPI, STYLE, Canvas, save_png, text_width
+from quartet.reports.results import nearest
 from quartet.training.callbacks.averaging import EMA
 from quartet.training.callbacks.predictions import PredictionCollector
 from quartet.training.schedule import preview
@@ -43,6 +44,7 @@ Drawings = dict[str, Callable[[], Figure | None]]
 TILE = 0.85  # inches
 WORST, ACROSS, CLASSES = 14, 7, 12
 PARTS = ("train", "val", "test")
+USUAL = ("module", "default")  # the choice that a run's table leaves out
 
 
 # Pictures
@@ -249,32 +251,35 @@ def sheet(width: float, height: float, title: str) -> tuple[Canvas, Axes]:
 def table(result: Mapping[str, Any], directory: Path) -> str:
     """A run's figures for the terminal: a row for each, a column for train, val and test."""
     monitor, choices = result["monitor"], result["choices"]
-    groups = ("data", "model", "loss", "optimizer", "scheduler")
+    groups = ("data", "module", "model", "loss", "optimizer", "scheduler")
+    shown = {k: choices[k] for k in groups if k in choices and (k, choices[k]) != USUAL}
     lacking = f"a value of {monitor['metric']}" if monitor["metric"] else "validation"
     end = f"last epoch {monitor['epoch']}; without {lacking} there is no best"
     if monitor["best"] is not None:
         end = f"best epoch {monitor['epoch']}, by {monitor['metric']} = {monitor['best']:.4g}"
     return "\n".join(
         [
-            "  ".join(f"{group}={choices[group]}" for group in groups if group in choices),
+            "  ".join(f"{group}={option}" for group, option in shown.items()),
             columns(result["metrics"]),
             end,
-            f"{result['seconds']['total']:.1f} s; everything lies in {directory}",
+            f"{result['seconds']['total']:.1f} s; everything lies in {nearest(directory)}",
         ]
     )
 
 
 def columns(figures: Mapping[str, float]) -> str:
-    """Figures such as val/loss as text: a row for each, a column for train, val and test."""
-    parts = [part for part in PARTS if any(key.startswith(f"{part}/") for key in figures)]
-    keys = [key.split("/", 1) for key in figures if "/" in key]
-    names = dict.fromkeys(name for part, name in keys if part in parts)
-    lines = [f"{'':12}" + "".join(f"{part:>10}" for part in parts)]
-    for name in names:
-        cells = (figures.get(f"{part}/{name}") for part in parts)
-        row = "".join(f"{'' if cell is None else f'{cell:.4g}':>10}" for cell in cells)
-        lines.append(f"{name:12}{row}")
-    return "\n".join(lines)
+    """Figures such as val/loss as text: a row for each, a column for train, val, test and others."""
+    rows: dict[str, dict[str, float]] = {}
+    for key, value in figures.items():
+        part, name = split_part(key)
+        rows.setdefault(name, {})[part] = value
+    parts = [part for part in (*PARTS, "") if any(part in row for row in rows.values())]
+    width = max(12, *(len(name) + 1 for name in rows), 0)
+    lines = [f"{'':{width}}" + "".join(f"{part:>10}" for part in parts)]
+    for name, row in rows.items():
+        cells = (f"{row[part]:.4g}" if part in row else "" for part in parts)
+        lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def describe_run(cfg: "DictConfig") -> str:

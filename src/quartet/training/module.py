@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 from quartet.checkpoints.callbacks import all_gather_object
 from quartet.compat import get_trainer, is_last_batch_done
 from quartet.compat.lightning_loop import count_epoch_steps, count_steps
-from quartet.core.messages import join_and
+from quartet.core.messages import closest_name, join_and
 from quartet.core.problems import TrainingError
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task
@@ -532,8 +532,9 @@ def check_logged(trainer: Any, monitored: Mapping[str, str]) -> None:
     logged = list(trainer.callback_metrics)
     for key, name in monitored.items():
         if name not in logged:
+            near = closest_name(name, logged) or "NAME"
             raise TrainingError(
-                f"{key}={name}: was not logged by the end of epoch {trainer.current_epoch + 1}. "
-                f"Monitor a value that was ({join_and(logged) or 'none so far'}), or log it with "
-                "self.record or self.log in the steps of the module."
+                f"{key}={name}: was not logged by the end of epoch {trainer.current_epoch + 1}; "
+                f"logged is {join_and(logged) or 'nothing so far'}. Set {key}={near}, or log "
+                f"{name} with self.record or self.log in the steps of the module."
             )

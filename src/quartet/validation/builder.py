@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,8 @@ class Builder:
         if self.is_valid("data", *SHAPES):
             self.problems += settings.check_shapes(group)
         shapes = group["input_shape"], group["num_outputs"]
-        if self.is_valid(*SHAPES) and (None not in shapes or "." in group["task"]):
+        made = self.parts.keys() & {"data", "foreign_data"} and "." in group["task"]
+        if self.is_valid(*SHAPES) and (None not in shapes or made):
             self.parts["shapes"] = shapes
 
     def check_settings(self) -> None:
@@ -246,9 +248,19 @@ class Builder:
                 self.problems += check_search_ranges(group, config[group])
             if group in groups:
                 known = "shapes" in self.parts
-                self.problems += keys.check_parts(config, group, self.find_wrong(), known)
+                problems = keys.check_parts(config, group, self.find_wrong(), known)
+                self.problems += map(self.explain_unknown, problems)
         unused = [*self.unused, *(["data"] if is_foreign(config, "data") else [])]
         self.problems += settings.check_settings(config, wrong_keys(self.problems), unused)
+
+    def explain_unknown(self, problem: Problem) -> Problem:
+        """Says of a null that refers to the data that the data does not know it."""
+        for key in ("input_shape", "num_classes", "num_outputs"):
+            unknown = problem.value is None and self.config["data"][key] is None
+            if unknown and problem.key in self.config.find_dependents([f"data.{key}"]):
+                message = f"{problem.message} The data does not tell it; set data.{key}."
+                return replace(problem, message=message)
+        return problem
 
     def check_tasks(self, task: str) -> Iterator[Problem]:
         """Yields options that are made for other tasks than that of the data."""
@@ -336,8 +348,8 @@ class Builder:
         except TrainingError as error:
             self.problems.append(describe_exception("module", error, []))
         except Exception as error:  # of the project's code, which may need its trainer
-            cause = describe_exception("module", error, []).message
-            self.unchecked.append(f"the steps of the module: they need a training ({cause}).")
+            cause = describe_exception("module", error, []).message.rstrip(".")
+            self.unchecked.append(f"the steps of the module, which need a training: {cause}")
         else:
             self.trial = trial
 

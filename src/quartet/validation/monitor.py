@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from quartet.config import allow, signatures
 from quartet.config.configuration import Configuration
@@ -97,7 +97,8 @@ def check_monitor(
         message = f"contradicts {metric}, which is better when {better}; leave it out."
         yield Problem(f"{key}.mode", message, mode)
     elif mode is None and right is None:
-        yield from check_guess(key, metric)
+        own = find_metric(metric, logged.metrics)
+        yield from check_guess(key, metric, "whose metric has no higher_is_better" if own else None)
 
 
 def resolve_foreign_monitor(config: Configuration) -> Iterator[Problem]:
@@ -112,10 +113,11 @@ def resolve_foreign_monitor(config: Configuration) -> Iterator[Problem]:
         config.fill({"monitor.mode": "min"})
 
 
-def check_guess(key: str, metric: str | None) -> Iterator[Problem]:
-    """The mode of a value that is no metric and no known loss must be set, or its name tells it."""
+def check_guess(key: str, metric: str | None, reason: str | None = None) -> Iterator[Problem]:
+    """The mode of a value that tells none must be set, unless its name tells it."""
     if guess_mode(metric) is None:
-        message = f"is not known for {metric}, which the module logs; set it to min or max."
+        reason = reason or "which the module logs"
+        message = f"is not known for {metric}, {reason}; set it to min or max."
         yield Problem(f"{key}.mode", message, None)
 
 
@@ -125,14 +127,20 @@ def guess_mode(metric: str | None) -> str | None:
 
 def find_mode(metric: str | None, metrics: MetricCollection, losses: Collection[str]) -> str | None:
     """Whether the best value of a metric or loss is its min or max; None for other values."""
+    own = find_metric(metric, metrics)
+    if own is not None:
+        return {None: None, True: "max", False: "min"}[own.higher_is_better]
+    return "min" if str(metric).split("/")[-1] in losses else None
+
+
+def find_metric(metric: str | None, metrics: MetricCollection) -> Metric | None:
+    """Returns the metric that logs a value such as val/accuracy; None for a loss."""
     name = str(metric).split("/")[-1]
     # A metric that gives several values logs them as accuracy_cat, accuracy_dog.
     names = map(str, metrics.keys(keep_base=True))  # without a prefix such as val/
     owners = [each for each in names if name == each or name.startswith(f"{each}_")]
     owner = max(owners, key=len, default="")
-    if owner:
-        return "max" if metrics[owner].higher_is_better else "min"
-    return "min" if name in losses else None
+    return metrics[owner] if owner else None
 
 
 def find_observers(

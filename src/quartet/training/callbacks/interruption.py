@@ -12,6 +12,7 @@ from quartet.checkpoints.callbacks import LastCheckpoint
 from quartet.compat import is_accumulating, is_last_batch_done, is_validation_due
 from quartet.core.problems import TrainingError
 from quartet.core.processes import ShutdownHandler
+from quartet.records.run_directory import split_part
 from quartet.training.module import check_logged
 
 
@@ -94,7 +95,9 @@ class MonitorCheck(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self.has_validated = True
-            check_logged(trainer, {k: v for k, v in self.monitored.items() if v[:4] == "val/"})
+            check_logged(
+                trainer, {k: v for k, v in self.monitored.items() if split_part(v)[0] == "val"}
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.has_loss is False:
