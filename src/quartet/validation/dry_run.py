@@ -75,7 +75,7 @@ class StepTrial:
     def __init__(self, module: Module, names: Sequence[str]) -> None:
         self.module, self.names = module, names
         self.logged: list[str] = []
-        module.log = self.log  # type: ignore[assignment]
+        module.log = self.log  # type: ignore[method-assign, unused-ignore]
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Notes the name of a value that a step logs.
