@@ -41,6 +41,7 @@ class Run:
         total_steps: Optimizer steps of the whole training; infinite if only time limits it, or if
             only the training will show it.
         unchecked: What could not be checked, and why.
+        cautions: What a user should know of the data.
         unused: Groups whose parts the module does not take.
     """
 
@@ -52,6 +53,7 @@ class Run:
     steps_per_epoch: float
     total_steps: float
     unchecked: list[str]
+    cautions: list[str]
     unused: list[str]
 
     @property
@@ -104,6 +106,7 @@ def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         unchecked=builder.unchecked,
+        cautions=builder.cautions,
         unused=builder.unused,
     )
 

@@ -11,7 +11,9 @@ from quartet.core.files import lock
 from quartet.core.problems import ConfigError, Problem, TrainingError
 from quartet.core.processes import process_rank, shutdown
 from quartet.records import run_directory as record
-from quartet.records.run_directory import holds_run, list_configs, read_result
+from quartet.records.run_directory import holds_run, list_configs, read_result, without_nan
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,6 +79,8 @@ def train_locked(
         weights = storage.load(place.checkpoint)["state_dict"]
         storage.load_state(run.module, weights, "resume", directory)
     load_data(run)
+    for caution in run.cautions if process_rank() == 0 else ():
+        log.warning("data: %s.", caution)
     locks.enter_context(lock(run.directory))
     if not place:
         refuse_taken(run.directory)  # another run may have started and finished since
@@ -117,6 +121,7 @@ def train_locked(
             trainer.loggers = active
             for name, value in trainer.callback_metrics.items():
                 result["metrics"][name] = shorten_float(float(value))
+        result["metrics"] = without_nan(result["metrics"])
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
         if pruners and pruners[0].epoch:
             result["pruned"] = pruners[0].epoch

@@ -569,16 +569,6 @@ FLAWS: dict[str, tuple[str, Callable[..., None], str]] = {
         swap("train", 1, lambda targets: targets.clamp(max=1)),
         r"^data: no training sample of class c; choose another data.split_seed, add samples",
     ),
-    "one class": (
-        "multiclass",
-        swap("val", 1, torch.zeros_like),
-        r"^data: the val part holds one class only, so it has no AUROC; choose another",
-    ),
-    "one value": (
-        "binary",
-        swap("test", 1, torch.ones_like),
-        r"^data: in the test part the target has one value only, so it has no AUROC",
-    ),
     "constant label": (
         "multilabel",
         put("train", 1, (slice(None), 1), 1),
@@ -618,11 +608,30 @@ FLAWS: dict[str, tuple[str, Callable[..., None], str]] = {
     ),
 }
 
+# Parts that lack an AUROC, for all or for some of the outputs.
+ONE_SIDED: dict[str, tuple[str, Callable[..., None], str]] = {
+    "one class": (
+        "multiclass",
+        swap("val", 1, torch.zeros_like),
+        "the val part has all or nothing of a, b, c; it has no auroc",
+    ),
+    "one value": (
+        "binary",
+        swap("test", 1, torch.ones_like),
+        "the test part has all or nothing of 0, 1; it has no auroc",
+    ),
+    "a rare label": (
+        "multilabel",
+        put("test", 1, (slice(None), 1), 0),
+        "the test part has all or nothing of b; auroc is the mean over the others",
+    ),
+}
+
 
 def source(task: str, flaw: str | None, pairs: bool) -> Parts:
     parts = cut(task)
     if flaw:
-        FLAWS[flaw][1](parts)
+        (FLAWS | ONE_SIDED)[flaw][1](parts)
     make: Callable[..., Any] = TensorDataset
     if pairs:
         make = lambda inputs, targets: Pairs(inputs, list(targets))  # noqa: E731
@@ -659,9 +668,18 @@ def test_flawless_data_passes(task: str) -> None:
     built(task, None)
 
 
-@pytest.mark.parametrize("flaw", ["one class", "one value", "one sample"])
-def test_part_that_cannot_be_scored_passes_without_metrics(flaw: str) -> None:
-    built(FLAWS[flaw][0], flaw, "metrics=none")
+def test_part_that_cannot_be_scored_passes_without_metrics() -> None:
+    built(FLAWS["one sample"][0], "one sample", "metrics=none")
+
+
+@pytest.mark.parametrize("flaw", ONE_SIDED)
+def test_part_without_auroc_passes_with_a_caution_unless_it_is_monitored(flaw: str) -> None:
+    task, _, words = ONE_SIDED[flaw]
+    assert [re.search(words, each) is None for each in built(task, flaw).cautions] == [False]
+    assert built(task, flaw, "metrics=none").cautions == []
+    if words.startswith("the val part"):
+        with pytest.raises(ConfigError, match="so it has no AUROC; choose another data.split_seed"):
+            built(task, flaw, "monitor.metric=val/auroc")
 
 
 @pytest.mark.parametrize(

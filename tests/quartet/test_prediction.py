@@ -261,7 +261,7 @@ def test_pictures_are_predicted_as_those_of_the_run_are(tmp_path: Path) -> None:
     alone = predicted(directory, tmp_path / "alone.jpg")
     assert list(alone) == ["sample", "prediction", "probability_cat", "probability_dog"]
     (tmp_path / "pictures/cat/broken.png").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match=r"^input=.*cat/broken.png cannot be read as a picture"):
+    with pytest.raises(ConfigError, match=r"^input=.*cat/broken.png is no picture, or is damaged"):
         predicted(directory, tmp_path / "pictures")
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match=r"none holds no picture, which end in .jpg"):

@@ -1,20 +1,35 @@
 """Pictures in folders, one folder for each class."""
 
 import copy
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.datasets import ImageFolder
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
+from quartet.core.messages import join_and, shorten
+from quartet.data.pictures import check_pictures, is_hidden, list_pictures, read_picture
 from quartet.data.split import Fold, IntArray, Parts, split
+
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+LAYOUT = "a folder for each class, or train/ (and val/, test/) that hold one for each class"
 
 
 def image_folder(
     *,
     path: str | None,
     image_size: int,
+    classes: Sequence[str] | None,
+    check_files: bool,
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
@@ -23,21 +38,24 @@ def image_folder(
     """Reads pictures when they are needed: float32 ``(3, size, size)`` in [0, 1], and the class.
 
     The shorter side is resized to ``image_size`` and the center is cropped. Grey pictures have three
-    equal channels.
+    equal channels. Pictures are read as a viewer shows them: `quartet.data.pictures.read_picture`.
 
     Args:
         path: A folder of class folders; or one with ``train/`` and perhaps ``val/`` and ``test/``,
-            each a folder of class folders. A part without a folder is split off from the training
-            pictures.
+            each a folder of class folders. ``valid/``, ``Test/`` and the like are these parts, too. A
+            part without a folder is split off from the training pictures.
         image_size: Height and width of the inputs in pixels, at least 1.
+        classes: Names of the class folders, in the order of the class indices; None for those of
+            the training part in the order of their names. Another part may lack some of them.
+        check_files: Whether to read every picture once beforehand, and to name all that are damaged.
         val_fraction: Share of the training pictures for validation, in [0, 1); unused with val/.
         test_fraction: Share of the training pictures for testing, in [0, 1); unused with test/.
         split_seed: Seed of the stratified split.
         fold: Fold of the rest that is the validation part instead of a fraction, and their number.
 
     Raises:
-        ValueError: path is not such a folder, the parts have different classes, a class has no
-            picture, or a number is out of range.
+        ValueError: path is not such a folder, a part has a class of its own, a class has no training
+            picture, a picture cannot be read, or a number is out of range.
     """
     if path is None:
         raise ValueError("path is not set; data.path=FOLDER names the folder of class folders.")
@@ -45,24 +63,26 @@ def image_folder(
         raise ValueError(f"image_size must be at least 1, got {image_size}; 64 suits small models.")
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
+        raise ValueError(f"path {root} is not a folder; data.path=FOLDER has {LAYOUT}.")
+    notes: list[str] = []
+    folders = find_parts(root, notes)
+    names = list_classes(folders["train"]) if classes is None else [str(name) for name in classes]
+    if classes is None and len(names) == 1:
+        inner = folders["train"] / names[0]
+        hint = f"; data.path={inner} holds {LAYOUT}" if list_classes(inner) else ""
+        raise ValueError(f"path {root} has one class only, {names[0]}{hint or '; add another'}.")
+    read = partial(Pictures, classes=names, transform=to_tensor(image_size), check=check_files)
+    parts = {part: read(folder, notes=notes) for part, folder in folders.items()}
+    train, own = parts.pop("train"), parts
+    if classes is None and (empty := set(range(len(names))) - set(train.targets)):
         raise ValueError(
-            f"path {root} is not a folder; data.path=FOLDER has a folder for each class."
+            f"path {root}: no picture of class {join_and([names[i] for i in sorted(empty)])} in "
+            f"{folders['train']}; add pictures, or remove its folder"
+            + "".join(f"; {note}" for note in notes)
         )
-    transform = to_tensor(image_size)
-    own = {
-        part: _read(root / part, transform) for part in ("val", "test") if _has_folder(root, part)
-    }
-    train = _read(root / "train" if _has_folder(root, "train") else root, transform)
-    for part, pictures in own.items():
-        if pictures.classes != train.classes:
-            raise ValueError(
-                f"the classes of {root / part} differ from those of train: only in {part} "
-                f"{sorted(set(pictures.classes) - set(train.classes))}, only in train "
-                f"{sorted(set(train.classes) - set(pictures.classes))}; give both the same folders."
-            )
     if fold and "val" in own:
         raise ValueError(
-            f"folds: {root / 'val'} is the validation part already; set data.folds=null, or move "
+            f"folds: {folders['val']} is the validation part already; set data.folds=null, or move "
             "its pictures to train."
         )
     rows = split(
@@ -71,15 +91,135 @@ def image_folder(
         test_fraction=0 if "test" in own else test_fraction,
         split_seed=split_seed,
         fold=fold,
-        stratify=np.array(train.classes)[train.targets],
+        stratify=np.array(names)[train.targets],
+    )
+    return Parts(
+        train.select(rows.train),
+        own.get("val") or (train.select(rows.val) if len(rows.val) else None),
+        own.get("test") or (train.select(rows.test) if len(rows.test) else None),
+        class_names=tuple(names),
+        read=read,
+        notes=tuple(notes),
     )
 
-    return Parts(
-        _select(train, rows.train),
-        own.get("val") or (_select(train, rows.val) if len(rows.val) else None),
-        own.get("test") or (_select(train, rows.test) if len(rows.test) else None),
-        class_names=tuple(train.classes),
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """The pictures of class folders.
+
+    Args:
+        folder: Has a folder for each class, or for some of them.
+        classes: Their names, in the order of the class indices.
+        transform: Makes a picture a tensor.
+        check: Whether to read every picture once.
+        notes: Gets a line about files that are left out.
+
+    Attributes:
+        samples: Path and class index of each picture.
+        targets: The class indices.
+
+    Raises:
+        ValueError: a folder is none of the classes, none has a picture, or one cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        classes: Sequence[str],
+        transform: v2.Compose,
+        check: bool,
+        notes: list[str] | None = None,
+    ) -> None:
+        self.transform = transform
+        found = list_classes(folder)
+        if unknown := [name for name in found if name not in classes]:
+            raise ValueError(
+                f"{folder} has {shorten(unknown)}, which {'is' if len(unknown) == 1 else 'are'} none of "
+                f"the classes {shorten(classes)}; rename or remove {'it' if len(unknown) == 1 else 'them'}."
+            )
+        left_out: dict[str, int] = {}
+        numbers = {name: classes.index(name) for name in found}
+        self.samples = [
+            (path, numbers[name])
+            for name in found
+            for path in list_pictures(folder / name, left_out)
+        ]
+        self.targets = [target for _, target in self.samples]
+        kinds = shorten([f"{count} {kind}" for kind, count in left_out.items()], 10)
+        if not self.samples:
+            raise ValueError(
+                f"{folder} has no picture in {LAYOUT}" + (f", but {kinds}." if left_out else ".")
+            )
+        if left_out and notes is not None:
+            notes.append(f"files left out in {folder} that are no pictures: {kinds}")
+        if check:
+            check_pictures([path for path, _ in self.samples])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        path, target = self.samples[row]
+        return self.transform(read_picture(path)), target
+
+    def select(self, rows: IntArray) -> "Pictures":
+        """Returns some of the pictures; unlike a Subset, they have ``targets`` without reading files."""
+        part = copy.copy(self)
+        part.samples = [self.samples[row] for row in rows]
+        part.targets = [target for _, target in part.samples]
+        return part
+
+
+def list_classes(folder: Path) -> list[str]:
+    """Lists the folders in a folder, without hidden ones, in the order of their names."""
+    return sorted(
+        each.name for each in folder.iterdir() if each.is_dir() and not is_hidden(each.name)
     )
+
+
+def find_parts(root: Path, notes: list[str]) -> dict[str, Path]:
+    """Finds the folder of each part; the root is that of the training part if there is none.
+
+    Args:
+        root: The folder.
+        notes: Gets a line about folders and pictures beside them, which are left out.
+
+    Raises:
+        ValueError: the folders may be parts or classes, or two are the same part.
+    """
+    names = list_classes(root)
+    if not names:
+        raise ValueError(f"path {root} has no folders; it must have {LAYOUT}.")
+    parts: dict[str, Path] = {}
+    others = [name for name in names if name.lower() not in PARTS]
+    for name in names:
+        if (part := PARTS.get(name.lower())) and part in parts:
+            both = f"{parts[part].name}/ and {name}/, which both name the {part} part"
+            raise ValueError(f"path {root} has {both}; join them, or move one away.")
+        if part:
+            parts[part] = root / name
+    if others and list(parts) == ["train"] and not list_classes(parts["train"]):
+        others, parts = names, {}  # a class of trains
+    if parts and "train" not in parts:
+        found = join_and([f"{folder.name}/" for folder in parts.values()])
+        way_out = f"; move {shorten(others)} into train/, or rename them if they are classes"
+        raise ValueError(f"path {root} has {found} and no train/{way_out if others else ''}.")
+    flat = [part for part in ("val", "test") if part in parts and not list_classes(parts[part])]
+    for part in flat:
+        folder = parts.pop(part)
+        advice = f"predict.py input={folder} predicts pictures"
+        notes.append(f"{folder.name}/ is left out, as it has no class folders; {advice}")
+    if parts and others:
+        notes.append(f"{shorten(others)} in {root} left out, beside the folders of parts")
+    for name in () if parts else names:
+        if inner := [each for each in list_classes(root / name) if each.lower() in PARTS]:
+            order = f"put classes into parts, {inner[0]}/{name}"
+            raise ValueError(f"path {root} has parts in its classes, {name}/{inner[0]}; {order}.")
+    for folder in parts.values() or (root,):
+        beside = [e for e in folder.iterdir() if e.suffix.lower() in IMG_EXTENSIONS and e.is_file()]
+        if visible := [each for each in beside if not is_hidden(each.name)]:
+            notes.append(f"{len(visible)} pictures left out in {folder}, beside the class folders")
+    return parts or {"train": root}
 
 
 def to_tensor(image_size: int) -> v2.Compose:
@@ -93,25 +233,3 @@ def to_tensor(image_size: int) -> v2.Compose:
             v2.ToPureTensor(),
         ]
     )
-
-
-def _has_folder(root: Path, part: str) -> bool:
-    # Without train/, folders named val and test are classes.
-    return (root / "train").is_dir() and (root / part).is_dir()
-
-
-def _read(folder: Path, transform: v2.Compose) -> ImageFolder:
-    try:
-        return ImageFolder(folder, transform=transform)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder} is not a folder of class folders with pictures: {error}."
-        ) from error
-
-
-def _select(pictures: ImageFolder, rows: IntArray) -> ImageFolder:
-    """Selects some of the pictures; unlike a Subset, the result has ``targets`` without reading files."""
-    part = copy.copy(pictures)
-    part.samples = part.imgs = [pictures.samples[row] for row in rows]
-    part.targets = [target for _, target in part.samples]
-    return part

@@ -42,6 +42,7 @@ class Parts(NamedTuple):
         collate: Makes a batch of a list of samples; None stacks their tensors.
         read: Makes a data set of the file or folder that ``input=`` of evaluate.py and predict.py
             names, prepared as the training part; None reads none.
+        notes: What a user should know of the data, such as files that are left out: a line each.
     """
 
     train: Dataset[Any]
@@ -55,6 +56,7 @@ class Parts(NamedTuple):
     augment: Callable[[Any, Tensor, int], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
     read: Callable[[Path], Dataset[Any]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Tensors(TensorDataset):

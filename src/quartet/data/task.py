@@ -36,7 +36,7 @@ Problems = Iterator[Problem]
 # Tasks of projects, by the path of the class.
 OWN_TASKS: dict[str, "type[Task]"] = {}
 
-NO_AUROC = "so it has no AUROC; choose another data.split_seed, a larger part, or metrics=none."
+OTHER_ROWS = "choose another data.split_seed, or add rows"
 
 
 class Task(nn.Module):
@@ -251,16 +251,19 @@ class StandardTask(Task):
         """Yields a problem if targets of a part are out of range."""
         yield from ()
 
-    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
         """Yields a problem if a part cannot be trained on or scored, with all targets in range.
 
         Args:
             part: train, val or test.
             tensors: Targets and, if the task has them, queries.
             names: Names of the classes, labels or values.
-            has_auroc: Whether the AUROC will be computed.
         """
         yield from ()
+
+    def one_sided(self, targets: Tensor, names: Names) -> list[str]:
+        """Returns the classes or labels that all or none of the targets have: no AUROC exists for them."""
+        return []
 
     # Tables
 
@@ -426,7 +429,11 @@ class Multiclass(Classification):
                 f"{wrong[0]}; set data.num_classes, or correct them.",
             )
 
-    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def one_sided(self, targets: Tensor, names: Names) -> list[str]:
+        counts = torch.bincount(targets, minlength=len(names)).tolist()
+        return [name for name, n in zip(names, counts, strict=True) if n in (0, len(targets))]
+
+    def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
         present = torch.bincount(tensors[0], minlength=len(names)) > 0
         if part == "train" and not present.all():
             absent = [names[i] for i in (~present).nonzero().flatten().tolist()]
@@ -435,8 +442,6 @@ class Multiclass(Classification):
                 f"no training sample of class {shorten(absent)}; choose another data.split_seed, "
                 "add samples, or set data.num_classes to the classes there are.",
             )
-        elif has_auroc and present.sum() == 1:
-            yield Problem("data", f"the {part} part holds one class only, {NO_AUROC}")
 
     def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
         if len(classes) < 2:
@@ -502,9 +507,14 @@ class Binary(SigmoidTask, Classification):
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
         return list(metadata["class_names"] or ("0", "1"))
 
-    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
-        if (tensors[0] == tensors[0][0]).all() and (part == "train" or has_auroc):
-            yield Problem("data", f"in the {part} part the target has one value only, {NO_AUROC}")
+    def one_sided(self, targets: Tensor, names: Names) -> list[str]:
+        return list(names) if (targets == targets[0]).all() else []
+
+    def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
+        if part == "train" and self.one_sided(tensors[0], names):
+            yield Problem(
+                "data", f"in the {part} part the target has one value only; {OTHER_ROWS}."
+            )
 
     def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
         if len(classes) != 2:
@@ -545,13 +555,16 @@ class Multilabel(SigmoidTask):
     def count_outputs(self, target: Tensor, class_names: Names | None) -> tuple[int | None, int]:
         return target.numel(), target.numel()
 
-    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
-        is_constant = (tensors[0] == tensors[0][0]).all(0).tolist()
-        constant = [name for name, same in zip(names, is_constant, strict=False) if same]
-        if constant and (part == "train" or has_auroc):
+    def one_sided(self, targets: Tensor, names: Names) -> list[str]:
+        is_constant = (targets == targets[0]).all(0).tolist()
+        return [name for name, same in zip(names, is_constant, strict=True) if same]
+
+    def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
+        if part == "train" and (constant := self.one_sided(tensors[0], names)):
             yield Problem(
                 "data",
-                f"in the {part} part label {', '.join(constant)} has one value only, {NO_AUROC}",
+                f"in the {part} part label {shorten(constant)} has one value only; {OTHER_ROWS}, or leave "
+                "it out of the targets.",
             )
 
     def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
@@ -669,7 +682,7 @@ class Ranking(StandardTask):
     def example_targets(self) -> tuple[Tensor, ...]:
         return torch.tensor([[1.0], [0.0], [2.0], [0.0]]), torch.tensor([0, 0, 1, 1])
 
-    def part_problems(self, part: str, tensors: Tensors, names: Names, has_auroc: bool) -> Problems:
+    def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
         sizes = tensors[1].unique_consecutive(return_counts=True)[1]
         if single := int((sizes == 1).sum()):
             yield Problem(

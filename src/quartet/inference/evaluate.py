@@ -7,7 +7,7 @@ from quartet.checkpoints import storage
 from quartet.core.messages import redact
 from quartet.inference.predictor import read_input, rebuild_run
 from quartet.records.loggers import shorten_float
-from quartet.records.run_directory import write_new
+from quartet.records.run_directory import without_nan, write_new
 from quartet.reports.run import columns, draw_evaluation
 from quartet.training.callbacks.predictions import PredictionCollector
 
@@ -22,7 +22,7 @@ def evaluate(
     split: str = "test",
     checkpoint: str = "best",
     input: str | Path | None = None,  # noqa: A002 (the key of the command)
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Computes loss and metrics of a run's checkpoint.
 
     Args:
@@ -53,7 +53,7 @@ def evaluate(
     score = run.trainer.test if split == "test" else run.trainer.validate
     score(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
     values = run.trainer.callback_metrics.items()
-    figures = {name: shorten_float(float(value)) for name, value in values}
+    figures = without_nan({name: shorten_float(float(value)) for name, value in values})
     if not run.trainer.is_global_zero:
         return figures
     file = write_new(

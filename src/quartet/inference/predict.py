@@ -4,13 +4,13 @@ import csv
 import functools
 import importlib.util
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -30,6 +30,7 @@ from quartet.data import nest
 from quartet.data.csv import encode
 from quartet.data.image_folder import to_tensor
 from quartet.data.loader import make_normalizer, worker_options
+from quartet.data.pictures import PictureError, list_pictures, read_picture, refuse_pictures
 from quartet.data.task import Columns, Task, create_task
 from quartet.inference.predictor import (
     Predictor,
@@ -42,6 +43,8 @@ from quartet.inference.predictor import (
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
 
 CHUNK = 8192  # rows of a table that are in memory at once
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
@@ -312,11 +315,10 @@ class PictureFiles(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            with Image.open(self.paths[index]) as image:
-                picture = image.convert(self.mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{self.paths[index]} cannot be read as a picture: {error}"
-        width, height = picture.size
+            picture = read_picture(self.paths[index], self.mode)
+        except PictureError as error:
+            return str(error)
+        height, width = v2.functional.get_size(picture)
         if self.size and width * self.size[0] != height * self.size[1]:
             return (
                 f"{self.paths[index]} is {width} pixels wide and {height} high; the model takes "
@@ -332,11 +334,12 @@ def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
     The name of a picture's folder is its target, if it is the name of a class.
     """
     config, names = predictor.metadata["config"], predictor.names
-    paths = [path]
-    if path.is_dir():
-        paths = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMG_EXTENSIONS)
+    left_out: dict[str, int] = {}
+    paths = list_pictures(path, left_out) if path.is_dir() else [path]
     if not paths:
         raise ValueError(f"{path} holds no picture, which end in {', '.join(IMG_EXTENSIONS)}.")
+    for kind, count in left_out.items():
+        log.warning("input: %d %s left out, which are no pictures.", count, kind)
     channels, height, width = predictor.metadata["input_shape"]
     any_size = "image_size" in config  # as data=image_folder accepts them
     transform = to_tensor(config["image_size"]) if any_size else resize_to(height, width)
@@ -348,10 +351,12 @@ def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
     )
     convert = make_normalizer(config["mean"], config["std"], torch.device("cpu"))
     has_targets, start = any(each.parent.name in names for each in paths), 0
+    problems: list[str] = []
     with tqdm(total=len(paths), desc="predicting", unit="picture") as bar:
         for tensors in loader:
-            if problems := [each for each in tensors if isinstance(each, str)]:
-                raise ValueError(problems[0])
+            problems += [each for each in tensors if isinstance(each, str)]
+            if problems:  # the others are read to name all of them
+                continue
             part = paths[start : start + len(tensors)]
             folders = [each.parent.name for each in part]
             targets = {"target": [each if each in names else None for each in folders]}
@@ -359,6 +364,7 @@ def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
             yield Batch([str(each) for each in part], inputs, targets if has_targets else {})
             start += len(tensors)
             bar.update(len(tensors))
+    refuse_pictures(problems)
 
 
 def resize_to(height: int, width: int) -> v2.Compose:

@@ -14,6 +14,7 @@ from quartet.checkpoints import storage
 from quartet.compat import quieten
 from quartet.config.configuration import replace_values, to_container
 from quartet.config.records import read_record
+from quartet.core.messages import shorten
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
 from quartet.data.loader import seeded
@@ -257,7 +258,7 @@ def read_input(run: Run, source: Path, checkpoint: str) -> None:
         raise ConfigError(Problem("input", message, str(source)))
     with collect_problems(problems, "input"):
         dataset = parts.read(source)
-        problems += check_part("test", dataset, parts, run.config["data"], has_auroc=False)
+        problems += check_part("test", dataset, parts, run.config["data"])
     if problems:
         raise ConfigError(*(Problem("input", each.message, str(source)) for each in problems))
     run.data.parts = parts._replace(test=dataset)
@@ -286,9 +287,17 @@ def rebuild_run(
         problems.append(Problem("split", f"must be one of {', '.join(splits)}.", split))
     if problems:
         raise ConfigError(*problems)
-    run = build(replace_values(cfg, {"callbacks": {}, "logger": {}}), directory)
+    values: dict[str, Any] = {"callbacks": {}, "logger": {}}
+    known = (metadata_of(storage.load(path)) or {}).get("class_names")
+    if known and "classes" in cfg.data:
+        values["data.classes"] = known  # other data has them in the same order, perhaps not all
+    run = build(replace_values(cfg, values), directory)
     run.trainer.loggers = []  # metrics.csv is that of the training
     load_data(run)
+    now = run.data.metadata()["class_names"] if run.is_known else known
+    if known and now != known:
+        message = f"the data has the classes {shorten(now or ())}, and the run was trained on {shorten(known)}."
+        raise ConfigError(Problem("data", message))
     if not run.has_part(split):
         raise ConfigError(Problem("split", "this data has no such part.", split))
     return run, path

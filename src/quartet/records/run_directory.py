@@ -202,6 +202,11 @@ def summary(
     }
 
 
+def without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Returns figures with None for those that have no value, which JSON has no number for."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
 def split_part(name: str) -> tuple[str, str]:
     """Splits the name of a value, val/loss or val_loss, into the part of the data and the rest."""
     found = re.fullmatch(r"(train|val|test)[/_](.+)", name)

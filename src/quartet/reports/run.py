@@ -267,9 +267,9 @@ def table(result: Mapping[str, Any], directory: Path) -> str:
     )
 
 
-def columns(figures: Mapping[str, float]) -> str:
+def columns(figures: Mapping[str, float | None]) -> str:
     """Figures such as val/loss as text: a row for each, a column for train, val, test and others."""
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, float | None]] = {}
     for key, value in figures.items():
         part, name = split_part(key)
         rows.setdefault(name, {})[part] = value
@@ -277,7 +277,8 @@ def columns(figures: Mapping[str, float]) -> str:
     width = max(12, *(len(name) + 1 for name in rows), 0)
     lines = [f"{'':{width}}" + "".join(f"{part:>10}" for part in parts)]
     for name, row in rows.items():
-        cells = (f"{row[part]:.4g}" if part in row else "" for part in parts)
+        values = (row.get(part) for part in parts)
+        cells = ("" if value is None else f"{value:.4g}" for value in values)
         lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
 
@@ -303,6 +304,7 @@ def describe_run(cfg: "DictConfig") -> str:
     elif run.data.loaded:
         lines.append(("samples", ", ".join(describe_size(run.data, name) for name in PARTS)))
         lines += describe_data(run.data.parts, run.data.metadata()).items()
+        lines += [("caution", text) for text in run.cautions]
     else:
         lines.append(("samples", f"{run.config['data']['train_samples']:,}, not read yet"))
     if run.steps_per_epoch:

@@ -77,6 +77,7 @@ class Builder:
         config: The configuration; metadata of the data and the monitor are filled in.
         problems: Those found so far.
         unchecked: What could not be checked, and why.
+        cautions: What a user should know of the data.
         unused: Groups whose parts a foreign module does not take.
         logged: Names of the values that loss and metrics log, such as accuracy.
         trial: The steps of the module, if they can be tried.
@@ -87,6 +88,7 @@ class Builder:
         self.config = config
         self.problems: list[Problem] = []
         self.unchecked: list[str] = []
+        self.cautions: list[str] = []
         self.unused: list[str] = []
         self.logged: list[str] = []
         self.trial: dry_run.StepTrial | None = None
@@ -133,6 +135,8 @@ class Builder:
             if parts["data"].loaded:
                 self.problems += data.check_contents(parts["data"], config)
             self.unchecked += data.list_unchecked(parts["data"])
+            if not self.problems and parts["data"].loaded:
+                self.cautions += data.list_cautions(parts["data"], config)
 
     def make_module_parts(self) -> None:
         """Makes and tries what the engine's own module takes, and the trainer."""

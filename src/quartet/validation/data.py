@@ -1,7 +1,7 @@
 """Problems that only the data shows: values that cannot be trained on, parts that cannot be scored."""
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,19 +15,18 @@ from quartet.data.datamodule import DataModule
 from quartet.data.nest import leaves
 from quartet.data.split import Parts
 from quartet.data.stream import Stream, count_samples
-from quartet.data.task import StandardTask, Task, create_task, first_sample
+from quartet.data.task import StandardTask, Task, create_task, first_sample, known_targets
 from quartet.validation.length import count_processes
 
 
-def find_problems(data: DataModule, config: Config, metrics: Container[str]) -> Iterator[Problem]:
+def find_problems(data: DataModule, whole: Config) -> Iterator[Problem]:
     """Yields the problems of the parts of the data.
 
     Args:
         data: The data, which can be read.
-        config: The data group, with its shapes filled in.
-        metrics: Names of the metrics that will be computed.
+        whole: The configuration, with the shapes of the data filled in.
     """
-    parts = data.load()
+    parts, config, metrics = data.load(), whole["data"], whole["metrics"]
     names = list(parts.class_names or ())
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         message = f"class_names has {twice[0]!r} twice; give each class a name of its own."
@@ -49,8 +48,10 @@ def find_problems(data: DataModule, config: Config, metrics: Container[str]) -> 
                 f"the {part} part holds one sample, for which there is no R2; choose a larger "
                 "part, or metrics=none.",
             )
-        found = list(check_part(part, dataset, parts, config, "auroc" in metrics))
+        found = list(check_part(part, dataset, parts, config))
         yield from found
+        if not found and whole["monitor"]["metric"] == f"{part}/auroc":
+            yield from check_auroc(part, data, config)
         if found and part == "train":  # the other parts would say the same
             break
     size, count = config["batch_size"], data.count("train")
@@ -108,9 +109,39 @@ def check_streams(parts: Parts, config: Config) -> Iterator[Problem]:
         )
 
 
-def check_part(
-    part: str, dataset: Dataset[Any], parts: Parts, config: Config, has_auroc: bool
-) -> Iterator[Problem]:
+def check_auroc(part: str, data: DataModule, config: Config) -> Iterator[Problem]:
+    """A part that is monitored by its AUROC must have one."""
+    missing, every = find_one_sided(part, data, config)
+    if missing and len(missing) == len(every):
+        yield Problem(
+            "monitor.metric",
+            f"the {part} part holds one class only, so it has no AUROC; choose another data.split_seed, a "
+            "larger part, or monitor another value.",
+            f"{part}/auroc",
+        )
+
+
+def find_one_sided(part: str, data: DataModule, config: Config) -> tuple[list[str], list[str]]:
+    """The classes or labels of a part that have no AUROC, and all of them, as far as targets are known."""
+    task = create_task(data.task, config["num_outputs"])
+    dataset, names = getattr(data.parts, part), task.names(data.metadata())
+    if isinstance(task, StandardTask) and (tensors := known_targets(dataset)):
+        return task.one_sided(tensors[0], names), names
+    return [], names
+
+
+def list_cautions(data: DataModule, config: Config) -> Iterator[str]:
+    """Yields what a user should know of data that is there, though it can be trained on."""
+    yield from data.parts.notes
+    for part in ("val", "test") if "auroc" in config["metrics"] else ():
+        missing, names = find_one_sided(part, data, config["data"])
+        if missing:
+            rest = "auroc is the mean over the others"
+            rest = "it has no auroc" if len(missing) == len(names) else rest
+            yield f"the {part} part has all or nothing of {shorten(missing)}; {rest}"
+
+
+def check_part(part: str, dataset: Dataset[Any], parts: Parts, config: Config) -> Iterator[Problem]:
     """Checks shapes first, then the range of targets, then all that needs both to be right."""
     task = create_task(config["task"], config["num_outputs"])
     yield from task.problems(part, dataset)
@@ -135,7 +166,7 @@ def check_part(
     yield from check_finite(part, "inputs", tensors[0], parts.feature_names)
     yield from check_finite(part, "targets", tensors[1], None)
     names = task.names({"class_names": parts.class_names, "num_outputs": task.num_outputs})
-    yield from task.part_problems(part, tensors[1:], names, has_auroc)
+    yield from task.part_problems(part, tensors[1:], names)
 
 
 def check_preparation(dataset: Any, config: Config, task: Task) -> Iterator[Problem]:
@@ -210,7 +241,7 @@ def check_contents(data: DataModule, config: Config) -> list[Problem]:
     """The problems of data that can be read, or the reason why they cannot."""
     problems: list[Problem] = []
     with collect_problems(problems, "data", config["data"]):
-        problems += find_problems(data, config["data"], [*config["metrics"]])
+        problems += find_problems(data, config)
         problems += check_streams(data.parts, config)
     return problems
 

@@ -1,0 +1,185 @@
+"""Pictures as a viewer shows them, from files of any kind that Pillow reads."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+from quartet.core.messages import shorten
+
+# How a picture is turned for its EXIF orientation; 1 is upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WHITE_IS_ZERO = 0  # a value of the TIFF tag below
+PHOTOMETRIC = 262
+
+
+class PictureError(ValueError):
+    """A file that is no picture, is damaged, or can be shown in more than one way."""
+
+
+def list_pictures(folder: Path, left_out: dict[str, int]) -> list[Path]:
+    """Lists the pictures of a folder and of those within it, in the order of their names.
+
+    Hidden files and folders are passed over.
+
+    Args:
+        folder: The folder; links are followed.
+        left_out: Gets the number of the files that are none, by their ending.
+    """
+    found, seen = [], set()
+    for place, folders, files in sorted_walk(folder):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if suffix in IMG_EXTENSIONS:
+                found.append(Path(place, name))
+            else:
+                left_out[suffix or "no ending"] = left_out.get(suffix or "no ending", 0) + 1
+    return found
+
+
+def sorted_walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walks as `os.walk`, in the order of the names, without hidden files and folders."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield place, folders, sorted(name for name in files if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a system keeps such a file or folder for itself."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def read_picture(path: Path, mode: str = "RGB", *, small: bool = False) -> Any:
+    """Reads a picture: upright, on white where it is transparent, and its colours as 8 bits.
+
+    Args:
+        path: The file.
+        mode: RGB, or L for grey.
+        small: Whether a JPEG may be read in a lower resolution, to find out whether it can be.
+
+    Returns:
+        A picture of Pillow's; of 16 bits or floats an array ``(height, width, channels)`` in [0, 1].
+
+    Raises:
+        PictureError: it cannot be read, or nothing says how it is to be shown.
+    """
+    try:
+        # Of a path, Pillow would map an uncompressed TIFF and scramble one that lies on its side.
+        with warnings.catch_warnings(), path.open("rb") as file, Image.open(file) as image:
+            warnings.simplefilter("ignore")  # large ones, and metadata that is damaged
+            if small:
+                image.draft(image.mode, (1, 1))
+            refuse_several(image)
+            image.load()
+            return show(turn_upright(image), mode, image)
+    except PictureError as error:
+        raise PictureError(f"{path} {error}") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{path} is no picture, or is damaged") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{path} has too many pixels; make it smaller") from None
+    except Exception as error:  # Pillow's readers raise errors of every kind
+        raise PictureError(f"{path} cannot be read as a picture ({error})") from None
+
+
+def refuse_several(image: Any) -> None:
+    """Refuses a file with several pictures. The second one in a phone's JPEG is a preview."""
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format != "MPO":
+        raise PictureError(f"holds {count} pictures; save each as a file of its own")
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Turns a picture as the camera noted it. Pillow has turned a TIFF when it was loaded."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # notes that are damaged do not concern the pixels
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def show(image: Image.Image, mode: str, file: Any) -> Any:
+    """Converts a loaded picture to a mode, or to an array in [0, 1] if it has more than 8 bits."""
+    if image.mode[0] in "IF":
+        values = scale(np.asarray(image, np.float32), image.mode, file.format)
+        if getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            values = 1 - values
+        return np.repeat(values[:, :, None], len(mode), axis=2)
+    if not image.has_transparency_data:
+        return image.convert(mode)
+    layered = image.convert("RGBA")
+    lowest, highest = layered.getchannel("A").getextrema()
+    shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layered).convert(mode)
+    extrema = np.reshape(shown.getextrema(), (-1, 2))
+    if lowest != highest and (extrema[:, 0] == extrema[:, 1]).all():
+        raise PictureError("is blank on white; save it on the background that it is made for")
+    return shown
+
+
+def scale(values: NDArray[np.float32], mode: str, kind: str) -> NDArray[np.float32]:
+    """Scales grey values of more than 8 bits to [0, 1].
+
+    Raises:
+        PictureError: nothing says which value is white.
+    """
+    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
+        return values / np.float32(65535)
+    if mode == "F" and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1:
+        return values
+    raise PictureError(
+        f"has values from {values.min():g} to {values.max():g}, and nothing says which is white; save "
+        "it with 8 or 16 bits, or as floats in [0, 1]"
+    )
+
+
+def check_pictures(paths: Sequence[Path]) -> None:
+    """Reads every picture once, in threads.
+
+    Raises:
+        ValueError: some cannot be read; the message names them.
+    """
+    reason = partial(find_problem, small=True)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        found = threads.map(reason, paths)
+        bar = tqdm(found, desc="reading", total=len(paths), unit="picture", delay=3, leave=False)
+        refuse_pictures([problem for problem in bar if problem])
+
+
+def find_problem(path: Path, **options: Any) -> str | None:
+    """The reason why a picture cannot be read; None if it can be."""
+    try:
+        read_picture(path, **options)
+    except PictureError as error:
+        return str(error)
+    return None
+
+
+def refuse_pictures(problems: Sequence[str]) -> None:
+    """Raises a ValueError that names the pictures with a problem, if there are any."""
+    if len(problems) == 1:
+        raise ValueError(f"{problems[0]}. Correct or remove it.")
+    if problems:
+        raise ValueError(
+            f"{len(problems)} pictures cannot be used. Correct or remove them: {shorten(problems, 20)}."
+        )

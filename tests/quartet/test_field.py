@@ -1,0 +1,372 @@
+"""Files and habits from the field: what is read as its owner means it, or refused in words.
+
+Inputs are small and of our own; each test names the right value, which once came out wrong.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import composed
+from numpy.typing import NDArray
+from PIL import Image
+
+from quartet.build import build
+from quartet.core.problems import ConfigError
+from quartet.data.pictures import PictureError, list_pictures, read_picture
+
+SHORT = ["trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null", "logger=none"]
+# Grey values from left to right and from top to bottom, none twice.
+RAMP: NDArray[Any] = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+
+# Pictures: as a viewer shows them, or refused
+
+
+def read(path: Path, mode: str = "RGB") -> NDArray[Any]:
+    """A picture in [0, 1], ``(height, width, channels)``."""
+    values = np.asarray(read_picture(path, mode))
+    return values / 255 if values.dtype == np.uint8 else values
+
+
+def sixteen_bits(values: NDArray[Any], kind: str = "<u2") -> Image.Image:
+    return Image.fromarray((values * 65535).round().astype(kind))
+
+
+def save_oriented(path: Path, values: NDArray[Any], orientation: int) -> None:
+    """A picture that looks like `values` once it is turned as its note says."""
+    undo: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.T,
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].T,
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray((undo[orientation](values) * 255).round().astype(np.uint8)).save(
+        path, exif=exif
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.png", "<u2"), ("a.tif", "<u2"), ("a.tif", ">u2"), ("a.tif", np.float32)],
+)
+def test_picture_of_more_than_8_bits_is_scaled(tmp_path: Path, name: str, kind: Any) -> None:
+    path = tmp_path / name
+    picture = Image.fromarray(RAMP) if kind is np.float32 else sixteen_bits(RAMP, kind)
+    picture.save(path)
+    assert np.abs(read(path) - RAMP[:, :, None]).max() < 1e-4
+    assert read(path).shape == (6, 8, 3)
+    assert np.abs(read(path, "L")[..., 0] - RAMP).max() < 1e-4
+
+
+def test_pgm_of_16_bits_is_scaled(tmp_path: Path) -> None:
+    values = (RAMP * 65535).round().astype(">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 8 6 65535\n" + values.tobytes())
+    assert np.abs(read(tmp_path / "a.pgm") - RAMP[:, :, None]).max() < 1e-4
+
+
+def test_inverted_tiff_of_16_bits_is_light_where_a_viewer_shows_light(tmp_path: Path) -> None:
+    sixteen_bits(1 - RAMP).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    assert np.abs(read(tmp_path / "a.tif") - RAMP[:, :, None]).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (RAMP * 255, "values from 0 to 255, and nothing says which is white"),
+        (RAMP - 0.5, "values from -0.5 to 0.5"),
+        (np.where(RAMP > 0.5, np.nan, RAMP), "values from nan"),
+        ((RAMP * 70000).astype(np.int32), "values from 0 to 70000"),
+    ],
+    ids=["of 255", "negative", "nan", "32 bits"],
+)
+def test_picture_without_a_white_is_refused(
+    tmp_path: Path, values: NDArray[Any], message: str
+) -> None:
+    Image.fromarray(values.astype(np.int32 if values.dtype == np.int32 else np.float32)).save(
+        tmp_path / "a.tif"
+    )
+    with pytest.raises(PictureError, match=message):
+        read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_picture_is_upright_as_the_camera_noted(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    values = np.kron(RAMP, np.ones((8, 8)))
+    save_oriented(path, values, orientation)
+    shown = read(path)
+    assert shown.shape == (48, 64, 3)
+    assert np.abs(shown - values[:, :, None]).max() < (0.2 if suffix == "webp" else 0.003)
+
+
+def test_damaged_notes_of_the_camera_leave_the_pixels(tmp_path: Path) -> None:
+    grey = Image.fromarray((RAMP * 255).astype(np.uint8))
+    grey.save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.abs(read(tmp_path / "a.png") - RAMP[:, :, None]).max() < 0.01
+
+
+def transparent(mode: str) -> Image.Image:
+    """Black, with the values in the transparency: on white they are seen."""
+    alpha = Image.fromarray((255 - RAMP * 255).round().astype(np.uint8))
+    if mode == "P":
+        palette = Image.fromarray((RAMP > 0.5).astype(np.uint8), "P")
+        palette.putpalette([0, 0, 0, 0, 0, 0])
+        palette.info["transparency"] = b"\xff\x00"
+        return palette
+    black = Image.new(mode, alpha.size)
+    black.putalpha(alpha)
+    return black
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_picture_lies_on_white(tmp_path: Path, mode: str) -> None:
+    made = transparent(mode)
+    made.save(tmp_path / "a.png", **({"transparency": b"\xff\x00"} if mode == "P" else {}))
+    expected = (RAMP > 0.5).astype(float) if mode == "P" else RAMP
+    assert np.abs(read(tmp_path / "a.png") - expected[:, :, None]).max() < 0.01
+
+
+def test_white_picture_on_nothing_is_refused(tmp_path: Path) -> None:
+    white = Image.new("RGBA", (8, 6), "white")
+    white.putalpha(Image.fromarray((RAMP * 255).astype(np.uint8)))
+    white.save(tmp_path / "a.png")
+    with pytest.raises(PictureError, match=r"a\.png is blank on white; save it on the background"):
+        read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
+def test_colours_are_those_of_the_picture(tmp_path: Path, mode: str) -> None:
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    made = red.convert(mode)
+    made.save(tmp_path / "a.tif")
+    expected = {"1": 76 / 255 > 0.5, "L": 76 / 255}.get(mode)
+    right = (1, 0, 0) if expected is None else (float(expected),) * 3
+    assert np.abs(read(tmp_path / "a.tif").mean((0, 1)) - right).max() < (
+        0.4 if mode == "1" else 0.02
+    )
+
+
+def test_file_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    pages = [Image.new("L", (8, 8), grey) for grey in (0, 128, 255)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(PictureError, match="holds 3 pictures; save each as a file of its own"):
+        read(tmp_path / "a.tif")
+
+
+def test_very_large_picture_is_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    )
+    with pytest.raises(PictureError, match=r"a\.png has too many pixels; make it smaller"):
+        read(tmp_path / "a.png")
+
+
+# Folders of pictures
+
+COLOURS = {"cat": (200, 40, 40), "dog": (40, 40, 200), "elk": (40, 200, 40)}
+
+
+def fill(folder: Path, count: int = 6, **names: Any) -> Path:
+    """Pictures in class folders: of ``cat="red"`` so many in that colour, of a number so many."""
+    for name, many in (names or {"cat": count, "dog": count}).items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(many):
+            colour = COLOURS.get(name, (90, 90, 90))
+            Image.new("RGB", (10, 8), colour).save(folder / name / f"{number}.png")
+    return folder
+
+
+def described(path: Path, *overrides: str) -> Any:
+    words = ["data=image_folder", f"data.path='{path}'", "data.image_size=8", "model=linear"]
+    return build(composed([*words, *SHORT, *overrides]))
+
+
+def sizes(run: Any) -> list[int]:
+    return [0 if part is None else len(part) for part in run.data.parts[:3]]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Val", "validation", "VALID", "dev"])
+def test_validation_part_has_many_names(tmp_path: Path, name: str) -> None:
+    for part, count in (("Train", 6), (name, 2), ("Test", 3)):
+        fill(tmp_path / part, count)
+    run = described(tmp_path)
+    assert sizes(run) == [12, 4, 6]
+    assert run.data.parts.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_part_may_lack_a_class(tmp_path: Path, empty: bool) -> None:
+    fill(tmp_path / "train", cat=4, dog=4, elk=4)
+    fill(tmp_path / "val", cat=2, elk=2, **({"dog": 0} if empty else {}))
+    fill(tmp_path / "test", dog=3)
+    run = described(tmp_path)
+    assert sizes(run) == [12, 4, 3]
+    assert [target for _, target in run.data.parts.val] == [0, 0, 2, 2]
+    assert [target for _, target in run.data.parts.test] == [1, 1, 1]
+    assert run.cautions == [
+        "the val part has all or nothing of dog; auroc is the mean over the others",
+        "the test part has all or nothing of cat, dog, elk; it has no auroc",
+    ]
+
+
+def test_class_of_trains_is_no_part(tmp_path: Path) -> None:
+    fill(tmp_path, bus=10, train=10)
+    assert described(tmp_path).data.parts.class_names == ("bus", "train")
+
+
+def test_hidden_files_and_links_to_folders_above_are_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path, 10)
+    for name in (".DS_Store", "._3.png", ".hidden/1.png", "__MACOSX/2.png", "Thumbs.db"):
+        (tmp_path / "cat" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "cat" / name).write_bytes(b"no picture")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    (tmp_path / "elsewhere").mkdir()
+    fill(tmp_path / "elsewhere", bird=10)
+    (tmp_path / "bird").symlink_to(tmp_path / "elsewhere" / "bird")
+    (tmp_path / "elsewhere").rename(tmp_path / ".elsewhere")
+    (tmp_path / "bird").unlink()
+    (tmp_path / "bird").symlink_to(tmp_path / ".elsewhere" / "bird")
+    run = described(tmp_path)
+    assert run.data.parts.class_names == ("bird", "cat", "dog")
+    assert sum(sizes(run)) == 30
+    assert run.cautions == []
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    fill(tmp_path / "train", 8)
+    for name in ("cat/a.gif", "cat/b.gif", "dog/notes.txt", "0.png"):
+        (tmp_path / "train" / name).write_bytes(b"")
+    fill(tmp_path / "masks", 1)
+    fill(tmp_path, test=3)
+    cautions = described(tmp_path).cautions
+    assert f"files left out in {tmp_path}/train that are no pictures: 2 .gif, 1 .txt" in cautions
+    assert f"1 pictures left out in {tmp_path}/train, beside the class folders" in cautions
+    assert f"masks in {tmp_path} left out, beside the folders of parts" in cautions
+    assert any("test/ is left out, as it has no class folders" in each for each in cautions)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            "val/cat val/dog valid/cat train/cat train/dog",
+            "val/ and valid/, which both name the val",
+        ),
+        ("test/cat valid/cat", "has test/ and valid/ and no train/"),
+        ("cat dog test", "no train/; move cat, dog into train/, or rename them"),
+        ("cat/train cat/test dog/train", r"has parts in its classes, cat/test; put .* test/cat"),
+        ("train/cat train/dog test/cow", "test has cow, which is none of the classes cat, dog"),
+        (
+            "pets/cat pets/dog",
+            "has one class only, pets; data.path=.*/pets holds a folder for each",
+        ),
+        ("cat", "has one class only, cat; add another"),
+        ("", "has no folders; it must have a folder for each class"),
+    ],
+)
+def test_folders_that_may_mean_two_things_are_refused(
+    tmp_path: Path, folders: str, message: str
+) -> None:
+    for folder in folders.split():
+        fill(tmp_path / Path(folder).parent, **{Path(folder).name: 6})
+    with pytest.raises(ConfigError, match=message):
+        described(tmp_path)
+
+
+def test_class_without_pictures_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, cat=10, dog=10, elk=0)
+    (tmp_path / "elk" / "a.gif").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"no picture of class elk in .*no pictures: 1 \.gif"):
+        described(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_pictures_are_all_named_before_the_training(tmp_path: Path, workers: int) -> None:
+    fill(tmp_path, 10)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cat" / "cut.jpg")
+    whole = (tmp_path / "cat" / "cut.jpg").read_bytes()
+    (tmp_path / "cat" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "dog" / "text.png").write_text("no picture")
+    (tmp_path / "dog" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ConfigError) as caught:
+        described(tmp_path, f"data.num_workers={workers}")
+    message = str(caught.value)
+    assert message.startswith("data: 4 pictures cannot be used. Correct or remove them:")
+    assert all(name in message for name in ("cut.jpg", "text.png", "empty.jpg", "gone.png"))
+    assert sizes(described(tmp_path, "data.check_files=false")) == [17, 2, 5]
+
+
+def test_run_of_pictures_matches_classes_by_name(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "pets", 12)
+    words = ["data=image_folder", "data.path=pets", "data.image_size=8", "model=linear", *SHORT]
+    words += ["trainer.max_epochs=40", "optimizer.lr=0.05", "hydra.run.dir=run"]
+    assert command("train.py", *words) == 0
+    fill(tmp_path / "dogs", dog=6)
+    assert command("evaluate.py", "run=run", "input=dogs") == 0
+    figures = json.loads((tmp_path / "run/evaluation-dogs.json").read_text())["metrics"]
+    assert (figures["test/accuracy"], figures["test/auroc"]) == (1, None)
+    fill(tmp_path / "more", 12)
+    assert command("evaluate.py", "run=run", "data.path=more", "data.test_fraction=0.5") == 0
+    capsys.readouterr()
+    fill(tmp_path / "others", bee=6, elk=6)
+    for script in ("evaluate.py", "predict.py"):
+        assert command(script, "run=run", "data.path=others") == 2
+        assert "has bee, elk, which are none of the classes cat, dog" in capsys.readouterr().err
+    assert command("predict.py", "run=run", "input=dogs", "output=p.csv") == 0
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert list(table["prediction"]) == ["dog"] * 6 == list(table["target"])
+
+
+def test_predictions_of_pictures_name_every_damaged_one(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "pets", 12)
+    words = ["data=image_folder", "data.path=pets", "data.image_size=8", "model=linear", *SHORT]
+    assert command("train.py", *words, "hydra.run.dir=run") == 0
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / "pets/cat" / name).write_text("no picture")
+    assert command("predict.py", "run=run", "input=pets", "output=p.csv") == 2
+    assert "2 pictures cannot be used" in (message := capsys.readouterr().err)
+    assert "a.png" in message
+    assert "b.jpg" in message
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_pictures_are_listed_in_the_order_of_names(tmp_path: Path) -> None:
+    for name in ("b/2.png", "a/3.png", "1.PNG", "a.tar.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [str(path.relative_to(tmp_path)) for path in list_pictures(tmp_path, {})]
+    assert found == ["1.PNG", "a.tar.jpeg", "a/3.png", "b/2.png"]
+
+
+def test_monitored_auroc_must_exist(tmp_path: Path) -> None:
+    fill(tmp_path / "train", 4)
+    fill(tmp_path / "val", cat=3)
+    with pytest.raises(ConfigError, match="val part holds one class only, so it has no AUROC"):
+        described(tmp_path, "monitor.metric=val/auroc")
