@@ -13,7 +13,7 @@ from examples import installed
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from made import composed
-from test_resume import crash, differences, resume
+from test_resume import assert_same, crash, differences, resume
 from torch import Tensor, nn
 
 from quartet.build import build
@@ -261,12 +261,32 @@ def test_names_with_an_underscore_are_those_of_parts(
 
 
 def test_groups_train_on_foreign_data(tmp_path: Path) -> None:
-    described = ["data.task=multiclass", "data.num_classes=10", "data.num_outputs=10"]
-    words = ["data=mnist_lit", "data.input_shape=[1,28,28]", "trainer=cpu", "logger=csv"]
-    result = train(composed([*words, *described, "trainer.max_epochs=1"]), tmp_path / "run")
+    words = ["data=mnist_lit", "trainer=cpu", "logger=csv", "trainer.max_epochs=1"]
+    result = train(composed(words), tmp_path / "run")
     assert result["metrics"].keys() >= {"test/accuracy", "val/f1", "train/loss"}
     with pytest.raises(ConfigError, match=r"^data.task=null: must be multiclass"):
-        build(composed(words), tmp_path / "other")
+        build(composed([*words, "data.task=null"]), tmp_path / "other")
+
+
+def test_averages_early_stopping_and_exact_resume_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["callbacks=[ema,early_stopping]", "callbacks.early_stopping.patience=1"]
+    words += [*SHORT, *OFTEN, "callbacks.early_stopping.min_delta=1000", "trainer.max_epochs=9"]
+    train(composed(words), tmp_path / "whole")
+    assert len(pd.read_csv(tmp_path / "whole/metrics.csv")) == 2
+    crash(words, tmp_path / "run", "on_train_batch_end", 10, monkeypatch)
+    resume(tmp_path / "run")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_weights_and_freezing_are_the_modules_own(trained: Path) -> None:
+    for word in (f"model.weights='{trained}'", "optimizer.freeze=['net.*']"):
+        group = word.partition(".")[0]
+        with pytest.raises(
+            ConfigError, match=rf"^{group}=\w+: module=mnist_lit (has no|sets it in)"
+        ):
+            build(composed([*SHORT, word]))
 
 
 def test_batches_of_a_second_loader_are_not_collected() -> None:

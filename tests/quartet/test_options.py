@@ -85,6 +85,8 @@ def cases() -> Iterator[Any]:
     for group, option in every:
         if (group, option) == ("loss", "none"):  # needs a model that has one: test_examples.py
             continue
+        if "???" in (CONF / group / f"{option}.yaml").read_text():  # of a fork; its owner sets it
+            continue
         needed = required(group, option)
         # A fork's option that goes with the fork's own data is tried with that alone.
         for task in ["own"] if "data" in needed else filter(DATA_OF.get, tasks_of(group, option)):
@@ -137,7 +139,8 @@ def test_every_option_trains(
     assert json.loads((directory / "result.json").read_text()) == result
     assert (result["status"], result["error"]) == ("finished", None)
     assert all(math.isfinite(value) for value in result["metrics"].values())
-    assert math.isfinite(result["metrics"]["test/loss"])
+    # A module of a fork may log no loss.
+    assert "test/loss" in result["metrics"] or result["choices"].get("loss", "none") == "none"
     for name in (
         "environment.json",
         "checkpoints/best.ckpt",
@@ -145,7 +148,9 @@ def test_every_option_trains(
     ):
         assert (directory / name).exists()
         if name.endswith(".ckpt"):
-            assert torch.load(directory / name, weights_only=True)["global_step"] == 2
+            step = torch.load(directory / name, weights_only=True)["global_step"]
+            # Data of a fork may be smaller than two batches.
+            assert step == 2 or step == build(composed(overrides), tmp_path / "built").total_steps
 
 
 # These look at values, as do losses and metrics of ranking, which depend on the documents of a query.
