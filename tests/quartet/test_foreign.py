@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from made import composed
 from test_resume import assert_same, crash, differences, resume
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from quartet.build import build
 from quartet.cli import expected
@@ -30,8 +31,11 @@ from quartet.training.callbacks.predictions import PredictionCollector
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance")
 LIT = ["module=mnist_lit", "data=mnist_lit", "trainer=cpu", "logger=csv"]
+# A scheduler that lowers the rate at the end of each epoch but the first.
+LOWERS = ["module.scheduler.patience=0", "+module.scheduler.threshold=1"]
 SHORT = [*LIT, "trainer.max_epochs=2", "callbacks.progress_bar=null"]
 OFTEN = ["callbacks.last.every_n_steps=1", "callbacks.last.min_seconds=0"]
+LONGER = [*SHORT, *LOWERS, *OFTEN, "trainer.max_epochs=3"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +47,7 @@ def _example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
-    train(composed([*SHORT, *OFTEN]), folder)
+    train(composed(LONGER), folder)
     return folder
 
 
@@ -63,12 +67,12 @@ def test_trains_as_lightning_does_bit_for_bit(trained: Path, tmp_path: Path) -> 
     module = MNISTLitModule(
         SimpleDenseNet(784, 16, 10),
         optimizer=partial(torch.optim.Adam, lr=0.001),
-        scheduler=partial(torch.optim.lr_scheduler.ReduceLROnPlateau),
+        scheduler=partial(ReduceLROnPlateau, factor=0.1, patience=0, threshold=1),
         compile=False,
     )
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     trainer = Trainer(
-        max_epochs=2,
+        max_epochs=3,
         accelerator="cpu",
         num_sanity_val_steps=0,
         default_root_dir=tmp_path,
@@ -90,10 +94,33 @@ def test_resumes_exactly(
     hook: str, number: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    crash([*SHORT, *OFTEN], folder, hook, number, monkeypatch)
+    crash(LONGER, folder, hook, number, monkeypatch)
     resume(folder)
-    assert differences(dict(weights(trained)), dict(weights(folder))) == []
-    assert (folder / "metrics.csv").read_text() == (trained / "metrics.csv").read_text()
+    assert_same(trained, folder)
+
+
+def test_scheduler_of_steps_that_compares_a_value_is_resumed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from project.mnist_module import MNISTLitModule
+
+    def configured(self: Any) -> dict[str, Any]:
+        optimizer = self.hparams.optimizer(params=self.parameters())
+        scheduler = ReduceLROnPlateau(optimizer, factor=0.9, patience=0, threshold=1)
+        settings = {"scheduler": scheduler, "interval": "step", "monitor": "train/now"}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    monkeypatch.setattr(MNISTLitModule, "configure_optimizers", configured)
+    monkeypatch.setattr(
+        MNISTLitModule, "on_before_zero_grad", lambda self, _: self.log("train/now", 1.0)
+    )
+    words = [*SHORT, *OFTEN]
+    train(composed(words), tmp_path / "whole")
+    for number in (3, 7):
+        folder = tmp_path / f"run{number}"
+        crash(words, folder, "on_train_batch_end", number, monkeypatch)
+        resume(folder)
+        assert_same(tmp_path / "whole", folder)
 
 
 def test_evaluates_as_the_training_did(trained: Path) -> None:

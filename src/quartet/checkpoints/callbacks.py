@@ -39,6 +39,7 @@ from quartet.compat.lightning_loop import (
     has_epoch_start,
     is_reached,
     set_epoch_start,
+    update_plateau_schedulers,
 )
 from quartet.core.files import write_atomic
 from quartet.core.problems import Context, Problem
@@ -284,6 +285,8 @@ class ResumeState(Callback):
             data_fetcher.fetched -= done  # Lightning adds them
             start(data_fetcher)
             restore_random_states(trainer, now)
+            if not is_validation_due(trainer):  # after which Lightning does so
+                update_plateau_schedulers(trainer, "step")
             return
         if loaded or trainer.current_epoch > 0:
             self.loader_states = [now]

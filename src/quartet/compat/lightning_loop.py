@@ -87,6 +87,10 @@ class FitLoop(_FitLoop):
         epochs: Any = self.epoch_progress.current
         return super().done and not (self.restarting and epochs.processed < epochs.ready)
 
+    def on_advance_end(self) -> None:
+        self._restarting = False  # the end of an epoch that was resumed is that of any other
+        super().on_advance_end()
+
 
 class FastEpochLoop(_TrainingEpochLoop):
     """Lightning's epoch loop with a fast path for one device in full precision.
@@ -103,6 +107,7 @@ class FastEpochLoop(_TrainingEpochLoop):
     """
 
     scheduled_step = 0  # the last optimizer step after which schedulers were stepped
+    has_updated_plateaus = False  # in this epoch
     around_start: Callable[[Any, Callable[[Any], None]], None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -111,6 +116,10 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
         module: Any = self.trainer.lightning_module
+        if interval == "epoch" and update_plateau_schedulers:
+            if self.has_updated_plateaus:
+                return
+            self.has_updated_plateaus = True
         if module.automatic_optimization:
             super().update_lr_schedulers(interval, update_plateau_schedulers)
         elif hasattr(module, "step_schedulers"):
@@ -124,7 +133,7 @@ class FastEpochLoop(_TrainingEpochLoop):
             super().on_run_start(data_fetcher)
         else:
             self.around_start(data_fetcher, super().on_run_start)
-        self.scheduled_step = self.global_step
+        self.scheduled_step, self.has_updated_plateaus = self.global_step, False
         self.is_fast = (
             supports_fast_path(self.trainer) and not self.automatic_optimization._skip_backward
         )
@@ -345,6 +354,17 @@ def set_epoch_start(trainer: Trainer, around: Callable[[Any, Callable[[Any], Non
     """Calls `around` at the start of each epoch, with Lightning's data fetcher and start."""
     loop: Any = trainer.fit_loop.epoch_loop
     loop.around_start = around
+
+
+def update_plateau_schedulers(trainer: Trainer, interval: str) -> None:
+    """Steps the schedulers that compare a monitored value, at the end of a step or epoch.
+
+    At the end of an epoch Lightning does so after the checkpoints, which would lack it; it is not
+    done twice.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if interval == "step" or loop._num_ready_batches_reached():
+        loop.update_lr_schedulers(interval, update_plateau_schedulers=True)
 
 
 def has_epoch_start(trainer: Trainer) -> bool:

@@ -123,7 +123,6 @@ class Module(LightningModule):
         self.mixing = mixing
         self._last_batch = -1
         self._loaded: dict[str, Any] = {}
-        self.plateau_is_due = False
         self.loss_extras = find_extras(loss)
         self.class_names: list[str] = []
 
@@ -222,8 +221,6 @@ class Module(LightningModule):
         self.configure_optimizers()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        if isinstance(scheduler, ReduceLROnPlateau) and not self.plateau_is_due:
-            return
         step = self.trainer.global_step if self.automatic_optimization else self._last_step
         if not any(each.main is scheduler and not each.due(step) for each in self.schedules):
             super().lr_scheduler_step(scheduler, metric)
@@ -355,16 +352,10 @@ class Module(LightningModule):
         self.compare_steps()
         self.log_dict(self._rates)
         self.log_epoch("train", self.train_metrics)
-        # Lightning would do so after the checkpoint of the epoch, which would lack it.
         if is_last_batch_done(self.trainer):
             for schedule, config in self.each_config("epoch"):
                 if isinstance(config["scheduler"], ReduceLROnPlateau):
                     check_logged(self.trainer, {f"{schedule.group}.monitor": config["monitor"]})
-            self.plateau_is_due = True
-            self.trainer.fit_loop.epoch_loop.update_lr_schedulers(
-                "epoch", update_plateau_schedulers=True
-            )
-            self.plateau_is_due = False
 
     def compare_steps(self) -> None:
         """Warns if the first epoch had another number of steps than schedules were made for."""

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from quartet.checkpoints.callbacks import LastCheckpoint
 from quartet.compat import is_accumulating, is_last_batch_done, is_validation_due
+from quartet.compat.lightning_loop import update_plateau_schedulers
 from quartet.core.problems import TrainingError
 from quartet.core.processes import ShutdownHandler
 from quartet.records.run_directory import split_part
@@ -72,7 +73,8 @@ def last_checkpoints(trainer: Trainer) -> list[LastCheckpoint]:
 class MonitorCheck(Checkpoint):
     """Ends a training in which a monitored value is not logged, where Lightning would do so later.
 
-    Also ends one in which no step of an epoch returns a loss, which Lightning would let pass.
+    Also ends one in which no step of an epoch returns a loss, which Lightning would let pass, and
+    steps the schedulers that compare a monitored value, before the other callbacks.
 
     It is a Checkpoint because Lightning calls these last, when the training metrics are known; of
     all callbacks it must be the first.
@@ -109,3 +111,4 @@ class MonitorCheck(Checkpoint):
         was_due = every is not None and (trainer.current_epoch + 1) % every == 0
         if self.has_validated or (was_due and not any(trainer.num_val_batches)):
             check_logged(trainer, self.monitored)
+        update_plateau_schedulers(trainer, "epoch")
