@@ -1,6 +1,7 @@
 """Numbers, locks and the table of a sweep's jobs; the line of progress."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -105,11 +106,13 @@ def test_job_resumes_from_its_checkpoints_in_a_record_of_its_own(tmp_path: Path)
 # Locks
 
 LOCK = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from quartet.core import files as locks
 assert locks.try_lock(Path(sys.argv[1]))
-print("has it", flush=True)
+child = os.fork()  # such as one that reads batches
+if child:
+    print(child, flush=True)
 time.sleep(60)
 """
 
@@ -120,13 +123,15 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
     )
     with process:
         assert process.stdout
-        assert process.stdout.readline() == "has it\n"
+        child = int(process.stdout.readline())
         assert not locks.try_lock(tmp_path)
         taken = rf"another process trains in .*: process {process.pid} on .*; wait until it ends"
         with pytest.raises(ConfigError, match=taken), locks.lock(tmp_path):
             pass
         process.send_signal(signal.SIGKILL)
-    assert locks.try_lock(tmp_path)
+        process.wait()
+        assert locks.try_lock(tmp_path)
+        os.kill(child, signal.SIGKILL)
     assert locks.try_lock(tmp_path)  # it is ours
     locks.unlock(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -123,6 +123,17 @@ def remove_empty_directories(directory: Path, *, parents: int = 2) -> None:
 _descriptors: dict[Path, int] = {}  # of the directories that this process has locked
 
 
+def release_in_child() -> None:
+    """Closes the locks of a process in one that it forks, which may live on when it is killed."""
+    for descriptor in _descriptors.values():
+        os.close(descriptor)
+    _descriptors.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=release_in_child)
+
+
 def try_lock(directory: Path) -> bool:
     """Locks a directory for this process. False if another one has locked it."""
     directory = directory.resolve()
