@@ -148,7 +148,8 @@ def train_locked(
 
 def summarize_epochs(run: "Run") -> dict[str, Any]:
     """Returns the entries of result.json about the epochs, from the rows of metrics.csv."""
-    from quartet.records.loggers import MetricsCSV
+    from quartet.checkpoints.callbacks import saved_checkpoints
+    from quartet.records.loggers import MetricsCSV, shorten_float
 
     history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV))
     if not history.rows:
@@ -156,8 +157,13 @@ def summarize_epochs(run: "Run") -> dict[str, Any]:
             "The training ended before its first step: trainer.max_time was over, a callback "
             "stopped it, or the data gave no batch."
         )
-    monitor = run.config["monitor"]
-    return record.summary(run.directory, history.rows, monitor["metric"], monitor["mode"])
+    paths, score = saved_checkpoints(run.trainer)
+    score = None if score is None else shorten_float(score)
+    found = record.summary(
+        run.directory, history.rows, run.config["monitor"]["metric"], paths, score
+    )
+    found["monitor"] |= {key: run.config["monitor"][key] for key in ("metric", "mode")}
+    return found
 
 
 def save_record(cfg: "DictConfig", run: "Run") -> None:

@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from made import composed
 from numpy.typing import NDArray
 from PIL import Image
 
-from quartet.build import build
+from quartet.build import build, compose
+from quartet.checkpoints import storage
+from quartet.config.compose import evaluation_config
 from quartet.core.problems import ConfigError
 from quartet.data.pictures import PictureError, list_pictures, read_picture
+from quartet.inference.evaluate import evaluate
+from quartet.run import train
 
 SHORT = ["trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null", "logger=none"]
 # Grey values from left to right and from top to bottom, none twice.
@@ -370,3 +375,104 @@ def test_monitored_auroc_must_exist(tmp_path: Path) -> None:
     fill(tmp_path / "val", cat=3)
     with pytest.raises(ConfigError, match="val part holds one class only, so it has no AUROC"):
         described(tmp_path, "monitor.metric=val/auroc")
+
+
+# What best means: the columns of a table are of one model
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run whose best epoch is none of the ends, and its result."""
+    path = tmp_path_factory.mktemp("usual")
+    return path, trained(path)
+
+
+def trained(path: Path, *overrides: str) -> dict[str, Any]:
+    words = ["data=wine", "optimizer.lr=0.1", "model.hidden=[8]", "trainer.max_epochs=8"]
+    words += ["callbacks.last.min_seconds=0", "metrics.auroc=null", *SHORT[2:]]
+    return train(composed(["trainer=cpu", *words, *overrides]), path)
+
+
+def scored(path: Path, result: dict[str, Any]) -> None:
+    """The figures of the test, and those of the validation, are those of the best checkpoint."""
+    for part in ("test", "val"):
+        again = evaluate(composed_of(path), path, split=part)
+        assert again == {k: v for k, v in result["metrics"].items() if k.startswith(part)}
+
+
+def composed_of(path: Path) -> Any:
+    return evaluation_config(path, [])
+
+
+def test_best_epoch_of_the_usual_run_is_in_the_middle(usual: tuple[Path, dict[str, Any]]) -> None:
+    path, result = usual
+    assert 1 < result["monitor"]["epoch"] < 8
+    assert result["checkpoints"]["best"] == "checkpoints/best.ckpt"
+    scored(path, result)
+
+
+@pytest.mark.parametrize(
+    ("override", "files"),
+    [
+        ("callbacks.best.filename='{epoch}-{val/loss:.3f}'", 1),
+        ("callbacks.best.filename='the best (é)'", 1),
+        ("callbacks.best.dirpath='${directory}/kept'", 1),
+        ("+callbacks.best.save_top_k=3", 3),
+        ("+callbacks.best.save_top_k=-1", 8),
+        ("callbacks.last.filename=newest", 1),
+    ],
+)
+def test_best_checkpoint_is_tested_whatever_it_is_called(
+    tmp_path: Path, usual: tuple[Path, dict[str, Any]], override: str, files: int
+) -> None:
+    result = trained(run := tmp_path / "run", override)
+    for key in ("monitor", "metrics"):
+        assert result[key] == usual[1][key]
+    assert (run / result["checkpoints"]["best"]).is_file()
+    kept = [each for each in run.rglob("*.ckpt") if each.stem not in ("last", "newest")]
+    assert len(kept) == files
+    run.rename(moved := tmp_path / "moved")
+    scored(moved, result)
+    model = composed(["data=wine", "model.hidden=[8]", f"model.weights='{moved}'"])
+    weights = storage.load(moved / result["checkpoints"]["best"])["state_dict"]
+    for name, value in build(model).module.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+@pytest.mark.parametrize("override", ["callbacks.best=null", "+callbacks.best.save_top_k=0"])
+def test_without_a_best_checkpoint_the_last_epoch_counts(tmp_path: Path, override: str) -> None:
+    result = trained(tmp_path, override)
+    assert (result["monitor"]["epoch"], result["checkpoints"]["best"]) == (8, None)
+    scored(tmp_path, result)
+
+
+def test_best_among_every_second_epoch_is_told(tmp_path: Path) -> None:
+    result = trained(tmp_path, "+callbacks.best.every_n_epochs=3")
+    assert result["monitor"]["epoch"] in (3, 6)
+    scored(tmp_path, result)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("callbacks.best.monitor=train/loss", "the best epoch is that of monitor.metric=val/loss"),
+        ("callbacks.last.dirpath='${directory}/kept'", "resume= looks for it in .*/checkpoints"),
+    ],
+)
+def test_best_checkpoint_of_another_value_is_refused(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        trained(tmp_path, override)
+
+
+def test_run_with_named_checkpoints_continues_from_its_best(
+    tmp_path: Path, usual: tuple[Path, dict[str, Any]]
+) -> None:
+    name = "callbacks.best.filename='{epoch}-{val/loss:.3f}'"
+    trained(tmp_path / "run", name, "trainer.max_epochs=5")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    result = train(compose([f"resume={tmp_path}/moved", "trainer.max_epochs=8"]))
+    for key in ("monitor", "metrics"):
+        assert result[key] == usual[1][key]
+    assert (tmp_path / "moved" / result["checkpoints"]["best"]).is_file()

@@ -118,10 +118,12 @@ def test_training_without_a_step_fails_with_a_sentence(tmp_path: Path) -> None:
 
 def test_best_epoch_has_a_value_that_is_a_number(tmp_path: Path) -> None:
     rows = [{"epoch": e, "val/f1": v} for e, v in ((1, math.nan), (2, 0.4), (3, 0.3))]
-    found = summary(tmp_path, [*rows, {"epoch": 4}], "val/f1", "max")["monitor"]
-    assert (found["best"], found["epoch"]) == (0.4, 2)
-    found = summary(tmp_path, [{"epoch": 1, "train/loss": 1.0}], "val/f1", "max")["monitor"]
-    assert (found["best"], found["epoch"]) == (None, 1)
+    saved = {"best": f"{tmp_path}/checkpoints/best.ckpt"}
+    found = summary(tmp_path, [*rows, {"epoch": 4}], "val/f1", saved, 0.4)
+    assert (found["monitor"]["best"], found["monitor"]["epoch"]) == (0.4, 2)
+    assert found["checkpoints"] == {"best": "checkpoints/best.ckpt", "last": None}
+    found = summary(tmp_path, [*rows, {"epoch": 4}], "val/f1", {}, 0.4)
+    assert (found["monitor"]["best"], found["monitor"]["epoch"]) == (None, 4)
 
 
 def test_profile_lies_in_the_directory_of_the_run(tmp_path: Path) -> None:

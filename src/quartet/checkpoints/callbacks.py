@@ -1,6 +1,7 @@
 """Callbacks that save the best and the last checkpoint of a run, and the state of a resume."""
 
 import functools
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -51,18 +52,50 @@ class BestCheckpoint(ModelCheckpoint):
 
     on_train_batch_end = Callback.on_train_batch_end  # saves after epochs alone
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(save_top_k=1, enable_version_counter=False, **kwargs)
+    def __init__(self, *, filename: str, save_top_k: int = 1, **kwargs: Any) -> None:
+        if save_top_k != 1 and "{" not in filename:
+            filename += "-{epoch}"  # several need several names
+        super().__init__(
+            filename=filename, save_top_k=save_top_k, enable_version_counter=False, **kwargs
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(relocate_paths(state_dict, self.dirpath))
         self.current_score = state_dict["current_score"]
 
 
-def check_directories(context: Context) -> Iterator[Problem]:
-    """Yields a problem for every checkpoint callback with a directory outside the run's own."""
+def saved_checkpoints(trainer: Trainer) -> tuple[dict[str, str], float | None]:
+    """Returns the paths of the best and the last checkpoint, and the monitored value of the best one."""
+    paths, score = {}, None
+    for each in trainer.checkpoint_callbacks:
+        path, value = str(getattr(each, "best_model_path", "")), 0.0
+        if not (path and Path(path).exists()):
+            continue
+        if isinstance(each, LastCheckpoint):
+            paths["last"] = path
+        elif isinstance(each, BestCheckpoint):
+            if each.best_model_score is not None:
+                value = score = float(each.best_model_score)
+            if math.isfinite(value):  # otherwise no epoch had a value, and this is the first one
+                paths["best"] = path
+    return paths, score
+
+
+def check_checkpoints(context: Context) -> Iterator[Problem]:
+    """Checkpoints must lie in the run's directory, and the best one be that of the monitored value."""
+    monitor = context.config["monitor"]["metric"]
     for each in context.trainer.callbacks:
         if not isinstance(each, ModelCheckpoint) or not each.dirpath:
+            continue
+        if isinstance(each, BestCheckpoint) and each.monitor != monitor:
+            message = (
+                f"the best epoch is that of monitor.metric={monitor}; set that, and leave this out."
+            )
+            yield Problem("callbacks.best.monitor", message, each.monitor)
+        folder = context.directory / "checkpoints"
+        if isinstance(each, LastCheckpoint) and Path(each.dirpath).resolve() != folder.resolve():
+            message = f"resume= looks for it in {folder}; leave it out."
+            yield Problem("callbacks.last.dirpath", message, each.dirpath)
             continue
         if not Path(each.dirpath).resolve().is_relative_to(context.directory.resolve()):
             yield Problem(
@@ -205,7 +238,12 @@ def relocate_paths(state: dict[str, Any], directory: Any) -> dict[str, Any]:
     """Returns the state of a ModelCheckpoint with its paths moved to a directory."""
 
     def relocated(path: str) -> str:
-        return str(Path(str(directory)) / Path(path).name) if path else path
+        inner = Path(path)
+        if inner.is_relative_to(str(state["dirpath"])):
+            inner = inner.relative_to(str(state["dirpath"]))
+        else:
+            inner = Path(inner.name)
+        return str(Path(str(directory)) / inner) if path else path
 
     return state | {
         "dirpath": directory,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quartet.core import files
 from quartet.core.messages import join_and, shorten
 from quartet.core.problems import ConfigError, Problem
+from quartet.records.run_directory import checkpoint_path
 
 log = logging.getLogger(__name__)
 
@@ -323,10 +324,12 @@ def find_checkpoint(place: str) -> str | Path:
     if "://" in place:
         return place
     path = Path(place)
-    folder = path / "checkpoints"
-    known = [folder / "best.ckpt", folder / "last.ckpt"] if path.is_dir() else [path]
+    known = [path]
+    if path.is_dir():
+        known = [checkpoint_path(path, name) for name in ("best", "last")]
     found = next((file for file in known if file.is_file()), None)
     if found is None:
+        folder = path / "checkpoints"
         missing = f"no best.ckpt or last.ckpt in {folder}" if path.is_dir() else "no such file"
         raise ValueError(
             f"weights={place}: {missing}; name the directory of a run, or one of its checkpoints."

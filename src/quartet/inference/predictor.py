@@ -19,7 +19,7 @@ from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
 from quartet.data.loader import seeded
 from quartet.data.task import Task
-from quartet.records.run_directory import list_configs
+from quartet.records.run_directory import checkpoint_path, list_configs
 from quartet.validation.data import check_part, load_data
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def find_checkpoint(directory: Path, checkpoint: str) -> str:
     """
     path = checkpoint
     if checkpoint in ("best", "last"):
-        path = str(directory / f"checkpoints/{checkpoint}.ckpt")
+        path = str(checkpoint_path(directory, checkpoint))
     if "://" not in path and not Path(path).is_file():
         message = f"{path} is missing; name best, last or a file."
         raise ConfigError(Problem("checkpoint", message, checkpoint))

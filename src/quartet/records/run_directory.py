@@ -177,29 +177,50 @@ def failure(status: str, error: BaseException) -> dict[str, Any]:
 
 
 def summary(
-    directory: Path, history: Sequence[Mapping[str, float]], metric: str | None, mode: str
+    directory: Path,
+    history: Sequence[Mapping[str, float]],
+    metric: str | None,
+    checkpoints: Mapping[str, str],
+    score: float | None = None,
 ) -> dict[str, Any]:
-    """Returns the entries of result.json about the epochs: the best one, its metrics and checkpoint.
+    """Returns the entries of result.json about the epochs: that of the best checkpoint, and its metrics.
 
-    `history` has the rows of metrics.csv, at least one.
+    Args:
+        directory: Of the run.
+        history: Rows of metrics.csv, at least one.
+        metric: The monitored value; None for none.
+        checkpoints: Paths of the best and the last checkpoint, as far as they were saved.
+        score: The monitored value of the best one.
     """
-    # Without a value of the monitored metric the last epoch is the best one. NaN is no best value.
+    # The weights are those of the last epoch, if none were saved for a value.
     best, name = history[-1], metric or ""
-    if rows := [row for row in history if not math.isnan(row.get(name, math.nan))]:
-        best = (min if mode == "min" else max)(rows, key=lambda row: row[name])
-    checkpoints = [(name, f"checkpoints/{name}.ckpt") for name in ("best", "last")]
+    if score is not None and "best" in checkpoints:
+        best = next((row for row in history if row.get(name) == score), best)
     return {
         "monitor": {
-            "metric": metric,
-            "mode": mode,
-            "best": best.get(name),
+            "best": None if math.isnan(value := best.get(name, math.nan)) else value,
             "epoch": best["epoch"],
         },
         "metrics": {k: v for k, v in best.items() if not re.match(r"(epoch|step|lr(/.*)?)$", k)},
         "checkpoints": {
-            name: path if (directory / path).exists() else None for name, path in checkpoints
+            name: os.path.relpath(checkpoints[name], directory) if name in checkpoints else None
+            for name in ("best", "last")
         },
     }
+
+
+def checkpoint_path(directory: str | Path, name: str) -> Path:
+    """Returns the path of a run's checkpoint, best or last: as result.json says, or its usual one.
+
+    The best one of a run that saved none is the last. A record may not lead out of its directory.
+    """
+    root, result = Path(directory), read_result(directory)
+    if result.get("status") == "finished" and not result["checkpoints"].get("best"):
+        name = "last"
+    named = result.get("checkpoints", {}).get(name)
+    if isinstance(named, str) and (root / named).resolve().is_relative_to(root.resolve()):
+        return root / named
+    return root / f"checkpoints/{name}.ckpt"
 
 
 def without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning import seed_everything
 
-from quartet.checkpoints.callbacks import check_directories
+from quartet.checkpoints.callbacks import check_checkpoints
 from quartet.config import allow
 from quartet.config.configuration import Configuration
 from quartet.config.groups import (
@@ -399,7 +399,7 @@ class Builder:
         trainer, directory = self.parts["trainer"], Path(self.config["directory"])
         steps = self.parts.get("steps", (1, 1))[1]  # without them the data or the trainer is wrong
         context = Context(self.parts["model"], trainer, self.config, directory, steps)
-        for check in (check_averages, check_directories, check_sharding):
+        for check in (check_averages, check_checkpoints, check_sharding):
             yield from check(context)
         parts = [self.parts[name] for name in ("model", "loss") if name in self.parts]
         for part in (*parts, *trainer.callbacks, *trainer.loggers, trainer.strategy):
