@@ -52,7 +52,7 @@ def train_locked(
     from quartet.compat import quieten
     from quartet.config import records
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
-    from quartet.reports.run import draw_training, table
+    from quartet.reports.run import describe_caption, draw_training, table
     from quartet.training.callbacks.interruption import StopAtBatchEnd
     from quartet.training.callbacks.predictions import PredictionCollector
     from quartet.training.callbacks.progress import Timer
@@ -127,6 +127,7 @@ def train_locked(
             result["pruned"] = pruners[0].epoch
         if run.is_known and not run.has_part("test") and run.has_part("val"):
             collect_validation(run, collector, path)
+        caption = describe_caption(run)
         if main:
             log_best(trainer.loggers, result, trainer.global_step)
             draw_training(run, collector)
@@ -142,7 +143,7 @@ def train_locked(
             with shutdown.masked():
                 record.write_result(run.directory, result)
     if main:
-        print(table(result, run.directory))
+        print(table(result, run.directory, caption))
     return result
 
 

@@ -17,6 +17,7 @@ import torch
 from made import composed
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import recall_score
 
 from quartet.build import build, compose
 from quartet.checkpoints import storage
@@ -476,3 +477,66 @@ def test_run_with_named_checkpoints_continues_from_its_best(
     for key in ("monitor", "metrics"):
         assert result[key] == usual[1][key]
     assert (tmp_path / "moved" / result["checkpoints"]["best"]).is_file()
+
+
+# The positive class
+
+
+@pytest.fixture
+def fraud(tmp_path: Path) -> Path:
+    """60 rows of which six are fraud, and two of these look like it."""
+    row = np.arange(60)
+    kind = np.where(row % 10 == 0, "fraud", "legit")
+    frame = pd.DataFrame({"amount": row % 10 == 0, "hour": row % 24, "kind": kind, "odd": row % 2})
+    frame["odd"] = frame["odd"].map({0: "yes, very", 1: "no"})
+    frame.astype({"amount": float}).to_csv(tmp_path / "fraud.csv", index=False)
+    return tmp_path / "fraud.csv"
+
+
+@pytest.mark.parametrize(
+    ("target", "positive", "shown"),
+    [
+        ("kind", None, "legit; data.positive=fraud makes it fraud"),
+        ("kind", "fraud", "fraud; data.positive=legit makes it legit"),
+        ("kind", "legit", "legit; data.positive=fraud makes it fraud"),
+        ("odd", None, "yes, very; data.positive=no makes it no"),
+        ("odd", "no", "no; 'data.positive=yes, very' makes it yes, very"),
+        ("amount", "0.0", "0.0; data.positive=1.0 makes it 1.0"),
+    ],
+)
+def test_positive_class_is_chosen_and_named_beside_the_figures(
+    fraud: Path,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    target: str,
+    positive: str | None,
+    shown: str,
+) -> None:
+    words = ["data=csv", "data.path=fraud.csv", f"data.target={target}", "data/task=binary"]
+    words += ["hydra.run.dir=run", "model=linear", *SHORT]
+    chosen = [] if positive is None else [f"data.positive='{positive}'"]
+    assert command("train.py", *words, *chosen) == 0
+    assert f"the positive class is {shown}\n" in capsys.readouterr().out
+    assert command("predict.py", "run=run", "split=train", "output=p.csv") == 0
+    table = pd.read_csv("p.csv", dtype=str)
+    name = shown.partition(";")[0]
+    likely = table[f"probability_{name}"].astype(float) > 0.5
+    assert ((table["prediction"] == name) == likely).all()
+    capsys.readouterr()
+    assert command("evaluate.py", "run=run", "split=val") == 0
+    assert f"the positive class is {shown}\n" in capsys.readouterr().out
+    figures = json.loads(Path("run/evaluation-val.json").read_text())["metrics"]
+    assert command("predict.py", "run=run", "split=val", "output=q.csv") == 0
+    table = pd.read_csv("q.csv", dtype=str)
+    expected = recall_score(table["target"], table["prediction"], pos_label=name, zero_division=0)
+    assert figures["val/recall"] == pytest.approx(expected)
+
+
+def test_positive_class_that_is_none_is_refused(fraud: Path) -> None:
+    words = ["data=csv", f"data.path={fraud}", "data.target=kind"]
+    with pytest.raises(ConfigError, match=r"^data.positive=fruad: is no class .* mean fraud\?"):
+        build(composed([*words, "data/task=binary", "data.positive=fruad"]))
+    with pytest.raises(
+        ConfigError, match=r"^data.positive=fraud: is for two classes, and the task"
+    ):
+        build(composed([*words, "data.positive=fraud"]))

@@ -23,7 +23,7 @@ POLICY_KEYS: dict[str, tuple[str, ...]] = {
     "data": (
         *("task", "input_shape", "num_classes", "num_outputs", "train_samples", "dir"),
         *("batch_size", "eval_batch_size", "shuffle", "balance", "drop_last", "num_workers"),
-        *("mean", "std", "folds", "fold"),
+        *("mean", "std", "folds", "fold", "positive"),
         *("flip", "crop", "mixup", "cutmix"),
     ),
     "loss": ("tasks", "search"),
@@ -56,6 +56,7 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
         "dir": str,
         "folds": int | None,
         "fold": int,
+        "positive": str | int | float | bool | None,
         "mixup": float,
         "cutmix": float,
         "batch_size": int | Literal["full"],
@@ -75,7 +76,7 @@ KEY_TYPES: dict[str, dict[str, Any]] = {
 for group in POLICY_KEYS:
     KEY_TYPES.setdefault(group, {})["requires"] = Mapping[str, str | Sequence[str]] | None
 # Keys that may be absent.
-OPTIONAL_KEYS = ("tasks", "monitor", "search", "requires", "weights_keys")
+OPTIONAL_KEYS = ("tasks", "monitor", "search", "requires", "weights_keys", "positive")
 # Keys of the trainer that are read before there is one.
 TRAINER_KEYS = (
     *("max_epochs", "max_steps", "max_time", "accelerator", "devices", "num_nodes"),

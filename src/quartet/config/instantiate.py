@@ -30,7 +30,7 @@ from quartet.core.messages import join_and, join_or, suggest_name
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data.augment import Mixing
 from quartet.data.datamodule import DataModule
-from quartet.data.split import Parts
+from quartet.data.split import Parts, choose_positive
 from quartet.data.task import TASKS, Task, create_task
 from quartet.records.loggers import MetricsCSV, logged_run
 from quartet.records.run_directory import split_part
@@ -74,6 +74,12 @@ def build_data(config: Configuration) -> DataModule:
             "samples; give it one and hand it to quartet.split, or set data.folds=null."
         )
     source = functools.partial(source, **{k: v for k, v in shared.items() if k in named})
+    if (positive := shared.pop("positive", None)) is not None:
+        task = create_task(config["data"]["task"])
+        if not task.has_positive:
+            message = f"is for two classes, and the task is {task.name}; set null."
+            raise ValueError(f"positive={positive}: {message}")
+        source = functools.partial(choose_positive, source, str(positive))
     read_here = ("input_shape", "num_classes", "num_outputs", "train_samples", "dir")
     for key in (*read_here, "fold", "mixup", "cutmix"):
         shared.pop(key)

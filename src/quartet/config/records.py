@@ -59,8 +59,11 @@ GROUPS = (
     *("data", "model", "loss", "metrics", "optimizer", "scheduler"),
     *("module", "trainer", "monitor", "callbacks", "logger"),
 )
-# Settings of a data set that version 0.1 did not have; null is what it did.
-ADDED = {"quartet.data.csv.csv": ("order", "group", "division")}
+# Settings of a data set that earlier versions did not have; null is what they did.
+ADDED = {
+    "quartet.data.csv.csv": ("order", "group", "division"),
+    "quartet.data.image_folder.image_folder": ("classes", "check_files"),
+}
 # References that a text of a record may hold: to other keys, or to a variable as the whole text.
 REFERENCE = re.compile(r"\$\{\.*[\w.]+\}")
 VARIABLE = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")
@@ -103,10 +106,9 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
     try:
         renamed = rename_targets(loaded)
         is_old, loaded = renamed != loaded, renamed
-        if is_old:
-            loaded["data"] = (
-                dict.fromkeys(ADDED.get(loaded["data"].get("_target_"), ())) | loaded["data"]
-            )
+        loaded["data"] = (
+            dict.fromkeys(ADDED.get(loaded["data"].get("_target_"), ())) | loaded["data"]
+        )
         for key in ("hydra", "defaults"):
             loaded.pop(key, None)
         loaded["resume"] = loaded["check"] = None

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from quartet.core.messages import suggest_name
 from quartet.data.nest import leaves, map_tensors
 
 IntArray = NDArray[np.int64]
@@ -57,6 +58,32 @@ class Parts(NamedTuple):
     collate: Callable[[list[Any]], Any] | None = None
     read: Callable[[Path], Dataset[Any]] | None = None
     notes: tuple[str, ...] = ()
+
+
+def choose_positive(source: Callable[[], Parts], name: str) -> Parts:
+    """Returns the parts of a data set of two classes, of which the positive one is the one of this name.
+
+    Raises:
+        ValueError: there is no such class, or targets are not in memory.
+    """
+    parts = source()
+    names = parts.class_names or ("0", "1")
+    if name not in names:
+        raise ValueError(f"positive={name}: is no class of the data; {suggest_name(name, names)}")
+    if name == names[1]:
+        return parts
+
+    def flip(dataset: Any) -> Any:
+        if dataset is None:
+            return None
+        if not isinstance(dataset, TensorDataset):
+            raise ValueError(f"positive={name}: needs targets in memory; set null.")
+        inputs, targets, *rest = dataset.tensors
+        return TensorDataset(inputs, 1 - targets, *rest)
+
+    read = parts.read and (lambda path: flip(parts.read(path)))  # type: ignore[misc]
+    flipped = {part: flip(getattr(parts, part)) for part in ("train", "val", "test")}
+    return parts._replace(**flipped, read=read, class_names=(names[1], names[0]))
 
 
 class Tensors(TensorDataset):

@@ -6,6 +6,7 @@ expect. A task of your own is a subclass of `Task`, which ``data.task`` names by
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,6 +61,7 @@ class Task(nn.Module):
         extras: Names of the third and further items of a batch that is a tuple.
         has_classes: Whether every sample has exactly one class. Then splits are stratified, and the
             classes can be balanced.
+        has_positive: Whether there are two classes, and ``data.positive`` chooses the second one.
         has_queries: Whether a batch has ``indexes``, the query of each row, and holds whole queries.
         has_probabilities: Whether predictions are probabilities.
         has_scale: Whether predictions undo the standardization of targets.
@@ -70,6 +72,7 @@ class Task(nn.Module):
     name: ClassVar[str]
     extras: ClassVar[tuple[str, ...]] = ()
     has_classes: ClassVar[bool] = False
+    has_positive: ClassVar[bool] = False
     has_queries: ClassVar[bool] = False
     has_probabilities: ClassVar[bool] = False
     has_scale: ClassVar[bool] = False
@@ -260,6 +263,10 @@ class StandardTask(Task):
             names: Names of the classes, labels or values.
         """
         yield from ()
+
+    def caption(self, names: Names) -> str:
+        """Returns a line below the figures, without which they could be misread; empty for none."""
+        return ""
 
     def one_sided(self, targets: Tensor, names: Names) -> list[str]:
         """Returns the classes or labels that all or none of the targets have: no AUROC exists for them."""
@@ -489,6 +496,7 @@ class Binary(SigmoidTask, Classification):
     """Yes or no: outputs ``(batch, 1)`` logits, targets ``(batch, 1)`` of 0.0 and 1.0."""
 
     name = "binary"
+    has_positive = True
     has_one_output = True
     outputs_text = "probability of the second class"
     raw_outputs_text = "logit; its sigmoid is the probability of the second class"
@@ -506,6 +514,11 @@ class Binary(SigmoidTask, Classification):
 
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
         return list(metadata["class_names"] or ("0", "1"))
+
+    def caption(self, names: Names) -> str:
+        """Names the class that precision, recall and F1 are about, and the setting for the other."""
+        other = shlex.quote(f"data.positive={names[0]}")
+        return f"the positive class is {names[1]}; {other} makes it {names[0]}"
 
     def one_sided(self, targets: Tensor, names: Names) -> list[str]:
         return list(names) if (targets == targets[0]).all() else []

@@ -8,7 +8,7 @@ from quartet.core.messages import redact
 from quartet.inference.predictor import read_input, rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import without_nan, write_new
-from quartet.reports.run import columns, draw_evaluation
+from quartet.reports.run import columns, describe_caption, draw_evaluation
 from quartet.training.callbacks.predictions import PredictionCollector
 
 if TYPE_CHECKING:
@@ -61,5 +61,11 @@ def evaluate(
         {"checkpoint": redact(path), "split": str(source or split), "metrics": figures},
     )
     pictures = draw_evaluation(run, collector, file)
-    print(columns(figures), "written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")
+    print(
+        columns(figures),
+        *filter(None, [describe_caption(run)]),
+        "written:",
+        *(f"  {each}" for each in [file, *pictures]),
+        sep="\n",
+    )
     return figures

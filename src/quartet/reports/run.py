@@ -248,7 +248,14 @@ def sheet(width: float, height: float, title: str) -> tuple[Canvas, Axes]:
 # Texts
 
 
-def table(result: Mapping[str, Any], directory: Path) -> str:
+def describe_caption(run: Run) -> str:
+    """The line that the task of a run adds below its figures; empty for none."""
+    if not run.is_known or not isinstance(task := run.module.task, StandardTask):
+        return ""
+    return task.caption(task.names(run.data.metadata()))
+
+
+def table(result: Mapping[str, Any], directory: Path, caption: str = "") -> str:
     """A run's figures for the terminal: a row for each, a column for train, val and test."""
     monitor, choices = result["monitor"], result["choices"]
     groups = ("data", "module", "model", "loss", "optimizer", "scheduler")
@@ -261,6 +268,7 @@ def table(result: Mapping[str, Any], directory: Path) -> str:
         [
             "  ".join(f"{group}={option}" for group, option in shown.items()),
             columns(result["metrics"]),
+            *([caption] if caption else []),
             end,
             f"{result['seconds']['total']:.1f} s; everything lies in {nearest(directory)}",
         ]
