@@ -61,7 +61,7 @@ class Parts(NamedTuple):
 
 
 def choose_positive(source: Callable[[], Parts], name: str) -> Parts:
-    """Returns the parts of a data set of two classes, of which the positive one is the one of this name.
+    """Returns the parts of a data set of two classes, with the one of this name as the positive one.
 
     Raises:
         ValueError: there is no such class, or targets are not in memory.
