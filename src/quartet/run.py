@@ -163,7 +163,8 @@ def summarize_epochs(run: "Run") -> dict[str, Any]:
     found = record.summary(
         run.directory, history.rows, run.config["monitor"]["metric"], paths, score
     )
-    found["monitor"] |= {key: run.config["monitor"][key] for key in ("metric", "mode")}
+    monitor = {key: run.config["monitor"][key] for key in ("metric", "mode")}
+    found["monitor"] = monitor | found["monitor"]
     return found
 
 
