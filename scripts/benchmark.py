@@ -28,7 +28,7 @@ from torch.utils.data import TensorDataset
 
 from quartet.build import Run, build, compose
 from quartet.compat import quieten
-from quartet.data.split import Parts
+from quartet.data.split import Parts, Tensors
 from quartet.training.callbacks.progress import Timer
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +58,11 @@ class Bench:
             return TensorDataset(pixels, torch.randint(0, 10, (size,), generator=generator))
 
         self.parts = Parts(images(count), images(count // 10), None)
+        nests = (
+            Tensors({"inputs": {"image": part.tensors[0]}, "targets": part.tensors[1]})
+            for part in (self.parts.train, self.parts.val)
+        )
+        self.nested = Parts(*nests, None)
         self.device, self.rounds = device, rounds
 
     def build(self, overrides: Sequence[str], folder: str | None = None) -> Run:
@@ -65,11 +70,18 @@ class Bench:
         common = ["data=fashion_mnist", accelerator, "trainer.max_epochs=1", "logger=tensorboard"]
         return build(compose([*common, *overrides]), folder)
 
-    def train(self, *overrides: str, callbacks: Sequence[Callback] = ()) -> tuple[float, float]:
-        """Seconds of a training epoch with everything on, and of its validation."""
+    def train(
+        self, *overrides: str, callbacks: Sequence[Callback] = (), nested: bool = False
+    ) -> tuple[float, float]:
+        """Seconds of a training epoch with everything on, and of its validation.
+
+        With `nested` a batch is a dict, whose inputs are a dict, too.
+        """
         with tempfile.TemporaryDirectory() as folder:
             run = self.build(overrides, folder)
-            run.data.parts = self.parts
+            run.data.parts = self.nested if nested else self.parts
+            if nested:
+                run.module.model = Nested(run.module.model)
             timer = Timer()
             run.trainer.callbacks += [timer, *callbacks]
             run.trainer.fit(run.module, run.data)
@@ -99,6 +111,17 @@ class Bench:
             seconds, _ = self.train(*overrides, callbacks=[turns])
             ratios.append(turns.seconds / (seconds - turns.seconds))
         return ratios[1:]  # the first warms up
+
+
+class Nested(nn.Module):
+    """A model whose inputs are a dict."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.model(inputs["image"].float().div_(255))  # as the loader does for a tensor
 
 
 class Turns(Callback):
@@ -140,6 +163,10 @@ def throughput(bench: Bench) -> Iterator[Row]:
     yield "validation / training epoch", "<= 0.06", [val / train for train, val in epochs]
     pairs = [(bench.train(*MLP, SGD), bench.train(*MLP, SGD, *BARE)) for _ in epochs]
     yield "step with metrics and logging / without", "<= 1.03", [a[0] / b[0] for a, b in pairs]
+    pairs = [
+        (bench.train(*MLP, SGD, nested=True), bench.train(*MLP, SGD)) for _ in range(bench.rounds)
+    ]
+    yield "step with a nested batch / flat", "<= 1.02", [a[0] / b[0] for a, b in pairs]
 
 
 def processes(bench: Bench) -> Iterator[Row]:

@@ -26,7 +26,7 @@ BUDGETS = {
     # 2,900 of them for what the engine does not know: tasks, batches, streams, modules, optimizers.
     "src/quartet": 19_500,
     "tests": 21_000,  # the forks in tests/project/examples apart
-    "scripts": 700,
+    "scripts": 730,
 }
 FILES = 84  # in src/quartet
 TOP = {

@@ -137,6 +137,7 @@ class FastEpochLoop(_TrainingEpochLoop):
         self.is_fast = (
             supports_fast_path(self.trainer) and not self.automatic_optimization._skip_backward
         )
+        self.is_on_device = getattr(self.trainer.train_dataloader, "is_on_device", False)
         self.validates_within = validates_within_epochs(self.trainer)
         schedulers = self.trainer.lr_scheduler_configs
         self.schedules_steps = any(scheduler.interval == "step" for scheduler in schedulers)
@@ -189,7 +190,7 @@ class FastEpochLoop(_TrainingEpochLoop):
         batch, _, _ = next(data_fetcher)
         batch_idx = self.batch_idx + 1  # after a resume a fetcher would count from 0
         self.batch_progress.is_last_batch = data_fetcher.done
-        if type(batch) is not DeviceBatch:
+        if not self.is_on_device:
             batch = trainer.strategy.batch_to_device(batch)
         self.batch_progress.increment_ready()
         connector, results = trainer._logger_connector, self._results

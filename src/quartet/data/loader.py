@@ -118,6 +118,8 @@ class TensorLoader:
         queries: The query of each row, ascending; None if rows are independent.
     """
 
+    is_on_device = True  # are the batches of the loader
+
     def __init__(
         self,
         tensors: Any,
@@ -237,9 +239,10 @@ def prepare_batch(
         augment: Changes the whole batch at random; None changes nothing.
     """
     if augment is not None or augment_inputs is not None:
-        rows = rows.to(leaves(batch)[0].device, non_blocking=True)
+        device = leaves(batch)[0].device
+        rows = rows.to(device, non_blocking=True)
     if augment is not None:
-        batch = augment(batch, rows, epoch)
+        batch = map_tensors(lambda tensor: tensor.to(device), augment(batch, rows, epoch))
     place: Any = "inputs" if isinstance(batch, dict) else 0
     inputs = batch if isinstance(batch, Tensor) else batch[place]
     if not isinstance(inputs, Tensor):
