@@ -3,6 +3,7 @@
 Inputs are small and of our own; each test names the right value, which once came out wrong.
 """
 
+import functools
 import json
 import struct
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import composed
+from made import composed, options
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import recall_score
@@ -25,7 +26,12 @@ from quartet.config.compose import evaluation_config
 from quartet.core.problems import ConfigError
 from quartet.data.pictures import PictureError, list_pictures, read_picture
 from quartet.inference.evaluate import evaluate
+from quartet.records import run_directory as record
+from quartet.records.sweep import Job, Table, make_storage
+from quartet.reports.results import cautions, rank
+from quartet.reports.results import read as read_results
 from quartet.run import train
+from quartet.sweeps import grid
 
 SHORT = ["trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null", "logger=none"]
 # Grey values from left to right and from top to bottom, none twice.
@@ -540,3 +546,200 @@ def test_positive_class_that_is_none_is_refused(fraud: Path) -> None:
         ConfigError, match=r"^data.positive=fraud: is for two classes, and the task"
     ):
         build(composed([*words, "data.positive=fraud"]))
+
+
+# Sweeps and searches
+
+
+@pytest.fixture
+def sweep(train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """A sweep whose jobs have a value instead of a training: best at lr=0.1, and luckiest at seed 2."""
+
+    def train_job(sweeper: Any, job: Job, *further: str) -> None:
+        given = dict(each.split("=", 1) for each in job.overrides)
+        lucky = {"2": -10.0}.get(given.get("seed", given.get("data.fold", "0")), 1.0)
+        value = abs(float(given.get("optimizer.lr", 1)) - 0.1) + lucky
+        content = record.initial_result() | {"status": "finished", "seed": given.get("seed", 0)}
+        content["monitor"] |= {"metric": "val/loss", "mode": "min", "best": value, "epoch": 1}
+        (job.directory / ".hydra").mkdir(parents=True, exist_ok=True)
+        (job.directory / ".hydra/overrides.yaml").write_text(json.dumps(job.overrides))
+        record.write_result(job.directory, content)
+
+    monkeypatch.setattr("quartet.sweeps.grid.train_job", train_job)
+    return functools.partial(train_py, "-m")
+
+
+LR = "optimizer.lr=tag(log,interval(1e-3,1.0))"
+
+
+@pytest.mark.parametrize(
+    ("repeats", "count"),
+    [
+        (["seed=range(3)"], 3),
+        (["data.folds=3", "data.fold=range(3)"], 3),
+        (["seed=0,2", "data.folds=3", "data.fold=0,1,2"], 6),
+        (["data.split_seed=choice(1,2,3,4)"], 4),
+        (["seed=2"], 1),
+    ],
+)
+def test_search_is_told_the_mean_over_seeds_and_folds(
+    sweep: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    repeats: list[str],
+    count: int,
+) -> None:
+    optuna = pytest.importorskip("optuna")
+    assert sweep("sweep=optuna", "sweep.n_trials=4", LR, *repeats, "hydra.sweep.dir=s") == 0
+    table = Table("s")
+    assert len(table.jobs) == 4 * count
+    study = optuna.load_study(study_name="search", storage=make_storage(None, Path("s")))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
+    for trial in study.trials:
+        lr = trial.params["optimizer.lr"]
+        jobs = [job for job in table.current if f"optimizer.lr={lr}" in job.overrides]
+        assert len({job.key for job in jobs}) == count
+        values = [job.result["monitor"]["best"] for job in jobs if job.result]
+        assert trial.value == pytest.approx(np.mean(values))
+    printed = capsys.readouterr().out
+    best = study.best_trial
+    assert f"val/loss {best.value:.4g}\n  " in printed
+    assert ("mean of jobs" in printed) == (count > 1)
+    results = read_results(["s"])
+    ranking = rank(results, "val/loss")
+    assert list(ranking["n"]) == [count] * 4
+    assert ranking["mean"].iloc[0] == pytest.approx(best.value)
+
+
+def test_killed_search_over_seeds_keeps_the_jobs_that_have_ended(
+    sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["sweep=optuna", "sweep.n_trials=3", LR, "seed=range(3)", "hydra.sweep.dir=s"]
+    whole = [*words[:-1], "hydra.sweep.dir=whole"]
+    pytest.importorskip("optuna")
+    assert sweep(*whole) == 0
+    train_job = grid.train_job
+
+    def killed(sweeper: Any, job: Job, *further: str) -> None:
+        if job.number == 4:
+            raise KeyboardInterrupt
+        train_job(sweeper, job, *further)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("quartet.sweeps.grid.train_job", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(*words)
+    assert sweep(*words) == 0
+    found = Table("s")
+    assert sorted(job.key for job in found.current) == sorted(j.key for j in Table("whole").current)
+    assert {n for n, job in found.jobs.items() if job.retried_as is not None} == {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep.over=[seed]"], "seed is no setting to search, as the luckiest value would win"),
+        (["sweep.space={data.fold: [0, 1]}"], "data.fold is no setting to search"),
+        (["seed=interval(0,9)"], "seed=interval(0,9): a grid needs values, such as seed=1,2"),
+        (["seed=0,1", LR, "sweep.pruner=median"], "of several seeds or folds is not pruned"),
+        (["experiment=optimizers"], "experiment=optimizers names values to combine"),
+        (["experiment=linear_regression,optimizers"], "experiment=optimizers names values to combine"),
+    ],
+)
+def test_search_for_luck_is_refused(
+    sweep: Callable[..., int], capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    pytest.importorskip("optuna")
+    assert sweep("sweep=optuna", *words, "hydra.sweep.dir=s") == 2
+    assert message in capsys.readouterr().err
+    assert not Path("s").exists()
+
+
+def test_same_training_counts_once(sweep: Callable[..., int]) -> None:
+    assert sweep("optimizer.lr=0.1,0.2", "seed=0,1", "hydra.sweep.dir=a") == 0
+    assert sweep("optimizer.lr=0.1,0.2", "seed=1,2", "hydra.sweep.dir=b") == 0
+    ranking = rank(read_results(["a", "b"]), "val/loss")
+    assert list(ranking["n"]) == [3, 3]
+    assert ranking["mean"].iloc[0] == pytest.approx((1 + 1 - 10) / 3)
+
+
+def test_experiments_that_are_sweeps_are_expanded(
+    sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = {name: len(options(name)) for name in ("optimizer", "scheduler")}
+    assert sweep("experiment=optimizers,schedulers", "hydra.sweep.dir=s") == 0
+    assert len(Table("s").jobs) == 3 * sum(count.values())
+    assert sweep("experiment=optimizers,schedulers", "seed=7", "hydra.sweep.dir=t") == 0
+    assert len(Table("t").jobs) == sum(count.values())
+    words = ["experiment=optimizers,linear_regression", "optimizer=sgd,adam", "seed=1,2"]
+    assert sweep(*words, "hydra.sweep.dir=u") == 0
+    assert len(Table("u").jobs) == 8
+    assert sweep("experiment=batch_sizes", "data.batch_size=8", "hydra.sweep.dir=v") == 0
+    assert len(Table("v").jobs) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["experiment=optimizers"],
+            "experiment=optimizers is a sweep over optimizer and seed; start",
+        ),
+        (
+            ["experiment=batch_sizes", "seed=1"],
+            "over data.batch_size; start it with python train.py -m",
+        ),
+    ],
+)
+def test_experiment_that_is_a_sweep_needs_one(
+    train_py: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    assert train_py(*words, *SHORT) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_one_job_of_an_experiment_is_trained_alone(train_py: Callable[..., int]) -> None:
+    words = ["experiment=batch_sizes", "data.batch_size=512", "seed=1", *SHORT]
+    assert train_py(*words, "hydra.run.dir=run") == 0
+
+
+@pytest.mark.parametrize("value", ["interval(1e-4,1e-1)", "tag(log,interval(0.1,1))"])
+def test_range_in_a_grid_is_refused(
+    sweep: Callable[..., int], capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    assert sweep(f"optimizer.lr={value}", "hydra.sweep.dir=s") == 2
+    message = f"optimizer.lr={value}: a grid needs values, such as optimizer.lr=1,2; sweep=optuna"
+    assert capsys.readouterr().err.startswith(message)
+    assert not Path("s").exists()
+
+
+def test_directories_of_jobs_cannot_be_named(
+    sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "hydra.sweep.subdir=${hydra.job.override_dirname}"
+    assert sweep("seed=1,2", name, "hydra.sweep.dir=s") == 2
+    assert "hydra.sweep.subdir: the jobs of a sweep are numbered" in capsys.readouterr().err
+    assert not Path("s").exists()
+
+
+def test_report_has_what_experiments_set_and_cautions_about_divisions(tmp_path: Path) -> None:
+    runs = {"a": ["experiment=linear_regression"], "b": ["experiment=fashion_mnist_mlp"]}
+    for name, overrides in runs.items():
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        config = {"optimizer": {"lr": {"a": 0.01, "b": 0.001}[name]}, "trainer": {"max_epochs": 9}}
+        (tmp_path / name / ".hydra/config.yaml").write_text(json.dumps(config))
+        given = [*overrides, f"data.val_fraction=0.{len(name) + (name == 'a')}"]
+        (tmp_path / name / ".hydra/overrides.yaml").write_text(json.dumps(given))
+        content = record.initial_result() | {"status": "finished", "seed": 0}
+        content["monitor"] |= {"metric": "val/loss", "mode": "min", "best": 1.0, "epoch": 1}
+        record.write_result(tmp_path / name, content)
+    results = read_results([tmp_path])
+    assert list(results.jobs["optimizer.lr"]) == [0.01, 0.001]
+    assert {"experiment", "optimizer.lr", "data.val_fraction"} <= set(results.knobs)
+    assert any(
+        "data.val_fraction differs between these jobs, so their parts have other rows" in each
+        for each in cautions(results.jobs, "val/loss")
+    )

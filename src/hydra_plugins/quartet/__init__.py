@@ -19,6 +19,7 @@ class GridSweeper(Sweeper):
     hydra_context: HydraContext
     config: DictConfig
     launcher: Any
+    total = 0  # number of jobs that there will be, if more are to come
 
     def __init__(
         self, *, retry: str | None, resume: str | None, params: dict[str, str] | None

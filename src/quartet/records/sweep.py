@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
 
+# Overrides whose values repeat one setting: no setting is better for them.
+REPEATED = ("seed", "data.fold", "data.split_seed")
+
 PRUNERS = ("none", "median", "hyperband")
 
 # Environment variable with the directory of the search that started a process.

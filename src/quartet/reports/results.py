@@ -5,7 +5,7 @@ Needs nothing but the files that runs leave, so it works during a sweep and long
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
@@ -16,19 +16,24 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from quartet.config.records import flatten
+from quartet.core.files import CONF
 from quartet.core.messages import join_and
 from quartet.records.run_directory import initial_result, load_result, read_file, split_part
-from quartet.records.sweep import Table
+from quartet.records.sweep import REPEATED, Table
 
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]
 LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
 FULL = ["command", "directory"]
 OWN = {*FIRST, *LAST, *FULL}
+# Overrides that say which rows are in which part.
+DIVISIONS = tuple(
+    f"data.{key}"
+    for key in ("val_fraction", "test_fraction", "folds", "group", "order", "division", "keep")
+)
 # Overrides that say how a sweep is run, not what a job is.
 SWEEP_KEYS = ("launcher", "sweep", "hydra")
-# Overrides whose values are repetitions of one setting.
-REPEATED = ("seed", "data.fold")
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,11 @@ class Results:
         if metrics.nunique() == 1:  # then a job without a result can only have the same
             unfinished = self.jobs["status"] == "unfinished"
             metrics = metrics.mask(unfinished, metrics.dropna().iloc[0])
+        # The same training again is no further repeat.
+        same = self.jobs.duplicated([*self.overrides, "best"])
+        same &= self.jobs["status"] == "finished"
         for metric in metrics.dropna().value_counts(sort=True).index:
-            jobs = self.jobs[metrics == metric]
+            jobs = self.jobs[(metrics == metric) & ~same]
             modes = jobs["mode"].dropna()  # a job that failed early does not know it
             yield metric, str(modes.iloc[0]) if len(modes) else "min", jobs
 
@@ -119,6 +127,9 @@ def read(directories: Sequence[str | Path]) -> Results:
         rows.append({"job": str(run.relative_to(base)), **row})
         all_given.append(given)
     keys = list(dict.fromkeys(key for given in all_given for key in given))
+    experiments = {given["experiment"] for given in all_given if "experiment" in given}
+    if len(experiments) > 1:  # what they set tells them apart
+        keys += [k for k in map_experiments(experiments) if k not in keys]
     for row, given, run in zip(rows, all_given, runs, strict=True):
         row["given"] = given
         with marked_as_damaged(row):
@@ -185,6 +196,21 @@ def overrides_of(run: Path) -> list[str]:
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
         raise ValueError(f"{path}: holds no list of overrides.")
     return [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
+
+
+def map_experiments(names: Iterable[str]) -> dict[str, None]:
+    """The groups and dotted keys that experiments of conf/ set."""
+    found: dict[str, None] = {}
+    for name in sorted(names):
+        if not (file := CONF / "experiment" / f"{name}.yaml").is_file() or "/" in name:
+            continue
+        content = read_file(file) or {}
+        for default in content.pop("defaults", []):
+            if isinstance(default, dict):
+                found |= {key.removeprefix("override /"): None for key in default}
+        content.pop("hydra", None)
+        found |= dict.fromkeys(key for key, _ in flatten(content))
+    return found
 
 
 def split(override: str) -> tuple[str, str]:
@@ -295,6 +321,7 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
         config = read_file(Path(jobs["directory"].iloc[0]) / ".hydra" / "config.yaml")
     metrics = list(select(config, "metrics") or {})
     data = [key for key in varied if key in ("data", "data/task", "data.path")]
+    divided = [key for key in varied if key in DIVISIONS]
     owner = find_owner(metric, metrics)
     if owner or not (config or split_part(metric)[1] == "loss"):
         groups = ["metrics", f"metrics.{owner}"]
@@ -316,6 +343,11 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
         found.append(
             f"{' and '.join(data)} differs between these jobs: {metric} on one data set says little "
             "about another; compare within each."
+        )
+    if divided:
+        found.append(
+            f"{join_and(divided)} {'differs' if len(divided) == 1 else 'differ'} between these jobs, so "
+            "their parts have other rows: the difference may be that of the rows."
         )
     return found
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from quartet.config.overrides import is_job_override, is_plain, key_of, quote, unquote
 from quartet.core import processes
 from quartet.core.files import make_unique_directory, try_lock, unlock
-from quartet.core.messages import redact
+from quartet.core.messages import join_and, redact
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
 from quartet.records.run_directory import find_outside_links, holds_run
@@ -31,6 +31,7 @@ class RunDirectory(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         shutdown.stop_deferring()
         shutdown.defer()  # until the job starts, which can remove what Hydra writes meanwhile
+        refuse_sweep(config)
         if processes.started_by_lightning():  # a further process of a run that has its directory
             return
         if processes.started_externally() and not is_named("hydra.run.dir", config):
@@ -75,6 +76,11 @@ class RunDirectory(Callback):
             abort(
                 "each process that torchrun or srun started would run the whole sweep; start it by "
                 "python alone, with launcher=local, ray or slurm."
+            )
+        if is_named("hydra.sweep.subdir", config):
+            abort(
+                "hydra.sweep.subdir: the jobs of a sweep are numbered, so that it can be resumed; leave it out, "
+                "results.csv says what each of them is. hydra.sweep.dir names the directory of all."
             )
         if not is_named("hydra.sweep.dir", config):
             set_directory(config, "sweep", make_unique_directory(Path(config.hydra.sweep.dir)))
@@ -147,6 +153,18 @@ def is_named(key: str, config: DictConfig) -> bool:
     return any(
         override.lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.hydra
     )
+
+
+def refuse_sweep(config: DictConfig) -> None:
+    """Exits with 2 if an experiment names values to combine, and no sweep combines them."""
+    given = set(map(key_of, config.hydra.overrides.task))
+    params = config.hydra.sweeper.get("params") or {}
+    if not in_sweep(config.hydra) and (left := [key for key in params if key not in given]):
+        abort(
+            f"experiment={config.hydra.runtime.choices.get('experiment')} is a sweep over "
+            f"{join_and(left)}; start it with python train.py -m, or set {'it' if len(left) == 1 else 'them'} to "
+            "one value each."
+        )
 
 
 def use_own_log(config: DictConfig) -> None:

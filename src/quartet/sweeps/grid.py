@@ -88,16 +88,23 @@ def handled_errors(directory: Path) -> Iterator[None]:
 
 def combine(sweeper: "GridSweeper", arguments: Sequence[str]) -> list[list[str]]:
     """Overrides of each job, none twice."""
-    parser = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader)
-    params = [f"{key}={value}" for key, value in sweeper.params.items()]
-    parsed = parser.parse_overrides([*params, *arguments])
-    choices: dict[str, list[str]] = {}
-    for each in parsed:
-        if each.key_or_group in SWEEP_GROUPS:
-            sweeper.sweep_overrides.append(each.input_line or "")
-        else:
-            choices[each.get_key_element()] = list_values(each)
-    combinations = map(list, itertools.product(*choices.values()))
+    loader = sweeper.hydra_context.config_loader
+    parse = OverridesParser.create(config_loader=loader).parse_overrides
+    given = {each.get_key_element(): each for each in parse(list(arguments))}
+    for key in [key for key, each in given.items() if each.key_or_group in SWEEP_GROUPS]:
+        sweeper.sweep_overrides.append(given.pop(key).input_line or "")
+    experiments = given.get("experiment")
+    combinations: list[list[str]] = []
+    for value in [None] if experiments is None else list_values(experiments):
+        params = sweeper.params
+        if value is not None:  # each experiment may be a sweep of its own
+            own = loader.load_sweep_config(sweeper.config, [value, *sweeper.sweep_overrides])
+            params = own.hydra.sweeper.get("params") or {}
+        parsed = parse([f"{key}={text}" for key, text in params.items()])
+        choices = {each.get_key_element(): list_values(each) for each in parsed}
+        choices |= {key: list_values(each) for key, each in given.items()}
+        choices |= {} if value is None else {"experiment": [value]}
+        combinations += map(list, itertools.product(*choices.values()))
     return list({tuple(sorted(each)): each for each in combinations}.values())
 
 
@@ -107,7 +114,9 @@ def list_values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
     if not override.is_discrete_sweep():
-        raise HydraException(f"{key}: sweep=grid cannot combine an interval; use sweep=optuna.")
+        raise ValueError(
+            f"{override.input_line}: a grid needs values, such as {key}=1,2; sweep=optuna searches ranges."
+        )
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
@@ -219,7 +228,7 @@ def refuse_changes(sweeper: "GridSweeper", suspects: Sequence[Job], directory: P
 
 def train(sweeper: "GridSweeper", table: Table, todo: Sequence[Job]) -> None:
     """Trains jobs by the launcher; one by one in this process with ``launcher=basic``."""
-    progress = Progress(table.current, sweeper.config.hydra.sweeper.get("n_trials", 0))
+    progress = Progress(table.current, sweeper.total)
     if sweeper.config.hydra.runtime.choices["hydra/launcher"] == "basic":
         train_here(sweeper, todo, progress)
     elif todo:

@@ -41,9 +41,14 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
     with grid.handled_errors(directory):
         check_settings(sweeper)
         space = Space(sweeper, arguments)
+        if sweeper.pruner != "none" and len(space.repeats) > 1:
+            raise ValueError(
+                f"sweep.pruner={sweeper.pruner}: a trial of several seeds or folds is not pruned; leave it out."
+            )
         if sweeper.config.get("check") == "only":
             numbers = range(min(5, sweeper.n_trials))
-            grid.check(sweeper, [space.draw_random(sweeper.seed, number) for number in numbers])
+            drawn = [space.draw_random(sweeper.seed, number) for number in numbers]
+            grid.check(sweeper, [[*each, *space.repeats[0]] for each in drawn])
             return
         wanted = choose_objectives(sweeper, space)
         with lock(directory / "optuna"):
@@ -57,10 +62,11 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
 
 
 class Search:
-    """An Optuna study beside the table of a sweep's jobs; each trial is one job.
+    """An Optuna study beside the table of a sweep's jobs; each trial is a job, or one a seed and fold.
 
-    The study knows the values and results of the trials; the number of jobs decides when to stop. Both
-    outlive a kill: a trial whose job did not end fails, and its values are tried again as another one.
+    The study knows the values and results of the trials, the means over their jobs; the number of trials that
+    have jobs decides when to stop. Both outlive a kill: a trial of which a job did not end fails, and its
+    values are tried again as another one, with the jobs that have ended.
 
     Args:
         objectives: Figures of result.json, and whether to min or max each.
@@ -79,7 +85,9 @@ class Search:
         self.sweeper, self.space, self.objectives = sweeper, space, objectives
         self.table = Table(directory)
         self.conf = grid.fingerprint(sweeper)
-        self.slots: int = getattr(sweeper.launcher, "n_jobs", 1)
+        self.repeats = space.repeats
+        self.slots = max(1, getattr(sweeper.launcher, "n_jobs", 1) // len(self.repeats))
+        sweeper.total = sweeper.n_trials * len(self.repeats)
         suspects = [job for job in self.table.current if job.conf != self.conf]
         grid.refuse_changes(sweeper, suspects, directory)
         self.study = self.load_study(directory)
@@ -105,7 +113,9 @@ class Search:
                 load_if_exists=True,
             )
         now = {
-            "fixed": sorted(self.space.fixed.values()),
+            "fixed": sorted(
+                [*self.space.fixed.values(), *map(" ".join, filter(None, self.repeats))]
+            ),
             "objectives": self.objectives,
             "ranges": self.space.named_ranges,
         }
@@ -120,92 +130,121 @@ class Search:
         return study
 
     def run(self) -> None:
-        """Trains until there are enough jobs."""
+        """Trains until there are enough trials."""
         again = self.close_unfinished_trials()
         with self.table.changing():
             self.table.command = grid.recorded_command(self.sweeper.config)
         wanted = self.sweeper.n_trials
-        while again or len(self.table.current) < wanted:
-            batch = [(job, self.ask(job)) for job in again[: self.slots]]
+        while again or len(self.trials()) < wanted:
+            asked = [self.ask(jobs) for jobs in again[: self.slots]]
             again = again[self.slots :]
-            asked = [new for _, new in batch]
-            while not again and len(asked) < self.slots and len(self.table.current) < wanted:
+            while not again and len(asked) < self.slots and len(self.trials()) < wanted:
                 asked.append(self.ask())
             try:
-                grid.train(self.sweeper, self.table, [job for job, _ in asked])
+                jobs = [job for jobs, _ in asked for job in jobs if job.is_pending]
+                grid.train(self.sweeper, self.table, jobs)
             finally:
-                for job, trial in asked:
-                    self.end_trial(job, trial)
+                for jobs, trial in asked:
+                    self.end_trial(jobs, trial)
 
-    def close_unfinished_trials(self) -> list[Job]:
-        """Ends trials that an earlier start left running; returns the jobs to try again.
+    def trials(self) -> dict[int | None, list[Job]]:
+        """The jobs of each trial, by its number."""
+        found: dict[int | None, list[Job]] = {}
+        for job in self.table.current:
+            found.setdefault(read_trial(job).get("number"), []).append(job)
+        return found
+
+    def close_unfinished_trials(self) -> list[list[Job]]:
+        """Ends trials that an earlier start left running; returns the jobs of those to try again.
 
         Waits for jobs that processes of an earlier start still train.
         """
         from optuna.trial import TrialState
 
-        known = {read_trial(job).get("number"): job for job in self.table.current}
+        known = self.trials()
         for trial in self.study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
-            if job := known.get(trial.number):
+            jobs = known.get(trial.number, [])
+            for job in jobs:
                 with lock(job.directory, wait=True):
                     pass
-            self.end_trial(job, trial)
-        return [job for job in self.table.current if job.is_pending]
+            self.end_trial(jobs, trial)
+        return [
+            jobs
+            for jobs in known.values()
+            if len(jobs) < len(self.repeats) or any(job.is_pending for job in jobs)
+        ]
 
-    def ask(self, again: Job | None = None) -> "tuple[Job, Trial]":
-        """The next trial and its job."""
-        number = read_trial(again).get("number") if again else None
+    def ask(self, again: Sequence[Job] = ()) -> "tuple[list[Job], Trial]":
+        """The next trial and its jobs.
+
+        Args:
+            again: The jobs of a trial whose values are tried again; those that have ended stay.
+        """
+        number = read_trial(again[0]).get("number") if again else None
         # A new one for each trial, so that a resumed search asks what an uninterrupted one would.
         self.study.sampler = make_sampler(
             self.sweeper.sampler,
             self.sweeper.seed,
-            len(self.table.current),
+            len(self.trials()),
             fixed=None if number is None else self.study.trials[number].params,
         )
         trial = self.study.ask()
         overrides = self.space.draw(trial)
         with self.table.changing():
+            jobs = [self.add_job([*overrides, *each], trial, again) for each in self.repeats]
+        return jobs, trial
+
+    def add_job(self, overrides: list[str], trial: "Trial", again: Sequence[Job]) -> Job:
+        """A job of a trial: that of the same overrides if it has ended, else a new one."""
+        key = tuple(sorted(overrides))
+        before = next((job for job in again if job.key == key), None)
+        job = before if before and not before.is_pending else None
+        if job is None:
             job = self.table.add(overrides, self.conf)
             job.directory.mkdir()
-            content = {
-                "number": trial.number,
-                "id": self.trial_id(trial),
-                "study": self.study.study_name,
-                "storage": self.sweeper.storage,
-                "pruner": self.sweeper.pruner,
-                "warmup_epochs": self.sweeper.warmup_epochs,
-            }
-            (job.directory / "trial.json").write_text(json.dumps(content) + "\n")
-            if again:
-                self.table.jobs[again.number].retried_as = job.number
-        return job, trial
+            if before:
+                self.table.jobs[before.number].retried_as = job.number
+        content = {
+            "number": trial.number,
+            "id": self.trial_id(trial),
+            "study": self.study.study_name,
+            "storage": self.sweeper.storage,
+            "pruner": self.sweeper.pruner,
+            "warmup_epochs": self.sweeper.warmup_epochs,
+        }
+        (job.directory / "trial.json").write_text(json.dumps(content) + "\n")
+        return job
 
     def trial_id(self, trial: "Trial | FrozenTrial") -> int:
         """The number of a trial among those of all studies in the storage."""
         study = self.storage.get_study_id_from_name(self.study.study_name)
         return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
-    def end_trial(self, job: Job | None, trial: "Trial | FrozenTrial") -> None:
-        """Records in the study the result of a trial's job."""
+    def end_trial(self, jobs: Sequence[Job], trial: "Trial | FrozenTrial") -> None:
+        """Records in the study the means of the results of a trial's jobs."""
         from optuna.trial import TrialState
 
-        result = (job.result if job else None) or {"status": "interrupted", "error": None}
-        values, reason = read_objectives(result, list(self.objectives))
-        if job:
-            self.storage.set_trial_user_attr(self.trial_id(trial), "job", job.number)
-        if result.get("pruned"):
+        missing = {"status": "interrupted", "error": None}
+        results = [job.result or missing for job in jobs]
+        results += [missing] * (len(self.repeats) - len(jobs))
+        found = [read_objectives(result, list(self.objectives)) for result in results]
+        reason = next((reason for _, reason in found if reason), None)
+        if jobs:
+            self.storage.set_trial_user_attr(self.trial_id(trial), "job", jobs[0].number)
+        if any(result.get("pruned") for result in results):
             self.study.tell(trial.number, state=TrialState.PRUNED)
         elif reason:
             self.storage.set_trial_user_attr(self.trial_id(trial), "reason", reason)
             self.study.tell(trial.number, state=TrialState.FAIL)
         else:
-            self.study.tell(trial.number, values)
+            means = [sum(each) / len(each) for each in zip(*(v for v, _ in found), strict=True)]
+            self.study.tell(trial.number, means)
 
     def print_summary(self) -> None:
         """Prints the best trials, and how many were pruned or failed."""
         from optuna.trial import TrialState
 
-        numbers = {read_trial(job).get("number"): job for job in self.table.current}
+        numbers = self.trials()
         trials = [trial for trial in self.study.trials if trial.number in numbers]
         for state, word in ((TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")):
             if count := sum(trial.state == state for trial in trials):
@@ -220,8 +259,12 @@ class Search:
         for trial in best:
             pairs = zip(self.objectives, trial.values or (), strict=True)
             figures = ", ".join(f"{name} {value:.4g}" for name, value in pairs)
-            job = numbers[trial.number]
-            print(f"best: job {job.number}, {figures}\n  {shlex.join(job.overrides)}")
+            jobs = numbers[trial.number]
+            names = ", ".join(str(job.number) for job in jobs)
+            which = f"job {names}" if len(jobs) == 1 else f"mean of jobs {names}"
+            repeated = {each for repeat in self.repeats for each in repeat}
+            shown = [each for each in jobs[0].overrides if each not in repeated]
+            print(f"best: {which}, {figures}\n  {shlex.join(shown)}")
 
 
 def read_trial(job: Job) -> dict[str, Any]:

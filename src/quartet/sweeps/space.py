@@ -1,5 +1,6 @@
 """The space of a search: ranges of settings, and which of them belong together. Without torch."""
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from quartet.config.overrides import (
     config_key,
 )
 from quartet.core.messages import suggest_name
+from quartet.records.sweep import REPEATED
+from quartet.sweeps.grid import list_values
 from quartet.sweeps.launch import SWEEP_GROUPS
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class Space:
 
     Attributes:
         fixed: Overrides of every job.
+        repeats: Overrides of each job of a trial: every combination of the seeds and folds.
         ranges: By key; of a group, the names of its options.
         own: By option of a searched group (``optimizer=sgd``), the ranges of its own settings.
 
@@ -60,15 +64,31 @@ class Space:
         self.fixed: dict[str, str] = {}
         self.ranges: dict[str, Range] = {}
         self.own: dict[str, dict[str, Range]] = {}
+        repeated: list[list[str]] = []
         parser = OverridesParser.create(config_loader=self.loader)
         for each in parser.parse_overrides(list(arguments)):
             if each.key_or_group in SWEEP_GROUPS:
                 sweeper.sweep_overrides.append(each.input_line or "")
+            elif each.key_or_group in REPEATED and each.is_sweep_override():
+                repeated.append(list_values(each))
             elif each.is_sweep_override():
                 self.ranges[each.get_key_element()] = parse_range(each)
             else:
                 self.fixed[each.get_key_element()] = each.input_line or ""
+        self.repeats = list(map(list, itertools.product(*repeated)))
+        for option in self.ranges.get("experiment", [None]):
+            chosen = [] if option is None else [f"experiment={option}"]
+            if self.compose(*chosen).hydra.sweeper.get("params"):
+                raise ValueError(
+                    f"experiment={option or self.choice('experiment')} names values to combine, which sweep=grid "
+                    "does; leave it out, or repeat what it sets on the command line."
+                )
         self.add_user_ranges()
+        if named := {*REPEATED} & {*self.ranges, *(sweeper.over or ())}:
+            raise ValueError(
+                f"sweep: {min(named)} is no setting to search, as the luckiest value would win; name its "
+                f"values on the command line, {min(named)}=0,1,2, and each trial is the mean over them."
+            )
         over = sweeper.over
         if over is None:
             composed = self.compose()
@@ -142,7 +162,13 @@ class Space:
             for key, range_ in self.ranges.items()
             if not any(each.startswith(f"{key}=") for each in further)
         ]
-        overrides = [*self.fixed.values(), *first, *further, *self.sweeper.sweep_overrides]
+        overrides = [
+            *self.fixed.values(),
+            *self.repeats[0],
+            *first,
+            *further,
+            *self.sweeper.sweep_overrides,
+        ]
         return self.loader.load_sweep_config(self.sweeper.config, overrides)
 
     def choice(self, group: str) -> str:
