@@ -642,7 +642,10 @@ def test_killed_search_over_seeds_keeps_the_jobs_that_have_ended(
         (["seed=interval(0,9)"], "seed=interval(0,9): a grid needs values, such as seed=1,2"),
         (["seed=0,1", LR, "sweep.pruner=median"], "of several seeds or folds is not pruned"),
         (["experiment=optimizers"], "experiment=optimizers names values to combine"),
-        (["experiment=linear_regression,optimizers"], "experiment=optimizers names values to combine"),
+        (
+            ["experiment=linear_regression,optimizers"],
+            "experiment=optimizers names values to combine",
+        ),
     ],
 )
 def test_search_for_luck_is_refused(
