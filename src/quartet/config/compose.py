@@ -16,13 +16,13 @@ from quartet.config.configuration import to_container
 from quartet.config.overrides import NAMED_GROUPS, is_option, key_of
 from quartet.config.records import (
     apply_overrides,
-    flatten,
     read_choices,
     read_record,
     split_overrides,
 )
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
+from quartet.records.run_directory import flatten
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictConfig:

@@ -26,6 +26,7 @@ from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import (
     find_outside_links,
+    flatten,
     is_filled,
     list_configs,
     read_file,
@@ -284,15 +285,6 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     OmegaConf.set_struct(cfg, False)
     if problems:
         raise ConfigError(*problems)
-
-
-def flatten(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the dotted keys and the values of nested mappings; an empty one is a value."""
-    if isinstance(node, dict) and node:
-        for name, item in node.items():
-            yield from flatten(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
 
 
 # Where a run continues

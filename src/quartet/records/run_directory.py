@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -128,6 +128,15 @@ def find_outside_links(directory: str | Path) -> list[tuple[Path, Path]]:
         if "wandb" in folders:
             folders.remove("wandb")
     return found
+
+
+def flatten(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted keys and the values of nested mappings; an empty one is a value."""
+    if isinstance(node, dict) and node:
+        for name, item in node.items():
+            yield from flatten(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
 
 
 # result.json and environment.json

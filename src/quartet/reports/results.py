@@ -16,10 +16,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from quartet.config.records import flatten
 from quartet.core.files import CONF
 from quartet.core.messages import join_and
-from quartet.records.run_directory import initial_result, load_result, read_file, split_part
+from quartet.records.run_directory import (
+    flatten,
+    initial_result,
+    load_result,
+    read_file,
+    split_part,
+)
 from quartet.records.sweep import REPEATED, Table
 
 # Columns of results.csv beside the overrides and the metrics.
