@@ -72,7 +72,11 @@ class Run:
         return getattr(type(self.data), hook) is not getattr(LightningDataModule, hook)
 
 
-def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
+def build(
+    cfg: "DictConfig",
+    directory: str | Path | None = None,
+    prepared: Mapping[str, Any] | None = None,
+) -> Run:
     """Checks a configuration and builds its objects. Downloads nothing and writes nothing.
 
     Two builds of one configuration have the same weights.
@@ -80,13 +84,15 @@ def build(cfg: "DictConfig", directory: str | Path | None = None) -> Run:
     Args:
         cfg: A configuration, as `compose` returns it.
         directory: The run directory; None for a new one under ``outputs/``.
+        prepared: Metadata of the data that the run was trained on, by which data is prepared again;
+            None for a new run.
 
     Raises:
         ConfigError: the configuration cannot train.
     """
     register_secrets(cfg)
     config = Configuration(cfg, str(directory or cfg.directory or new_directory()))
-    builder = Builder(config)
+    builder = Builder(config, prepared)
     builder.run()
     if builder.problems:
         raise ConfigError(*builder.problems)

@@ -57,7 +57,7 @@ def train_locked(
     from quartet.training.callbacks.predictions import PredictionCollector
     from quartet.training.callbacks.progress import Timer
     from quartet.training.callbacks.pruning import make_pruning_callbacks
-    from quartet.validation.data import load_data
+    from quartet.validation.data import check_fingerprint, load_data
 
     quieten()
     place: records.Place | None = None
@@ -70,7 +70,10 @@ def train_locked(
         if place is None:
             print(f"{directory} has finished; trainer.max_epochs=N would train it for longer.")
             return read_result(directory)
-    run = build(cfg, directory)
+    prepared = None
+    if place and place.checkpoint:
+        prepared = storage.load(place.checkpoint).get("metadata")
+    run = build(cfg, directory, prepared)
     length = run.steps_per_epoch, run.total_steps
     known = place and run.steps_per_epoch
     if place and known and (problems := list(records.check_length(cfg, place.epoch, *length))):
@@ -79,6 +82,8 @@ def train_locked(
         weights = storage.load(place.checkpoint)["state_dict"]
         storage.load_state(run.module, weights, "resume", directory)
     load_data(run)
+    if prepared:
+        check_fingerprint(run, prepared, cfg.resume)
     for caution in run.cautions if process_rank() == 0 else ():
         log.warning("data: %s.", caution)
     locks.enter_context(lock(run.directory))

@@ -45,7 +45,7 @@ def source_of(data: dict[str, Any]) -> Callable[..., Parts]:
 
 def build(data: dict[str, Any]) -> Parts:
     source = source_of(data)
-    names = inspect.signature(source).parameters.keys() - {"fold"}
+    names = inspect.signature(source).parameters.keys() - {"fold", "prepared"}
     return source(**{name: data[name] for name in names})
 
 
@@ -61,11 +61,12 @@ def tensors(part: Any) -> tuple[torch.Tensor, ...]:
 def test_data_file_holds_exactly_the_arguments_of_its_function(option: str) -> None:
     data = config(f"data={option}")
     parameters = inspect.signature(source_of(data)).parameters
-    assert set(parameters) <= set(data)
+    assert set(parameters) <= {*data, "prepared"}
     assert set(data) - set(parameters) <= {*SHARED, "task", "_target_"}
     for parameter in parameters.values():
         assert parameter.kind is parameter.KEYWORD_ONLY
-        assert parameter.default is (None if parameter.name == "fold" else parameter.empty)
+        is_given = parameter.name in ("fold", "prepared")
+        assert parameter.default is (None if is_given else parameter.empty)
 
 
 @pytest.mark.parametrize("option", ["digits", "breast_cancer", "wine", "diabetes", "linear"])
@@ -128,7 +129,8 @@ def test_diabetes_targets_come_back_by_their_scale() -> None:
     mean, std = scaled.target_scale
     assert mean.shape == std.shape == (1,)
     for one, other in zip(scaled[:3], plain[:3], strict=True):
-        torch.testing.assert_close(tensors(one)[1] * std + mean, tensors(other)[1])
+        back = (tensors(one)[1] * std + mean).float()
+        torch.testing.assert_close(back, tensors(other)[1])
 
 
 def test_breast_cancer_target_one_is_benign() -> None:
@@ -680,7 +682,7 @@ def test_table_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "cannot be read as a csv table: No columns"),
+        ("", "has no rows; it needs a line of column names"),
         ("a,y\n", "has no rows; it needs a line of column names"),
         ("a,y\n1,2\n1,2,3,4\n", "cannot be read as a csv table: .*line 3"),
         ("a,y\n1,2\ninf,3\n", "column 'a' has infinite values"),

@@ -116,10 +116,10 @@ def test_other_data_of_the_same_kind(run: Path, rescore: Command, tmp_path: Path
             "was trained with data=csv; leave it out. Other data",
         ),
         ("model=linear", "model=linear: the run in "),
-        ("data.path=wide.csv", "checkpoint=best: is of another model, or of other data: size mism"),
+        ("data.path=narrow.csv", "narrow.csv has no column 'c'; there are a, b, kind"),
         ("split=train", "split=train: must be one of test, val."),
         ("checkpoint=first", "checkpoint=first: first is missing; name best, last or a file."),
-        ("data.target=kin", "data.target: 'kin' is not a column; did you mean"),
+        ("data.target=kin", "data.target: must be kind, as in the training; leave it out."),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    table(tmp_path / "wide.csv", 1, "abcd")
+    table(tmp_path / "narrow.csv", 1, "ab")
     before = sorted(run.rglob("*"))
     assert rescore(f"run={run}", *overrides.split()) == 2
     assert message in capsys.readouterr().err

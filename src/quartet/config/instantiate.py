@@ -61,8 +61,13 @@ def make(node: Any, partial: bool = False) -> Any:
     return functools.partial(made.func, *made.args, **made.keywords)
 
 
-def build_data(config: Configuration) -> DataModule:
-    """The data; fills in the shape of inputs and the numbers of classes and outputs in `config`."""
+def build_data(config: Configuration, prepared: Mapping[str, Any] | None = None) -> DataModule:
+    """The data; fills in the shape of inputs and the numbers of classes and outputs in `config`.
+
+    Args:
+        config: The configuration.
+        prepared: Metadata of the data of a run, by which the data is prepared; None fits it anew.
+    """
     node, shared = split_node(config, "data")
     source: Callable[..., Parts] = make(node, partial=True)
     named = signatures.parameters(source)[0]
@@ -73,7 +78,8 @@ def build_data(config: Configuration) -> DataModule:
             f"folds={folds}: {node['_target_']} has no argument fold, and so cannot divide its "
             "samples; give it one and hand it to quartet.split, or set data.folds=null."
         )
-    source = functools.partial(source, **{k: v for k, v in shared.items() if k in named})
+    given = {**shared, "prepared": prepared}
+    source = functools.partial(source, **{k: v for k, v in given.items() if k in named})
     if (positive := shared.pop("positive", None)) is not None:
         task = create_task(config["data"]["task"])
         if not task.has_positive:
@@ -85,6 +91,7 @@ def build_data(config: Configuration) -> DataModule:
         shared.pop(key)
     facts = shared.pop("facts", [])
     data = DataModule(source, seed=config["seed"], **shared)
+    data.is_rebuilt = prepared is not None
     if config["data"]["train_samples"] is None:
         found = read_facts(data.load(), config["data"]["task"])
         unset = {key: value for key, value in found.items() if config["data"].get(key, 0) is None}

@@ -62,7 +62,10 @@ GROUPS = (
 )
 # Settings of a data set that earlier versions did not have; null is what they did.
 ADDED = {
-    "quartet.data.csv.csv": ("order", "group", "division"),
+    "quartet.data.csv.csv": (
+        *("order", "group", "division", "test_path", "categories", "numbers", "decimal"),
+        *("thousands", "encoding", "comment", "header", "missing_values", "unseen"),
+    ),
     "quartet.data.image_folder.image_folder": ("classes", "check_files"),
 }
 # References that a text of a record may hold: to other keys, or to a variable as the whole text.
@@ -107,9 +110,8 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
     try:
         renamed = rename_targets(loaded)
         is_old, loaded = renamed != loaded, renamed
-        loaded["data"] = (
-            dict.fromkeys(ADDED.get(loaded["data"].get("_target_"), ())) | loaded["data"]
-        )
+        added = ADDED.get(loaded["data"].get("_target_"), ())
+        loaded["data"] = dict.fromkeys(added) | loaded["data"]
         for key in ("hydra", "defaults"):
             loaded.pop(key, None)
         loaded["resume"] = loaded["check"] = None

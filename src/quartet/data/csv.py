@@ -1,6 +1,10 @@
-"""Tables in csv files: some columns are targets, others inputs."""
+"""Tables in csv and parquet files: some columns are targets, others inputs."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +16,47 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from quartet.core.messages import shorten, suggest_name
-from quartet.data.split import Fold, IntArray, Parts, Rows, assemble, split, standardize
+from quartet.core.messages import format_value, shorten, suggest_name
+from quartet.core.processes import process_rank
+from quartet.data.split import Fold, IntArray, Parts, Rows, assemble, split
+from quartet.data.table import (
+    MISSING,
+    Floats,
+    Format,
+    Lists,
+    Table,
+    TableFile,
+    Texts,
+    find_kind,
+    spell,
+    to_texts,
+)
 from quartet.data.task import TASKS, Task
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 1 << 17  # rows of the training part by which others are recognised
 
 
 def csv(
     *,
     path: str | None,
+    test_path: str | None,
     task: str,
     target: str | Sequence[str] | None,
     features: Sequence[str] | None,
     drop: Sequence[str],
+    categories: Sequence[str] | None,
+    numbers: Sequence[str] | None,
     separator: str,
+    decimal: str | None,
+    thousands: str | None,
+    encoding: str | None,
+    comment: str | None,
+    header: bool | None,
+    missing_values: Sequence[Any] | None,
     missing: str,
+    unseen: str | None,
     max_categories: int,
     standardize_targets: bool,
     order: str | None,
@@ -35,23 +66,37 @@ def csv(
     test_fraction: float,
     split_seed: int,
     fold: Fold | None = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> Parts:
     """Reads a table: inputs float32 ``(rows, columns)``, targets as the task needs them.
 
     Columns of numbers, or of true and false, are standardized; all others are one-hot encoded. Both
-    depend on the training part alone: a category that only other parts have becomes zeros. A
-    missing value is a category of its own. Classes are the sorted values of the target column; the
-    second of a binary one is positive.
+    depend on the training part alone: a category that only other parts have becomes zeros, and a
+    column that is constant in it is left out. In a column of categories a missing value is one of
+    them. Classes are the sorted values of the target column; the second of a binary one is positive.
 
     Args:
         path: The file; its first line has the names of the columns.
+        test_path: A second file, whose rows are the test part; None for a part of the first.
         task: Name of a task that reads tables: multiclass, binary, multilabel or regression.
         target: The target column; multilabel (columns of 0 and 1) and regression allow several.
         features: The input columns; None for all except the target and ``drop``.
         drop: Columns to leave out.
-        separator: Text that separates columns.
+        categories: Columns whose values are categories, although they may look like numbers.
+        numbers: Columns whose values are numbers, although they begin with zeros.
+        separator: Character that separates columns.
+        decimal: Decimal sign; None for a point.
+        thousands: Sign between groups of three digits, or None.
+        encoding: Of the file; None for UTF-8.
+        comment: Begins lines to leave out, or None.
+        header: Whether the first line names the columns, which are c1, c2, ... else; None: it does,
+            and is refused if it looks like a row.
+        missing_values: What stands for a missing value beside an empty one; None: NA, NaN, null and
+            the like in columns of numbers.
         missing: ``error`` refuses missing numbers, ``mean`` replaces them by the mean of the
             training part.
+        unseen: ``error`` refuses categories that the training did not have in files to score,
+            ``zeros`` encodes them as zeros.
         max_categories: Largest number of values of a one-hot encoded column in the training part.
         standardize_targets: Whether regression targets get mean 0 and standard deviation 1 over the
             training part.
@@ -63,131 +108,246 @@ def csv(
         test_fraction: Share of the rows for testing, in [0, 1).
         split_seed: Seed of the split; without a group stratified for multiclass and binary.
         fold: Fold of the rest that is the validation part instead of a fraction, and their number.
+        prepared: Metadata of a run, by which the table is prepared; with ``whole`` all rows are the
+            test part. None fits everything to this table.
 
     Raises:
-        ValueError: The file or a column is missing or does not fit the task, or a value is out of
-            range.
+        ValueError: The file or a column is missing or does not fit the task, can be read in two
+            ways, or a value is out of range.
     """
-    tasks = [name for name, kind in TASKS.items() if kind.reads_tables]
-    if task not in tasks:
-        raise ValueError(f"task must be one of {', '.join(tasks)}, got {task!r}; data/task=NAME.")
-    kind = TASKS[task]()
-    if missing not in ("error", "mean"):
-        raise ValueError(f"missing must be error or mean, got {missing!r}; mean replaces numbers.")
-    table = _read(path, separator)
-    named = {"order": order, "group": group, "division": division}
-    dividing = {key: name for key, name in named.items() if name is not None}
-    wanted, inputs = _select_columns(table, target, features, drop, kind, dividing)
-    _refuse_gaps(table[wanted])
-    targets, names = kind.read_targets(table[wanted])
-    by = _read_division(table, dividing)
+    kind = _create_task(task)
+    for key, value, allowed in (
+        ("missing", missing, ("error", "mean")),
+        ("unseen", unseen or "error", ("error", "zeros")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{key} must be {' or '.join(allowed)}, got {value!r}.")
+    form = Format.of(locals())
+    lists = Lists(as_names(drop), as_names(categories), as_names(numbers))
+    dividing = _name_division(order=order, group=group, division=division)
+    table = read_table("path", path, form)
+    count = len(next(iter(table.values())))
+    known = (prepared or {}).get("encoding") or {}
+    known = known if "scale" in known else {}  # else the run is older than that
+    whole = bool(known and prepared and prepared.get("whole"))
+    if known:
+        wanted, inputs = known["targets"], [*known["numeric"], *known["categories"]]
+        require_columns([*wanted, *inputs], list(table), str(path))
+        if sorted(as_names(target)) != sorted(wanted):
+            raise ValueError(f"target must be {shorten(wanted)}, as in the training; leave it out.")
+    else:
+        wanted, inputs = _select_columns(table, target, features, lists, kind, dividing)
+    by = {} if whole else _read_division(table, dividing, form)
+    if test_path is not None and not whole:
+        if "group" not in by and by:
+            raise ValueError("test_path is the test part, and a column divides too; choose one.")
+        other = read_table("test_path", test_path, form)
+        require_columns([*wanted, *inputs], list(other), test_path)
+        table = {name: np.concatenate([table[name], other[name]]) for name in [*wanted, *inputs]}
+        test_fraction = 0
+    targets, names = _read_targets(
+        {name: table[name] for name in wanted},
+        kind,
+        form,
+        lists,
+        prepared["class_names"] if known and prepared else None,
+        is_new=not known,
+    )
     if not by and kind.has_classes:
-        by["stratify"] = np.array(names)[targets.astype(int).ravel()]
-    if "division" in by:
-        rows = _divide(by["division"], str(division), fold)
+        by["stratify"] = np.array(names)[targets.astype(int).ravel()][:count]
+    everything = np.arange(len(targets))
+    if whole:
+        rows = Rows(everything, everything[:0], everything)
+    elif "division" in by:
+        rows = _divide(by["division"], dividing["division"], fold)
     else:
         rows = split(
-            len(table),
+            count,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             split_seed=split_seed,
             fold=fold,
             **by,
         )
-    encoding, feature_names = _fit_encoding(table[inputs], rows.train, missing, max_categories)
-    encoding |= {"separator": separator, "targets": wanted}
-    scale: tuple[Tensor, Tensor] | None = None
-    final = torch.tensor(targets).to(kind.target_dtype)
-    if kind.has_scale and standardize_targets:
-        final, scale = standardize(targets, rows.train)
-    return assemble(
+    if len(targets) > count:
+        rows = rows._replace(test=everything[count:])
+    fitted = dict(known)
+    if not known:
+        columns = {name: table[name] for name in inputs}
+        fitted = _fit_encoding(columns, rows.train, form, missing, max_categories, lists)
+        left_out = [name for name in table if name not in [*inputs, *wanted, *dividing.values()]]
+        reasons = dict.fromkeys(dividing.values(), "divides the rows")
+        fitted["dropped"] = fitted["dropped"] | dict.fromkeys(left_out, "left out") | reasons
+        fitted |= {"targets": wanted, "scale": None}
+        if kind.has_scale and standardize_targets:
+            scaler = StandardScaler().fit(targets[rows.train])
+            fitted["scale"] = [scaler.mean_.tolist(), scaler.scale_.tolist()]
+    strange: Counter[str] | None = None if whole and unseen != "zeros" else Counter()
+    encoded = encode(table, fitted, form, strange)
+    warn_of_unseen(strange)
+    final, scale = _scale_targets(targets, fitted["scale"], kind)
+    parts = assemble(
         rows,
-        encode(table[inputs], encoding),
+        encoded,
         final,
         class_names=names,
         target_scale=scale,
-        feature_names=feature_names,
-    )._replace(encoding=encoding)
+        feature_names=list_features(fitted),
+    )
+    hashes = hash_rows(encoded, final)
+    if not known and process_rank() == 0:
+        _warn_of_duplicates(hashes, rows)
+        _warn_of_answers(table, fitted, form, targets, rows.train, kind)
+    if not whole:
+        fitted |= {"fingerprint": _fingerprint(hashes, rows), "trained": _sample(hashes, rows)}
+    exact = {part: targets[getattr(rows, part)] for part in Rows._fields if kind.has_scale}
+    return parts._replace(encoding=fitted, exact_targets=exact)
 
 
-def _read(path: str | None, separator: str) -> pd.DataFrame:
+def _create_task(name: str) -> Task:
+    names = [name for name, kind in TASKS.items() if kind.reads_tables]
+    if name not in names:
+        raise ValueError(f"task must be one of {', '.join(names)}, got {name!r}; data/task=NAME.")
+    return TASKS[name]()
+
+
+# Rows and columns
+
+
+def read_table(key: str, path: str | None, form: Format) -> Table:
+    """Returns the rows of a file.
+
+    Args:
+        key: The setting that names the file.
+        path: The file.
+        form: How values are written.
+    """
     if path is None:
-        raise ValueError("path is not set; data.path=table.csv names the table.")
+        raise ValueError(f"{key} is not set; data.{key}=table.csv names the table.")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise ValueError(f"path {path} is not a file: looked for {file}; set data.path=FILE.")
-    try:
-        table = pd.read_csv(file, sep=separator, low_memory=False)  # one type per column
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read as a csv table: {str(error).strip()}.") from error
-    if table.empty:
-        raise ValueError(f"{file} has no rows; it needs a line of column names and rows below it.")
+        raise ValueError(f"{key} {path} is not a file: looked for {file}; set data.{key}=FILE.")
+    source = TableFile(file, form)
+    if source.note and process_rank() == 0:
+        log.warning(f"{file}: {source.note}; it is left out.")
+    table = source.read()
+    if form.header is None:
+        _refuse_missing_header(table, form)
     return table
 
 
+def as_names(names: Any) -> list[str]:
+    """Returns names of columns as texts, one or several; YAML reads 2024 as a number."""
+    if names is None or names == "":
+        return []
+    return [format_value(name) for name in ([names] if isinstance(names, str | int) else names)]
+
+
+def require_columns(
+    names: Iterable[str], given: Sequence[str], path: str | None, key: str = ""
+) -> None:
+    """Raises ValueError if a column is missing, of a file or of the table that a setting is about."""
+    for name in names:
+        if name not in given:
+            hint = suggest_name(name, given, most=len(given))
+            text = f"{path} has no column {name!r}" if path else f"{key} {name!r} is not a column"
+            raise ValueError(f"{text}; {hint}")
+
+
+def _refuse_missing_header(table: Table, form: Format) -> None:
+    """Raises ValueError if the columns that hold numbers have numbers as names, as without a header."""
+
+    def are_numbers(texts: Texts) -> bool:
+        return bool(np.isfinite(form.to_numbers(texts)).all())
+
+    numeric = [name for name, texts in table.items() if are_numbers(texts[:100])]
+    if numeric and are_numbers(to_texts(numeric)):
+        raise ValueError(
+            f"header: the first line holds numbers, {shorten(numeric, 3)}; data.header=false reads it "
+            "as a row and names the columns c1, c2 and so on, data.header=true takes them for names."
+        )
+
+
+def _name_division(**named: str | None) -> dict[str, str]:
+    """Returns the column that divides the rows, by its setting; empty if there is none."""
+    dividing = {key: format_value(name) for key, name in named.items() if name is not None}
+    if len(dividing) > 1:
+        first, other = list(dividing.items())[:2]
+        message = f"data.{first[0]}={first[1]} divides the rows already; choose one of them."
+        raise ValueError(f"{other[0]}={other[1]}: {message}")
+    return dividing
+
+
 def _select_columns(
-    table: pd.DataFrame,
+    table: Table,
     target: str | Sequence[str] | None,
     features: Sequence[str] | None,
-    drop: Sequence[str],
+    lists: Lists,
     kind: Task,
     dividing: Mapping[str, str],
 ) -> tuple[list[str], list[str]]:
     """Returns the names of the target columns and of the input columns."""
-    if not target:
-        raise ValueError(
-            f"target is not set; data.target=COLUMN, one of {', '.join(table.columns)}."
-        )
-    wanted = [target] if isinstance(target, str) else list(target)
-    for key, names in (
-        *(("target", wanted), ("features", features or ()), ("drop", drop)),
-        *((key, [name]) for key, name in dividing.items()),
-    ):
-        for name in names:
-            if name not in table.columns:
-                hint = suggest_name(str(name), table.columns, most=len(table.columns))
-                raise ValueError(f"{key} {name!r} is not a column; {hint}")
+    if not as_names(target):
+        raise ValueError(f"target is not set; data.target=COLUMN, one of {', '.join(table)}.")
+    wanted, dropped, chosen = as_names(target), lists.drop, as_names(features)
+    divided = {key: [name] for key, name in dividing.items()}
+    named = {"target": wanted, "features": chosen, **lists._asdict(), **divided}
+    for key, names in named.items():
+        require_columns(names, list(table), None, key)
     if len(wanted) > 1 and kind.has_classes:
         raise ValueError(
             f"target must be one column for {kind.name}, got {len(wanted)}: {', '.join(wanted)}; "
             "several are for data/task=multilabel or data/task=regression."
         )
-    if len(dividing) > 1:
-        first, other = list(dividing.items())[:2]
-        message = f"data.{first[0]}={first[1]} divides the rows already; choose one of them."
-        raise ValueError(f"{other[0]}={other[1]}: {message}")
-    if both := [name for name in wanted if name in (features or ()) or name in drop]:
+    if both := [name for name in wanted if name in chosen or name in dropped]:
         raise ValueError(
             f"target {both[0]!r} is in features or drop too; remove it there, a target is "
             "never an input."
         )
-    chosen = table.columns.drop(list(dividing.values())) if features is None else features
-    inputs = [name for name in chosen if name not in wanted and name not in drop]
+    if features is None:
+        chosen = [name for name in table if name not in dividing.values()]
+    inputs = [name for name in chosen if name not in wanted and name not in dropped]
     if not inputs:
         raise ValueError("features leaves no input column; name fewer in data.drop or more here.")
+    for name in inputs if features is None else ():
+        if re.fullmatch(r"Unnamed: \d+", name):
+            first = table[name][0]
+            what = "counts the rows" if _counts_rows(table[name]) else f"holds {first!r}"
+            raise ValueError(
+                f"column {name!r} has no name in the file and {what}; "
+                f"{lists.spell('drop', name)} leaves it out, or give it a name."
+            )
     return wanted, inputs
 
 
-def _read_division(table: pd.DataFrame, dividing: Mapping[str, str]) -> dict[str, Any]:
+def _counts_rows(texts: Texts) -> bool:
+    return all(text == str(place + (texts[0] == "1")) for place, text in enumerate(texts))
+
+
+def _read_division(table: Table, dividing: Mapping[str, str], form: Format) -> dict[str, Any]:
     """Returns the values of the column by which rows are divided, as an argument of `split`."""
     for key, name in dividing.items():
-        column = table[name]
-        if gaps := column.isna().sum():
+        require_columns([name], list(table), None, key)
+        texts = table[name]
+        if gaps := form.is_missing(texts, key == "order").sum():
             raise ValueError(f"{key} column {name!r} has {gaps} missing values; fill them in.")
-        if key == "order" and not pd.api.types.is_numeric_dtype(column):
-            try:
-                dates = pd.to_datetime(column, format="ISO8601", utc=True)
-                return {key: dates.to_numpy(dtype="datetime64[ns]")}
-            except ValueError:
-                message = (
-                    f"order column {name!r} holds {column.iloc[0]!r}, and must hold numbers or "
-                )
-                raise ValueError(
-                    f"{message}dates such as 2024-03-31 or 2024-03-31 16:00."
-                ) from None
         if key == "group":
-            return {"groups": column.astype(str).to_numpy()}
-        return {key: column.to_numpy()}
+            return {"groups": texts.astype(str)}
+        if key == "division":
+            return {key: texts}
+        if all(re.fullmatch(r"[+-]?\d{1,18}", text) for text in texts):
+            return {key: np.array([int(text) for text in texts])}
+        numbers = form.to_numbers(texts)
+        if np.isfinite(numbers).all():
+            return {key: numbers}
+        try:
+            dates = pd.to_datetime(pd.Series(texts), format="ISO8601", utc=True)
+            return {key: dates.to_numpy(dtype="datetime64[ns]")}
+        except ValueError:
+            raise ValueError(
+                f"order column {name!r} holds {texts[0]!r}, and must hold numbers or dates such as "
+                "2024-03-31 or 2024-03-31 16:00."
+            ) from None
     return {}
 
 
@@ -206,56 +366,160 @@ def _divide(division: NDArray[Any], name: str, fold: Fold | None) -> Rows:
     return rows
 
 
-def _refuse_gaps(targets: pd.DataFrame) -> None:
-    gaps = (targets.isna() | targets.isin((np.inf, -np.inf))).sum()
-    for name, count in gaps[gaps > 0].items():
+# Targets
+
+
+def _read_targets(
+    table: Table,
+    kind: Any,
+    form: Format,
+    lists: Lists,
+    classes: Sequence[str] | None,
+    is_new: bool,
+) -> tuple[NDArray[Any], tuple[str, ...] | None]:
+    """Returns the targets, and the names of the classes or None.
+
+    Args:
+        table: The target columns.
+        kind: The task.
+        form: How values are written.
+        lists: Columns that settings name.
+        classes: Classes of the training, or None.
+        is_new: Whether this is the data of a training.
+    """
+    columns: dict[str, Any] = dict(table)
+    for name, texts in table.items():
+        title = f"target column {name!r}"
+        gaps = form.is_missing(texts, not kind.has_classes)
+        words = [word for word in dict.fromkeys(texts) if word in MISSING - {""}]
+        if not kind.has_classes:
+            what, unit = find_kind(title, name, texts, form, lists, is_target=True)
+            if unit:
+                raise ValueError(f"{title} holds {texts[0]!r}; remove the sign {unit}.")
+            if what != "category":
+                columns[name] = form.to_numbers(texts)
+                gaps = ~np.isfinite(columns[name])
+        elif words and form.missing_values is None and is_new:
+            raise ValueError(
+                f"{title} has {np.isin(texts, words).sum()} rows with {shorten(words)}, a class or a "
+                "missing value; data.missing_values=[] makes it a class, or remove these rows."
+            )
+        if gaps.any():
+            raise ValueError(
+                f"{title} has {gaps.sum()} missing or infinite values; remove these rows from the "
+                "table."
+            )
+    return kind.read_targets(pd.DataFrame(columns), classes)  # type: ignore[no-any-return]
+
+
+def _scale_targets(
+    targets: NDArray[Any], scale: Any, kind: Any
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Returns targets as the model learns them, and the mean and standard deviation, if there are."""
+    if scale:
+        mean, std = np.array(scale)
+        scaled = torch.from_numpy(((targets - mean) / std).astype(np.float32))
+        return scaled, (torch.from_numpy(mean), torch.from_numpy(std))
+    final = torch.tensor(targets).to(kind.target_dtype)
+    if kind.has_scale and np.abs(final.numpy() - targets).max() > 0.001 * targets.std():
         raise ValueError(
-            f"target column {name!r} has {count} missing or infinite values; remove these rows "
-            "from the table."
+            "standardize_targets=false: 32-bit floats do not tell these targets apart; set it to true."
         )
+    return final, None
+
+
+def known_targets(table: Table, task: Task, form: Format) -> pd.DataFrame:
+    """Returns target columns as numbers or names of classes; missing ones are NaN or None."""
+    made: dict[str, Any] = {}
+    for name, texts in table.items():
+        if task.has_classes:
+            made[name] = texts.copy()
+            made[name][form.is_missing(texts, False)] = None
+        else:
+            made[name] = read_numbers(name, texts, form)
+    return pd.DataFrame(made)
+
+
+# Inputs
 
 
 def _fit_encoding(
-    columns: pd.DataFrame, train: IntArray, missing: str, max_categories: int
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Fits the encoding to the training rows; returns it and the names of its columns."""
-    numeric = [name for name in columns if pd.api.types.is_numeric_dtype(columns[name])]
-    categories = [name for name in columns if name not in numeric]
-    for name in categories:
-        if (count := columns[name].iloc[train].nunique()) > max_categories:
-            raise ValueError(
-                f"column {name!r} is text with {count} different values, more than max_categories="
-                f"{max_categories}; data.drop=[{name}] leaves it out (an identifier?), "
-                "data.max_categories=N allows it."
+    columns: Table,
+    train: IntArray,
+    form: Format,
+    missing: str,
+    max_categories: int,
+    lists: Lists,
+) -> dict[str, Any]:
+    """Fits the encoding to the training rows."""
+    numeric: dict[str, Floats] = {}
+    encoding: dict[str, Any] = {"numeric": {}, "categories": {}, "dropped": {}}
+    constant, units = "constant in the training part", {}
+    for name, texts in columns.items():
+        kind, unit = find_kind(f"column {name!r}", name, texts, form, lists)
+        if kind == "nothing":
+            encoding["dropped"][name] = "empty"
+        elif kind == "category":
+            gaps = form.is_missing(texts[train], False)
+            known = sorted(set(texts[train][~gaps]))
+            if len(known) > max_categories:
+                raise ValueError(
+                    f"column {name!r} is text with {len(known)} different values, more than "
+                    f"max_categories={max_categories}; {lists.spell('drop', name)} leaves it out (an "
+                    "identifier?), data.max_categories=N allows it."
+                )
+            known += [None] if gaps.any() else []
+            encoding["categories" if len(known) > 1 else "dropped"][name] = (
+                known if len(known) > 1 else constant
             )
-    for name in numeric:
-        _refuse_infinite(name, columns[name].to_numpy(dtype=np.float64))
-        if missing == "error" and (count := columns[name].isna().sum()):
-            raise ValueError(
-                f"column {name!r} has {count} missing values; data.missing=mean replaces them by "
-                f"the mean of the training part, data.drop=[{name}] leaves the column out."
-            )
-    encoding: dict[str, Any] = {"numeric": {}, "categories": {}}
+        else:
+            numeric[name], units[name] = read_numbers(name, texts, form, unit), unit
+            _refuse_infinite(name, numeric[name])
+            count = np.isnan(numeric[name]).sum()
+            if missing == "error" and count:
+                raise ValueError(
+                    f"column {name!r} has {count} missing values; data.missing=mean replaces them by "
+                    f"the mean of the training part, {lists.spell('drop', name)} leaves the column out."
+                )
     if numeric:
         imputer, scaler = SimpleImputer(keep_empty_features=True), StandardScaler()
-        values = columns[numeric].astype(np.float64).iloc[train]
-        scaler.fit(imputer.fit_transform(values))
-        for name, fill, mean, std in zip(
-            numeric, imputer.statistics_, scaler.mean_, scaler.scale_, strict=True
+        values = imputer.fit_transform(np.stack([each[train] for each in numeric.values()], 1))
+        scaler.fit(values)
+        for name, fill, mean, std, span in zip(
+            numeric,
+            imputer.statistics_,
+            scaler.mean_,
+            scaler.scale_,
+            np.ptp(values, axis=0),
+            strict=True,
         ):
-            numbers = {"fill": float(fill) if missing == "mean" else None}
-            encoding["numeric"][name] = numbers | {"mean": float(mean), "std": float(std)}
-    encoded = [str(name) for name in numeric]
-    for name in categories:
-        column = columns[name].iloc[train]
-        known = sorted(map(str, column.dropna().unique()))
-        gaps = [None] if column.isna().any() else []
-        encoding["categories"][name] = [*known, *gaps]
-        encoded += [f"{name}_{value}" for value in known] + [f"{name}_nan" for _ in gaps]
-    return encoding, tuple(encoded)
+            if not span:
+                encoding["dropped"][name] = constant
+                continue
+            found = {"fill": float(fill) if missing == "mean" else None}
+            found |= {"mean": float(mean), "std": float(std)}
+            encoding["numeric"][name] = found | ({"unit": units[name]} if units[name] else {})
+    if not encoding["numeric"] and not encoding["categories"]:
+        raise ValueError(
+            "features leaves no input column that varies in the training part; name others."
+        )
+    return encoding
 
 
-def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = False) -> Tensor:
+def list_features(encoding: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the encoded columns."""
+    names = list(encoding["numeric"])
+    for name, known in encoding["categories"].items():
+        names += [f"{name}_{'nan' if value is None else value}" for value in known]
+    return tuple(names)
+
+
+def encode(
+    columns: Table,
+    encoding: Mapping[str, Any],
+    form: Format,
+    unseen: Counter[str] | None = None,
+) -> Tensor:
     """Encodes a table: float32 ``(rows, encoded columns)``, first the numbers, then the categories.
 
     Args:
@@ -263,14 +527,16 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
         encoding: In plain containers: ``numeric`` gives each column its ``mean``, its ``std`` and
             the value to ``fill`` in for missing ones; ``categories`` gives each column its values as
             strings, None for a missing one.
-        strict: Whether to refuse a category that the training did not have; else it becomes zeros.
+        form: How values are written.
+        unseen: Counts, by column, categories that the training did not have, which become zeros;
+            None refuses them.
 
     Raises:
         ValueError: a value does not fit its column.
     """
     blocks: list[NDArray[Any]] = []
     for name, numbers in encoding["numeric"].items():
-        values = _to_numbers(columns[name])
+        values = read_numbers(name, columns[name], form, numbers.get("unit", ""))
         _refuse_infinite(name, values)
         if (gaps := np.isnan(values)).any():
             if numbers["fill"] is None:
@@ -282,37 +548,159 @@ def encode(columns: pd.DataFrame, encoding: Mapping[str, Any], strict: bool = Fa
         blocks.append(((values - numbers["mean"]) / numbers["std"])[:, None])
     for name, known in encoding["categories"].items():
         places = {value: place for place, value in enumerate(known)}
-        found = [_to_text(value) for value in columns[name].tolist()]
+        texts = columns[name]
+        gaps = form.is_missing(texts, False)
+        found = [None if gap else text for text, gap in zip(texts, gaps, strict=True)]
         codes = np.array([places.get(value, -1) for value in found], dtype=np.int64)
-        if strict and (codes < 0).any():
-            unknown = found[int((codes < 0).argmax())]
-            texts = ["(missing)" if each is None else each for each in known]
-            raise ValueError(
-                f"column {name!r} has {unknown or 'a missing value'!r}, which the training did not "
-                f"have; its values are {shorten(texts, 10)}. Correct these rows, or leave them out."
-            )
+        if (codes < 0).any():
+            if unseen is None:
+                unknown = found[int((codes < 0).argmax())]
+                others = ["(missing)" if each is None else each for each in known]
+                raise ValueError(
+                    f"column {name!r} has {unknown or 'a missing value'!r}, which the training did "
+                    f"not have; its values are {shorten(others, 10)}. Correct these rows, leave them "
+                    "out, or set data.unseen=zeros, which encodes it as none of these."
+                )
+            unseen[name] += int((codes < 0).sum())
         blocks.append(codes[:, None] == np.arange(len(known)))
     return torch.from_numpy(np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe"))
 
 
-def _to_numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
-    try:
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+def warn_of_unseen(unseen: Counter[str] | None) -> None:
+    """Warns of categories that the training did not have, if `encode` found some."""
+    if unseen and process_rank() == 0:
+        found = shorten(f"{name} of {count} rows" for name, count in unseen.items())
+        log.warning(f"Categories that the training did not have became zeros: {found}.")
+
+
+def read_numbers(name: str, texts: Texts, form: Format, unit: str = "") -> Floats:
+    """Returns the numbers of a column, NaN for missing ones.
+
+    Raises:
+        ValueError: a text is neither.
+    """
+    values = form.to_numbers(texts, unit)
+    wrong = np.isnan(values) & ~form.is_missing(texts, True)
+    if wrong.any():
+        signs = f" with the sign {unit}" if unit else ""
         raise ValueError(
-            f"column {column.name!r} has {wrong.iloc[0]!r}, which is no number, and the training "
-            "had numbers there; correct it."
-        ) from None
+            f"column {name!r} has {texts[wrong][0]!r}, which is no number, and the training "
+            f"had numbers{signs} there; correct it, or name it in data.missing_values."
+        )
+    return values
 
 
-def _to_text(value: Any) -> str | None:
-    return None if pd.isna(value) else str(value)
-
-
-def _refuse_infinite(name: Any, values: NDArray[np.float64]) -> None:
+def _refuse_infinite(name: Any, values: Floats) -> None:
     if np.isinf(values).any():
         raise ValueError(
             f"column {name!r} has infinite values; correct them or leave the column out with "
-            f"data.drop=[{name}]."
+            f"{spell('drop', name)}."
         )
+
+
+def describe_columns(encoding: Mapping[str, Any]) -> dict[str, str]:
+    """Describes what became of each column of a table."""
+    found = {}
+    for name, numbers in encoding["numeric"].items():
+        unit = numbers.get("unit", "")
+        found[name] = f"number, mean {numbers['mean']:.4g}{unit} and sd {numbers['std']:.4g}{unit}"
+    for name, known in encoding["categories"].items():
+        values = ("(missing)" if value is None else value for value in known)
+        found[name] = f"category of {len(known)} values: {shorten(values, 5)}"
+    found |= dict.fromkeys(encoding["targets"], "target")
+    return found | {name: f"dropped, {why}" for name, why in encoding.get("dropped", {}).items()}
+
+
+# Rows of one part in another
+
+
+def hash_rows(inputs: Tensor, targets: Tensor) -> NDArray[np.uint64]:
+    """Returns a number for each row, by which rows are recognised."""
+    columns = [inputs.numpy().view(np.uint32), targets.reshape(len(targets), -1).numpy()]
+    columns[1] = columns[1].astype(np.float32).view(np.uint32)
+    weights = np.random.default_rng(0)
+    total = np.zeros(len(inputs), dtype=np.uint64)
+    for column in (column for block in columns for column in block.T):
+        total += column * weights.integers(1, 2**64 - 1, dtype=np.uint64) + np.uint64(1)
+        total ^= total >> np.uint64(29)
+    return total
+
+
+def _fingerprint(hashes: NDArray[np.uint64], rows: Rows) -> str:
+    digest = hashlib.sha256()
+    for part in rows:
+        digest.update(len(part).to_bytes(8, "little") + hashes[part].tobytes())
+    return digest.hexdigest()
+
+
+def _sample(hashes: NDArray[np.uint64], rows: Rows) -> list[Any]:
+    """Returns hashes of training rows: those divisible by a power of two, and this power."""
+    divisor = 1
+    trained = np.unique(hashes[rows.train])
+    while len(trained) > REMEMBERED:
+        divisor *= 2
+        trained = trained[trained % np.uint64(divisor) == 0]
+    return [divisor, trained.tobytes()]
+
+
+def count_trained(dataset: Any, encoding: Mapping[str, Any]) -> int:
+    """Returns about how many rows of a part stood in the training part of a run."""
+    divisor, content = encoding["trained"]
+    hashes = hash_rows(*dataset.tensors)
+    found = np.isin(hashes, np.frombuffer(content, dtype=np.uint64)).sum()
+    return min(len(hashes), int(found) * int(divisor))
+
+
+def _warn_of_duplicates(hashes: NDArray[np.uint64], rows: Rows) -> None:
+    for part in ("test", "val"):
+        own = hashes[getattr(rows, part)]
+        if count := int(np.isin(own, hashes[rows.train]).sum()):
+            log.warning(
+                f"Caution: {count} of the {len(own)} rows of the {part} part stand in the training "
+                "part too, with the same inputs and target. Remove repeated rows, or keep them "
+                "together, data.group=COLUMN."
+            )
+
+
+def _warn_of_answers(
+    columns: Table,
+    encoding: Mapping[str, Any],
+    form: Format,
+    targets: NDArray[Any],
+    train: IntArray,
+    kind: Task,
+) -> None:
+    """Warns of columns that tell the target by themselves."""
+    if len(train) < 20 or targets.reshape(len(targets), -1).shape[1] > 1:
+        return
+    truth = targets[train].ravel()
+    telling = []
+    for name in [*encoding["numeric"], *encoding["categories"]]:
+        texts = columns[name][train]
+        unit = encoding["numeric"].get(name, {}).get("unit", "")
+        values = form.to_numbers(texts, unit) if name in encoding["numeric"] else None
+        if tells(values, texts, truth, kind.has_classes):
+            telling.append(name)
+    if telling:
+        log.warning(
+            f"Caution: {shorten(telling)} of the inputs tells the target by itself. If it would not "
+            f"be known beforehand, leave it out: {spell('drop', *telling)}."
+        )
+
+
+def tells(values: Floats | None, texts: Texts, truth: NDArray[Any], of_classes: bool) -> bool:
+    """Whether a column alone gives the target: classes in ranges of it, or a line through it."""
+    if values is None:
+        groups = pd.Series(truth).groupby(texts)
+        few = len(groups) <= len(truth) / 4
+        return few and bool((groups.nunique() == 1).all()) and len(set(truth)) > 1
+    known = np.isfinite(values)
+    values, truth = values[known], truth[known]
+    if len(values) < 20 or np.ptp(values) == 0 or np.ptp(truth) == 0:
+        return False
+    if not of_classes:
+        return abs(float(np.corrcoef(values, truth)[0, 1])) > 0.99999
+    order = np.argsort(values, kind="stable")
+    changes = truth[order][1:] != truth[order][:-1]
+    ties = values[order][1:] == values[order][:-1]
+    return changes.sum() == len(set(truth)) - 1 and not (changes & ties).any()

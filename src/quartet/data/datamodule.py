@@ -54,6 +54,7 @@ class DataModule(LightningDataModule):
 
     parts: Parts
     resumes_itself = True  # its batches follow from the seed, the epoch and their number
+    is_rebuilt = False  # whether it is that of a run, which has trained on its training part
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class Parts(NamedTuple):
             ``target = (original - mean) / std``. None if they are not standardised.
         feature_names: Names of the input columns.
         encoding: How the columns of a table become inputs, for `quartet.data.csv.encode`.
+        exact_targets: By part, targets in the units of the data with all their digits, where those of
+            the data set are standardised.
         facts: Values for keys of the data group that are null, such as ``vocab_size``.
         augment: Changes a training batch at random, inputs and targets together: ``(batch, rows, epoch)
             -> batch``. `rows` are the numbers of its samples (of a stream their places in the epoch), for
@@ -53,6 +55,7 @@ class Parts(NamedTuple):
     target_scale: tuple[Tensor, Tensor] | None = None
     feature_names: tuple[str, ...] | None = None
     encoding: dict[str, Any] | None = None
+    exact_targets: Mapping[str, NDArray[np.float64]] = {}
     facts: Mapping[str, Any] = {}
     augment: Callable[[Any, Tensor, int], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
@@ -302,10 +305,10 @@ def standardize(values: NDArray[Any], train: IntArray) -> tuple[Tensor, tuple[Te
         train: Numbers of the training rows.
 
     Returns:
-        float32 ``(rows, columns)``, and the mean and standard deviation, each float32 ``(columns,)``.
+        float32 ``(rows, columns)``, and the mean and standard deviation, each float64 ``(columns,)``.
     """
     scaler = StandardScaler().fit(values[train])
-    mean, std = (torch.from_numpy(v.astype(np.float32)) for v in (scaler.mean_, scaler.scale_))
+    mean, std = torch.from_numpy(scaler.mean_), torch.from_numpy(scaler.scale_)
     return torch.from_numpy(scaler.transform(values).astype(np.float32)), (mean, std)
 
 

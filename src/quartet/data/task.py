@@ -5,6 +5,7 @@ expect. A task of your own is a subclass of `Task`, which ``data.task`` names by
 ``project.segmentation.Segmentation``; the five of `TASKS` have names of one word.
 """
 
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -132,6 +133,11 @@ class Task(nn.Module):
         shape = list(inputs.shape) if stacked else None
         count = len(parts.class_names) if parts.class_names else None
         return {"input_shape": shape, "num_classes": count, "num_outputs": count}
+
+    def set_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Sets the mean and standard deviation by which targets are standardized."""
+        for buffer, value in zip(self.buffers(), (mean, std), strict=True):
+            buffer.copy_(value)
 
     def expected_outputs(self, num_classes: int | None) -> int | None:
         """Returns the number of outputs that the task requires; None if any number is valid."""
@@ -274,8 +280,15 @@ class StandardTask(Task):
 
     # Tables
 
-    def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
+    def read_targets(
+        self, columns: "pd.DataFrame", classes: Names | None = None
+    ) -> tuple[Array, tuple[str, ...] | None]:
         """Returns the targets of all rows of a table, and the names of the classes or None.
+
+        Args:
+            columns: The target columns: numbers, or texts where not all values are numbers, and for
+                a task of classes.
+            classes: Names of the classes, in their order; None for those of the column.
 
         Raises:
             ValueError: a column does not hold what the task needs.
@@ -304,7 +317,7 @@ class StandardTask(Task):
 
     def parse_target(self, value: Any, names: Names) -> Any:
         """Converts a target of a table to the value that predict.py writes."""
-        return self.column_type(value)
+        return as_written(value) if self.column_type is float else self.column_type(value)
 
     def target_columns(self, labels: Tensor, names: Names) -> Columns:
         """Returns columns of targets for predict.py, from the labels of a batch."""
@@ -345,16 +358,34 @@ class Classification(StandardTask):
     has_probabilities = True
     column_type = str
 
-    def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
+    def read_targets(
+        self, columns: "pd.DataFrame", classes: Names | None = None
+    ) -> tuple[Array, tuple[str, ...] | None]:
         """Returns class indices and names. The classes are the sorted values of the column."""
         values = columns.iloc[:, 0]
-        classes, labels = np.unique(values.to_numpy(), return_inverse=True)
-        self.check_classes(values, classes)
+        title, given = f"target column {values.name!r}", list(values.unique())
+        numbers = [as_number(text) for text in given]
+        if classes is None:
+            by_number = None not in numbers
+            if by_number and len(set(numbers)) < len(given):
+                raise ValueError(f"{title} writes one number in two ways; spell each class alike.")
+            names = sorted(given, key=float if by_number else None)
+            self.check_classes(values, names)
+        else:
+            names = list(classes)
+            given = [self.parse_target(text, names) for text in given]
+            if strange := [text for text in given if text not in names]:
+                raise ValueError(
+                    f"{title} holds {shorten(strange)}, and the classes of the training are "
+                    f"{shorten(names, 10)}; leave these rows out."
+                )
+        places = {name: place for place, name in enumerate(names)}
+        found = [places[self.parse_target(text, names)] for text in values]
         dtype = np.float64 if self.target_dtype.is_floating_point else np.int64
-        targets = labels.reshape(len(labels), *self.target_shape()).astype(dtype)
-        return targets, tuple(map(str, classes))
+        targets = np.array(found).reshape(len(found), *self.target_shape()).astype(dtype)
+        return targets, tuple(names)
 
-    def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
+    def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:
         """Raises ValueError if the values of a column cannot be the classes of the task."""
 
     def parse_target(self, value: Any, names: Names) -> str:
@@ -450,13 +481,13 @@ class Multiclass(Classification):
                 "add samples, or set data.num_classes to the classes there are.",
             )
 
-    def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
+    def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:
         if len(classes) < 2:
             raise ValueError(
-                f"target column {values.name!r} holds {str(classes[0])!r} only; multiclass needs at "
+                f"target column {values.name!r} holds {classes[0]!r} only; multiclass needs at "
                 "least 2 classes, name another data.target."
             )
-        if is_numeric(values) and len(classes) > len(values) / 2:
+        if as_number(classes[0]) is not None and len(classes) > len(values) / 2:
             raise ValueError(
                 f"target column {values.name!r} holds {len(classes)} different numbers in "
                 f"{len(values)} rows, too many for classes; to predict the number choose "
@@ -529,7 +560,7 @@ class Binary(SigmoidTask, Classification):
                 "data", f"in the {part} part the target has one value only; {OTHER_ROWS}."
             )
 
-    def check_classes(self, values: "pd.Series[Any]", classes: Array) -> None:
+    def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:
         if len(classes) != 2:
             raise ValueError(
                 f"target column {values.name!r} has {len(classes)} classes, binary needs exactly "
@@ -580,9 +611,11 @@ class Multilabel(SigmoidTask):
                 "it out of the targets.",
             )
 
-    def read_targets(self, columns: "pd.DataFrame") -> tuple[Array, tuple[str, ...] | None]:
+    def read_targets(
+        self, columns: "pd.DataFrame", classes: Names | None = None
+    ) -> tuple[Array, tuple[str, ...] | None]:
         """Returns zeros and ones, and the names of the columns as names of the labels."""
-        targets, _ = super().read_targets(columns)
+        targets, _ = super().read_targets(columns, classes)
         for name in columns:
             if not columns[name].isin((0, 1)).all():
                 raise ValueError(
@@ -635,22 +668,42 @@ class Regression(StandardTask):
     outputs_text = "values, in the units of the data"
     raw_outputs_text = "values; times target_std plus target_mean in the units of the data"
     mean: Tensor
+    mean_rest: Tensor
     std: Tensor
 
     def __init__(self, num_outputs: int = 1) -> None:
         super().__init__(num_outputs)
         self.register_buffer("mean", torch.zeros(num_outputs))
+        self.register_buffer("mean_rest", torch.zeros(num_outputs))  # of 64 bits, what mean lacks
         self.register_buffer("std", torch.ones(num_outputs))
+        self.register_load_state_dict_pre_hook(add_mean_rest)  # type: ignore[no-untyped-call]
+
+    def set_scale(self, mean: Tensor, std: Tensor) -> None:
+        self.mean.copy_(mean)
+        self.mean_rest.copy_(mean.double() - self.mean.cpu().double())
+        self.std.copy_(std)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Values ``(batch, values)`` in the units of the data."""
         # R2 is a difference of sums of squares, which cancels in 32 bits for values far from zero.
         exact = outputs if outputs.device.type == "mps" else outputs.double()  # MPS has no 64 bits
-        return exact * self.std + self.mean
+        return exact * self.std + (self.mean.to(exact.dtype) + self.mean_rest)
 
     def labels(self, targets: Tensor) -> Tensor:
         """Values ``(batch, values)`` in the units of the data."""
         return self.predictions(targets)
+
+    def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:
+        """Returns columns of values, with the digits that 32 bits give to what differs from the mean."""
+        columns = super().prediction_columns(predictions, names)
+        if not self.mean_rest.any():
+            return columns
+        for column, values, std in zip(
+            columns, predictions.T.tolist(), self.std.tolist(), strict=True
+        ):
+            places = 8 - math.floor(math.log10(std))
+            columns[column] = [round(value, places) for value in values]
+        return columns
 
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
         """Returns the names of the values: those of a table's columns, if the data is a table."""
@@ -667,6 +720,12 @@ class Regression(StandardTask):
             (int(i), f"true {labels[i, 0]:.4g}\npredicted {predictions[i, 0]:.4g}")
             for i in np.argsort(-errors, kind="stable")[:most]
         ]
+
+
+def add_mean_rest(task: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
+    """Adds what checkpoints before version 2 do not have."""
+    if f"{prefix}mean" in state:
+        state.setdefault(f"{prefix}mean_rest", torch.zeros_like(state[f"{prefix}mean"]))
 
 
 class Ranking(StandardTask):
@@ -759,6 +818,11 @@ def as_number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def as_written(value: float) -> float:
+    """Returns a number as people write it: whole numbers without a point."""
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def is_numeric(values: "pd.Series[Any]") -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from quartet.checkpoints import storage
 from quartet.core.messages import redact
-from quartet.inference.predictor import read_input, rebuild_run
+from quartet.inference.predictor import rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import without_nan, write_new
 from quartet.reports.run import columns, describe_caption, draw_evaluation
@@ -42,10 +42,8 @@ def evaluate(
     """
     source = Path(input).expanduser() if input else None
     part, splits = (split, ("test", "val")) if source is None else ("train", ("train",))
-    run, path = rebuild_run(cfg, Path(directory), part, checkpoint, splits=splits)
-    if source is not None:
-        read_input(run, source, path)
-        split = "test"
+    run, path = rebuild_run(cfg, Path(directory), part, checkpoint, splits, source)
+    split = "test" if source else split
     weights = storage.load(path)["state_dict"]
     storage.load_state(run.module, weights, "checkpoint", checkpoint)
     collector = PredictionCollector()

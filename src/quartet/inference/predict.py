@@ -5,11 +5,11 @@ import functools
 import importlib.util
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -24,20 +24,19 @@ from quartet.config.configuration import to_container
 from quartet.config.groups import is_foreign
 from quartet.config.instantiate import import_task
 from quartet.core.files import create_file, unique_path
-from quartet.core.messages import suggest_name
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
-from quartet.data.csv import encode
+from quartet.data.csv import encode, known_targets, require_columns, warn_of_unseen
 from quartet.data.image_folder import to_tensor
 from quartet.data.loader import make_normalizer, worker_options
 from quartet.data.pictures import PictureError, list_pictures, read_picture, refuse_pictures
-from quartet.data.task import Columns, Task, create_task
+from quartet.data.table import CHUNK, Format, TableFile
+from quartet.data.task import Columns, Task, as_written, create_task
 from quartet.inference.predictor import (
     Predictor,
     find_checkpoint,
     from_checkpoint,
     from_run,
-    read_input,
     rebuild_run,
 )
 
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
-
-CHUNK = 8192  # rows of a table that are in memory at once
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
 
 
 class Batch(NamedTuple):
@@ -193,14 +189,20 @@ def check_output(output: Path, has_columns: bool) -> None:
 def read_part(run: Run, predictor: Predictor, split: str) -> Iterator[Batch]:
     """Batches of train, val or test, by the numbers of their samples."""
     count, task = 0, predictor.task
+    exact = run.data.parts.exact_targets.get(split)
     for batch in tqdm(run.data.part_loader(split), desc="predicting", unit="batch", leave=False):
         inputs, targets, extras = task.split(batch)
         labels = task.labels(nest.map_tensors(predictor.to_device, targets))
         size = nest.size(targets)
+        columns = task.target_columns(labels, predictor.names)
+        if exact is not None:
+            values = exact[count : count + size].T.tolist()
+            written = [list(map(as_written, each)) for each in values]
+            columns = dict(zip(columns, written, strict=True))
         yield Batch(
             list(range(count, count + size)),
             inputs,
-            task.target_columns(labels, predictor.names),
+            columns,
             extras["indexes"].tolist() if task.has_queries else None,
         )
         count += size
@@ -238,58 +240,39 @@ def read_batches(
     shape = predictor.metadata["input_shape"] or []
     if len(shape) == 3 and shape[0] in (1, 3):
         return read_pictures(path, predictor)
-    run, checkpoint = rebuild_run(cfg, directory, "train", checkpoint, splits=("train",))
-    read_input(run, path, checkpoint)
+    run, checkpoint = rebuild_run(cfg, directory, "train", checkpoint, ("train",), path)
     return read_part(run, predictor, "test")
 
 
 def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Batch]:
     """Batches of a table, its columns encoded as those of the run's training part."""
     task: Any = predictor.task
-    metadata = predictor.metadata
-    encoding, size = metadata["encoding"], metadata["config"]["eval_batch_size"]
-    separator: str = encoding["separator"]
-    given = list(pd.read_csv(path, sep=separator, nrows=0).columns)
-    features = [*encoding["numeric"], *encoding["categories"]]
-    keys = [] if key is None else [key]
-    for name in [*features, *keys]:
-        if name not in given:
-            raise ValueError(f"{path} has no column {name!r}; {suggest_name(name, given)}")
-    targets = encoding["targets"] if set(encoding["targets"]) <= set(given) else []
-    # Texts stay as they are written; pandas knows the spellings of true and false.
-    texts = [
-        name for name, known in encoding["categories"].items() if {*known} - {None, "True", "False"}
-    ]
-    texts += targets if task.has_classes else []
-    texts += [name for name in keys if name not in features]
-    compression: Any = COMPRESSIONS.get(path.suffix)
+    metadata, config = predictor.metadata, predictor.metadata["config"]
+    encoding, form = metadata["encoding"], Format.of(config)
+    table = TableFile(path, form)
+    given = table.names
+    require_columns([*encoding["numeric"], *encoding["categories"]], given, str(path))
+    require_columns([] if key is None else [key], given, str(path))
+    targets: list[str] = encoding["targets"] if set(encoding["targets"]) <= set(given) else []
+    unseen: Counter[str] | None = Counter() if config.get("unseen") == "zeros" else None
     start = 0
-    with (
-        path.open("rb") as file,
-        tqdm(total=path.stat().st_size, desc="predicting", unit="B", unit_scale=True) as bar,
-    ):
-        for chunk in pd.read_csv(
-            file,
-            sep=separator,
-            usecols=list(dict.fromkeys([*features, *targets, *keys])),
-            dtype=dict.fromkeys(texts, str),
-            chunksize=max(CHUNK, size),
-            compression=compression,
-        ):
-            if chunk.empty:
-                break
+    with tqdm(desc="predicting", unit="row", unit_scale=True) as bar:
+        for chunk in table.chunks(max(CHUNK, config["eval_batch_size"])):
             try:
-                inputs = encode(chunk, encoding, strict=True)
+                inputs = encode(chunk, encoding, form, unseen)
+                known = known_targets({name: chunk[name] for name in targets}, task, form)
             except ValueError as error:
                 raise ValueError(f"{path}, rows from {start + 1}: {error}") from None
-            numbers = list(range(start, start + len(chunk)))
+            count = len(inputs)
+            numbers = list(range(start, start + count))
             yield Batch(
-                numbers if key is None else [str(value) for value in chunk[key]],
+                numbers if key is None else list(chunk[key]),
                 inputs,
-                task.known_targets(chunk[targets], predictor.names) if targets else {},
+                task.known_targets(known, predictor.names) if targets else {},
             )
-            start += len(chunk)
-            bar.update(file.tell() - bar.n)
+            start += count
+            bar.update(count)
+    warn_of_unseen(unseen)
     if not start:
         raise ValueError(f"{path} has no rows below the names of its columns.")
 

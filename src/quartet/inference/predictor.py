@@ -1,5 +1,6 @@
 """A trained run, built again: with its data, or its model alone, ready to predict."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from quartet.config.records import read_record
 from quartet.core.messages import shorten
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
+from quartet.data.csv import count_trained
 from quartet.data.loader import seeded
 from quartet.data.task import Task
 from quartet.records.run_directory import checkpoint_path, list_configs
@@ -25,6 +27,7 @@ from quartet.validation.data import check_part, load_data
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+log = logging.getLogger(__name__)
 
 # Metadata of the data that a predictor needs.
 METADATA = {
@@ -227,30 +230,25 @@ def find_checkpoint(directory: Path, checkpoint: str) -> str:
     return path
 
 
-def read_input(run: Run, source: Path, checkpoint: str) -> None:
+def read_input(run: Run, source: Path, content: Mapping[str, Any]) -> None:
     """Makes the samples of a file the test part of a run that was built again.
 
     Args:
         run: The run; its parts are replaced.
         source: The file or folder.
-        checkpoint: Path or URL of the checkpoint, which describes the data of the training.
+        content: Of the checkpoint, which describes the data of the training.
 
     Raises:
-        ConfigError: there is no such file, the data reads none, cannot read this one, or has changed since the training.
+        ConfigError: the data reads no file, cannot read this one, or has changed since the training.
     """
-    if not source.exists():
-        raise ConfigError(
-            Problem("input", f"{source} is missing; name a file or a folder.", str(source))
-        )
     parts = run.data.load() if run.is_known else None
     problems: list[Problem] = []
     if parts is None or parts.read is None:
         message = "nothing tells how this data reads a file, which Parts(read=...) does; split=test is its own."
         raise ConfigError(Problem("input", message, str(source)))
-    content = storage.load(checkpoint)
     mean = content["state_dict"].get("task.mean")
     scale = parts.target_scale
-    is_scaled_alike = mean is None or scale is None or torch.equal(mean.cpu(), scale[0])
+    is_scaled_alike = mean is None or scale is None or torch.equal(mean.cpu(), scale[0].float())
     if metadata_of(content) != run.data.metadata() or not is_scaled_alike:
         message = (
             "the run's own data has changed since the training, by which it would be prepared."
@@ -264,10 +262,49 @@ def read_input(run: Run, source: Path, checkpoint: str) -> None:
     run.data.parts = parts._replace(test=dataset)
 
 
+def check_rows(run: Run, metadata: Mapping[str, Any], split: str, source: Path | None) -> None:
+    """Says whether the rows of a table to score are those of the training, or were trained on.
+
+    Args:
+        run: The run, built again.
+        metadata: That of its checkpoint.
+        split: The part to score.
+        source: A file that is scored whole, or None.
+
+    Raises:
+        ConfigError: a good part of the rows was trained on.
+    """
+    before, now = metadata["encoding"], run.data.parts.encoding
+    if source is None and now["fingerprint"] == before["fingerprint"]:
+        return
+    dataset = getattr(run.data.parts, split)
+    count, size = count_trained(dataset, before), len(dataset)
+    told = f"{count:,} of the {size:,} rows to score were trained on"
+    if source is None and split != "train" and count > size / 10:
+        message = (
+            f"{told}, for the table or its division is not that of the training; restore both, or "
+            "score a file of other rows, input=FILE."
+        )
+        raise ConfigError(Problem("data.path", message, run.config["data"]["path"]))
+    if source is None:
+        log.warning(
+            "The table, or its division, is not that of the training; it is prepared alike."
+        )
+    if count:
+        log.warning(f"Caution: {told}.")
+
+
 def rebuild_run(
-    cfg: "DictConfig", directory: Path, split: str, checkpoint: str, splits: tuple[str, ...]
+    cfg: "DictConfig",
+    directory: Path,
+    split: str,
+    checkpoint: str,
+    splits: tuple[str, ...],
+    source: Path | None = None,
 ) -> tuple[Run, str]:
     """A trained run, built again with its data, and the path or URL of one of its checkpoints.
+
+    The data is prepared by the metadata of the checkpoint, if its source can.
 
     Args:
         cfg: The configuration it was trained with.
@@ -275,29 +312,43 @@ def rebuild_run(
         split: The part of the data that is wanted.
         checkpoint: best, last, or the path or URL of a file.
         splits: What `split` may be.
+        source: A file or folder whose samples become the test part; None for the run's own.
 
     Raises:
-        ConfigError: there is no such split or checkpoint, or the data cannot be read.
+        ConfigError: there is no such split, checkpoint or file, or the data cannot be read.
     """
     quieten()
     problems: list[Problem] = []
+    if source is not None and not source.exists():
+        message = f"{source} is missing; name a file or a folder."
+        problems.append(Problem("input", message, str(source)))
     with collect_problems(problems, "checkpoint"):
         path = find_checkpoint(directory, checkpoint)
     if split not in splits:
         problems.append(Problem("split", f"must be one of {', '.join(splits)}.", split))
     if problems:
         raise ConfigError(*problems)
-    values: dict[str, Any] = {"callbacks": {}, "logger": {}}
-    known = (metadata_of(storage.load(path)) or {}).get("class_names")
+    content = storage.load(path)
+    metadata = metadata_of(content) or {}
+    known = metadata.get("class_names")
+    changes: dict[str, Any] = {"callbacks": {}, "logger": {}}
     if known and "classes" in cfg.data:
-        values["data.classes"] = known  # other data has them in the same order, perhaps not all
-    run = build(replace_values(cfg, values), directory)
+        changes["data.classes"] = known  # other data has them in the same order, perhaps not all
+    is_table = "scale" in (metadata.get("encoding") or {})
+    if source is not None and is_table:
+        changes["data.path"] = str(source)
+        metadata |= {"whole": True}
+    run = build(replace_values(cfg, changes), directory, metadata)
     run.trainer.loggers = []  # metrics.csv is that of the training
     load_data(run)
     now = run.data.metadata()["class_names"] if run.is_known else known
     if known and now != known:
         message = f"the data has the classes {shorten(now or ())}, and the run was trained on {shorten(known)}."
         raise ConfigError(Problem("data", message))
+    if is_table:
+        check_rows(run, metadata, split if source is None else "test", source)
+    elif source is not None:
+        read_input(run, source, content)
     if not run.has_part(split):
         raise ConfigError(Problem("split", "this data has no such part.", split))
     return run, path

@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from quartet.build import Run, build
 from quartet.core.messages import cut, shorten
+from quartet.data.csv import describe_columns
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
 from quartet.data.stream import count_samples
@@ -312,6 +313,9 @@ def describe_run(cfg: "DictConfig") -> str:
     elif run.data.loaded:
         lines.append(("samples", ", ".join(describe_size(run.data, name) for name in PARTS)))
         lines += describe_data(run.data.parts, run.data.metadata()).items()
+        if run.data.parts.encoding:
+            columns = describe_columns(run.data.parts.encoding).items()
+            lines += [("column", f"{name}: {text}") for name, text in columns]
         lines += [("caution", text) for text in run.cautions]
     else:
         lines.append(("samples", f"{run.config['data']['train_samples']:,}, not read yet"))

@@ -141,8 +141,7 @@ class Module(LightningModule):
         if hasattr(self.loss, "fit"):
             self.loss.fit(data.targets())
         if data.parts.target_scale is not None:
-            for buffer, value in zip(self.task.buffers(), data.parts.target_scale, strict=True):
-                buffer.copy_(value)
+            self.task.set_scale(*data.parts.target_scale)
 
     def make_optimizer(
         self,

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -75,6 +75,7 @@ class Builder:
 
     Attributes:
         config: The configuration; metadata of the data and the monitor are filled in.
+        prepared: Metadata of the data of the run that is built again; None for a new one.
         problems: Those found so far.
         unchecked: What could not be checked, and why.
         cautions: What a user should know of the data.
@@ -84,8 +85,8 @@ class Builder:
         parts: What was made, by name: the groups, ``shapes`` and ``steps``.
     """
 
-    def __init__(self, config: Configuration) -> None:
-        self.config = config
+    def __init__(self, config: Configuration, prepared: Mapping[str, Any] | None = None) -> None:
+        self.config, self.prepared = config, prepared
         self.problems: list[Problem] = []
         self.unchecked: list[str] = []
         self.cautions: list[str] = []
@@ -224,7 +225,7 @@ class Builder:
             wrong = {key for key in wrong_keys(self.problems) if re.fullmatch(r"data\.\w+", key)}
             if not wrong - LOADER_KEYS:
                 with self.collect("data", [*self.config["data"], *KEY_TYPES["data"]]):
-                    self.parts["data"] = build_data(self.config)
+                    self.parts["data"] = build_data(self.config, self.prepared)
         group = self.config["data"]
         if self.is_valid(*SHAPES):
             self.problems += settings.check_outputs(group)

@@ -33,7 +33,7 @@ def find_problems(data: DataModule, whole: Config) -> Iterator[Problem]:
         yield Problem("data", message)
     for part in ("train", "val", "test"):
         dataset: Dataset[Any] | None = getattr(parts, part)
-        if dataset is None:
+        if dataset is None or (data.is_rebuilt and part == "train"):
             continue
         size = count_samples(dataset)
         if not size:
@@ -257,6 +257,17 @@ def list_unchecked(data: DataModule) -> Iterator[str]:
     elif not isinstance(data.parts.train, TensorDataset):
         what = "inputs and targets" if isinstance(data.parts.train, IterableDataset) else "inputs"
         yield f"data: the values of {what}, which are read as the training goes"
+
+
+def check_fingerprint(run: Any, prepared: Config, directory: str) -> None:
+    """Raises ConfigError if a table, or its division, is not that with which a run began."""
+    before = (prepared.get("encoding") or {}).get("fingerprint")
+    if before and run.data.parts.encoding["fingerprint"] != before:
+        message = (
+            f"{run.config['data']['path']} has changed since this training began; restore the file, or "
+            "start a run of its own without resume."
+        )
+        raise ConfigError(Problem("resume", message, directory))
 
 
 def load_data(run: Any) -> None:

@@ -77,7 +77,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
 RANGES = {name: interval for interval, names in INTERVALS.items() for name in names} | {
     "data.batch_size": "[1, inf); full is the whole training set",
     "data.val_fraction": "[0, 1); 0 trains without validation",
-    "data.test_fraction": "[0, 1); 0 leaves out the test",
+    "data.test_fraction": "[0, 1); 0 leaves out the test, and evaluate.py run=DIR input=FILE scores a whole file",
     "data.folds": "[2, inf); null divides by data.val_fraction",
     "data.mixup": "[0, inf); 0 does not mix",
     "data.cutmix": "[0, inf); 0 does not mix",
