@@ -94,7 +94,7 @@ def test_a_program_of_a_table_gives_its_values(tmp_path: Path) -> None:
     table["price"] = 1000 + 50 * table.age
     table.to_csv(tmp_path / "t.csv", index=False)
     data = ["data=csv", "data/task=regression", "data.target=price", "data.drop=[name,tame]"]
-    path = [f"data.path={tmp_path}/t.csv", "data.missing=mean"]
+    path = [f"data.path={tmp_path}/t.csv", "data.missing=mean", "data.categories=[code]"]
     directory = tmp_path / "run"
     train(composed([*SHORT, *data, *path]), directory)
     export(kept(directory), directory, format="torch_export", output=tmp_path / "m.pt2")

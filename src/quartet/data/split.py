@@ -305,10 +305,10 @@ def standardize(values: NDArray[Any], train: IntArray) -> tuple[Tensor, tuple[Te
         train: Numbers of the training rows.
 
     Returns:
-        float32 ``(rows, columns)``, and the mean and standard deviation, each float64 ``(columns,)``.
+        float32 ``(rows, columns)``, and the mean and standard deviation, each float32 ``(columns,)``.
     """
     scaler = StandardScaler().fit(values[train])
-    mean, std = torch.from_numpy(scaler.mean_), torch.from_numpy(scaler.scale_)
+    mean, std = (torch.from_numpy(v.astype(np.float32)) for v in (scaler.mean_, scaler.scale_))
     return torch.from_numpy(scaler.transform(values).astype(np.float32)), (mean, std)
 
 
