@@ -1,10 +1,9 @@
 """Tables in csv and parquet files: some columns are targets, others inputs."""
 
 import hashlib
-import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from quartet.core.messages import format_value, shorten, suggest_name
-from quartet.core.processes import process_rank
 from quartet.data.split import Fold, IntArray, Parts, Rows, assemble, split
 from quartet.data.table import (
     MISSING,
@@ -32,8 +30,6 @@ from quartet.data.table import (
     to_texts,
 )
 from quartet.data.task import TASKS, Task
-
-log = logging.getLogger(__name__)
 
 REMEMBERED = 1 << 17  # rows of the training part by which others are recognised
 
@@ -125,7 +121,8 @@ def csv(
     form = Format.of(locals())
     lists = Lists(as_names(drop), as_names(categories), as_names(numbers))
     dividing = _name_division(order=order, group=group, division=division)
-    table = read_table("path", path, form)
+    notes: list[str] = []
+    table = read_table("path", path, form, notes)
     count = len(next(iter(table.values())))
     known = (prepared or {}).get("encoding") or {}
     known = known if "scale" in known else {}  # else the run is older than that
@@ -141,7 +138,7 @@ def csv(
     if test_path is not None and not whole:
         if "group" not in by and by:
             raise ValueError("test_path is the test part, and a column divides too; choose one.")
-        other = read_table("test_path", test_path, form)
+        other = read_table("test_path", test_path, form, notes)
         require_columns([*wanted, *inputs], list(other), test_path)
         table = {name: np.concatenate([table[name], other[name]]) for name in [*wanted, *inputs]}
         test_fraction = 0
@@ -184,7 +181,7 @@ def csv(
             fitted["scale"] = [scaler.mean_.tolist(), scaler.scale_.tolist()]
     strange: Counter[str] | None = None if whole and unseen != "zeros" else Counter()
     encoded = encode(table, fitted, form, strange)
-    warn_of_unseen(strange)
+    notes += describe_unseen(strange)
     final, scale = _scale_targets(targets, fitted["scale"], kind)
     parts = assemble(
         rows,
@@ -194,14 +191,14 @@ def csv(
         target_scale=scale,
         feature_names=list_features(fitted),
     )
-    hashes = hash_rows(encoded, final)
-    if not known and process_rank() == 0:
-        _warn_of_duplicates(hashes, rows)
-        _warn_of_answers(table, fitted, form, targets, rows.train, kind)
+    hashes = hash_rows(encoded, final, names)
+    if not known:
+        notes += _describe_duplicates(hashes, rows)
+        notes += _describe_answers(table, fitted, form, targets, rows.train, kind)
     if not whole:
         fitted |= {"fingerprint": _fingerprint(hashes, rows), "trained": _sample(hashes, rows)}
     exact = {part: targets[getattr(rows, part)] for part in Rows._fields if kind.has_scale}
-    return parts._replace(encoding=fitted, exact_targets=exact)
+    return parts._replace(encoding=fitted, exact_targets=exact, notes=tuple(notes))
 
 
 def _create_task(name: str) -> Task:
@@ -214,13 +211,14 @@ def _create_task(name: str) -> Task:
 # Rows and columns
 
 
-def read_table(key: str, path: str | None, form: Format) -> Table:
+def read_table(key: str, path: str | None, form: Format, notes: list[str]) -> Table:
     """Returns the rows of a file.
 
     Args:
         key: The setting that names the file.
         path: The file.
         form: How values are written.
+        notes: Gets what was left out.
     """
     if path is None:
         raise ValueError(f"{key} is not set; data.{key}=table.csv names the table.")
@@ -228,8 +226,7 @@ def read_table(key: str, path: str | None, form: Format) -> Table:
     if not file.is_file():
         raise ValueError(f"{key} {path} is not a file: looked for {file}; set data.{key}=FILE.")
     source = TableFile(file, form)
-    if source.note and process_rank() == 0:
-        log.warning(f"{file}: {source.note}; it is left out.")
+    notes += [f"{file}: {source.note}"] if source.note else []
     table = source.read()
     if form.header is None:
         _refuse_missing_header(table, form)
@@ -566,11 +563,11 @@ def encode(
     return torch.from_numpy(np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe"))
 
 
-def warn_of_unseen(unseen: Counter[str] | None) -> None:
-    """Warns of categories that the training did not have, if `encode` found some."""
-    if unseen and process_rank() == 0:
+def describe_unseen(unseen: Counter[str] | None) -> Iterator[str]:
+    """Describes the categories that the training did not have, if `encode` found some."""
+    if unseen:
         found = shorten(f"{name} of {count} rows" for name, count in unseen.items())
-        log.warning(f"Categories that the training did not have became zeros: {found}.")
+        yield f"categories that the training did not have became zeros: {found}"
 
 
 def read_numbers(name: str, texts: Texts, form: Format, unit: str = "") -> Floats:
@@ -614,10 +611,14 @@ def describe_columns(encoding: Mapping[str, Any]) -> dict[str, str]:
 # Rows of one part in another
 
 
-def hash_rows(inputs: Tensor, targets: Tensor) -> NDArray[np.uint64]:
-    """Returns a number for each row, by which rows are recognised."""
-    columns = [inputs.numpy().view(np.uint32), targets.reshape(len(targets), -1).numpy()]
-    columns[1] = columns[1].astype(np.float32).view(np.uint32)
+def hash_rows(
+    inputs: Tensor, targets: Tensor, class_names: Sequence[str] | None
+) -> NDArray[np.uint64]:
+    """Returns a number for each row, by which rows are recognised, whatever the order of the classes."""
+    values = targets.reshape(len(targets), -1).float()
+    if class_names and values.shape[1] == 1:
+        values = torch.from_numpy(np.argsort(np.argsort(class_names)))[values.long()].float()
+    columns = [each.numpy().view(np.uint32) for each in (inputs, values)]
     weights = np.random.default_rng(0)
     total = np.zeros(len(inputs), dtype=np.uint64)
     for column in (column for block in columns for column in block.T):
@@ -643,34 +644,37 @@ def _sample(hashes: NDArray[np.uint64], rows: Rows) -> list[Any]:
     return [divisor, trained.tobytes()]
 
 
-def count_trained(dataset: Any, encoding: Mapping[str, Any]) -> int:
+def count_trained(
+    dataset: Any, encoding: Mapping[str, Any], class_names: Sequence[str] | None
+) -> int:
     """Returns about how many rows of a part stood in the training part of a run."""
     divisor, content = encoding["trained"]
-    hashes = hash_rows(*dataset.tensors)
+    inputs, targets = dataset.tensors
+    hashes = hash_rows(inputs, targets, class_names)
     found = np.isin(hashes, np.frombuffer(content, dtype=np.uint64)).sum()
     return min(len(hashes), int(found) * int(divisor))
 
 
-def _warn_of_duplicates(hashes: NDArray[np.uint64], rows: Rows) -> None:
+def _describe_duplicates(hashes: NDArray[np.uint64], rows: Rows) -> Iterator[str]:
     for part in ("test", "val"):
         own = hashes[getattr(rows, part)]
         if count := int(np.isin(own, hashes[rows.train]).sum()):
-            log.warning(
-                f"Caution: {count} of the {len(own)} rows of the {part} part stand in the training "
-                "part too, with the same inputs and target. Remove repeated rows, or keep them "
-                "together, data.group=COLUMN."
+            yield (
+                f"{count} of the {len(own)} rows of the {part} part stand in the training part too, with "
+                "the same inputs and target; remove repeated rows, or keep them together, "
+                "data.group=COLUMN"
             )
 
 
-def _warn_of_answers(
+def _describe_answers(
     columns: Table,
     encoding: Mapping[str, Any],
     form: Format,
     targets: NDArray[Any],
     train: IntArray,
     kind: Task,
-) -> None:
-    """Warns of columns that tell the target by themselves."""
+) -> Iterator[str]:
+    """Yields a caution about columns that tell the target by themselves."""
     if len(train) < 20 or targets.reshape(len(targets), -1).shape[1] > 1:
         return
     truth = targets[train].ravel()
@@ -682,9 +686,9 @@ def _warn_of_answers(
         if tells(values, texts, truth, kind.has_classes):
             telling.append(name)
     if telling:
-        log.warning(
-            f"Caution: {shorten(telling)} of the inputs tells the target by itself. If it would not "
-            f"be known beforehand, leave it out: {spell('drop', *telling)}."
+        yield (
+            f"{shorten(telling)} of the inputs tells the target by itself; if it would not be known "
+            f"beforehand, leave it out, {spell('drop', *telling)}"
         )
 
 

@@ -258,7 +258,7 @@ class TableFile:
             return
         if set(widths) == {count + 1} and counting:
             self.columns = slice(1, None)
-            self.note = "its lines begin with the number of the row, which the header does not name"
+            self.note = "its lines begin with the number of the row, which is left out"
             return
         line, width = min((line, width) for width, line in widths.items() if width != count)
         others = [f"{sign!r}" for sign in ";\t|" if sign in names[0]]

@@ -26,7 +26,7 @@ from quartet.config.instantiate import import_task
 from quartet.core.files import create_file, unique_path
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
-from quartet.data.csv import encode, known_targets, require_columns, warn_of_unseen
+from quartet.data.csv import describe_unseen, encode, known_targets, require_columns
 from quartet.data.image_folder import to_tensor
 from quartet.data.loader import make_normalizer, worker_options
 from quartet.data.pictures import PictureError, list_pictures, read_picture, refuse_pictures
@@ -272,7 +272,8 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
             )
             start += count
             bar.update(count)
-    warn_of_unseen(unseen)
+    for note in describe_unseen(unseen):
+        log.warning("%s: %s.", path, note)
     if not start:
         raise ValueError(f"{path} has no rows below the names of its columns.")
 

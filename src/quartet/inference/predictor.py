@@ -278,7 +278,8 @@ def check_rows(run: Run, metadata: Mapping[str, Any], split: str, source: Path |
     if source is None and now["fingerprint"] == before["fingerprint"]:
         return
     dataset = getattr(run.data.parts, split)
-    count, size = count_trained(dataset, before), len(dataset)
+    names = run.data.parts.class_names
+    count, size = count_trained(dataset, before, names), len(dataset)
     told = f"{count:,} of the {size:,} rows to score were trained on"
     if source is None and split != "train" and count > size / 10:
         message = (
@@ -345,6 +346,8 @@ def rebuild_run(
     if known and now != known:
         message = f"the data has the classes {shorten(now or ())}, and the run was trained on {shorten(known)}."
         raise ConfigError(Problem("data", message))
+    for note in run.data.parts.notes if is_table else ():
+        log.warning("%s.", note)
     if is_table:
         check_rows(run, metadata, split if source is None else "test", source)
     elif source is not None:
