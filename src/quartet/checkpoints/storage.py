@@ -340,7 +340,14 @@ def find_checkpoint(place: str) -> str | Path:
 Keys = Sequence[str] | Mapping[str, str] | None
 
 
-def load_weights(model: nn.Module, place: str, *, strict: bool, keys: Keys = None) -> str:
+def load_weights(
+    model: nn.Module,
+    place: str,
+    *,
+    strict: bool,
+    keys: Keys = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> str:
     """Loads the weights of a checkpoint into a model, and returns a message about them.
 
     Args:
@@ -350,15 +357,27 @@ def load_weights(model: nn.Module, place: str, *, strict: bool, keys: Keys = Non
             that fit are loaded.
         keys: The part to load, of which `strict` speaks then: shell patterns of names, such as
             ``encoder.*``; or modules by their names there and here, "" for the whole. None for all.
+        metadata: That of the data, if it is known: columns and classes must be in the order of the
+            run.
 
     Raises:
         ValueError: there is no checkpoint, no tensor fits, or with ``strict`` some tensor does not.
         CheckpointError: it is damaged or has more than plain data.
     """
     path = find_checkpoint(place)
+    content = load(path, entries={"state_dict": dict})
+    before = content.get("metadata")
+    for key in ("feature_names", "class_names") if isinstance(before, dict) and metadata else ():
+        old, new = before.get(key) or [], metadata[key] or []  # type: ignore[union-attr, index]
+        if old != new and sorted(old) == sorted(new):
+            what = key.replace("_names", "s")
+            raise ValueError(
+                f"weights={place}: that run has the {what} {shorten(old)}, and the data has them in "
+                f"the order {shorten(new)}; give them the same order, columns by data.features=[...]."
+            )
     saved: dict[str, Tensor] = {
         name.removeprefix(PREFIX): value
-        for name, value in load(path, entries={"state_dict": dict})["state_dict"].items()
+        for name, value in content["state_dict"].items()
         if str(name).startswith(PREFIX) and isinstance(value, Tensor)
     }
     whole = model.state_dict()

@@ -138,8 +138,8 @@ def import_task(name: str | None) -> None:
         raise ValueError("must be a subclass of quartet.Task.")
 
 
-def build_model(config: Configuration) -> nn.Module:
-    """The model, with the weights it begins with."""
+def build_model(config: Configuration, data: DataModule | None = None) -> nn.Module:
+    """The model, with the weights it begins with, which must be of columns as `data` has them."""
     place, keys = config["model"]["weights"], config["model"].get("weights_keys")
     from_run = place and not is_pretrained_name(place, config["model"]["_target_"])
     if keys and not from_run:
@@ -147,7 +147,9 @@ def build_model(config: Configuration) -> nn.Module:
     model: nn.Module = make(split_node(config, "model")[0])
     # A run that is resumed or evaluated has weights of its own, and those may be gone.
     if from_run and not any(Path(config["directory"], "checkpoints").glob("*.ckpt")):
-        told = storage.load_weights(model, place, strict=config["model"]["strict"], keys=keys)
+        metadata = data.metadata() if data is not None and data.loaded else None
+        strict = config["model"]["strict"]
+        told = storage.load_weights(model, place, strict=strict, keys=keys, metadata=metadata)
         log.info("model.weights: %s", told)
     return model
 

@@ -306,14 +306,14 @@ def _select_columns(
     inputs = [name for name in chosen if name not in wanted and name not in dropped]
     if not inputs:
         raise ValueError("features leaves no input column; name fewer in data.drop or more here.")
-    for name in inputs if features is None else ():
-        if re.fullmatch(r"Unnamed: \d+", name):
-            first = table[name][0]
-            what = "counts the rows" if _counts_rows(table[name]) else f"holds {first!r}"
-            raise ValueError(
-                f"column {name!r} has no name in the file and {what}; "
-                f"{lists.spell('drop', name)} leaves it out, or give it a name."
-            )
+    unnamed = [name for name in inputs if re.fullmatch(r"Unnamed: \d+", name)]
+    if unnamed and features is None:
+        first = table[unnamed[0]]
+        what = "counts the rows" if _counts_rows(first) else f"holds {first[0]!r}"
+        raise ValueError(
+            f"column {unnamed[0]!r} has no name in the file and {what}; "
+            f"{lists.spell('drop', *unnamed)} leaves it out, or give it a name."
+        )
     return wanted, inputs
 
 
@@ -616,7 +616,7 @@ def hash_rows(
 ) -> NDArray[np.uint64]:
     """Returns a number for each row, by which rows are recognised, whatever the order of the classes."""
     values = targets.reshape(len(targets), -1).float()
-    if class_names and values.shape[1] == 1:
+    if class_names and len(class_names) > 1 and values.shape[1] == 1:
         values = torch.from_numpy(np.argsort(np.argsort(class_names)))[values.long()].float()
     columns = [each.numpy().view(np.uint32) for each in (inputs, values)]
     weights = np.random.default_rng(0)

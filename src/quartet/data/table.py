@@ -31,9 +31,12 @@ CHUNK = 8192  # rows that are read at once
 MISSING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None"}
 EXACT = 2.0**53  # beyond it 64-bit floats skip whole numbers
 BOOLEANS = {"true": 1.0, "false": 0.0}
+MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})( .*)?|"
-    r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[AaPp][Mm])?"
+    r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?|"
+    rf"\d{{1,2}}\.?[- ]?{MONTH}([- ,]+\d{{2,4}}( .*)?)?|{MONTH} \d{{1,2}}(,? \d{{4}}( .*)?)?",
+    re.IGNORECASE,
 )
 # Numbers with a currency, a percent sign, or groups of digits.
 LIKE_NUMBER = re.compile(
@@ -71,14 +74,18 @@ class Format(NamedTuple):
             ValueError: a setting has a value that describes none.
         """
         found = {key: settings[key] for key in cls._fields if key in settings}
-        separator = str(found.get("separator", ",")).replace("\\t", "\t")
-        separator = separator.strip(" ") or " "
-        if len(separator) > 1:
-            raise ValueError(f"separator must be one character, got {separator!r}; \\t is a tab.")
-        decimal, thousands = found.get("decimal") or ".", found.get("thousands")
-        for key, value in (("decimal", decimal), ("thousands", thousands)):
-            if value is not None and len(str(value)) != 1:
-                raise ValueError(f"{key} must be one character, got {value!r}.")
+        signs = {"separator": ",", "decimal": ".", "thousands": None}
+        for key, usual in signs.items():
+            value = found.get(key)
+            text = usual if value is None else str(value)
+            if text and text[0] == "\\":  # as messages write what is not seen
+                text = text.encode().decode("unicode_escape")
+            if text and key == "separator":
+                text = text.strip(" ") or " "
+            if text is not None and len(text) != 1:
+                raise ValueError(f"{key} must be one character, got {value!r}; \\t is a tab.")
+            signs[key] = text
+        decimal, thousands = signs["decimal"], signs["thousands"]
         if decimal == thousands:
             raise ValueError(f"thousands must differ from decimal, and both are {decimal!r}.")
         words = found.get("missing_values")
@@ -89,8 +96,7 @@ class Format(NamedTuple):
         except LookupError:
             message = "encoding must be one that Python knows, such as utf-8, cp1252 or utf-16"
             raise ValueError(f"{message}; got {found['encoding']!r}.") from None
-        changed = {"separator": separator, "decimal": decimal, "missing_values": words}
-        return cls(**{**found, **changed})
+        return cls(**{**found, **signs, "missing_values": words})
 
     def is_missing(self, texts: Texts, of_numbers: bool) -> NDArray[np.bool_]:
         """Returns which values are missing in a column of numbers, or of texts."""
@@ -212,22 +218,28 @@ class TableFile:
             )
         if named and names[0].startswith("#") and not self.form.comment:
             raise ValueError(
-                f"{self.path} begins with {names[0]!r}; data.comment='#' leaves such lines out, or "
-                "remove the sign if the line names the columns."
+                f"{self.path} begins with {names[0]!r}; {spell('comment', '#')} leaves such lines "
+                "out, or remove the sign if the line names the columns."
             )
         widths = {} if named else {len(names): line}
         filled: set[int] = set()  # columns with a value, of those without a name
         unnamed = [place for place, name in enumerate(names) if named and not name.strip()]
         trailing = counting = True
-        last = -1
+        last: int | None = None
         for line, row in rows:
             widths.setdefault(len(row), line)
             if len(row) == len(names) + 1:
                 trailing = trailing and not row[-1]
-                number = int(row[0]) if row[0].isdecimal() and row[0].isascii() else -1
-                counting, last = counting and number > last, number
+                number = int(row[0]) if row[0].isdecimal() and row[0].isascii() else -2
+                counting = counting and number == (number if last is None else last + 1) >= 0
+                last = number
             filled.update(place for place in unnamed if place < len(row) and row[place])
         self._check_widths(names, widths, trailing, counting)
+        signs = [sign for sign in ";\t|," if len(names) == 1 and sign in names[0]]
+        if signs:
+            raise ValueError(
+                f"{self.path} has one column, {names[0]!r}; {spell('separator', signs[0])} divides it."
+            )
         if not named:
             names = [f"c{number}" for number in range(1, len(names) + 1)]
         names = [name.strip() for name in names]
@@ -261,10 +273,12 @@ class TableFile:
             self.note = "its lines begin with the number of the row, which is left out"
             return
         line, width = min((line, width) for width, line in widths.items() if width != count)
-        others = [f"{sign!r}" for sign in ";\t|" if sign in names[0]]
         ways_out = "correct the file, or set data.separator or data.comment"
-        if count == 1 and others:
-            ways_out = f"{spell('separator', others[0][1:-1])} divides them"
+        if count == 1:
+            title = shlex.quote(str(self.path))
+            ways_out = f"if the first line is a title, remove it, sed -i 1d {title}"
+            if not names[0][0].isalnum():
+                ways_out = f"if such lines are comments, {spell('comment', names[0][0])} skips them"
         elif set(widths) == {count + 1}:
             add = f"sed -i '1s/^/row{self.form.separator}/' {shlex.quote(str(self.path))}"
             ways_out = f"if they begin with names of rows, name those too: {add}"
@@ -288,6 +302,8 @@ def open_bytes(path: Path) -> IO[bytes]:
         return bz2.open(path)
     if start.startswith(b"\xfd7zXZ"):
         return lzma.open(path)
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        raise ValueError(f"{path} is compressed by zstd, which is not read; unzstd it.")
     if not start.startswith(b"PK\3\4"):
         return path.open("rb")
     archive = zipfile.ZipFile(path)
@@ -404,8 +420,9 @@ def find_kind(
     like = np.array([bool(LIKE_NUMBER.fullmatch(value.strip())) for value in values]) & ~is_date
     half = counts.sum() / 2
     if counts[is_date].sum() >= half:
-        ways_out += [] if is_target else [f"{spell('order', name)} divides the rows by it"]
         example = values[is_date][0]
+        if not is_target and re.match(r"\d{4}-", example):
+            ways_out.append(f"{spell('order', name)} divides the rows by it")
         raise ValueError(f"{title} holds dates or times, such as {example!r}; {join_or(ways_out)}.")
     if counts[like].sum() < half and not is_sure:
         return "category", ""

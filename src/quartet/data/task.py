@@ -9,6 +9,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -367,9 +368,10 @@ class Classification(StandardTask):
         numbers = [as_number(text) for text in given]
         if classes is None:
             by_number = None not in numbers
-            if by_number and len(set(numbers)) < len(given):
-                raise ValueError(f"{title} writes one number in two ways; spell each class alike.")
-            names = sorted(given, key=float if by_number else None)
+            alike = set(numbers if by_number else map(str.strip, given))
+            if len(alike) < len(given):
+                raise ValueError(f"{title} writes one class in two ways; spell each class alike.")
+            names = sorted(given, key=Decimal if by_number else None)
             self.check_classes(values, names)
         else:
             names = list(classes)
@@ -813,11 +815,12 @@ def known_targets(dataset: Any) -> tuple[Tensor, ...]:
     return (torch.as_tensor(dataset.targets),) if hasattr(dataset, "targets") else ()
 
 
-def as_number(text: str) -> float | None:
+def as_number(text: str) -> Decimal | None:
     try:
-        return float(text)
-    except ValueError:
+        number = Decimal(text)
+    except InvalidOperation:
         return None
+    return number if number.is_finite() else None
 
 
 def as_written(value: float) -> float:

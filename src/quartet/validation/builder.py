@@ -142,7 +142,8 @@ class Builder:
     def make_module_parts(self) -> None:
         """Makes and tries what the engine's own module takes, and the trainer."""
         if "shapes" in self.parts:
-            self.make("model", build_model)
+            data = self.parts.get("data")
+            self.make("model", lambda config: build_model(config, data))
             for group in find_groups(self.config, "optimizer"):
                 self.freeze_parameters(group)
             self.make("loss", build_loss)
