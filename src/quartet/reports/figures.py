@@ -1,5 +1,6 @@
 """The style of all figures; figures of a size in inches, for files; SVG figures, for a page."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -9,12 +10,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from quartet.core import files
-from quartet.core.messages import cut
+from quartet.core.messages import cut, shorten
+
+log = logging.getLogger(__name__)
 
 DPI = 120
 INK, GREY, PALE = "#262626", "#747474", "#c9c9c9"
@@ -64,6 +68,31 @@ class Canvas(Figure):
         """Axes whose frame lies there, in inches from the lower left corner."""
         x, y = self.get_size_inches()
         return self.add_axes((left / x, bottom / y, width / x, height / y))
+
+
+def drawable_names(names: Sequence[str]) -> list[str]:
+    """Returns names that a font of this machine can draw; ``#3`` for the third, if none has its letters."""
+
+    def letters(font: str) -> set[int]:
+        return {*font_manager.get_font(font).get_charmap()}
+
+    usual = letters(font_manager.findfont("DejaVu Sans"))
+    missing = {ord(letter) for name in names for letter in name if not letter.isspace()} - usual
+    if not missing:
+        return list(names)
+    for font in font_manager.fontManager.ttflist:
+        if font.name != "Last Resort High-Efficiency" and missing <= letters(font.fname):
+            STYLE["font.family"] = ["DejaVu Sans", font.name]
+            return list(names)
+    drawn = [
+        f"#{number}" if missing & {*map(ord, name)} else name
+        for number, name in enumerate(names, start=1)
+    ]
+    legend = (f"{short} {name}" for short, name in zip(drawn, names, strict=True) if short != name)
+    log.warning(
+        f"No font has the letters of some names, which are numbers in pictures: {shorten(legend, 20)}."
+    )
+    return drawn
 
 
 def save_png(figure: Figure, path: Path) -> None:

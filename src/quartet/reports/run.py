@@ -29,7 +29,7 @@ from quartet.data.stream import count_samples
 from quartet.data.task import StandardTask, create_task, first_samples, known_targets
 from quartet.records.run_directory import group_choices, split_part
 from quartet.reports import drawings
-from quartet.reports.figures import DPI, STYLE, Canvas, save_png, text_width
+from quartet.reports.figures import DPI, STYLE, Canvas, drawable_names, save_png, text_width
 from quartet.reports.results import nearest
 from quartet.training.callbacks.averaging import EMA
 from quartet.training.callbacks.predictions import PredictionCollector
@@ -117,7 +117,7 @@ def draw_predictions(run: Run, collector: PredictionCollector) -> Drawings:
     if collector.part is None:
         return {}
     task: Any = run.module.task
-    names = task.names(run.data.metadata())
+    names = drawable_names(task.names(run.data.metadata()))
     drawn: Drawings = {}
     with forgiving(run.directory / "predictions.png"):
         figures = task.figures(collector, names, run.config["metrics"])
@@ -154,7 +154,8 @@ def samples(run: Run) -> Canvas | None:
     kind = create_task(run.config["data"]["task"])
     if not are_images(run.config["data"]["input_shape"]) or not isinstance(kind, StandardTask):
         return None
-    dataset, names = run.data.parts.train, kind.names(run.data.metadata())
+    dataset = run.data.parts.train
+    names = drawable_names(kind.names(run.data.metadata()))
     if isinstance(dataset, IterableDataset):
         dataset = first_samples(dataset, 4 * ACROSS)
     count = len(dataset)
