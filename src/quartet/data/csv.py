@@ -395,7 +395,7 @@ def _read_targets(
                 raise ValueError(f"{title} holds {texts[0]!r}; remove the sign {unit}.")
             if what != "category":
                 columns[name] = form.to_numbers(texts)
-                gaps = ~np.isfinite(columns[name])
+                gaps |= ~np.isfinite(columns[name])
         elif words and form.missing_values is None and is_new:
             raise ValueError(
                 f"{title} has {np.isin(texts, words).sum()} rows with {shorten(words)}, a class or a "
@@ -577,14 +577,15 @@ def read_numbers(name: str, texts: Texts, form: Format, unit: str = "") -> Float
         ValueError: a text is neither.
     """
     values = form.to_numbers(texts, unit)
-    wrong = np.isnan(values) & ~form.is_missing(texts, True)
+    gaps = form.is_missing(texts, True)
+    wrong = np.isnan(values) & ~gaps
     if wrong.any():
         signs = f" with the sign {unit}" if unit else ""
         raise ValueError(
             f"column {name!r} has {texts[wrong][0]!r}, which is no number, and the training "
             f"had numbers{signs} there; correct it, or name it in data.missing_values."
         )
-    return values
+    return np.where(gaps, np.nan, values)
 
 
 def _refuse_infinite(name: Any, values: Floats) -> None:

@@ -11,7 +11,8 @@ import shlex
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -147,7 +148,8 @@ class TableFile:
         self.path, self.form, self.note = path, form, ""
         self.columns = slice(None)  # of a line
         try:
-            self.names, self.places = self._scan()
+            with closing(self._rows()) as rows:
+                self.names, self.places = self._scan(rows)
         except UnicodeError as error:
             wrong = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1].hex()
             raise ValueError(
@@ -160,12 +162,12 @@ class TableFile:
 
     def chunks(self, size: int = CHUNK) -> Iterator[Table]:
         """Yields the rows, so many at once."""
-        rows = (row for _, row in self._rows())
-        if self.form.header is not False:
-            next(rows)
-        while block := list(islice(rows, size)):
-            columns = list(zip(*(row[self.columns] for row in block), strict=True))
-            yield {name: to_texts(columns[place]) for name, place in self.places.items()}
+        with closing(self._rows()) as rows:
+            if self.form.header is not False:
+                next(rows)
+            while block := [row[self.columns] for _, row in islice(rows, size)]:
+                columns = list(zip(*block, strict=True))
+                yield {name: to_texts(columns[place]) for name, place in self.places.items()}
 
     def read(self) -> Table:
         """Returns all rows."""
@@ -176,7 +178,7 @@ class TableFile:
             )
         return {name: np.concatenate([block[name] for block in blocks]) for name in self.names}
 
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+    def _rows(self) -> Generator[tuple[int, list[str]], None, None]:
         """Yields the number of each line, and its values."""
         with open_bytes(self.path) as file:
             start = file.read(4)
@@ -188,8 +190,8 @@ class TableFile:
             encoding = "utf-8-sig"
         elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             encoding = "utf-16"
-        with open_bytes(self.path) as file:
-            lines: Iterable[str] = io.TextIOWrapper(file, encoding, newline="")
+        with open_bytes(self.path) as file, io.TextIOWrapper(file, encoding, newline="") as text:
+            lines: Iterable[str] = text
             if comment:
                 # An empty line in its place keeps the numbers of the others.
                 lines = ("\n" if line.startswith(comment) else line for line in lines)
@@ -201,9 +203,8 @@ class TableFile:
                 if row and (len(row) > 1 or row[0].strip()):
                     yield reader.line_num, row
 
-    def _scan(self) -> tuple[list[str], dict[str, int]]:
+    def _scan(self, rows: Iterator[tuple[int, list[str]]]) -> tuple[list[str], dict[str, int]]:
         """Reads the file once, and returns the names of its columns and their places in a line."""
-        rows = self._rows()
         first = next(rows, None)
         if first is None:
             raise ValueError(
@@ -446,7 +447,7 @@ def _refuse_codes(
     if codes and as_numbers:
         text = join_or([*as_numbers, *ways_out])
         raise ValueError(f"{title} holds {codes[0]!r}, a code or a number; {text}.")
-    for value in values[np.abs(found) > EXACT]:
+    for value in values[np.abs(found) >= EXACT]:
         if re.fullmatch(r"[+-]?\d+", value) and int(value) != float(value):
             raise ValueError(
                 f"{title} holds {value!r}, a whole number that a 64-bit float cannot hold; "
