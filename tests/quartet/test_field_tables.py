@@ -121,8 +121,11 @@ def test_lines_are_read_as_they_are_meant(tmp_path: Path, content: str | bytes) 
         (table("x,y,y", X, Y, Y), "the header names 'y' twice"),
         (table("x,x,y", X, X, Y), "the header names 'x' twice"),
         (table("x, x,y", X, X, Y), "the header names 'x' twice"),
-        (table(",x,y", NUMBERS, X, Y), "'Unnamed: 0' has no name in the file and counts the rows"),
-        (table("x,,y", X, X, Y), "'Unnamed: 1' has no name in the file and holds"),
+        (
+            table(",x,y", NUMBERS, X, Y),
+            "'Unnamed: 0' has no name in the file, as numbers of the rows",
+        ),
+        (table("x,,y", X, X, Y), "'Unnamed: 1' has no name in the file"),
         (table("0.1,2.5", X, Y), "header: the first line holds numbers, 0.1, 2.5"),
         (table("2019,2020,y", X, Y, KINDS), "data.header=true takes them for names"),
         (table("x;y", X, Y, separator=";"), "has one column, 'x;y'; \"data.separator=';'\""),

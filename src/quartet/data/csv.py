@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from quartet.data.table import (
     MISSING,
     Floats,
     Format,
-    Lists,
     Table,
     TableFile,
     Texts,
@@ -80,15 +78,13 @@ def csv(
         drop: Columns to leave out.
         categories: Columns whose values are categories, although they may look like numbers.
         numbers: Columns whose values are numbers, although they begin with zeros.
-        separator: Character that separates columns.
-        decimal: Decimal sign; None for a point.
-        thousands: Sign between groups of three digits, or None.
-        encoding: Of the file; None for UTF-8.
-        comment: Begins lines to leave out, or None.
-        header: Whether the first line names the columns, which are c1, c2, ... else; None: it does,
-            and is refused if it looks like a row.
-        missing_values: What stands for a missing value beside an empty one; None: NA, NaN, null and
-            the like in columns of numbers.
+        separator: This and the next six are those of `quartet.data.table.Format`.
+        decimal: Decimal sign.
+        thousands: Sign between groups of three digits.
+        encoding: Of the file.
+        comment: Begins lines to leave out.
+        header: Whether the first line names the columns.
+        missing_values: What stands for a missing value.
         missing: ``error`` refuses missing numbers, ``mean`` replaces them by the mean of the
             training part.
         unseen: ``error`` refuses categories that the training did not have in files to score,
@@ -111,15 +107,17 @@ def csv(
         ValueError: The file or a column is missing or does not fit the task, can be read in two
             ways, or a value is out of range.
     """
-    kind = _create_task(task)
-    for key, value, allowed in (
-        ("missing", missing, ("error", "mean")),
-        ("unseen", unseen or "error", ("error", "zeros")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{key} must be {' or '.join(allowed)}, got {value!r}.")
+    tasks = [name for name, each in TASKS.items() if each.reads_tables]
+    if task not in tasks:
+        raise ValueError(f"task must be one of {', '.join(tasks)}, got {task!r}; data/task=NAME.")
+    kind = TASKS[task]()
+    if missing not in ("error", "mean"):
+        raise ValueError(f"missing must be error or mean, got {missing!r}.")
+    if unseen not in ("error", "zeros", None):
+        raise ValueError(f"unseen must be error or zeros, got {unseen!r}.")
     form = Format.of(locals())
-    lists = Lists(as_names(drop), as_names(categories), as_names(numbers))
+    named = {"drop": drop, "categories": categories, "numbers": numbers}
+    lists = {key: as_names(names) for key, names in named.items()}
     dividing = _name_division(order=order, group=group, division=division)
     notes: list[str] = []
     table = read_table("path", path, form, notes)
@@ -201,25 +199,11 @@ def csv(
     return parts._replace(encoding=fitted, exact_targets=exact, notes=tuple(notes))
 
 
-def _create_task(name: str) -> Task:
-    names = [name for name, kind in TASKS.items() if kind.reads_tables]
-    if name not in names:
-        raise ValueError(f"task must be one of {', '.join(names)}, got {name!r}; data/task=NAME.")
-    return TASKS[name]()
-
-
 # Rows and columns
 
 
 def read_table(key: str, path: str | None, form: Format, notes: list[str]) -> Table:
-    """Returns the rows of a file.
-
-    Args:
-        key: The setting that names the file.
-        path: The file.
-        form: How values are written.
-        notes: Gets what was left out.
-    """
+    """Returns the rows of the file that a setting names; `notes` get what was left out."""
     if path is None:
         raise ValueError(f"{key} is not set; data.{key}=table.csv names the table.")
     file = Path(path).expanduser().resolve()
@@ -279,16 +263,16 @@ def _select_columns(
     table: Table,
     target: str | Sequence[str] | None,
     features: Sequence[str] | None,
-    lists: Lists,
+    lists: Mapping[str, list[str]],
     kind: Task,
     dividing: Mapping[str, str],
 ) -> tuple[list[str], list[str]]:
     """Returns the names of the target columns and of the input columns."""
     if not as_names(target):
         raise ValueError(f"target is not set; data.target=COLUMN, one of {', '.join(table)}.")
-    wanted, dropped, chosen = as_names(target), lists.drop, as_names(features)
+    wanted, dropped, chosen = as_names(target), lists["drop"], as_names(features)
     divided = {key: [name] for key, name in dividing.items()}
-    named = {"target": wanted, "features": chosen, **lists._asdict(), **divided}
+    named = {"target": wanted, "features": chosen, **lists, **divided}
     for key, names in named.items():
         require_columns(names, list(table), None, key)
     if len(wanted) > 1 and kind.has_classes:
@@ -308,17 +292,11 @@ def _select_columns(
         raise ValueError("features leaves no input column; name fewer in data.drop or more here.")
     unnamed = [name for name in inputs if re.fullmatch(r"Unnamed: \d+", name)]
     if unnamed and features is None:
-        first = table[unnamed[0]]
-        what = "counts the rows" if _counts_rows(first) else f"holds {first[0]!r}"
         raise ValueError(
-            f"column {unnamed[0]!r} has no name in the file and {what}; "
-            f"{lists.spell('drop', *unnamed)} leaves it out, or give it a name."
+            f"column {unnamed[0]!r} has no name in the file, as numbers of the rows have none; "
+            f"{spell('drop', *lists['drop'], *unnamed)} leaves it out, or give it a name."
         )
     return wanted, inputs
-
-
-def _counts_rows(texts: Texts) -> bool:
-    return all(text == str(place + (texts[0] == "1")) for place, text in enumerate(texts))
 
 
 def _read_division(table: Table, dividing: Mapping[str, str], form: Format) -> dict[str, Any]:
@@ -370,20 +348,11 @@ def _read_targets(
     table: Table,
     kind: Any,
     form: Format,
-    lists: Lists,
+    lists: Mapping[str, list[str]],
     classes: Sequence[str] | None,
     is_new: bool,
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
-    """Returns the targets, and the names of the classes or None.
-
-    Args:
-        table: The target columns.
-        kind: The task.
-        form: How values are written.
-        lists: Columns that settings name.
-        classes: Classes of the training, or None.
-        is_new: Whether this is the data of a training.
-    """
+    """Returns the targets, and the names of the classes, which those of a training may be, or None."""
     columns: dict[str, Any] = dict(table)
     for name, texts in table.items():
         title = f"target column {name!r}"
@@ -446,12 +415,11 @@ def _fit_encoding(
     form: Format,
     missing: str,
     max_categories: int,
-    lists: Lists,
+    lists: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """Fits the encoding to the training rows."""
-    numeric: dict[str, Floats] = {}
     encoding: dict[str, Any] = {"numeric": {}, "categories": {}, "dropped": {}}
-    constant, units = "constant in the training part", {}
+    constant = "constant in the training part"
     for name, texts in columns.items():
         kind, unit = find_kind(f"column {name!r}", name, texts, form, lists)
         if kind == "nothing":
@@ -462,40 +430,30 @@ def _fit_encoding(
             if len(known) > max_categories:
                 raise ValueError(
                     f"column {name!r} is text with {len(known)} different values, more than "
-                    f"max_categories={max_categories}; {lists.spell('drop', name)} leaves it out (an "
+                    f"max_categories={max_categories}; {spell('drop', *lists['drop'], name)} leaves it out (an "
                     "identifier?), data.max_categories=N allows it."
                 )
             known += [None] if gaps.any() else []
-            encoding["categories" if len(known) > 1 else "dropped"][name] = (
-                known if len(known) > 1 else constant
-            )
+            if len(known) > 1:
+                encoding["categories"][name] = known
+            else:
+                encoding["dropped"][name] = constant
         else:
-            numeric[name], units[name] = read_numbers(name, texts, form, unit), unit
-            _refuse_infinite(name, numeric[name])
-            count = np.isnan(numeric[name]).sum()
-            if missing == "error" and count:
+            values = read_numbers(name, texts, form, unit)
+            gaps, values = np.isnan(values), values[train]
+            if missing == "error" and gaps.any():
                 raise ValueError(
-                    f"column {name!r} has {count} missing values; data.missing=mean replaces them by "
-                    f"the mean of the training part, {lists.spell('drop', name)} leaves the column out."
+                    f"column {name!r} has {gaps.sum()} missing values; data.missing=mean replaces them by "
+                    f"the mean of the training part, {spell('drop', *lists['drop'], name)} leaves the column out."
                 )
-    if numeric:
-        imputer, scaler = SimpleImputer(keep_empty_features=True), StandardScaler()
-        values = imputer.fit_transform(np.stack([each[train] for each in numeric.values()], 1))
-        scaler.fit(values)
-        for name, fill, mean, std, span in zip(
-            numeric,
-            imputer.statistics_,
-            scaler.mean_,
-            scaler.scale_,
-            np.ptp(values, axis=0),
-            strict=True,
-        ):
-            if not span:
+            fill = 0.0 if gaps[train].all() else float(np.nanmean(values))
+            values = np.where(gaps[train], fill, values)
+            if np.ptp(values) == 0:
                 encoding["dropped"][name] = constant
                 continue
-            found = {"fill": float(fill) if missing == "mean" else None}
-            found |= {"mean": float(mean), "std": float(std)}
-            encoding["numeric"][name] = found | ({"unit": units[name]} if units[name] else {})
+            numbers: dict[str, Any] = {"fill": fill if missing == "mean" else None}
+            numbers |= {"mean": float(values.mean()), "std": float(values.std())}
+            encoding["numeric"][name] = numbers | ({"unit": unit} if unit else {})
     if not encoding["numeric"] and not encoding["categories"]:
         raise ValueError(
             "features leaves no input column that varies in the training part; name others."
@@ -534,7 +492,6 @@ def encode(
     blocks: list[NDArray[Any]] = []
     for name, numbers in encoding["numeric"].items():
         values = read_numbers(name, columns[name], form, numbers.get("unit", ""))
-        _refuse_infinite(name, values)
         if (gaps := np.isnan(values)).any():
             if numbers["fill"] is None:
                 raise ValueError(
@@ -565,16 +522,15 @@ def encode(
 
 def describe_unseen(unseen: Counter[str] | None) -> Iterator[str]:
     """Describes the categories that the training did not have, if `encode` found some."""
-    if unseen:
-        found = shorten(f"{name} of {count} rows" for name, count in unseen.items())
-        yield f"categories that the training did not have became zeros: {found}"
+    for name, count in (unseen or {}).items():
+        yield f"categories that the training did not have became zeros: {name} of {count} rows"
 
 
 def read_numbers(name: str, texts: Texts, form: Format, unit: str = "") -> Floats:
     """Returns the numbers of a column, NaN for missing ones.
 
     Raises:
-        ValueError: a text is neither.
+        ValueError: a text is neither, or a number infinite.
     """
     values = form.to_numbers(texts, unit)
     gaps = form.is_missing(texts, True)
@@ -585,15 +541,12 @@ def read_numbers(name: str, texts: Texts, form: Format, unit: str = "") -> Float
             f"column {name!r} has {texts[wrong][0]!r}, which is no number, and the training "
             f"had numbers{signs} there; correct it, or name it in data.missing_values."
         )
-    return np.where(gaps, np.nan, values)
-
-
-def _refuse_infinite(name: Any, values: Floats) -> None:
     if np.isinf(values).any():
         raise ValueError(
             f"column {name!r} has infinite values; correct them or leave the column out with "
             f"{spell('drop', name)}."
         )
+    return np.where(gaps, np.nan, values)
 
 
 def describe_columns(encoding: Mapping[str, Any]) -> dict[str, str]:
@@ -636,24 +589,17 @@ def _fingerprint(hashes: NDArray[np.uint64], rows: Rows) -> str:
 
 
 def _sample(hashes: NDArray[np.uint64], rows: Rows) -> list[Any]:
-    """Returns hashes of training rows: those divisible by a power of two, and this power."""
-    divisor = 1
+    """Returns how many training rows there are for each that is remembered, and hashes of these."""
     trained = np.unique(hashes[rows.train])
-    while len(trained) > REMEMBERED:
-        divisor *= 2
-        trained = trained[trained % np.uint64(divisor) == 0]
-    return [divisor, trained.tobytes()]
+    return [max(1.0, len(trained) / REMEMBERED), trained[:REMEMBERED].tobytes()]
 
 
-def count_trained(
-    dataset: Any, encoding: Mapping[str, Any], class_names: Sequence[str] | None
-) -> int:
-    """Returns about how many rows of a part stood in the training part of a run."""
-    divisor, content = encoding["trained"]
-    inputs, targets = dataset.tensors
-    hashes = hash_rows(inputs, targets, class_names)
-    found = np.isin(hashes, np.frombuffer(content, dtype=np.uint64)).sum()
-    return min(len(hashes), int(found) * int(divisor))
+def count_trained(parts: Parts, part: str, encoding: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns about how many rows of a part stood in the training part of a run, and their number."""
+    factor, content = encoding["trained"]
+    hashes = hash_rows(*getattr(parts, part).tensors, parts.class_names)
+    found = int(np.isin(hashes, np.frombuffer(content, dtype=np.uint64)).sum())
+    return min(len(hashes), round(found * float(factor))), len(hashes)
 
 
 def _describe_duplicates(hashes: NDArray[np.uint64], rows: Rows) -> Iterator[str]:
@@ -687,21 +633,18 @@ def _describe_answers(
         if tells(values, texts, truth, kind.has_classes):
             telling.append(name)
     if telling:
-        yield (
-            f"{shorten(telling)} of the inputs tells the target by itself; if it would not be known "
-            f"beforehand, leave it out, {spell('drop', *telling)}"
-        )
+        way_out = f"if it would not be known beforehand, leave it out, {spell('drop', *telling)}"
+        yield f"{shorten(telling)} of the inputs tells the target by itself; {way_out}"
 
 
 def tells(values: Floats | None, texts: Texts, truth: NDArray[Any], of_classes: bool) -> bool:
     """Whether a column alone gives the target: classes in ranges of it, or a line through it."""
     if values is None:
-        groups = pd.Series(truth).groupby(texts)
-        few = len(groups) <= len(truth) / 4
-        return few and bool((groups.nunique() == 1).all()) and len(set(truth)) > 1
+        groups = pd.Series(truth).groupby(texts).nunique()
+        return len(groups) <= len(truth) / 4 and bool((groups == 1).all())
     known = np.isfinite(values)
     values, truth = values[known], truth[known]
-    if len(values) < 20 or np.ptp(values) == 0 or np.ptp(truth) == 0:
+    if len(values) < 20 or 0 in (np.ptp(values), np.ptp(truth)):
         return False
     if not of_classes:
         return abs(float(np.corrcoef(values, truth)[0, 1])) > 0.99999

@@ -11,11 +11,11 @@ import shlex
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ Texts = NDArray[np.object_]
 Floats = NDArray[np.float64]
 Table = dict[str, Texts]  # by the names of the columns
 
+PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 CHUNK = 8192  # rows that are read at once
 # What stands for a missing value in a column of numbers, unless a setting says otherwise.
 MISSING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None"}
@@ -104,15 +105,10 @@ class Format(NamedTuple):
         words = {"", *(self.missing_values or ())}
         if self.missing_values is None and of_numbers:
             words = MISSING
-        return np.fromiter((text in words for text in texts), bool, len(texts))
+        return np.fromiter((text.strip() in words for text in texts), bool, len(texts))
 
     def to_numbers(self, texts: Texts, unit: str = "") -> Floats:
-        """Returns the numbers that texts are, true and false as 1 and 0, and NaN for other texts.
-
-        Args:
-            texts: The texts.
-            unit: Ends each of them.
-        """
+        """Returns the numbers that texts are before a unit, true and false as 1 and 0, else NaN."""
         point, group = re.escape(self.decimal or "."), self.thousands
         digits = r"\d+" if group is None else rf"(\d{{1,3}}({re.escape(group)}\d{{3}})+|\d+)"
         number = rf"[+-]?({digits}({point}\d*)?|{point}\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?"
@@ -164,18 +160,18 @@ class TableFile:
         """Yields the rows, so many at once."""
         with closing(self._rows()) as rows:
             if self.form.header is not False:
-                next(rows)
+                next(rows, None)
+            columns: list[Any] = []
             while block := [row[self.columns] for _, row in islice(rows, size)]:
                 columns = list(zip(*block, strict=True))
                 yield {name: to_texts(columns[place]) for name, place in self.places.items()}
+        if not columns:
+            message = "has no rows; it needs a line of column names and rows below it."
+            raise ValueError(f"{self.path} {message}")
 
     def read(self) -> Table:
         """Returns all rows."""
         blocks = list(self.chunks())
-        if not blocks:
-            raise ValueError(
-                f"{self.path} has no rows; it needs a line of column names and rows below it."
-            )
         return {name: np.concatenate([block[name] for block in blocks]) for name in self.names}
 
     def _rows(self) -> Generator[tuple[int, list[str]], None, None]:
@@ -205,12 +201,7 @@ class TableFile:
 
     def _scan(self, rows: Iterator[tuple[int, list[str]]]) -> tuple[list[str], dict[str, int]]:
         """Reads the file once, and returns the names of its columns and their places in a line."""
-        first = next(rows, None)
-        if first is None:
-            raise ValueError(
-                f"{self.path} has no rows; it needs a line of column names and rows below it."
-            )
-        line, names = first
+        line, names = next(rows, (1, [""]))
         named = self.form.header is not False
         if any("\0" in name for name in names):
             raise ValueError(
@@ -260,19 +251,19 @@ class TableFile:
         self, names: list[str], widths: Mapping[int, int], trailing: bool, counting: bool
     ) -> None:
         """Raises ValueError if lines have other numbers of values than the header."""
-        count = len(names)
-        if set(widths) <= {count}:
-            return
-        if set(widths) == {count + 1} and trailing:
+        count, extra = len(names), set(widths) == {len(names) + 1}
+        if extra and trailing:
             self.columns = slice(count)
-            return
-        if set(widths) == {count - 1} and not names[-1].strip():
-            names.pop()
-            return
-        if set(widths) == {count + 1} and counting:
+        elif extra and counting:
             self.columns = slice(1, None)
             self.note = "its lines begin with the number of the row, which is left out"
-            return
+        elif set(widths) == {count - 1} and not names[-1].strip():
+            names.pop()
+        elif set(widths) - {count}:
+            self._refuse_widths(names, widths)
+
+    def _refuse_widths(self, names: list[str], widths: Mapping[int, int]) -> NoReturn:
+        count, extra = len(names), set(widths) == {len(names) + 1}
         line, width = min((line, width) for width, line in widths.items() if width != count)
         ways_out = "correct the file, or set data.separator or data.comment"
         if count == 1:
@@ -280,7 +271,7 @@ class TableFile:
             ways_out = f"if the first line is a title, remove it, sed -i 1d {title}"
             if not names[0][0].isalnum():
                 ways_out = f"if such lines are comments, {spell('comment', names[0][0])} skips them"
-        elif set(widths) == {count + 1}:
+        elif extra:
             add = f"sed -i '1s/^/row{self.form.separator}/' {shlex.quote(str(self.path))}"
             ways_out = f"if they begin with names of rows, name those too: {add}"
         raise ValueError(
@@ -297,12 +288,10 @@ def open_bytes(path: Path) -> IO[bytes]:
     """
     with path.open("rb") as file:
         start = file.read(6)
-    if start.startswith(b"\x1f\x8b"):
-        return gzip.open(path)  # type: ignore[return-value]
-    if start.startswith(b"BZh"):
-        return bz2.open(path)
-    if start.startswith(b"\xfd7zXZ"):
-        return lzma.open(path)
+    for mark, open_packed in PACKED.items():
+        if start.startswith(mark):
+            packed: IO[bytes] = open_packed(path)
+            return packed
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         raise ValueError(f"{path} is compressed by zstd, which is not read; unzstd it.")
     if not start.startswith(b"PK\3\4"):
@@ -366,20 +355,13 @@ def spell(key: str, *values: Any) -> str:
 # What a column holds
 
 
-class Lists(NamedTuple):
-    """Columns that settings of the data name: ``drop``, ``categories`` and ``numbers``."""
-
-    drop: list[str]
-    categories: list[str]
-    numbers: list[str]
-
-    def spell(self, key: str, *names: str) -> str:
-        """Returns the setting with further names, as it is typed."""
-        return spell(key, *getattr(self, key), *names)
-
-
 def find_kind(
-    title: str, name: str, texts: Texts, form: Format, lists: Lists, is_target: bool = False
+    title: str,
+    name: str,
+    texts: Texts,
+    form: Format,
+    lists: Mapping[str, Sequence[str]],
+    is_target: bool = False,
 ) -> tuple[str, str]:
     """Decides what a column holds: ``number``, ``category`` or ``nothing``; and the unit of numbers.
 
@@ -388,13 +370,13 @@ def find_kind(
         name: Of the column.
         texts: Its values.
         form: How values are written.
-        lists: Columns that hold categories or numbers, whatever they look like.
+        lists: The settings ``drop``, ``categories`` and ``numbers``, which name columns.
         is_target: Whether it is a target, which must hold numbers.
 
     Raises:
         ValueError: its values may be numbers or something else; the message has the ways out.
     """
-    if name in lists.categories and not is_target:
+    if name in lists["categories"] and not is_target:
         return "category", ""
     tally = pd.Series(texts).value_counts(sort=False)
     given = tally.index.to_numpy(dtype=object)
@@ -402,18 +384,26 @@ def find_kind(
     values, counts = given[is_known], tally.to_numpy()[is_known]
     if not len(values):
         return ("category" if len(given) > 1 else "nothing"), ""
-    ways_out = [
-        f"{lists.spell('categories', name)} takes its values for categories",
-        f"{lists.spell('drop', name)} leaves the column out",
-    ]
-    if is_target:
-        ways_out = ["data/task=multiclass takes its values for classes"]
-    is_sure = name in lists.numbers
-    found = form.to_numbers(values)
+
+    def refuse(what: str, *ways_out: str) -> NoReturn:
+        others = [
+            f"{spell('categories', *lists['categories'], name)} takes its values for categories",
+            f"{spell('drop', *lists['drop'], name)} leaves the column out",
+        ]
+        if is_target:
+            others = ["data/task=multiclass takes its values for classes"]
+        raise ValueError(f"{title} {what}; {join_or([*filter(None, ways_out), *others])}.")
+
+    found, is_sure = form.to_numbers(values), name in lists["numbers"]
     words = {value.strip().lower() for value in values} & {*BOOLEANS}
     if not np.isnan(found).any() and not (words and {*found} - {0, 1}):
-        as_numbers = [] if is_sure else [f"{lists.spell('numbers', name)} takes them for numbers"]
-        _refuse_codes(title, values, found, ways_out, as_numbers)
+        codes = [value for value in values if re.fullmatch(r"0\d+", value)]
+        if codes and not is_sure:
+            way_out = f"{spell('numbers', *lists['numbers'], name)} takes them for numbers"
+            refuse(f"holds {codes[0]!r}, a code or a number", way_out)
+        for value in values[np.abs(found) >= EXACT]:
+            if re.fullmatch(r"[+-]?\d+", value) and int(value) != float(value):
+                refuse(f"holds {value!r}, a whole number that a 64-bit float cannot hold")
         return "number", ""
     if not np.isnan(form.to_numbers(values, "%")).any():
         return "number", "%"
@@ -422,9 +412,9 @@ def find_kind(
     half = counts.sum() / 2
     if counts[is_date].sum() >= half:
         example = values[is_date][0]
-        if not is_target and re.match(r"\d{4}-", example):
-            ways_out.append(f"{spell('order', name)} divides the rows by it")
-        raise ValueError(f"{title} holds dates or times, such as {example!r}; {join_or(ways_out)}.")
+        is_ordered = not is_target and re.match(r"\d{4}-", example)
+        way_out = f"{spell('order', name)} divides the rows by it" if is_ordered else ""
+        refuse(f"holds dates or times, such as {example!r}", way_out)
     if counts[like].sum() < half and not is_sure:
         return "category", ""
     others = values[np.isnan(found)]
@@ -432,27 +422,10 @@ def find_kind(
     if not way_out and len(others) <= 8:
         old = form.missing_values or [word for word in given if word in MISSING - {""}]
         way_out = f"{spell('missing_values', *old, *others)} takes it for missing"
-    ways_out = [*filter(None, [way_out]), *ways_out]
-    raise ValueError(
-        f"{title} is text, for it holds {shorten(map(repr, others), 3)}, and most of its values "
-        f"look like numbers; {join_or(ways_out)}."
+    shown = shorten(map(repr, others), 3)
+    return refuse(
+        f"is text, for it holds {shown}, and most of its values look like numbers", way_out
     )
-
-
-def _refuse_codes(
-    title: str, values: Texts, found: Floats, ways_out: list[str], as_numbers: list[str]
-) -> None:
-    """Raises ValueError for whole numbers with leading zeros, or that 64-bit floats cannot hold."""
-    codes = [value for value in values if re.fullmatch(r"0\d+", value)]
-    if codes and as_numbers:
-        text = join_or([*as_numbers, *ways_out])
-        raise ValueError(f"{title} holds {codes[0]!r}, a code or a number; {text}.")
-    for value in values[np.abs(found) >= EXACT]:
-        if re.fullmatch(r"[+-]?\d+", value) and int(value) != float(value):
-            raise ValueError(
-                f"{title} holds {value!r}, a whole number that a 64-bit float cannot hold; "
-                f"{join_or(ways_out)}."
-            )
 
 
 def _spell_signs(values: Texts, form: Format) -> str:
@@ -464,13 +437,8 @@ def _spell_signs(values: Texts, form: Format) -> str:
             other = form._replace(decimal=decimal, thousands=thousands)
             units = (other.to_numbers(values, unit) for unit in ("", "%"))
             if any(not np.isnan(numbers).any() for numbers in units):
-                settings = {"decimal": decimal, "thousands": thousands}
-                changed = (
-                    spell(key, value)
-                    for key, value in settings.items()
-                    if value != getattr(form, key)
-                )
-                found.append(" ".join(changed))
+                pairs = zip(form._asdict().items(), other, strict=True)
+                found.append(" ".join(spell(key, new) for (key, old), new in pairs if new != old))
     fewest = min((text.count("data.") for text in found), default=0)
     found = [text for text in found if text.count("data.") == fewest]
     return f"{' or '.join(found)} reads them as numbers" if found else ""

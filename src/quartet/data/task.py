@@ -295,7 +295,7 @@ class StandardTask(Task):
             ValueError: a column does not hold what the task needs.
         """
         for name in columns:
-            if not is_numeric(columns[name]):
+            if columns[name].dtype.kind == "O":
                 raise ValueError(
                     f"target column {name!r} is not numeric (its first value is "
                     f"{columns[name].iloc[0]!r}); for classes choose data/task=multiclass or "
@@ -700,12 +700,10 @@ class Regression(StandardTask):
         columns = super().prediction_columns(predictions, names)
         if not self.mean_rest.any():
             return columns
-        for column, values, std in zip(
-            columns, predictions.T.tolist(), self.std.tolist(), strict=True
-        ):
-            places = 8 - math.floor(math.log10(std))
-            columns[column] = [round(value, places) for value in values]
-        return columns
+        places = [8 - math.floor(math.log10(std)) for std in self.std.tolist()]
+        values = zip(predictions.T.tolist(), places, strict=True)
+        rounded = ([round(value, digits) for value in each] for each, digits in values)
+        return dict(zip(columns, rounded, strict=True))
 
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
         """Returns the names of the values: those of a table's columns, if the data is a table."""
@@ -826,12 +824,6 @@ def as_number(text: str) -> Decimal | None:
 def as_written(value: float) -> float:
     """Returns a number as people write it: whole numbers without a point."""
     return int(value) if float(value).is_integer() else float(value)
-
-
-def is_numeric(values: "pd.Series[Any]") -> bool:
-    import pandas as pd
-
-    return pd.api.types.is_numeric_dtype(values)
 
 
 def make_columns(titles: Iterable[str], values: Tensor) -> Columns:

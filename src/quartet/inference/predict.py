@@ -274,8 +274,6 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
             bar.update(count)
     for note in describe_unseen(unseen):
         log.warning("%s: %s.", path, note)
-    if not start:
-        raise ValueError(f"{path} has no rows below the names of its columns.")
 
 
 class PictureFiles(Dataset[Any]):

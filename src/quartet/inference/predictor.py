@@ -277,20 +277,14 @@ def check_rows(run: Run, metadata: Mapping[str, Any], split: str, source: Path |
     before, now = metadata["encoding"], run.data.parts.encoding
     if source is None and now["fingerprint"] == before["fingerprint"]:
         return
-    dataset = getattr(run.data.parts, split)
-    names = run.data.parts.class_names
-    count, size = count_trained(dataset, before, names), len(dataset)
+    count, size = count_trained(run.data.parts, split, before)
+    changed = "the table or its division is not that of the training"
     told = f"{count:,} of the {size:,} rows to score were trained on"
     if source is None and split != "train" and count > size / 10:
-        message = (
-            f"{told}, for the table or its division is not that of the training; restore both, or "
-            "score a file of other rows, input=FILE."
-        )
+        message = f"{told}, for {changed}; restore both, or score a file of other rows, input=FILE."
         raise ConfigError(Problem("data.path", message, run.config["data"]["path"]))
     if source is None:
-        log.warning(
-            "The table, or its division, is not that of the training; it is prepared alike."
-        )
+        log.warning("Caution: %s; it is prepared alike.", changed)
     if count:
         log.warning(f"Caution: {told}.")
 
