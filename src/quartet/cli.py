@@ -60,14 +60,30 @@ def train() -> None:
 def train_by_hydra() -> None:
     """Lets Hydra compose conf/train.yaml and the command line, and train or sweep."""
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from quartet.compat import allow_lazy_help, merge_callback_options, share_settings
+    from quartet.compat import (
+        allow_lazy_help,
+        merge_callback_options,
+        raise_errors,
+        share_settings,
+    )
     from quartet.config.overrides import NAMED_GROUPS
 
     allow_lazy_help()
     merge_callback_options()
     share_settings(NAMED_GROUPS)
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_command)()
+    if os.environ.get("HYDRA_FULL_ERROR") != "1":
+        raise_errors()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_command)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        from quartet.config.unknown import explain
+
+        overrides = [each for each in sys.argv[1:] if not each.startswith("-")]
+        with refusals("Refused, before the first batch:"):
+            raise explain(error, overrides) from None
 
 
 def train_command(cfg: "DictConfig") -> float | None:

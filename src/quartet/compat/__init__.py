@@ -98,6 +98,13 @@ def allow_lazy_help() -> None:
     ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
 
 
+def raise_errors() -> None:
+    """Lets Hydra raise its errors, which it would print with its search path, and end the process."""
+    from hydra._internal import utils
+
+    utils.run_and_report = lambda func: func()
+
+
 # torchmetrics
 
 

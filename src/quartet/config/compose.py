@@ -8,6 +8,7 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet.compat import merge_callback_options, share_settings
@@ -20,6 +21,7 @@ from quartet.config.records import (
     read_record,
     split_overrides,
 )
+from quartet.config.unknown import explain
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import flatten
@@ -32,7 +34,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
     apply to the configuration that the run in DIR was trained with.
 
     Raises:
-        quartet.ConfigError: the record of that run cannot be used.
+        quartet.ConfigError: a key, group or option is unknown, or the record of that run cannot be used.
     """
     if not CONF.is_dir():
         raise FileNotFoundError(f"{CONF} is missing: install from a checkout, pip install -e .")
@@ -49,7 +51,10 @@ def compose_conf(overrides: Sequence[str], config_name: str = "train") -> DictCo
     merge_callback_options()
     share_settings(NAMED_GROUPS)
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        try:
+            cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        except HydraException as error:
+            raise explain(error, overrides) from None
     choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
     overridden = OmegaConf.to_container(cfg.hydra.overrides.task)
     with open_dict(cfg):

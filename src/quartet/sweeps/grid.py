@@ -261,8 +261,11 @@ def train_job(sweeper: "GridSweeper", job: Job, *further: str) -> None:
     try:
         run_hydra_job(sweeper, [*job.overrides, *sweeper.sweep_overrides, *own], job.number)
     except HydraException as error:
-        log.error(f"Refused, before the first batch:\n  {error}")
-        record.write_failure(job.directory, "refused", error)
+        from quartet.config.unknown import explain
+
+        why = explain(error, job.overrides)
+        log.error("\n  ".join(["Refused, before the first batch:", *map(str, why.problems)]))
+        record.write_failure(job.directory, "refused", why)
     except Exception as error:  # the job could not even write its own
         log.error(f"Failed: {error}")
         with suppress(OSError):

@@ -1,0 +1,62 @@
+"""A name on the command line that nothing has: what it might mean, with exit status 2."""
+
+import re
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+from quartet.build import compose
+from quartet.core.problems import ConfigError
+
+SLIPS = [
+    ("optimizer=adma", r"^optimizer=adma: there is no such option; did you mean adamax\?$"),
+    ("optimzer=adam", r"^optimzer=adam: there is no such key; did you mean optimizer\?$"),
+    ("trainer.max_epoch=3", r"did you mean trainer\.max_epochs\?$"),
+    ("scheduler=cosine scheduler.tmax=3", r"no such key; did you mean scheduler\.T_max\?$"),
+    ("optimizer.momentm=1", r"there are .*\blr, betas, .* \+optimizer\.momentm=1 gives the class"),
+    ("foo=1", r"^foo=1: there is no such key; there are directory, seed, .* 5 more\.$"),
+    ("~optimizer.foo", r"^~optimizer\.foo: there is no such key; there are .* search\.$"),
+    ("callbacks=[ema,swap]", r"^callbacks=swap: there is no such option; did you mean swa\?$"),
+    ("data/task=regresion", r"^data/task=regresion: .*did you mean regression\?$"),
+    ("experiment=foo", r"^experiment=foo: there is no such option; there are batch_sizes, .*\.$"),
+    ("optimizer@my_optimizer=sgd", r"no such group; \+optimizer@my_optimizer=sgd adds one\.$"),
+    ("seed=0,1 data=digit", r"^data=digit: there is no such option; did you mean digits\?$"),
+    ("hydra.rund=1", r"^Could not override 'hydra\.rund'\. "),
+    (
+        "modl=mlp data=wein optimizer.l=1",
+        r"^data=wein: .*wine\?\nmodl=mlp: .*model\?\noptimizer\.l=1: ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), SLIPS)
+def test_names_what_was_meant(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        compose(shlex.split(overrides))
+    assert re.search(message, "\n".join(map(str, refusal.value.problems)), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("optimzer=adam", "optimzer=adam: there is no such key; did you mean optimizer?"),
+        ("model.hidden.x=1", "model.hidden: is [128], which has no keys; set it as a whole."),
+        ("-m optimizer=sgd,adma seed=0", "optimizer=adma: there is no such option; did you mean"),
+        ("-m optimizer.lr=1,2 dat=wine", "dat=wine: there is no such key; did you mean data?"),
+    ],
+)
+def test_command_ends_with_2_and_leaves_nothing(
+    line: str,
+    message: str,
+    train_py: Callable[..., int],
+    tmp_path: object,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert train_py(*line.split(), "check=only") == 2
+    error = capfd.readouterr()
+    said = error.err + error.out
+    assert f"Refused, before the first batch:\n  {message}" in said
+    assert "HYDRA_FULL_ERROR" not in said
+    assert "search path" not in said
+    assert "Traceback" not in said
