@@ -604,6 +604,11 @@ def test_model_is_exported_or_a_sentence_says_why_not(job: Job, whole: Path) -> 
             "monitor.metric=val/class_iou",
             r"did you mean val/class_iou_background\?",
         ),
+        (
+            "segmentation",
+            "model=mlp",
+            r"Of two samples the model gives 2 x 3 float32; targets are 2 x 16 x 16 int64\.",
+        ),
         ("language_model", "loss=cross_entropy", r"use loss=token_cross_entropy\."),
     ],
 )

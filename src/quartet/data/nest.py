@@ -103,6 +103,18 @@ def concatenate(nests: Sequence[Any]) -> Any:
     return first
 
 
+def describe(nest: Any) -> str:
+    """Describes the shapes and types of a sample: ``1 x 8 x 8 float32``."""
+    if isinstance(nest, Tensor):
+        shape = " x ".join(map(str, nest.shape)) or "scalar"
+        return f"{shape} {str(nest.dtype).removeprefix('torch.')}"
+    if isinstance(nest, Mapping):
+        return ", ".join(f"{key}: {describe(each)}" for key, each in nest.items())
+    if isinstance(nest, tuple | list):
+        return f"({', '.join(map(describe, nest))})"
+    return type(nest).__name__
+
+
 def sample(nest: Any, row: int) -> Any:
     """Returns one sample."""
     if isinstance(nest, Tensor | list):

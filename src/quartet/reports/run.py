@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from quartet.build import Run, build
 from quartet.core.messages import cut, shorten
+from quartet.data import nest
 from quartet.data.csv import describe_columns
 from quartet.data.datamodule import DataModule
 from quartet.data.split import Parts
@@ -381,26 +382,14 @@ def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:
     task = create_task(metadata["task"])
     samples = first_samples(parts.train, 64)
     inputs = [task.split(sample)[0] for sample in samples]
-    found = {"inputs": describe_nest(inputs[0])}
+    found = {"inputs": nest.describe(inputs[0])}
     if isinstance(inputs[0], Tensor) and len({each.shape for each in inputs}) == 1:
         first = torch.stack(inputs)
         found["inputs"] += f", {first.min():.4g} to {first.max():.4g} in the first {len(inputs)}"
     if not isinstance(task, StandardTask):
-        found["targets"] = describe_nest(task.split(samples[0])[1])
+        found["targets"] = nest.describe(task.split(samples[0])[1])
     for part in PARTS:
         dataset = getattr(parts, part)
         if dataset is not None:
             found[part] = task.summary(dataset, task.names(metadata), parts.target_scale)
     return {key: text for key, text in found.items() if text}
-
-
-def describe_nest(nest: Any) -> str:
-    """Describes the shapes and types of a sample: ``1 x 8 x 8 float32``."""
-    if isinstance(nest, Tensor):
-        shape = " x ".join(map(str, nest.shape)) or "scalar"
-        return f"{shape} {str(nest.dtype).removeprefix('torch.')}"
-    if isinstance(nest, Mapping):
-        return ", ".join(f"{key}: {describe_nest(each)}" for key, each in nest.items())
-    if isinstance(nest, tuple | list):
-        return f"({', '.join(map(describe_nest, nest))})"
-    return type(nest).__name__

@@ -278,7 +278,8 @@ class Builder:
                 options = find_options(group, name)
                 way_out = f"use {group}={join_or(options)}"
                 if not options:
-                    way_out = f"add {name} to tasks in conf/{group}/OPTION.yaml"
+                    option = self.config.options.get(group) or "OPTION"
+                    way_out = f"add {name} to tasks in conf/{group}/{option}.yaml"
                 yield Problem(
                     group,
                     f"is for {join_and(tasks)} tasks, and the data's is {name}; {way_out}.",

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 
 from quartet.core.messages import format_value, join_and, join_or
 from quartet.core.problems import Config, ConfigError, Problem, collect_problems
+from quartet.data import nest
 from quartet.data.loader import seeded
 from quartet.data.nest import leaves
 from quartet.data.task import StandardTask, Task
@@ -165,12 +167,17 @@ class PartTrial:
             return
         sample = pass_through(parts["model"], inputs), targets, extras
         if parts.get("loss"):
-            yield from self.check_loss(parts["loss"], sample)
+            found += self.check_loss(parts["loss"], sample)
         else:
             with suppress(MissingLossError):  # the steps of the module may need none
                 self.logged += model_losses(sample[0])
         for name, metric in parts.get("metrics", {}).items():
-            yield from self.check_metric(name, metric, sample)
+            found += self.check_metric(name, metric, sample)
+        if found:
+            gives = f"Of two samples the model gives {nest.describe(sample[0])}"
+            message = f"{found[0].message.rstrip('.')}. {gives}; targets are {nest.describe(targets)}."
+            found[0] = replace(found[0], message=message)
+        yield from found
 
     def check_loss(
         self, loss: nn.Module, sample: Sample, arguments: Sequence[str] = ()
