@@ -6,8 +6,10 @@ import shlex
 import sys
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+import examples
 import numpy as np
 import pytest
 import yaml
@@ -22,7 +24,7 @@ if PROJECT != "project":
     pytest.skip("a fork has documents of its own", allow_module_level=True)
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = ("EXTENDING", "GUARANTEES", "SWEEPS", "EXPORT", "SECURITY")
+PAGES = ("EXTENDING", "MIGRATING", "GUARANTEES", "SWEEPS", "EXPORT", "SECURITY")
 TEXT = "\n".join([README, *((ROOT / f".github/{page}.md").read_text() for page in PAGES)])
 
 
@@ -42,6 +44,7 @@ for block in blocks("python") + blocks("yaml"):
 ALLOWED = PARTS.pop("conf/allow.yaml")
 OPTIONS = [path[5:-5].replace("/", "=") for path in PARTS if path.startswith("conf/")]
 EXAMPLES = ROOT / "tests/project/examples"
+MIGRATED = "lightning_hydra_template"
 SHOWN = ("segmentation", "language_model", "gan")
 FILES = {  # of the jobs that are shown whole
     (path if path.startswith("conf") else f"src/{path}"): file.read_text()
@@ -76,6 +79,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance")
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_ends_well(
     line: str,
@@ -101,7 +105,8 @@ def test_command_ends_well(
         line += " optimizer=sgd,adam seed=0"
     if alone:
         line += " hydra.run.dir=run"
-    assert command(*shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    with examples.installed(MIGRATED, folder) if "mnist_lit" in line else nullcontext():
+        assert command(*shlex.split(line)[1:]) == 0, capsys.readouterr().err
     if alone:
         result = json.loads((folder / "run/result.json").read_text())
         assert result["status"] == "finished"
