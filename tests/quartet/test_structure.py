@@ -226,3 +226,17 @@ for name in {names}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{name} []" for name in names]
+
+
+def test_git_keeps_packages_that_a_usual_gitignore_leaves_out(tmp_path: Path) -> None:
+    names = ["build", "data", "dist", "lib", "parts", "downloads", "env", "outputs", "var", "wandb"]
+    (tmp_path / ".gitignore").write_text("".join(f"{name}/\n" for name in names) + "*.py[cod]\n")
+    for top in ("conf", "src", "tests"):
+        (tmp_path / top).mkdir()
+        (tmp_path / top / ".gitignore").write_text((ROOT / top / ".gitignore").read_text())
+    kept = [f"{top}/a/{name}/x.py" for top in ("conf", "src", "tests") for name in names]
+    dropped = ["data/x.py", "src/a/__pycache__/x.pyc", "src/a.egg-info/x", "src/a/__pycache__/x"]
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    command = ["git", "check-ignore", "--no-index", *kept, *dropped]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert sorted(done.stdout.split()) == sorted(dropped)
