@@ -1,4 +1,4 @@
-"""Says which names of a command line are unknown, and which there are, where Hydra composes nothing."""
+"""Finds the names of a command line that nothing has, where Hydra composes nothing."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
