@@ -17,12 +17,14 @@ import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
 from quartet.build import compose
+from quartet.config.unknown import explain
 from quartet.core.files import CONF, PROJECTS
 
 # Of conf/, those whose options a training takes.
@@ -70,8 +72,11 @@ def composed(words: Sequence[str] = ()) -> DictConfig:
         cfg.pop("hydra")
     OmegaConf.set_struct(cfg, True)
     values = [word for key, word in zip(keys, words, strict=True) if key not in GROUPS]
-    parsed = OverridesParser.create().parse_overrides(values)
-    ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
+    try:
+        parsed = OverridesParser.create().parse_overrides(values)
+        ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
+    except HydraException as error:
+        raise explain(error, words) from None
     with open_dict(cfg):
         cfg.hydra = told
         cfg.hydra.overrides.task = [*words]

@@ -706,7 +706,7 @@ def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
     assert sys.modules["made"].CONF == CONF
     assert list(sys.modules[made.PROJECT].__path__) == paths
     assert not [n for n in set(sys.modules) - before if n.endswith(("segmentation", "unet"))]
-    with pytest.raises(Exception, match="Could not find 'data/shapes'"):
+    with pytest.raises(ConfigError, match="^data=shapes: there is no such option"):
         composed(["data=shapes"])
 
 

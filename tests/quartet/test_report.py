@@ -125,7 +125,7 @@ def test_table() -> None:
         "data=digits  model=mlp  optimizer=adam\n"
         "                 train       val      test\n"
         "loss              0.25    0.3333       0.5\n"
-        "f1                        0.9877          \n"
+        "f1                        0.9877\n"
         "best epoch 7, by val/loss = 0.3333\n"
         "4.6 s; everything lies in outputs/run"
     )

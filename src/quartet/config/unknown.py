@@ -48,7 +48,7 @@ def conf_folders() -> Iterator[Path]:
 
 
 def find_unknown(overrides: Sequence[Override], folders: Sequence[Path]) -> list[Problem]:
-    problems, chosen, keys = [], [], []
+    problems, chosen, swept, keys = [], [], [""], []
     for override in overrides:
         group, text = override.key_or_group, str(override.input_line)
         found = [folder / base_group(group) for folder in folders]
@@ -58,17 +58,20 @@ def find_unknown(overrides: Sequence[Override], folders: Sequence[Path]) -> list
             keys.append(override)
             continue
         names = sorted({file.stem for folder in found for file in folder.glob("*.yaml")})
-        wrong = [each for each in options_of(override.value()) if each not in names]
-        for option in wrong:
+        options = list(options_of(override.value()))
+        for option in (wrong := [each for each in options if each not in names]):
             message = f"there is no such option; {suggest_name(option, names, len(names))}"
             problems.append(Problem(group, message, option))
         if override.package is not None and text[0] not in "+~":
             problems.append(Problem(text, f"there is no such group; +{text} adds one."))
-        elif not wrong and not override.is_sweep_override():
+        elif override.is_sweep_override():
+            swept += [f"{group}={option}" for option in options if option not in wrong]
+        elif not wrong:
             chosen.append(text)
-    if keys:
-        config = compose_options(chosen)
-        problems += (p for override in keys for p in find_missing(override, config))
+    for option in swept if keys else ():
+        config = compose_options([*chosen, *filter(None, [option])])
+        missing = [p for override in keys for p in find_missing(override, config, option)]
+        problems += [p for p in missing if p.key not in [known.key for known in problems]]
     return problems
 
 
@@ -89,11 +92,12 @@ def compose_options(chosen: Sequence[str]) -> DictConfig:
         return hydra.compose("train", list(chosen))
 
 
-def find_missing(override: Override, config: DictConfig) -> Iterator[Problem]:
-    """Yields the problem of a key that no option has."""
+def find_missing(override: Override, config: DictConfig, option: str) -> Iterator[Problem]:
+    """Yields the problem of a key that a configuration with this option of a sweep does not have."""
     if override.is_add() or override.is_force_add():
         return
     text, node, place = str(override.input_line), config, ""
+    unknown = f"there is no such key{f' with {option}' if option else ''}"
     for part in override.key_or_group.split("."):
         if not OmegaConf.is_dict(node):
             message = f"is {format_value(node)}, which has no keys; set it as a whole."
@@ -102,10 +106,10 @@ def find_missing(override: Override, config: DictConfig) -> Iterator[Problem]:
             node, place = node[part], f"{place}{part}."
             continue
         elif near := closest_name(part, map(str, node)):
-            yield Problem(text, f"there is no such key; did you mean {place}{near}?")
+            yield Problem(text, f"{unknown}; did you mean {place}{near}?")
         else:
             names = [str(name) for name in node if name != "_target_"]
-            message = f"there is no such key; {suggest_name('', names)}"
+            message = f"{unknown}; {suggest_name('', names)}"
             if "_target_" in node and not override.is_delete():
                 message += f" +{text} gives the class an argument that its file leaves out."
             yield Problem(text, message)
