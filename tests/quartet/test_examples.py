@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import importlib
 import json
 import os
 import shutil
@@ -696,7 +697,8 @@ def test_another_table_is_prepared_as_that_of_the_training(tmp_path: Path) -> No
 
 
 def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
-    before, paths = set(sys.modules), list(sys.modules[made.PROJECT].__path__)
+    package = importlib.import_module(made.PROJECT)
+    before, paths = set(sys.modules), list(package.__path__)
     with examples.installed("segmentation", tmp_path):
         name = composed(["data=shapes"]).data.task
         build(composed(["data=shapes", "trainer=cpu"]))
@@ -706,7 +708,7 @@ def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
     assert sys.modules["made"].CONF == CONF
     assert list(sys.modules[made.PROJECT].__path__) == paths
     assert not [n for n in set(sys.modules) - before if n.endswith(("segmentation", "unet"))]
-    with pytest.raises(ConfigError, match="^data=shapes: there is no such option"):
+    with pytest.raises(ConfigError, match=r"^data=shapes: there is no such option"):
         composed(["data=shapes"])
 
 
