@@ -2,8 +2,8 @@
 
 import copy
 import functools
-import inspect
 import importlib
+import inspect
 import json
 import os
 import shutil

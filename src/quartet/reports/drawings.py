@@ -356,7 +356,9 @@ def learning_curves(directory: Path) -> Canvas:
     for number, name in enumerate(names):
         place, row = number % across, down - 1 - number // across
         panel = canvas.panel(0.6 + place * wide, rate + 0.5 + row * high, *PANEL)
-        parts = {split_part(column)[0]: column for column in others if split_part(column)[1] == name}
+        parts = {
+            split_part(column)[0]: column for column in others if split_part(column)[1] == name
+        }
         for part in sorted(parts, key=[*COLOURS, "test", ""].index):
             draw_by_epoch(panel, history[parts[part]], label=part, color=COLOURS.get(part, INK))
         panel.set_title(name)

@@ -175,7 +175,9 @@ class PartTrial:
             found += self.check_metric(name, metric, sample)
         if found:
             gives = f"Of two samples the model gives {nest.describe(sample[0])}"
-            message = f"{found[0].message.rstrip('.')}. {gives}; targets are {nest.describe(targets)}."
+            message = (
+                f"{found[0].message.rstrip('.')}. {gives}; targets are {nest.describe(targets)}."
+            )
             found[0] = replace(found[0], message=message)
         yield from found
 
