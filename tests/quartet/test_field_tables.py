@@ -1,7 +1,10 @@
 """Tables as people have them: each is read right or refused, and a run reads new ones as its own."""
 
 import bz2
+import csv
+import functools
 import gzip
+import inspect
 import io
 import lzma
 import re
@@ -17,14 +20,16 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from made import composed, project_part
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import r2_score
 
 from quartet.build import build
 from quartet.config.compose import evaluation_config
 from quartet.core.problems import ConfigError
+from quartet.data.csv import csv as csv_source
+from quartet.data.csv import encode
 from quartet.data.split import Parts
-from quartet.data.table import spell
+from quartet.data.table import Format, TableFile, spell
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
 from quartet.reports.figures import drawable_names
@@ -113,6 +118,7 @@ def test_lines_are_read_as_they_are_meant(tmp_path: Path, content: str | bytes) 
         (f"{PLAIN}1,2,3\n", "line 32 has 3 values, and the header 2"),
         (f"{PLAIN}1,2,\n", "line 32 has 3 values, and the header 2"),
         (f"{PLAIN}1\n", "line 32 has 1 values, and the header 2"),
+        (table("n,x", NUMBERS, X, [""] * N), "if they begin with names of rows, name those too"),
         (table("x,y", KINDS, X, Y), r"name those too: sed -i '1s/\^/row,/'"),
         (f"Results\n{PLAIN}", "if the first line is a title, remove it, sed -i 1d"),
         (f"% by hand\n{PLAIN}", "\"data.comment='%'\" skips them"),
@@ -562,6 +568,131 @@ def test_the_file_of_the_training_is_predicted_as_it_was_trained_on(
     own = pd.read_csv(predict(cfg, tmp_path / "run", split="train"), dtype=str)
     pd.testing.assert_frame_equal(whole, own)
     assert {*whole.prediction} <= {*whole.target}
+
+
+# A fuzz
+
+
+class Made:
+    """A table with random values, gaps, names and format, perhaps damaged, in a file.
+
+    Attributes:
+        path: The file.
+        settings: Those of the data group; they may not be the right ones.
+        reference: Reads it by pandas with the right settings, each column as texts.
+    """
+
+    KINDS = (*("float", "int", "text") * 2, *("bool", "percent", "code", "date", "big", "mixed"))
+    TEXTS = ("cat", "größer", "a b", "x;y", "NA", "1a", "l,r", 'say "hi"', "two\nlines")
+    DAMAGES = (*("",) * 12, "trail", "trails", "rows", "short", "comment", "title", "no header")
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        count, pick = int(self.random.integers(4, 40)), self.pick
+        separator, self.decimal, self.thousands = pick(*",;\t|"), pick(".", ".", ","), None
+        if pick(0, 0, 1):
+            self.thousands = pick(*({*".,'"} - {self.decimal}))
+        names = [f"{pick('x', 'größe', 'a b', 'c,d', 'y;z')}{number}" for number in range(3)]
+        columns = [self.column(pick(*self.KINDS), count) for _ in names]
+        order = self.random.permutation(4)
+        header = [[*names, "y"][place] for place in order]
+        columns = [[*columns, self.column("float", count)][place] for place in order]
+        rows, damage, end = list(map(list, zip(*columns, strict=True))), pick(*self.DAMAGES), "\n"
+        if damage in ("trail", "short"):
+            row = rows[int(self.random.integers(count))]
+            row.append("") if damage == "trail" else row.pop()
+        for number, row in enumerate(rows):
+            row += [""] if damage == "trails" else []
+            row[:0] = [str(number + 1)] if damage == "rows" else []
+        quoting, lines = pick(csv.QUOTE_MINIMAL, csv.QUOTE_ALL), io.StringIO()
+        writer = csv.writer(lines, delimiter=separator, quoting=quoting, lineterminator=end)
+        writer.writerows(rows if damage == "no header" else [header, *rows])
+        above = {"comment": "# made" + end, "title": "Title" + end}.get(damage, "")
+        encoding, pack = pick("utf-8", "utf-8-sig", "utf-16", "cp1252"), pick(bytes, gzip.compress)
+        self.path = folder / pick("t.csv", "T.CSV.GZ", "t.data")
+        self.path.write_bytes(pack((above + lines.getvalue()).encode(encoding)))
+        self.settings: dict[str, Any] = {"separator": separator, "path": str(self.path)}
+        if pick(0, 1, 1, 1):
+            self.settings |= {"decimal": self.decimal, "thousands": self.thousands}
+        self.settings |= {"encoding": "cp1252"} if encoding == "cp1252" else {}
+        self.settings |= {"comment": "#"} if damage == "comment" and pick(0, 1) else {}
+        self.settings |= {"missing": "mean"} if pick(0, 1) else {}
+        self.settings |= {"missing_values": ["?"]} if pick(0, 0, 1) else {}
+        self.settings |= {"categories": pick([], [], names)}
+        text = lines.getvalue().partition(end)[2] if damage != "no header" else lines.getvalue()
+        labels = [*(["row"] if damage == "rows" else []), *header]
+        labels += ["tail"] if damage == "trails" else []
+        options: Any = {"names": labels, "dtype": str, "na_filter": False, "index_col": False}
+        self.reference = functools.partial(pd.read_csv, io.StringIO(text), sep=separator, **options)
+
+    def pick(self, *options: Any) -> Any:
+        return options[int(self.random.integers(len(options)))]
+
+    def column(self, kind: str, count: int) -> list[str]:
+        digits, scale = int(self.random.integers(0, 4)), self.pick(1, 1000, 1e6)
+
+        def number(value: float) -> str:
+            text = f"{value:,.{digits}f}".replace(",", "\0").replace(".", self.decimal)
+            return text.replace("\0", self.thousands or "")
+
+        small = self.random.integers(0, 30, count)
+        values = {
+            "float": lambda: map(number, self.random.standard_normal(count) * scale),
+            "int": lambda: map(str, small - 9),
+            "text": lambda: (self.pick(*self.TEXTS) for _ in small),
+            "bool": lambda: (self.pick("True", "False") for _ in small),
+            "percent": lambda: (f"{value}%" for value in small),
+            "code": lambda: (f"{value:03}" for value in small),
+            "date": lambda: (f"2024-05-{value + 1:02}" for value in small),
+            "big": lambda: (str(2**53 + value) for value in small),
+            "mixed": lambda: (self.pick("1", "2", "3", "?", "-") for _ in small),
+        }[kind]()
+        word = self.pick("", "NA", "?") if kind != "float" and self.pick(0, 0, 1) else None
+        return [word if word is not None and not self.pick(0, 1, 1, 1) else text for text in values]
+
+
+@pytest.mark.slow
+def test_what_is_read_of_random_tables_is_what_pandas_reads(tmp_path: Path) -> None:
+    data: Any = OmegaConf.to_container(
+        composed(["data=csv", "data/task=regression"]).data, resolve=True
+    )
+    known = inspect.signature(csv_source).parameters.keys() & data
+    fixed = {"target": "y", "val_fraction": 0, "test_fraction": 0, "fold": None}
+    counts = {"read": 0, "refused": 0}
+    for seed in range(2000):
+        made = Made(tmp_path, seed)
+        settings = {key: data[key] for key in known} | fixed | made.settings
+        try:
+            parts = csv_source(**settings)
+        except ValueError:
+            counts["refused"] += 1
+            continue
+        counts["read"] += 1
+        reference = made.reference()
+        encoding: Any = parts.encoding
+        found, form = parts.train.tensors[0], Format.of(settings)  # type: ignore[attr-defined]
+        size = int(made.random.integers(1, 20))
+        chunks = [
+            encode(chunk, encoding, form) for chunk in TableFile(made.path, form).chunks(size)
+        ]
+        assert torch.equal(torch.cat(chunks), found), seed
+        words = {"", *settings["missing_values"]} if settings["missing_values"] else {"", "NA"}
+        columns = iter(found.double().T.numpy())
+        for name, numbers in encoding["numeric"].items():
+            texts = reference[name].str.rstrip("%").replace({"True": "1", "False": "0"})
+            texts = texts.str.replace(made.thousands or "\0", "").str.replace(made.decimal, ".")
+            right = pd.to_numeric(texts.where(~texts.isin(words))).fillna(numbers["fill"])
+            values = next(columns) * numbers["std"] + numbers["mean"]
+            np.testing.assert_allclose(
+                values, right, 1e-4, 1e-4 * numbers["std"], err_msg=str(seed)
+            )
+        for name, values in encoding["categories"].items():
+            block = np.stack([next(columns) for _ in values])
+            gaps = {""} | (words if settings["missing_values"] else set())
+            right = [None if text in gaps else text for text in reference[name]]
+            assert (block.sum(0) == 1).all(), seed
+            assert [values[place] for place in block.argmax(0)] == right, seed
+    assert min(counts.values()) > 500, counts
 
 
 # Words

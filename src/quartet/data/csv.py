@@ -597,7 +597,8 @@ def _sample(hashes: NDArray[np.uint64], rows: Rows) -> list[Any]:
 def count_trained(parts: Parts, part: str, encoding: Mapping[str, Any]) -> tuple[int, int]:
     """Returns about how many rows of a part stood in the training part of a run, and their number."""
     factor, content = encoding["trained"]
-    hashes = hash_rows(*getattr(parts, part).tensors, parts.class_names)
+    inputs, targets = getattr(parts, part).tensors
+    hashes = hash_rows(inputs, targets, parts.class_names)
     found = int(np.isin(hashes, np.frombuffer(content, dtype=np.uint64)).sum())
     return min(len(hashes), round(found * float(factor))), len(hashes)
 

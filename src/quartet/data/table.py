@@ -252,9 +252,9 @@ class TableFile:
     ) -> None:
         """Raises ValueError if lines have other numbers of values than the header."""
         count, extra = len(names), set(widths) == {len(names) + 1}
-        if extra and trailing:
+        if extra and trailing and not counting:
             self.columns = slice(count)
-        elif extra and counting:
+        elif extra and counting and not trailing:
             self.columns = slice(1, None)
             self.note = "its lines begin with the number of the row, which is left out"
         elif set(widths) == {count - 1} and not names[-1].strip():
