@@ -278,7 +278,7 @@ def call_on_run(name: str) -> None:
 
         command: Any = {"evaluate": evaluate, "predict": predict, "export": export}[name]
         directory = find_run(Path(place))
-        cfg = evaluation_config(directory, overrides)
+        cfg = evaluation_config(directory, overrides, name)
         register_secrets(cfg)
         try:
             command(cfg, directory, **options)

@@ -106,6 +106,28 @@ def test_other_data_of_the_same_kind(run: Path, rescore: Command, tmp_path: Path
     assert written(run, "test")["metrics"] == written(run, "test-1")["metrics"]
     assert written(run, "test")["metrics"]["test/loss"] != own["test/loss"]
     assert written(run, "test-2")["metrics"]["test/loss"] == own["test/loss"]
+    assert written(run, "test")["overrides"] == [f"data.path={tmp_path}/other.csv"]
+    assert "trainer.accelerator=cpu" in written(run, "test-2")["overrides"]
+
+
+def test_samples_that_were_trained_on_are_not_scored(
+    tmp_path: Path,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    train(composed(["data=linear", "trainer.max_epochs=1"]), tmp_path / "r")
+    for setting in ("split_seed=5", "test_fraction=0.3", "val_fraction=0.3", "folds=3"):
+        for script in ("evaluate.py", "predict.py"):
+            assert command(script, "run=r", f"data.{setting}") == 2
+            message = "is not what the run was trained with, and samples to score would be some"
+            assert f"data.{setting}: {message}" in capsys.readouterr().err
+    assert command("evaluate.py", "run=r", "seed=2", "data.num_workers=1") == 0
+    assert "Caution" not in caplog.text
+    assert command("evaluate.py", "run=r", "data.seed=3") == 0
+    assert "Caution: which samples were trained on is not known with data.seed=3." in caplog.text
+    found = [written(tmp_path / "r", name)["overrides"] for name in ("test", "test-1")]
+    assert found == [["seed=2", "data.num_workers=1"], ["data.seed=3"]]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +139,9 @@ def test_other_data_of_the_same_kind(run: Path, rescore: Command, tmp_path: Path
         ),
         ("model=linear", "model=linear: the run in "),
         ("data.path=narrow.csv", "narrow.csv has no column 'c'; there are a, b, kind"),
+        ("optimizer.lr=3", "optimizer.lr=3: is a setting of the training; leave it out, or train"),
+        ("loss.gamma=1 check=only", "check=only: is a setting of the training"),
+        ("+critic_scheduler.T=1", "critic_scheduler.T=1: is a setting of the training"),
         ("split=train", "split=train: must be one of test, val."),
         ("checkpoint=first", "checkpoint=first: first is missing; name best, last or a file."),
         ("data.target=kin", "data.target: must be kind, as in the training; leave it out."),

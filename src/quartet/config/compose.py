@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from quartet.compat import merge_callback_options, share_settings
 from quartet.config import allow
 from quartet.config.configuration import to_container
-from quartet.config.overrides import NAMED_GROUPS, is_option, key_of
+from quartet.config.overrides import NAMED_GROUPS, base_group, is_option, key_of
 from quartet.config.records import (
     apply_overrides,
     read_choices,
@@ -23,8 +23,14 @@ from quartet.config.records import (
 )
 from quartet.config.unknown import explain
 from quartet.core.files import CONF
-from quartet.core.problems import ConfigError, Problem
+from quartet.core.problems import UNSET, ConfigError, Problem
 from quartet.records.run_directory import flatten
+
+# What evaluate, predict and export do not read of a run.
+UNREAD = (
+    *("loss", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
+    *("check", "resume", "directory"),
+)
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictConfig:
@@ -72,20 +78,25 @@ def hydra_record(directory: str | Path) -> Path | None:
     return Path(directory) / (job.hydra.output_subdir or "")
 
 
-def evaluation_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig:
+def evaluation_config(
+    directory: str | Path, overrides: Sequence[str], command: str = "evaluate"
+) -> DictConfig:
     """The configuration with which a run is evaluated, predicts or is exported.
 
     The overrides change values, and of whole options the trainer alone.
 
     Raises:
-        ConfigError: as `read_record` and `apply_overrides`, or an option differs from the run's.
+        ConfigError: as `read_record` and `apply_overrides`, an option differs from the run's, or the
+            command does not read a setting.
     """
     cfg, _ = read_record(directory, overrides)
     chosen = read_choices(directory)
     options, values = split_overrides(overrides)
     if "trainer" in options:
         cfg.trainer = compose_conf([f"trainer={options.pop('trainer')}"]).trainer
-    if problems := [
+    trained = {*UNREAD, *(() if command == "evaluate" else ("metrics",))}
+    recorded = dict(flatten(to_container(cfg, resolve=False)))
+    problems = [
         Problem(
             group,
             f"the run in {directory} was trained with {group}={chosen.get(group)}; leave it out. "
@@ -94,7 +105,15 @@ def evaluation_config(directory: str | Path, overrides: Sequence[str]) -> DictCo
         )
         for group, option in options.items()
         if chosen.get(group) != option
-    ]:
+    ]
+    message = "is a setting of the training; leave it out, or train another run with it."
+    problems += [
+        Problem(key, message, value if equals else UNSET)
+        for key, (_, equals, value) in ((key_of(text), text.partition("=")) for text in values)
+        # The command line replaces references that a record must not hold.
+        if base_group(key.partition(".")[0]) in trained and "${" not in str(recorded.get(key))
+    ]
+    if problems:
         raise ConfigError(*problems)
     cfg.callbacks, cfg.logger = {}, {}
     apply_overrides(cfg, values)

@@ -87,6 +87,11 @@ TRAINING = (
 )
 # Ranges for a search.
 SEARCH = re.compile(r"(loss|model|(\w+_)?(optimizer|scheduler))\.search(\.|$)")
+# Settings that divide the samples among the parts.
+DIVISION = (
+    *("split_seed", "val_fraction", "test_fraction", "folds", "fold"),
+    *("order", "group", "division"),
+)
 HORIZONS = ("T_max", "total_iters", "total_steps")
 
 
@@ -423,9 +428,41 @@ def check_length(
         yield Problem(unset[0], message)
 
 
-def flat(cfg: DictConfig) -> dict[str, Any]:
-    """Dotted keys and resolved values of a configuration, less where a search may look."""
+def changed_settings(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+    """The settings of a run that is built again and that are not those of its record, by their keys."""
+    if not (configs := list_configs(directory)):
+        return {}
+    recorded = OmegaConf.create(rename_targets(read_config(configs[-1])))
+    try:
+        before, now = flat(recorded), flat(cfg)
+    except OmegaConfBaseException:  # a variable of the environment is not set
+        before, now = flat(recorded, resolve=False), flat(cfg, resolve=False)
+    others = ("callbacks", "logger", "resume", "check", "directory")
+    return {
+        key: value
+        for key, value in now.items()
+        if key.partition(".")[0] not in others and value != before.get(key)
+    }
+
+
+def check_division(changed: Mapping[str, Any]) -> Iterator[Problem]:
+    """Checks that the samples of a run which is built again are divided as in its training."""
+    if "data.path" in changed:
+        return
+    for key in (f"data.{name}" for name in DIVISION):
+        if key in changed:
+            message = (
+                "is not what the run was trained with, and samples to score would be some that it was "
+                "trained on; leave it out, score others, input=FILE, or train a run with it."
+            )
+            yield Problem(key, message, changed[key])
+
+
+def flat(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Dotted keys and values of a configuration, less where a search may look."""
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.pop("hydra", None)
-    return {key: value for key, value in flatten(to_container(cfg)) if not SEARCH.match(key)}
+    return {
+        key: value for key, value in flatten(to_container(cfg, resolve)) if not SEARCH.match(key)
+    }

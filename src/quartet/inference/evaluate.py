@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quartet.checkpoints import storage
-from quartet.core.messages import redact
+from quartet.config.records import changed_settings
+from quartet.core.messages import format_value, redact
 from quartet.inference.predictor import rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import without_nan, write_new
@@ -54,9 +55,15 @@ def evaluate(
     figures = without_nan({name: shorten_float(float(value)) for name, value in values})
     if not run.trainer.is_global_zero:
         return figures
+    changed = changed_settings(cfg, Path(directory)).items()
     file = write_new(
         Path(directory) / f"evaluation-{source.stem if source else split}.json",
-        {"checkpoint": redact(path), "split": str(source or split), "metrics": figures},
+        {
+            "checkpoint": redact(path),
+            "split": str(source or split),
+            "overrides": [f"{key}={format_value(value, 200)}" for key, value in changed],
+            "metrics": figures,
+        },
     )
     pictures = draw_evaluation(run, collector, file)
     print(

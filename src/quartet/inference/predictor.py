@@ -14,8 +14,9 @@ from quartet.build import Run, build, rebuild, rebuild_model, recorded_config
 from quartet.checkpoints import storage
 from quartet.compat import quieten
 from quartet.config.configuration import replace_values, to_container
-from quartet.config.records import read_record
-from quartet.core.messages import shorten
+from quartet.config.groups import POLICY_KEYS
+from quartet.config.records import changed_settings, check_division, read_record
+from quartet.core.messages import format_value, shorten
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
 from quartet.data.csv import count_trained
@@ -333,7 +334,16 @@ def rebuild_run(
     if source is not None and is_table:
         changes["data.path"] = str(source)
         metadata |= {"whole": True}
+    changed = {} if is_table else changed_settings(cfg, directory)  # rows of a table are recognised
+    if problems := list(check_division(changed)):
+        raise ConfigError(*problems)
     run = build(replace_values(cfg, changes), directory, metadata)
+    own = {key for key in changed if key.startswith("data.")} - {
+        f"data.{key}" for key in POLICY_KEYS["data"]
+    }
+    if own and "data.path" not in own:
+        words = shorten(f"{key}={format_value(changed[key])}" for key in sorted(own))
+        log.warning("Caution: which samples were trained on is not known with %s.", words)
     run.trainer.loggers = []  # metrics.csv is that of the training
     load_data(run)
     now = run.data.metadata()["class_names"] if run.is_known else known
