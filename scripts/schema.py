@@ -145,6 +145,9 @@ def arguments(group: str, target: str, nodes: list[dict[str, Any]]) -> dict[str,
         null = name in AUTO_FILLED or any(node.get(name, 0) is None for node in nodes)
         hint = hints[name]
         values[name] = of_value(hint | None if null and hint is not Any else hint)
+    # Further keywords that the class hands on.
+    known = {"", "_target_", "of", *hints, *POLICY_KEYS.get(group, ())}
+    values |= {key: {} for node in nodes for key in node if key not in known}
     words = {key: word for node in reversed(nodes) for key, word in node[""].items()}
     return described(values, words)
 

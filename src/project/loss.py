@@ -35,6 +35,7 @@ class WeightedCrossEntropy(nn.Module):
         weight: One positive number a class, or ``"balanced"``: every class has the same total weight
             in the training set. ``fit`` computes it and must run before the first ``forward``.
         num_classes: Number of classes, at least 2.
+        label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1].
 
     Shape:
         outputs ``(batch, classes)`` logits, targets ``(batch,)`` class indices -> scalar.
@@ -48,9 +49,14 @@ class WeightedCrossEntropy(nn.Module):
     weight: Tensor
 
     def __init__(
-        self, *, weight: Sequence[float] | Literal["balanced"], num_classes: int | None
+        self,
+        *,
+        weight: Sequence[float] | Literal["balanced"],
+        num_classes: int | None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         if num_classes is None or num_classes < 2:
             raise ValueError(
                 f"num_classes must be at least 2, got {num_classes}; weighted_cross_entropy is for "
@@ -120,7 +126,42 @@ class WeightedCrossEntropy(nn.Module):
                 "the balanced weights are not set; call fit(train_targets) before the first batch, or "
                 "give weight as a list."
             )
-        return F.cross_entropy(outputs, targets, weight=self.weight)
+        return F.cross_entropy(
+            outputs, targets, weight=self.weight, label_smoothing=self.label_smoothing
+        )
+
+
+class WeightedBCE(nn.Module):
+    """Binary cross-entropy in which the positives of each output have a weight.
+
+    Args:
+        pos_weight: A number for each output; of ``"balanced"`` `fit` makes negatives / positives.
+        num_outputs: Number of labels; 1 for binary.
+
+    Shape:
+        outputs and targets (0.0 and 1.0) ``(batch, num_outputs)`` -> scalar.
+    """
+
+    pos_weight: Tensor
+
+    def __init__(
+        self, *, pos_weight: Sequence[float] | Literal["balanced"], num_outputs: int
+    ) -> None:
+        super().__init__()
+        self.balanced = isinstance(pos_weight, str)
+        weights = [1.0] * num_outputs if isinstance(pos_weight, str) else list(pos_weight)
+        if len(weights) != num_outputs:
+            raise ValueError(f"pos_weight must have {num_outputs} numbers, got {len(weights)}.")
+        self.register_buffer("pos_weight", _class_weights("pos_weight", weights))
+
+    def fit(self, targets: Tensor) -> None:
+        """Sets balanced weights from the targets of the training set."""
+        positives = targets.double().sum(0)
+        if self.balanced and (positives > 0).all():
+            self.pos_weight.copy_((len(targets) - positives) / positives)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=self.pos_weight)
 
 
 class FocalLoss(nn.Module):
@@ -286,10 +327,7 @@ def _pad_queries(
 
 def _class_weights(argument: str, weights: Sequence[float]) -> Tensor:
     if not weights or not all(weight > 0 for weight in weights):
-        raise ValueError(
-            f"{argument} must hold positive numbers, got {list(weights)}; a batch of classes without "
-            "weight would have no mean."
-        )
+        raise ValueError(f"{argument} must hold positive numbers, got {list(weights)}.")
     return torch.tensor(weights, dtype=torch.float32)
 
 

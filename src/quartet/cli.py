@@ -3,9 +3,7 @@
 Hydra and torch are imported within functions: the handlers of signals come first.
 """
 
-import atexit
 import errno
-import gc
 import logging
 import os
 import shlex
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from quartet.compat import run_exit_handlers
-from quartet.config.overrides import key_of, unquote
+from quartet.config.overrides import key_of, quote_values, to_path, unquote
 from quartet.core import processes
 from quartet.core.files import CONF, remove_empty_directories, unlock
 from quartet.core.messages import redact, redact_logs, register_secrets
@@ -50,7 +48,13 @@ def train() -> None:
     shutdown.defer()  # until the run starts: Hydra would turn a signal into an error of its own
     from quartet.sweeps.directory import with_sweep
 
-    sys.argv[1:] = with_sweep(sys.argv[1:])
+    arguments = with_sweep(sys.argv[1:])
+    sweeping = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
+    with refusals("Refused:"):
+        sys.argv[1:] = [
+            each if each.startswith("resume=") else quote_values([each], sweeping=sweeping)[0]
+            for each in arguments
+        ]
     if resumed := find_resumed_run(sys.argv[1:]):
         run_and_exit(partial(resume, *resumed))
     else:
@@ -140,7 +144,7 @@ def attempt(
     register_secrets(cfg)
     redact_logs()
     try:
-        with shutdown.deferred(imports=True), paused_collector():
+        with shutdown.deferred(imports=True):
             import quartet.build  # noqa: F401 (all that takes seconds)
             from quartet.compat import quieten
             from quartet.reports.run import describe_run
@@ -204,24 +208,6 @@ def attempt(
     return None
 
 
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Pauses the garbage collector during imports, which make many objects and no garbage.
-
-    From then on the collector ignores these objects.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # or libraries of compiled code report leaks
-        gc.enable()
-
-
 def holds_training(directory: Path) -> bool:
     """Whether a run left anything to resume from."""
     return (directory / "result.json").exists() or any(directory.glob("checkpoints/*.ckpt"))
@@ -269,7 +255,7 @@ def call_on_run(name: str) -> None:
             overrides.append(argument)
     if not (place := options.pop("run")):
         abort(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME")
-    with refusals("Refused:"), paused_collector():
+    with refusals("Refused:"):
         from quartet.config.compose import evaluation_config
         from quartet.inference.evaluate import evaluate
         from quartet.inference.export import PredictionsDiffer, export
@@ -277,7 +263,7 @@ def call_on_run(name: str) -> None:
         from quartet.sweeps.directory import find_run
 
         command: Any = {"evaluate": evaluate, "predict": predict, "export": export}[name]
-        directory = find_run(Path(place))
+        directory = find_run(to_path(place))
         cfg = evaluation_config(directory, overrides, name)
         register_secrets(cfg)
         try:
@@ -294,7 +280,9 @@ def refusals(first: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         abort("\n  ".join([first, *map(str, error.problems)]))
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in CLOSED:
+            abort(f"{first}\n  {error.filename}: {error.strerror}; use a copy that can be written.")
         print(redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -351,9 +339,10 @@ def find_resumed_run(arguments: Sequence[str]) -> tuple[Path, list[str], bool] |
     named = [each for each in arguments if each.startswith("resume=")]
     if not named and (begun := processes.find_interrupted_run(arguments)):
         return begun, [], False
-    place = unquote(named[-1].removeprefix("resume=")) if named else ""
-    if place in ("", "null"):
+    given = named[-1].removeprefix("resume=") if named else ""
+    if given in ("", "null"):
         return None
+    place = to_path(given)
     rest = [each for each in arguments if not each.startswith("resume=")]
     flags = [each for each in rest if each.startswith("-")]
     settings = [each for each in rest if key_of(each).startswith("hydra")]
@@ -361,7 +350,7 @@ def find_resumed_run(arguments: Sequence[str]) -> tuple[Path, list[str], bool] |
     if flags or (settings and not in_sweep):
         wrong = " ".join(flags or settings)
         abort(f"resume={place} continues that run in its directory; leave out {wrong}.")
-    return Path(place), [each for each in rest if each not in settings], in_sweep
+    return place, [each for each in rest if each not in settings], in_sweep
 
 
 def print_help() -> None:

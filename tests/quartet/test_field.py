@@ -3,26 +3,37 @@
 Inputs are small and of our own; each test names the right value, which once came out wrong.
 """
 
+import errno
 import functools
 import json
+import os
+import re
+import shlex
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from made import composed, options
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.metrics import recall_score
+from sklearn.metrics import ndcg_score, recall_score
 
 from quartet.build import build, compose
 from quartet.checkpoints import storage
 from quartet.config.compose import evaluation_config
+from quartet.config.overrides import quote_values, to_path
+from quartet.core import files
+from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.data.pictures import PictureError, list_pictures, read_picture
 from quartet.inference.evaluate import evaluate
@@ -380,7 +391,7 @@ def test_pictures_are_listed_in_the_order_of_names(tmp_path: Path) -> None:
 def test_monitored_auroc_must_exist(tmp_path: Path) -> None:
     fill(tmp_path / "train", 4)
     fill(tmp_path / "val", cat=3)
-    with pytest.raises(ConfigError, match="val part holds one class only, so it has no AUROC"):
+    with pytest.raises(ConfigError, match="the part holds one class only, so it has no AUROC"):
         described(tmp_path, "monitor.metric=val/auroc")
 
 
@@ -746,3 +757,398 @@ def test_report_has_what_experiments_set_and_cautions_about_divisions(tmp_path: 
         "data.val_fraction differs between these jobs, so their parts have other rows" in each
         for each in cautions(results.jobs, "val/loss")
     )
+
+
+# The command line: what the shell passes as one word is one name
+
+WORDS = [
+    *(
+        "a b.csv",
+        "a[1].csv",
+        "a,b",
+        "é.csv",
+        "lr=0.1 (é)",
+        "a;b",
+        "a\tb",
+        "007",
+        "true",
+        "1e5",
+        "-1",
+    ),
+    *("it's", "a'b\"c", "a#b", "a:b", "{x}", "a|b&c", "*", "back\\slash", "x ", " x", "a~b/x"),
+    *(
+        "range(3)",
+        "choice(1,2)",
+        "[",
+        "a]",
+        "$HOME",
+        "%20",
+        "中文",
+        "inf",
+        "a\\",
+        "12:30",
+        "- -",
+        "@x",
+    ),
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_any_word_is_a_name(word: str) -> None:
+    for key in ("data.path", "data.target", "data.group", "model.weights", "hydra.sweep.dir"):
+        quoted = quote_values([f"{key}={word}"])
+        assert parsed(quoted).value() == word
+        assert quote_values(quoted) == quoted
+
+
+def parsed(overrides: Sequence[str]) -> Override:
+    (override,) = OverridesParser.create().parse_overrides(list(overrides))
+    return override
+
+
+def test_word_of_the_command_line_reaches_the_configuration() -> None:
+    words = dict(zip(("path", "target", "group", "positive"), WORDS[4:8], strict=True))
+    cfg = compose(["data=csv", *(f"data.{key}={word}" for key, word in words.items())])
+    assert {key: cfg.data[key] for key in words} == words
+
+
+def test_home_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert quote_values(["hydra.run.dir=~/my runs"]) == [f"hydra.run.dir='{tmp_path}/my runs'"]
+    assert to_path("'~/my runs'") == tmp_path / "my runs"
+    assert compose(["data=csv", "data.path=~/a.csv"]).data.path == "~/a.csv"  # read from there
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "value"),
+    [
+        ("data.target", "[a,b]", ["a", "b"]),
+        ("data.target", "[1,2]", ["1", "2"]),
+        ("data.features", "[a b,c (d),é]", ["a b", "c (d)", "é"]),
+        ("data.features", "[true,007,x]", ["true", "007", "x"]),
+        ("data.target", "'a,b'", "a,b"),
+        ("data.target", "null", None),
+        ("data.separator", "\\t", "\t"),
+        ("data.separator", "\t", "\t"),
+        ("data.separator", ";", ";"),
+        ("data.separator", "', '", ", "),
+        ("data.separator", "|", "|"),
+        ("optimizer.lr", "1e-3", 0.001),
+        ("data.batch_size", "full", "full"),
+        ("optimizer.freeze", "[layers.0.*,x]", ["layers.0.*", "x"]),
+        ("callbacks.best.filename", "{epoch}-{val/loss:.3f}", "{epoch}-{val/loss:.3f}"),
+    ],
+)
+def test_values_are_what_was_typed(key: str, typed: str, value: Any) -> None:
+    assert parsed(quote_values([f"{key}={typed}"])).value() == value
+
+
+def test_names_with_commas_are_swept_one_by_one() -> None:
+    def swept(word: str) -> list[str]:
+        return list(parsed(quote_values([word], sweeping=True)).sweep_string_iterator())
+
+    assert swept("data.path=~/a.csv,b c.csv,é.csv") == ["'~/a.csv'", r"b\ c.csv", "'é.csv'"]
+    assert swept("data.path=a.csv,b.csv") == ["a.csv", "b.csv"]
+    assert swept("seed=range(3)") == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "optimizer=sgd,adam",
+            "several values are trained by a sweep, python train.py -m; one text",
+        ),
+        ("seed=range(3)", r"several values .*: seed='range\(3\)'"),
+        ("optimizer.lr=interval(0,1)", "several values are trained by a sweep"),
+        ("+metrics.x={a: b(c}", r"cannot be read; put quotes around texts within it"),
+        ("model.hidden=[64,64", "cannot be read; put quotes"),
+    ],
+)
+def test_words_that_are_no_value_are_refused(
+    word: str, message: str, train_py: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_py(word) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(Path().iterdir())
+
+
+def test_run_of_any_name_is_evaluated_predicted_with_and_resumed(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "it's lr=0.1 (é), [a];#~"
+    words = ["data=wine", "model=linear", "metrics=none", "trainer.max_epochs=1", *SHORT]
+    assert command("train.py", "-m", "seed=1,2", *words, f"hydra.sweep.dir={name}") == 0
+    printed = capsys.readouterr().out
+    lines = [shlex.split(line) for line in printed.splitlines() if line.startswith("  python ")]
+    assert [line[1] for line in lines] == ["train.py", "evaluate.py"]
+    for _, script, *arguments in lines:
+        again = ["hydra.run.dir=again (1)"] if script == "train.py" else []
+        assert command(script, *arguments, *again) == 0
+    assert command("predict.py", f"run={name}/0", "output=p (1).csv") == 0
+    assert Path("p (1).csv").exists()
+    assert command("train.py", f"resume={name}/0", "trainer.max_epochs=2") == 0
+    assert command("train.py", f"sweep.resume={name}", "seed=1,2,3") == 0
+    assert len(Table(name).jobs) == 3
+
+
+def test_files_and_columns_of_any_name(command: Callable[..., int], tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        np.random.default_rng(0).normal(size=(40, 3)), columns=["1", "b c", "é (x)"]
+    )
+    frame["true"] = np.arange(40) % 2
+    (tmp_path / "my data, (1)").mkdir()
+    frame.to_csv(path := tmp_path / "my data, (1)" / "a=b;é.csv", index=False)
+    words = ["data=csv", f"data.path={path}", "data.target=true", "model=linear", *SHORT]
+    assert command("train.py", *words, "data.features=[1,é (x)]", "hydra.run.dir=2024") == 0
+    assert command("predict.py", "run=2024", f"input={path}", "id=b c", "output=p.csv") == 0
+    assert len(pd.read_csv("p.csv")) == 40
+
+
+# Processes and places
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_told_once(
+    error: int,
+    train_py: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def flock(*arguments: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    files.warn_of_no_locks.cache_clear()
+    words = ["data=wine", "model=linear", "metrics=none", "trainer.max_epochs=1", *SHORT]
+    assert train_py("-m", "seed=1,2", *words, "hydra.sweep.dir=s") == 0
+    assert train_py(*words, "hydra.run.dir=r") == 0
+    assert capsys.readouterr().err.count("This file system has no locks") == 1
+
+
+def test_other_errors_of_locks_are_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*arguments: Any) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(OSError, match="broken"):
+        files.try_lock(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ([], "hydra.run.dir"),
+        (["hydra.run.dir=/proc/here/run"], "hydra.run.dir"),
+        (["-m", "seed=1,2"], "hydra.sweep.dir"),
+        (["-m", "seed=1,2", "hydra.sweep.dir=/proc/here"], "hydra.sweep.dir"),
+    ],
+)
+def test_place_that_cannot_be_written_is_refused(
+    words: list[str],
+    key: str,
+    command: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir("/proc")
+    assert command("train.py", *words) == 2
+    message = capsys.readouterr().err
+    assert re.match(
+        rf"{key}=.*: No such file .*; name a folder that can be made, {key}=DIR", message
+    )
+    assert len(message.splitlines()) == 1
+
+
+def test_read_only_run_is_scored_and_what_cannot_be_written_is_told(
+    command: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["data=wine", "model=linear", "trainer.max_epochs=1", *SHORT, "hydra.run.dir=run"]
+    assert command("train.py", *words) == 0
+
+    def write(path: Path, content: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("quartet.core.files.write_json", write)
+        capsys.readouterr()
+        assert command("evaluate.py", "run=run") == 2
+    printed = capsys.readouterr()
+    assert "accuracy" in printed.out
+    assert re.match(
+        r"Refused:\n  run/evaluation-test.json: Read-only file system; use", printed.err
+    )
+    assert command("predict.py", "run=run", "output=p.csv") == 0
+
+
+def test_more_processes_than_cores_are_refused() -> None:
+    cores = os.cpu_count() or 1
+    with pytest.raises(ConfigError, match=rf"trainer.devices=64: .* has {cores} CPU cores; set"):
+        build(composed(["trainer=cpu", "trainer.devices=64", "trainer.strategy=ddp"]))
+    build(composed(["trainer=cpu", "trainer.devices=2", "trainer.strategy=ddp"]))
+
+
+def test_another_application_of_hydra_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("a: 1\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert compose(["seed=3"]).seed == 3
+        assert hydra.compose("theirs").a == 1
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_another_working_directory(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "pets", 12)
+    words = ["data=image_folder", "data.path=pets", "data.image_size=8", "model=linear", *SHORT]
+    monkeypatch.chdir(tmp_path)
+    train(composed(words), "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    assert command("predict.py", "run=../moved", "input=../pets", "output=p.csv") == 0
+    assert command("evaluate.py", "run=../moved", "data.path=../pets") == 0
+    assert command("train.py", "resume=../moved", "data.path=../pets", "trainer.max_epochs=2") == 2
+    monkeypatch.chdir(tmp_path)
+    assert command("train.py", "resume=moved", "trainer.max_epochs=2") == 0
+
+
+# Rankings
+
+
+def letor(path: Path, sizes: Sequence[int], features: int = 3) -> Path:
+    """Queries of so many documents."""
+    random = np.random.default_rng(0)
+    lines = [
+        f"{random.integers(0, 3)} qid:{query} "
+        + " ".join(f"{n}:{random.random():.3f}" for n in range(1, features + 1))
+        for query, size in enumerate(sizes)
+        for _ in range(size)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("loss", ["ranknet", "listnet", "mse"])
+def test_query_of_one_document_counts(
+    loss: str, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    letor(tmp_path / "clicks.txt", [*[4] * 20, 1, 1, 1])
+    words = ["data=ranking", "data.path=clicks.txt", f"loss={loss}", "model=linear", *SHORT]
+    assert command("train.py", *words, "hydra.run.dir=run") == 0
+    assert "data: 3 queries have one document, and count as ordered." in capsys.readouterr().err
+    letor(tmp_path / "new.txt", [1, 5, 2], features=2)  # the last feature is 0 in every row
+    assert command("predict.py", "run=run", "input=new.txt", "output=p.csv") == 0
+    table = pd.read_csv("p.csv")
+    assert list(table["query"]) == [0, *[1] * 5, 2, 2]
+    assert command("evaluate.py", "run=run", "input=new.txt") == 0
+    letor(tmp_path / "wide.txt", [2, 2], features=4)
+    assert command("predict.py", "run=run", "input=wide.txt", "output=q.csv") == 2
+    assert "wide.txt has 4 features; the run has 3" in capsys.readouterr().err
+
+
+def test_new_queries_are_prepared_as_those_of_the_training(
+    tmp_path: Path, command: Callable[..., int]
+) -> None:
+    letor(tmp_path / "clicks.txt", [4] * 20)
+    words = ["data=ranking", "data.path=clicks.txt", "data.test_fraction=0", "model=linear"]
+    assert command("train.py", *words, *SHORT, "hydra.run.dir=run") == 0
+    assert command("predict.py", "run=run", "input=clicks.txt", "output=p.csv") == 0
+    assert command("predict.py", "run=run", "split=train", "output=q.csv") == 0
+    every, train_part = pd.read_csv("p.csv"), pd.read_csv("q.csv")
+    assert set(train_part["prediction"].round(4)) <= set(every["prediction"].round(4))
+
+
+def test_gain_of_ndcg_is_the_grade() -> None:
+    metric = build(composed(["data=ranking"])).module.val_metrics.metrics["ndcg"]
+    scores, grades = torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0, 2, 1])
+    metric.update(scores, grades, torch.zeros(3, dtype=torch.long))
+    expected = ndcg_score(grades[None].numpy(), scores[None].numpy())
+    assert float(metric.compute()) == pytest.approx(expected)
+    assert "grade itself" in (CONF / "metrics/ranking.yaml").read_text()
+
+
+# Help for rare classes
+
+
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [
+        (["data/task=binary", "data.target=kind"], [6 / 54]),
+        (["data/task=multilabel", "data.target=[amount,odd]"], [54 / 6, 1.0]),
+        (["data/task=binary", "data.target=kind", "data.positive=fraud"], [54 / 6]),
+        (["data/task=binary", "data.target=kind", "loss.pos_weight=[3]"], [3]),
+    ],
+)
+def test_positives_have_a_weight(fraud: Path, words: list[str], weights: list[float]) -> None:
+    table = pd.read_csv(fraud).replace({"odd": {"yes, very": 0, "no": 1}})
+    table.astype({"amount": int}).to_csv(fraud, index=False)
+    data = ["data=csv", f"data.path={fraud}", "data.val_fraction=0", "data.test_fraction=0"]
+    run = build(composed([*data, *words, "loss=weighted_bce", "monitor.metric=train/loss", *SHORT]))
+    loss = run.module.loss
+    loss.fit(run.data.targets())
+    assert loss.pos_weight.tolist() == pytest.approx(weights)
+    outputs, targets = torch.randn(8, len(weights)), torch.ones(8, len(weights))
+    unweighted = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs, targets, reduction="none"
+    )
+    expected = (unweighted * torch.tensor(weights)).mean()
+    assert float(loss(outputs, targets)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_class_weights_go_with_smoothing() -> None:
+    words = ["data=wine", "loss=weighted_cross_entropy", "loss.label_smoothing=0.1"]
+    loss = build(composed([*words, "loss.weight=[1,2,3]", *SHORT])).module.loss
+    outputs, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    expected = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=0.1)(outputs, targets)
+    assert torch.equal(loss(outputs, targets), expected)
+    with pytest.raises(ConfigError, match=r"is for multiclass tasks.* use loss=bce"):
+        build(composed(["data=breast_cancer", "loss=weighted_cross_entropy"]))
+
+
+# Metrics and batches
+
+
+def test_metrics_that_agree_once_are_not_merged(tmp_path: Path) -> None:
+    """Two thresholds give the same recall in the first epoch, and later another."""
+    node = "{_target_: torchmetrics.Recall, task: binary, threshold: %s}"
+    metrics = {"low": node % 0.5, "high": node % 0.75}
+    words = ["data=breast_cancer", "metrics=none", "model=linear", *SHORT]
+    words += [f"+metrics.{name}={text}" for name, text in metrics.items()]
+    module = build(composed(words), tmp_path).module
+    for scale in (100.0, 0.5):
+        module.val_metrics.reset()
+        module.val_metrics.append(torch.zeros(()), torch.full((4, 1), scale), torch.ones(4, 1))
+        found = {name: float(value) for name, value in module.val_metrics.compute().items()}
+        assert found == {"val/low": 1.0, "val/high": float(scale > 1)}
+
+
+@pytest.mark.parametrize(
+    ("words", "reached"),
+    [
+        (["trainer.limit_train_batches=1000"], True),
+        (["trainer.limit_train_batches=1"], False),
+        (["trainer.limit_train_batches=1.0"], True),
+        (["trainer.limit_train_batches=0.5"], False),
+        (["trainer=overfit"], False),
+        (["trainer.max_steps=419"], False),
+        (["trainer.max_steps=420"], True),
+        (["data.drop_last=true"], False),
+        (["data.batch_size=1"], True),
+        (["data.batch_size=4"], False),
+        (["trainer.accumulate_grad_batches=420"], True),
+    ],
+)
+def test_last_batch_of_one_is_refused_when_it_is_reached(words: list[str], reached: bool) -> None:
+    """1,258 rows are 419 batches of three, and one of a single row."""
+    cfg = composed(["model.norm=batch", "data.batch_size=3", *SHORT, *words])
+    if not reached:
+        build(cfg)
+        return
+    with pytest.raises(ConfigError, match="leaves a batch of one sample, and the model refuses it"):
+        build(cfg)

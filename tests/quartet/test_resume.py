@@ -692,6 +692,7 @@ def test_damaged_result_counts_as_none(done: Path, tmp_path: Path) -> None:
 def test_any_directory_can_be_named(name: str) -> None:
     (override,) = OverridesParser.create().parse_overrides([f"a={quote(name)}"])
     assert override.value() == name
+    assert unquote(quote(name)) == name
     assert unquote(name) == name
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_svmlight_files
+from torch.utils.data import TensorDataset
 
 from quartet import Fold, Parts, Rows, assemble, split, standardize
 
@@ -71,9 +72,19 @@ def ranking(
         )
     else:
         rows = Rows(*(np.arange(*bounds[part : part + 2]) for part in range(3)))
-    inputs, _ = standardize(values, rows.train)
-    targets = torch.from_numpy(relevance.astype(np.float32)).unsqueeze(1)
-    return assemble(rows, inputs, targets, torch.from_numpy(indexes))
+    inputs, (mean, std) = standardize(values, rows.train)
+
+    def read(file: Path) -> TensorDataset:
+        others, grades, queries, _ = _read(file)
+        if (lacking := len(mean) - others.shape[1]) < 0:
+            raise ValueError(f"{file} has {others.shape[1]} features; the run has {len(mean)}.")
+        wide = torch.from_numpy(np.pad(others, ((0, 0), (0, lacking))))
+        return TensorDataset((wide - mean) / std, *map(torch.from_numpy, (grades, queries)))
+
+    parts = assemble(rows, inputs, *map(torch.from_numpy, (relevance, indexes)))
+    single = int((np.bincount(indexes) == 1).sum())
+    notes = (f"{single} queries have one document, and count as ordered",) * bool(single)
+    return parts._replace(read=read, notes=notes)
 
 
 def _made_up(
@@ -97,7 +108,7 @@ def _made_up(
     score = score / score.std() + noise * random.standard_normal(len(score))
     # Few documents matter, as in judged web search: half of them are graded 0, one in thirty 4.
     relevance = np.digitize(score, np.quantile(score, (0.5, 0.75, 0.9, 0.97)))
-    return values, relevance, np.repeat(np.arange(queries), documents)
+    return values, relevance.astype(np.float32)[:, None], np.repeat(np.arange(queries), documents)
 
 
 def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], list[int] | None]:
@@ -139,7 +150,7 @@ def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], li
         begin = first[inverse]  # queries keep the order in which they first appear
         order = np.argsort(begin, kind="stable")
         values.append(x.toarray()[order])
-        relevance.append(y[order])
+        relevance.append(y[order].astype(np.float32)[:, None])
         indexes.append(total + begin[order])
         total += len(y)
         ends[name.name] = total

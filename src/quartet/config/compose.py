@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from quartet.compat import merge_callback_options, share_settings
 from quartet.config import allow
 from quartet.config.configuration import to_container
-from quartet.config.overrides import NAMED_GROUPS, base_group, is_option, key_of
+from quartet.config.overrides import NAMED_GROUPS, base_group, is_option, key_of, quote_values
 from quartet.config.records import (
     apply_overrides,
     read_choices,
@@ -53,14 +53,18 @@ def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictCo
 
 def compose_conf(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
     """As `compose`, from conf/ alone."""
-    GlobalHydra.instance().clear()
     merge_callback_options()
     share_settings(NAMED_GROUPS)
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        try:
-            cfg = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-        except HydraException as error:
-            raise explain(error, overrides) from None
+    words = quote_values(overrides)
+    other = GlobalHydra.instance().hydra  # of a notebook, say
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            cfg = hydra.compose(config_name, words, return_hydra_config=True)
+    except HydraException as error:
+        raise explain(error, words) from None
+    finally:
+        GlobalHydra.instance().hydra = other
     choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
     overridden = OmegaConf.to_container(cfg.hydra.overrides.task)
     with open_dict(cfg):

@@ -1,12 +1,12 @@
-"""Overrides as text, names of groups, ranges of a search. Without Hydra and torch."""
+"""Overrides as text, names of groups, ranges of a search. Without torch."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quartet.core.files import CONF
-from quartet.core.problems import Problem
+from quartet.core.problems import ConfigError, Problem
 
 # A module may have several of these, under names of their own: critic_optimizer.
 NAMED_GROUPS = ("optimizer", "scheduler")
@@ -36,10 +36,91 @@ def quote(directory: str | Path) -> str:
     return f"'{escaped}'"
 
 
+def is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+
+
 def unquote(text: str) -> str:
-    """A value without the quotes that it was given for Hydra's sake."""
-    whole = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1] if whole else text
+    """A value without the quotes that it was given for Hydra's sake: the reverse of `quote`."""
+    if not is_quoted(text):
+        return text
+    mark, inner = text[0], text[1:-1]
+    return re.sub(rf"(\\+)({mark}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], inner)
+
+
+def to_path(text: str) -> Path:
+    """The path that a word of the command line names, in quotes or with ``~`` for the home."""
+    return Path(unquote(text)).expanduser()
+
+
+# Keys whose value is the name of a file, folder, column or run, and not a number.
+NAMES = re.compile(
+    r"data\.(path|dir|positive|separator|target|drop|order|group|division|classes)|"
+    r"model\.weights|hydra\.(run|sweep)\.(dir|subdir)|hydra\.sweeper\.(resume|storage)|"
+    r"callbacks\.\w+\.(dirpath|filename)|logger\.\w+\.(\w*name|group|notes|project|entity|save_dir|tags)"
+)
+FOLDERS = re.compile(r"hydra\.(run|sweep)\.dir|hydra\.sweeper\.resume")  # never several
+# Texts that Hydra reads as such, and does not change.
+SIMPLE = re.compile(r"(?!(true|false|null|inf|nan)$)[A-Za-z_/][\w./-]*", re.IGNORECASE | re.ASCII)
+
+
+def quote_values(overrides: Sequence[str], *, sweeping: bool = False) -> list[str]:
+    """Overrides in which Hydra reads each value as it was typed, in quotes if need be.
+
+    Args:
+        overrides: Words of the command line; flags stay as they are.
+        sweeping: Whether a value may stand for several, such as ``1,2`` or ``range(3)``.
+
+    Raises:
+        ConfigError: a list or mapping cannot be read, or a value stands for several.
+    """
+    return [quote_value(each, sweeping) for each in overrides]
+
+
+def quote_value(override: str, sweeping: bool) -> str:
+    """An override as `quote_values` returns it."""
+    key, equals, value = override.partition("=")
+    is_open = value in ("", "null", "???") or value.startswith("${") or SIMPLE.fullmatch(value)
+    if not equals or override.startswith(("-", "~")) or is_open:
+        return override
+    name = key_of(override)
+    if FOLDERS.fullmatch(name):
+        return override if "${" in value else f"{key}={quote(to_path(value))}"
+    if name == "data.separator":
+        value = value.replace(r"\t", "\t")
+    is_name = NAMES.fullmatch(name) is not None
+    if re.fullmatch(r"\[[^'\"]+\]", value) and (is_name or name == "data.features"):
+        parts = map(str.strip, value[1:-1].split(","))
+        return f"{key}=[{','.join(e if SIMPLE.fullmatch(e) else quote(e) for e in parts)}]"
+    parsed = parse_value(value)
+    if parsed and parsed.is_sweep_override():
+        if sweeping:
+            return override
+        if not is_name:
+            message = (
+                "several values are trained by a sweep, python train.py -m; one text has quotes"
+            )
+            raise ConfigError(Problem(key, f"{message}: {key}={quote(value)}.", value))
+    elif parsed and (not is_name or is_quoted(value) or parsed.value() == value):
+        return f"{key}={value}"
+    elif parsed is None and value[0] in "[{" and not is_name:
+        message = "cannot be read; put quotes around texts within it, or around all"
+        raise ConfigError(Problem(key, f"{message}: {key}={quote(value)}.", value))
+    elif parsed is None and sweeping and not is_quoted(value):
+        each = (one if parse_value(one) else quote(one) for one in value.split(","))
+        return f"{key}={','.join(each)}"
+    return f"{key}={quote(unquote(value))}"
+
+
+def parse_value(value: str) -> Any:
+    """A value in Hydra's grammar; None if it is none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_overrides([f"key={value}"])[0]
+    except HydraException:
+        return None
 
 
 def key_of(override: str) -> str:

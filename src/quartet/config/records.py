@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quartet.config import allow
 from quartet.config.configuration import to_container
-from quartet.config.overrides import find_groups, is_option, key_of
+from quartet.config.overrides import NAMES, find_groups, is_option, key_of, quote_values
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import (
@@ -276,6 +276,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     for text in overrides:
         key = key_of(text)
         try:
+            (text,) = quote_values([text], sweeping=not NAMES.fullmatch(key))
             (each,) = OverridesParser.create().parse_overrides([text])
             if each.is_sweep_override():
                 raise ValueError("has several values, as for a sweep. Give one.")

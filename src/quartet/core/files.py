@@ -1,5 +1,6 @@
 """Files: atomic writes, unique paths, locks of directories, removal of empty ones. Without torch."""
 
+import errno
 import itertools
 import json
 import os
@@ -9,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from quartet.core import processes
 from quartet.core.problems import ConfigError, Problem
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 CONF = Path(__file__).parents[3] / "conf"
 # Packages of the project: every package in src/ beside the engine, whatever a fork calls it.
 PROJECTS = tuple(
@@ -153,6 +156,11 @@ def try_lock(directory: Path) -> bool:
         except BlockingIOError:
             os.close(descriptor)
             return False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            warn_of_no_locks()
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 os.truncate(descriptor, 0)
@@ -160,6 +168,13 @@ def try_lock(directory: Path) -> bool:
                 _descriptors[directory] = descriptor
                 return True
         os.close(descriptor)  # another process has just removed the file
+
+
+@cache
+def warn_of_no_locks() -> None:
+    """Says once that a file system has no locks."""
+    message = "This file system has no locks: start nothing twice in one directory at once."
+    print(message, file=sys.stderr)
 
 
 def unlock(directory: Path) -> None:

@@ -222,8 +222,11 @@ def find_parts(root: Path, notes: list[str]) -> dict[str, Path]:
     return parts or {"train": root}
 
 
-def to_tensor(image_size: int) -> v2.Compose:
-    """Returns the transform that makes a picture float32 ``(channels, size, size)`` in [0, 1]."""
+def to_tensor(image_size: int | tuple[int, int]) -> v2.Compose:
+    """Returns the transform that makes a picture float32 ``(channels, height, width)`` in [0, 1].
+
+    A number is the height and width, to which the middle is cut; other pictures are stretched.
+    """
     return v2.Compose(
         [
             v2.ToImage(),

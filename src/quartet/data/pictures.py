@@ -2,9 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +43,19 @@ def list_pictures(folder: Path, left_out: dict[str, int]) -> list[Path]:
         left_out: Gets the number of the files that are none, by their ending.
     """
     found, seen = [], set()
-    for place, folders, files in sorted_walk(folder):
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         if (real := os.path.realpath(place)) in seen:  # a link to a folder above it
             folders.clear()
             continue
         seen.add(real)
-        for name in files:
+        for name in sorted(name for name in files if not is_hidden(name)):
             suffix = Path(name).suffix.lower()
             if suffix in IMG_EXTENSIONS:
                 found.append(Path(place, name))
             else:
                 left_out[suffix or "no ending"] = left_out.get(suffix or "no ending", 0) + 1
     return found
-
-
-def sorted_walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walks as `os.walk`, in the order of the names, without hidden files and folders."""
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield place, folders, sorted(name for name in files if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:
@@ -159,20 +152,18 @@ def check_pictures(paths: Sequence[Path]) -> None:
     Raises:
         ValueError: some cannot be read; the message names them.
     """
-    reason = partial(find_problem, small=True)
+
+    def find_problem(path: Path) -> str | None:
+        try:
+            read_picture(path, small=True)
+        except PictureError as error:
+            return str(error)
+        return None
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        found = threads.map(reason, paths)
+        found = threads.map(find_problem, paths)
         bar = tqdm(found, desc="reading", total=len(paths), unit="picture", delay=3, leave=False)
         refuse_pictures([problem for problem in bar if problem])
-
-
-def find_problem(path: Path, **options: Any) -> str | None:
-    """The reason why a picture cannot be read; None if it can be."""
-    try:
-        read_picture(path, **options)
-    except PictureError as error:
-        return str(error)
-    return None
 
 
 def refuse_pictures(problems: Sequence[str]) -> None:

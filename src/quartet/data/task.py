@@ -754,15 +754,6 @@ class Ranking(StandardTask):
     def example_targets(self) -> tuple[Tensor, ...]:
         return torch.tensor([[1.0], [0.0], [2.0], [0.0]]), torch.tensor([0, 0, 1, 1])
 
-    def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
-        sizes = tensors[1].unique_consecutive(return_counts=True)[1]
-        if single := int((sizes == 1).sum()):
-            yield Problem(
-                "data",
-                f"{single} of the {len(sizes)} queries of the {part} part have one document, which "
-                "has no order; leave them out.",
-            )
-
     def describe_targets(self, tensors: Tensors, names: Names, scale: Scale | None) -> str:
         sizes = tensors[1].unique_consecutive(return_counts=True)[1]
         relevant = (tensors[0] > 0).float().mean()

@@ -56,6 +56,7 @@ def evaluate(
     if not run.trainer.is_global_zero:
         return figures
     changed = changed_settings(cfg, Path(directory)).items()
+    print(columns(figures), *filter(None, [describe_caption(run)]), sep="\n")
     file = write_new(
         Path(directory) / f"evaluation-{source.stem if source else split}.json",
         {
@@ -66,11 +67,5 @@ def evaluate(
         },
     )
     pictures = draw_evaluation(run, collector, file)
-    print(
-        columns(figures),
-        *filter(None, [describe_caption(run)]),
-        "written:",
-        *(f"  {each}" for each in [file, *pictures]),
-        sep="\n",
-    )
+    print("written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")
     return figures

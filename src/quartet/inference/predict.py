@@ -324,7 +324,7 @@ def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
         log.warning("input: %d %s left out, which are no pictures.", count, kind)
     channels, height, width = predictor.metadata["input_shape"]
     any_size = "image_size" in config  # as data=image_folder accepts them
-    transform = to_tensor(config["image_size"]) if any_size else resize_to(height, width)
+    transform = to_tensor(config["image_size"] if any_size else (height, width))
     loader: DataLoader[Any] = DataLoader(
         PictureFiles(paths, channels, transform, None if any_size else (height, width)),
         batch_size=config["eval_batch_size"],
@@ -347,17 +347,6 @@ def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
             start += len(tensors)
             bar.update(len(tensors))
     refuse_pictures(problems)
-
-
-def resize_to(height: int, width: int) -> v2.Compose:
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            v2.Resize((height, width), antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.ToPureTensor(),
-        ]
-    )
 
 
 # Writing

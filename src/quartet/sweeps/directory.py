@@ -1,8 +1,10 @@
 """Directories of runs and sweeps. Imported at every start, so without torch."""
 
 import atexit
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from quartet.config.overrides import is_job_override, is_plain, key_of, quote, unquote
+from quartet.config.overrides import is_job_override, is_plain, key_of, quote, to_path
 from quartet.core import processes
-from quartet.core.files import make_unique_directory, try_lock, unlock
+from quartet.core.files import make_unique_directory, remove_empty_directories, try_lock, unlock
 from quartet.core.messages import join_and, redact
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
@@ -55,14 +57,13 @@ class RunDirectory(Callback):
         if config.get("resume"):  # continues in the directory of that run
             return
         if not is_named("hydra.run.dir", config):
-            set_directory(config, "run", make_unique_directory(directory))
+            with writable("hydra.run.dir", directory):
+                set_directory(config, "run", make_unique_directory(directory))
             return
-        try:
+        with writable("hydra.run.dir", directory):
             # The log is removed with a start that is refused.
             log = directory / f"{config.hydra.job.name}.log"
             mine = not (holds_run(directory) or log.exists()) and try_lock(directory)
-        except OSError as error:
-            abort(f"hydra.run.dir={directory}: {error.strerror}; name a folder that can be made.")
         atexit.register(unlock, directory)
         if not mine or holds_run(directory):  # another start may have begun and ended meanwhile
             abort(
@@ -82,8 +83,13 @@ class RunDirectory(Callback):
                 "hydra.sweep.subdir: the jobs of a sweep are numbered, so that it can be resumed; leave it out, "
                 "results.csv says what each of them is. hydra.sweep.dir names the directory of all."
             )
-        if not is_named("hydra.sweep.dir", config):
-            set_directory(config, "sweep", make_unique_directory(Path(config.hydra.sweep.dir)))
+        directory = Path(config.hydra.sweep.dir)
+        with writable("hydra.sweep.dir", directory):
+            if is_named("hydra.sweep.dir", config):
+                directory.mkdir(parents=True, exist_ok=True)
+                remove_empty_directories(directory)
+            else:
+                set_directory(config, "sweep", make_unique_directory(directory))
         if config.get("check") != "only":
             atexit.register(write_report, config.hydra.sweep.dir)  # an interrupted sweep has no end
 
@@ -99,6 +105,18 @@ class RunDirectory(Callback):
         write_report(config.hydra.sweep.dir)
         if unfinished:
             raise SystemExit(1)
+
+
+@contextmanager
+def writable(key: str, directory: Path) -> Iterator[None]:
+    """Exits with 2 if a directory cannot be made or written."""
+    try:
+        yield
+    except OSError as error:
+        abort(
+            f"{key}={directory}: {error.strerror}; name a folder that can be made, {key}=DIR. The working "
+            f"directory is {Path.cwd()}."
+        )
 
 
 def lock_job(directory: Path, *, sweeping: bool = False) -> None:
@@ -129,7 +147,7 @@ def write_report(directory: str) -> None:
     except Exception as error:
         print(
             f"No report, since {type(error).__name__}: {error}\n"
-            f"Once that is corrected: python scripts/report.py {directory}",
+            f"Once that is corrected: python scripts/report.py {shlex.quote(directory)}",
             file=sys.stderr,
         )
 
@@ -197,7 +215,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
         given.append(each)
     if not named or named[-1] == "sweep.resume=null":
         return given
-    directory = unquote(named[-1].removeprefix("sweep.resume="))
+    directory = to_path(named[-1].removeprefix("sweep.resume="))
     try:
         table = Table(directory)
     except ValueError as error:
@@ -214,7 +232,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     for group, prefix in (("launcher", "hydra.launcher."), ("sweep", "hydra.sweeper.")):
         if group in keys:  # another one has other settings
             kept = [each for each in kept if not each.startswith(prefix)]
-    refuse_outside_links(Path(directory))
+    refuse_outside_links(directory)
     refuse_unsafe_overrides(table, kept, set(given))
     return [*given, *kept, f"hydra.sweep.dir={quote(directory)}"]
 

@@ -402,7 +402,7 @@ class Builder:
         trainer, directory = self.parts["trainer"], Path(self.config["directory"])
         steps = self.parts.get("steps", (1, 1))[1]  # without them the data or the trainer is wrong
         context = Context(self.parts["model"], trainer, self.config, directory, steps)
-        for check in (check_averages, check_checkpoints, check_sharding):
+        for check in (check_averages, check_checkpoints, check_sharding, settings.check_cores):
             yield from check(context)
         parts = [self.parts[name] for name in ("model", "loss") if name in self.parts]
         for part in (*parts, *trainer.callbacks, *trainer.loggers, trainer.strategy):

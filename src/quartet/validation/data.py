@@ -50,8 +50,16 @@ def find_problems(data: DataModule, whole: Config) -> Iterator[Problem]:
             )
         found = list(check_part(part, dataset, parts, config))
         yield from found
-        if not found and whole["monitor"]["metric"] == f"{part}/auroc":
-            yield from check_auroc(part, data, config)
+        auroc = f"{part}/auroc"
+        if (
+            whole["monitor"]["metric"] == auroc
+            and not found
+            and find_one_sided(part, data, config)[1]
+        ):
+            message = (
+                "the part holds one class only, so it has no AUROC; choose another data.split_seed"
+            )
+            yield Problem("monitor.metric", f"{message}, or monitor another value.", auroc)
         if found and part == "train":  # the other parts would say the same
             break
     size, count = config["batch_size"], data.count("train")
@@ -109,36 +117,24 @@ def check_streams(parts: Parts, config: Config) -> Iterator[Problem]:
         )
 
 
-def check_auroc(part: str, data: DataModule, config: Config) -> Iterator[Problem]:
-    """A part that is monitored by its AUROC must have one."""
-    missing, every = find_one_sided(part, data, config)
-    if missing and len(missing) == len(every):
-        yield Problem(
-            "monitor.metric",
-            f"the {part} part holds one class only, so it has no AUROC; choose another data.split_seed, a "
-            "larger part, or monitor another value.",
-            f"{part}/auroc",
-        )
-
-
-def find_one_sided(part: str, data: DataModule, config: Config) -> tuple[list[str], list[str]]:
-    """The classes or labels of a part that have no AUROC, and all of them, as far as targets are known."""
+def find_one_sided(part: str, data: DataModule, config: Config) -> tuple[list[str], bool]:
+    """The classes or labels of a part that have no AUROC, as far as it is known; whether all have none."""
     task = create_task(data.task, config["num_outputs"])
     dataset, names = getattr(data.parts, part), task.names(data.metadata())
-    if isinstance(task, StandardTask) and (tensors := known_targets(dataset)):
-        return task.one_sided(tensors[0], names), names
-    return [], names
+    if not isinstance(task, StandardTask) or not (tensors := known_targets(dataset)):
+        return [], False
+    found = task.one_sided(tensors[0], names)
+    return found, len(found) == len(names)
 
 
 def list_cautions(data: DataModule, config: Config) -> Iterator[str]:
     """Yields what a user should know of data that is there, though it can be trained on."""
     yield from data.parts.notes
     for part in ("val", "test") if "auroc" in config["metrics"] else ():
-        missing, names = find_one_sided(part, data, config["data"])
-        if missing:
-            rest = "auroc is the mean over the others"
-            rest = "it has no auroc" if len(missing) == len(names) else rest
-            yield f"the {part} part has all or nothing of {shorten(missing)}; {rest}"
+        names, every = find_one_sided(part, data, config["data"])
+        rest = "it has no auroc" if every else "auroc is the mean over the others"
+        if names:
+            yield f"the {part} part has all or nothing of {shorten(names)}; {rest}"
 
 
 def check_part(part: str, dataset: Dataset[Any], parts: Parts, config: Config) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Container, Iterator
 
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
 
 from quartet.config.configuration import Configuration
 from quartet.config.groups import POLICY_KEYS
@@ -11,7 +12,7 @@ from quartet.config.instantiate import import_task
 from quartet.config.overrides import base_group, find_groups
 from quartet.core import processes
 from quartet.core.messages import format_value, join_or, suggest_name
-from quartet.core.problems import Config, Problem
+from quartet.core.problems import Config, Context, Problem
 from quartet.data.task import create_task
 from quartet.validation.keys import is_whole
 
@@ -207,6 +208,14 @@ def check_channels(data: Config, wrong: Container[str]) -> Iterator[Problem]:
             "leaves them as they are.",
             mean,
         )
+
+
+def check_cores(context: Context) -> Iterator[Problem]:
+    """On a CPU there may be as many processes as cores; two show anywhere that several work."""
+    cores, count = os.cpu_count() or 1, context.trainer.num_devices
+    if isinstance(context.trainer.accelerator, CPUAccelerator) and count > max(2, cores):
+        message = f"starts as many processes, and this machine has {cores} CPU cores; set at most that, 1 uses all."
+        yield Problem("trainer.devices", message, count)
 
 
 def check_task(name: str | None) -> Iterator[Problem]:
