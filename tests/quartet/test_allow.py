@@ -307,6 +307,8 @@ def test_a_fork_allows_a_package_in_allow_yaml(
         assert allow.locate("torchvision.models.ResNet").__name__ == "ResNet"
         with pytest.raises(ValueError, match="no part of a training"):
             allow.locate("torchvision.models.resnet18")  # a function
+        with pytest.raises(ValueError, match=r"^must be a subclass of torch.nn.Module, torch"):
+            allow.locate("torchvision.models.ResNet18_Weights")
     finally:
         allow.extra_families.cache_clear()
 
@@ -682,7 +684,7 @@ def test_nothing_else_makes_objects_of_names() -> None:
         ("instantiate", "make", "instantiate"),
         ("signatures", "locate", "import_module"),
         ("allow", "locate", "locate"),  # signatures.locate, between two checks
-        ("allow", "is_member", "locate"),  # the base of a family
+        ("allow", "descends", "locate"),  # the base of a family
         ("allow", "check_target", "locate"),
         ("__init__", "__getattr__", "import_module"),  # of the public names
         ("__init__", "", "import_module"),

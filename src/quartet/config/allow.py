@@ -6,15 +6,16 @@ part of a training and nothing else: a class by what it descends from, or a func
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import yaml
 
 from quartet.config import signatures
-from quartet.config.overrides import base_group
+from quartet.config.overrides import NAMED_PARTS, base_group
 from quartet.core.files import CONF, PROJECTS
+from quartet.core.messages import join_or
 from quartet.core.problems import Problem
 
 # (module, base): classes defined in the module or within it that descend from the base; without a
@@ -62,6 +63,19 @@ PLACES = {
     "lightning.pytorch.profilers.Profiler": "trainer",
     DATA: "data",
 }
+# What the classes of a group descend from, those of parts within them apart.
+KINDS = {
+    "data": (DATA,),
+    "model": ("torch.nn.Module",),
+    "loss": ("torch.nn.Module",),
+    "metrics": ("torchmetrics.Metric", "torchmetrics.MetricCollection"),
+    "optimizer": ("torch.optim.Optimizer",),
+    "scheduler": ("torch.optim.lr_scheduler.LRScheduler",),
+    "module": ("lightning.pytorch.LightningModule",),
+    "trainer": ("lightning.pytorch.Trainer",),
+    "callbacks": ("lightning.pytorch.Callback",),
+    "logger": ("lightning.pytorch.loggers.Logger",),
+}
 # The groups of parts, in the order of messages.
 PART_GROUPS = (
     *("data", "model", "loss", "metrics", "optimizer", "scheduler"),
@@ -77,11 +91,15 @@ def extra_families() -> list[Family]:
     return [(package, base) for package in (listed or {}).get("packages") or () for base in BASES]
 
 
-def locate(path: str) -> Callable[..., Any]:
+def locate(path: str, kinds: Sequence[str] = ()) -> Callable[..., Any]:
     """The class or function that a `_target_` names, if it may be called.
 
     The object counts, not the name that leads to it: through the module of a class, ``os`` is in
     reach under many names.
+
+    Args:
+        path: Its name.
+        kinds: What its classes descend from, for messages.
 
     Raises:
         ValueError: it may not be called, or there is nothing of this name.
@@ -101,9 +119,20 @@ def locate(path: str) -> Callable[..., Any]:
         raise
     except BaseException as cause:  # an import may end in anything, SystemExit too
         raise ValueError(f"{path} cannot be imported: {cause}.") from cause
-    if not any(is_member(found, module, base) for module, base in families):
+    is_part = any(is_member(found, module, base) for module, base in families)
+    home = f"{getattr(found, '__module__', None)}."
+    trusted = (*PROJECTS, *(package for package, _ in extra_families()))
+    is_trusted = any(home.startswith(f"{package}.") for package in trusted)
+    if is_trusted and not is_part and inspect.isclass(found):
+        raise ValueError(describe_kinds(kinds or BASES))
+    if not is_part:
         raise error
     return found
+
+
+def describe_kinds(kinds: Sequence[str]) -> str:
+    function = ", or a function that returns quartet.Parts" if kinds == (DATA,) else ""
+    return f"must be a subclass of {join_or(kinds)}{function}."
 
 
 def is_member(found: Any, module: str, base: str | None) -> bool:
@@ -112,12 +141,18 @@ def is_member(found: Any, module: str, base: str | None) -> bool:
     if not isinstance(home, str) or not f"{home}.".startswith(f"{module}."):
         return False
     if base is not None:
-        return inspect.isclass(found) and issubclass(found, signatures.locate(base))  # type: ignore[arg-type]
+        return descends(found, base)
     # No method, which would be given any object to work on; and an instance shows the module of its
     # class, so that what it calls is unknown.
     if not isinstance(found, types.FunctionType) or found.__name__ != found.__qualname__:
         return False
     return not found.__name__.startswith("_")
+
+
+def descends(found: Any, *bases: str) -> bool:
+    """Whether an object is a subclass of one of these classes."""
+    classes: Any = tuple(map(signatures.locate, bases))
+    return inspect.isclass(found) and issubclass(found, classes)
 
 
 def walk(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -151,15 +186,20 @@ def check_target(key: str, target: Any) -> Iterator[Problem]:
         message = f"is a {type(target).__name__}. Write a dotted name."
         yield Problem(key, message, str(target))
         return
+    names = key.split(".")
+    group = base_group(names[0])
+    kinds = KINDS.get(group, ()) if len(names) == (3 if group in NAMED_PARTS else 2) else ()
     try:
-        found = locate(target)
+        found = locate(target, kinds)
     except ValueError as error:
         yield Problem(key, str(error), target)
         return
-    group = base_group(key.partition(".")[0])
     for base, own in PLACES.items() if group in PART_GROUPS else ():
-        if group != own and inspect.isclass(found) and issubclass(found, signatures.locate(base)):  # type: ignore[arg-type]
+        if group != own and descends(found, base):
             yield Problem(key, f"is a class for the group {own}. Name it there.", target)
+            return
+    if kinds and inspect.isclass(found) and not descends(found, *kinds):
+        yield Problem(key, describe_kinds(kinds), target)
 
 
 def check_item(key: str, item: Any) -> Iterator[Problem]:

@@ -38,8 +38,6 @@ POLICY_KEYS: dict[str, tuple[str, ...]] = {
 POLICY_KEYS = {group: (*keys, "requires") for group, keys in POLICY_KEYS.items()}
 # Groups whose parts a module takes.
 MODULE_GROUPS = ("model", "loss", "metrics", "optimizer", "scheduler")
-# Groups of any number of parts, each under a name of its own.
-NAMED_PARTS = ("metrics", "callbacks", "logger")
 # Groups whose part may be none, which ``_target_: null`` says.
 MAY_BE_NONE = ("loss", "scheduler")
 # Types of these keys, where the annotation of the part that gets them is too loose.

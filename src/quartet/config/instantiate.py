@@ -61,6 +61,19 @@ def make(node: Any, partial: bool = False) -> Any:
     return functools.partial(made.func, *made.args, **made.keywords)
 
 
+def make_part(group: str, node: Any) -> Any:
+    """The part of a group that `node` describes.
+
+    Raises:
+        ConfigError: as `make`.
+        ValueError: a function made something else.
+    """
+    made, kinds = make(node), allow.KINDS[group]
+    if not allow.descends(type(made), *kinds):
+        raise ValueError(f"_target_ gives a {type(made).__name__}, and must give a {join_or(kinds)}.")
+    return made
+
+
 def build_data(config: Configuration, prepared: Mapping[str, Any] | None = None) -> DataModule:
     """The data; fills in the shape of inputs and the numbers of classes and outputs in `config`.
 
@@ -133,9 +146,10 @@ def import_task(name: str | None) -> None:
             f"must be {join_or(list(TASKS))}, or the path of a task of your own, such as "
             "project.segmentation.Segmentation."
         )
-    found = allow.locate(name)
+    kinds = ("quartet.Task",)
+    found = allow.locate(name, kinds)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise ValueError("must be a subclass of quartet.Task.")
+        raise ValueError(allow.describe_kinds(kinds))
 
 
 def build_model(config: Configuration, data: DataModule | None = None) -> nn.Module:
@@ -144,7 +158,7 @@ def build_model(config: Configuration, data: DataModule | None = None) -> nn.Mod
     from_run = place and not is_pretrained_name(place, config["model"]["_target_"])
     if keys and not from_run:
         raise ValueError(f"weights_keys={keys}: chooses of a run, which model.weights must name.")
-    model: nn.Module = make(split_node(config, "model")[0])
+    model: nn.Module = make_part("model", split_node(config, "model")[0])
     # A run that is resumed or evaluated has weights of its own, and those may be gone.
     if from_run and not any(Path(config["directory"], "checkpoints").glob("*.ckpt")):
         metadata = data.metadata() if data is not None and data.loaded else None
@@ -156,7 +170,7 @@ def build_model(config: Configuration, data: DataModule | None = None) -> nn.Mod
 
 def build_loss(config: Configuration) -> nn.Module | None:
     node = split_node(config, "loss")[0]
-    return make(node) if node["_target_"] else None
+    return make_part("loss", node) if node["_target_"] else None
 
 
 def build_mixing(config: Configuration) -> Mixing | None:
@@ -192,7 +206,7 @@ def build_each(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
         if node:
             names = signatures.type_hints(allow.locate(node["_target_"]))
             with collect_problems(problems, f"{group}.{name}", names):
-                made[name] = make(node)
+                made[name] = make_part(group, node)
     if problems:
         raise ConfigError(*problems)
     return made

@@ -10,6 +10,8 @@ from quartet.core.problems import ConfigError, Problem
 
 # A module may have several of these, under names of their own: critic_optimizer.
 NAMED_GROUPS = ("optimizer", "scheduler")
+# Groups of any number of parts, each under a name of its own.
+NAMED_PARTS = ("metrics", "callbacks", "logger")
 
 
 def base_group(key: str) -> str:

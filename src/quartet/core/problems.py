@@ -76,8 +76,8 @@ class ConfigError(Exception):
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(*problems)
-        self.problems = list(problems)
-        self.messages = list(dict.fromkeys(map(str, problems)))
+        self.problems = list({str(each): each for each in problems}.values())
+        self.messages = list(map(str, self.problems))
 
     def __str__(self) -> str:
         return "\n".join(self.messages)

@@ -150,7 +150,7 @@ class Builder:
             self.make("metrics", build_metrics)
             self.try_parts()
             self.try_steps()
-        if "metrics" in self.parts:
+        if "metrics" in self.parts and self.is_valid("module._target_"):
             self.resolve_monitor()
             schedulers = find_groups(self.config, "scheduler")
             for group in schedulers if self.is_valid("monitor") else ():

@@ -17,7 +17,6 @@ from quartet.config.groups import (
     MAY_BE_NONE,
     MODULE_GROUPS,
     N_POSITIONAL,
-    NAMED_PARTS,
     OPTIONAL_KEYS,
     POLICY_KEYS,
     RESERVED_ARGUMENTS,
@@ -25,7 +24,7 @@ from quartet.config.groups import (
     TRAINER_KEYS,
     split_node,
 )
-from quartet.config.overrides import NAMED_GROUPS, base_group, find_groups
+from quartet.config.overrides import NAMED_GROUPS, NAMED_PARTS, base_group, find_groups
 from quartet.core.messages import suggest_name
 from quartet.core.problems import Config, ConfigError, Problem
 from quartet.training.module import Module
@@ -240,11 +239,9 @@ def check_tree(
     if not isinstance(node, dict):
         return
     if node.get("_target_"):
-        try:
-            target = allow.locate(node["_target_"])
-        except ValueError as error:
-            yield Problem(f"{key}._target_", str(error), node["_target_"])
+        if f"{key}._target_" in wrong:
             return
+        target = allow.locate(node["_target_"])
         given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
         if re.fullmatch(r"metrics\.\w+", key):
             given.pop("of", None)
