@@ -171,8 +171,14 @@ REFUSED = [
     ),
     (f"data._target_={HERE}.digit", rf"^data._target_={HERE}.digit: {HERE} has no digit; "),
     (f"data.task={HERE}.Inner", r"Inner: must be a subclass of quartet.Task\.$"),
-    ("metrics.f1._target_=torch.nn.ReLU", r"U: must be a subclass of torchmetrics.Metric or torchm"),
-    ("module._target_=torch.nn.ReLU", r"U: must be a subclass of lightning.pytorch.LightningModule"),
+    (
+        "metrics.f1._target_=torch.nn.ReLU",
+        r"U: must be a subclass of torchmetrics.Metric or torchm",
+    ),
+    (
+        "module._target_=torch.nn.ReLU",
+        r"U: must be a subclass of lightning.pytorch.LightningModule",
+    ),
     (f"optimizer._target_={HERE}.Inner", r"must be a subclass of torch.optim.Optimizer\.$"),
     (f"data._target_={HERE}.Inner", r"Module, or a function that returns quartet.Parts\.$"),
     (f"+callbacks.x._target_={HERE}.nothing", r"^callbacks.x: _target_ gives a NoneType, and must"),

@@ -70,7 +70,9 @@ def make_part(group: str, node: Any) -> Any:
     """
     made, kinds = make(node), allow.KINDS[group]
     if not allow.descends(type(made), *kinds):
-        raise ValueError(f"_target_ gives a {type(made).__name__}, and must give a {join_or(kinds)}.")
+        raise ValueError(
+            f"_target_ gives a {type(made).__name__}, and must give a {join_or(kinds)}."
+        )
     return made
 
 
