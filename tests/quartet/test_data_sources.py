@@ -658,7 +658,7 @@ def test_other_separators_are_read(tmp_path: Path) -> None:
         ("kind", "multiclass", "data.features=[]", "features leaves no input column"),
         ("[kind,loud]", "multiclass", "", "must be one column for multiclass, got 2: kind, loud"),
         ("kind", "binary", "", "column 'kind' has 3 classes, binary needs exactly 2"),
-        ("kind", "regression", "", r"column 'kind' is not numeric \(its first value is 'dog'\)"),
+        ("kind", "regression", "", r"column 'kind' is not numeric \(it holds 'dog'\)"),
         ("height", "multiclass", "", "60 different numbers in 60 rows.*data/task=regression"),
         ("age", "multilabel", "", "'age' holds values other than 0 and 1"),
         ("home", "multiclass", "", "target column 'home' has 20 missing or infinite"),

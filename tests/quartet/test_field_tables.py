@@ -136,6 +136,10 @@ def test_lines_are_read_as_they_are_meant(tmp_path: Path, content: str | bytes) 
         (table("2019,2020,y", X, Y, KINDS), "data.header=true takes them for names"),
         (table("x;y", X, Y, separator=";"), "has one column, 'x;y'; \"data.separator=';'\""),
         (table("x\ty", X, Y, separator="\t"), r"\"data.separator='\\t'\" divides it"),
+        (
+            table("x y", X, Y, separator=" "),
+            "has one column, 'x y'; \"data.separator=' '\" divides",
+        ),
         ('x,y\n"1,2\n3,4\n', "cannot be read as a csv table: unexpected end of data"),
         (PLAIN.replace("y", "größe").encode("latin-1"), r"is not text in utf-8 \(byte 0xf6\)"),
     ],
@@ -157,6 +161,7 @@ def test_a_file_that_can_mean_two_things_is_refused(
         ),
         (table("x;y", X, Y, separator=";"), ["data.separator=';'"]),
         (table("x\ty", X, Y, separator="\t"), ["data.separator='\\t'"]),
+        (table(" x   y ", X, Y, separator="  "), ["data.separator=' '"]),
         (table("x,y", X, Y).encode("utf-16-le"), ["data.encoding=utf-16-le"]),
         (table(",x,,y", NUMBERS, X, KINDS, Y), ["data.drop=['Unnamed: 0','Unnamed: 2']"]),
     ],
@@ -394,6 +399,14 @@ def test_a_second_file_is_the_test_part(tmp_path: Path) -> None:
     exact = parts.exact_targets
     assert exact["test"].ravel().tolist() == [*map(float, Y[:7])]
     assert (len(exact["train"]), len(exact["val"])) == (21, 2)
+    (tmp_path / "test.csv").write_text(table("y,x,p", Y[:7], X[:7], KINDS[:7]))
+    words = [f"data.test_path={tmp_path}/test.csv", "data.group=p"]
+    with pytest.raises(ConfigError, match="data.group: cat, dog, owl is in path and in test_path"):
+        load(tmp_path, table("x,y,p", X[7:], Y[7:], KINDS[7:]), *words)
+    parts = load(tmp_path, table("x,y,p", X[7:], Y[7:], NUMBERS[7:]), *words)
+    assert [len(parts.exact_targets[part]) for part in ("train", "val", "test")] == [21, 2, 7]
+    with pytest.raises(ConfigError, match="test_path: is the test part, and a column divides too"):
+        load(tmp_path, PLAIN, words[0], "data.order=x")
 
 
 def test_rows_that_stand_in_the_training_part_are_told(tmp_path: Path) -> None:

@@ -134,10 +134,14 @@ def csv(
         wanted, inputs = _select_columns(table, target, features, lists, kind, dividing)
     by = {} if whole else _read_division(table, dividing, form)
     if test_path is not None and not whole:
-        if "group" not in by and by:
+        if by and not group:
             raise ValueError("test_path is the test part, and a column divides too; choose one.")
         other = read_table("test_path", test_path, form, notes)
-        require_columns([*wanted, *inputs], list(other), test_path)
+        require_columns([*wanted, *inputs, *dividing.values()], list(other), test_path)
+        if group and (shared := {*table[dividing["group"]]} & {*other[dividing["group"]]}):
+            raise ValueError(
+                f"group {shorten(sorted(shared))} is in path and in test_path; remove it."
+            )
         table = {name: np.concatenate([table[name], other[name]]) for name in [*wanted, *inputs]}
         test_fraction = 0
     targets, names = _read_targets(
@@ -609,8 +613,8 @@ def _describe_duplicates(hashes: NDArray[np.uint64], rows: Rows) -> Iterator[str
         if count := int(np.isin(own, hashes[rows.train]).sum()):
             yield (
                 f"{count} of the {len(own)} rows of the {part} part stand in the training part too, with "
-                "the same inputs and target; remove repeated rows, or keep them together, "
-                "data.group=COLUMN"
+                "the same inputs and target; if that is no coincidence, remove repeated rows, or keep "
+                "them together, data.group=COLUMN"
             )
 
 

@@ -42,7 +42,7 @@ DATE = re.compile(
 )
 # Numbers with a currency, a percent sign, or groups of digits.
 LIKE_NUMBER = re.compile(
-    r"\(?[$€£¥]?\s?[-+\u2212]?[$€£¥]?\s?\d[\d.,'\u2019\s]*([eE][-+]?\d+)?\s?[%‰$€£¥]?\)?"
+    r"\(?[$€£¥]?\s?[-+\u2212\u2013]?[$€£¥]?\s?\d[\d.,'\u2019\s]*([eE][-+]?\d+)?\s?[%‰$€£¥]?\)?"
 )
 
 
@@ -154,7 +154,8 @@ class TableFile:
                 "shift_jis, utf-16."
             ) from None
         except (csv.Error, EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError) as error:
-            raise ValueError(f"{path} cannot be read as a csv table: {error}.") from None
+            message = f"cannot be read as a csv table: {error}; correct it, or set data.separator"
+            raise ValueError(f"{path} {message}.") from None
 
     def chunks(self, size: int = CHUNK) -> Iterator[Table]:
         """Yields the rows, so many at once."""
@@ -191,11 +192,10 @@ class TableFile:
             if comment:
                 # An empty line in its place keeps the numbers of the others.
                 lines = ("\n" if line.startswith(comment) else line for line in lines)
-            blanks = self.form.separator != " "
-            reader = csv.reader(
-                lines, delimiter=self.form.separator, skipinitialspace=blanks, strict=True
-            )
-            for row in reader:
+            if self.form.separator == " ":  # or several
+                lines = (f"{line.strip()}\n" for line in lines)
+            options: Any = {"delimiter": self.form.separator, "skipinitialspace": True}
+            for row in (reader := csv.reader(lines, strict=True, **options)):
                 if row and (len(row) > 1 or row[0].strip()):
                     yield reader.line_num, row
 
@@ -227,7 +227,7 @@ class TableFile:
                 last = number
             filled.update(place for place in unnamed if place < len(row) and row[place])
         self._check_widths(names, widths, trailing, counting)
-        signs = [sign for sign in ";\t|," if len(names) == 1 and sign in names[0]]
+        signs = [sign for sign in ";\t|, " if len(names) == 1 and sign in names[0].strip()]
         if signs:
             raise ValueError(
                 f"{self.path} has one column, {names[0]!r}; {spell('separator', signs[0])} divides it."
@@ -412,7 +412,7 @@ def find_kind(
     half = counts.sum() / 2
     if counts[is_date].sum() >= half:
         example = values[is_date][0]
-        is_ordered = not is_target and re.match(r"\d{4}-", example)
+        is_ordered = not is_target and re.match(r"\d{4}[-/]", example)
         way_out = f"{spell('order', name)} divides the rows by it" if is_ordered else ""
         refuse(f"holds dates or times, such as {example!r}", way_out)
     if counts[like].sum() < half and not is_sure:

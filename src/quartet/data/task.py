@@ -296,10 +296,11 @@ class StandardTask(Task):
         """
         for name in columns:
             if columns[name].dtype.kind == "O":
+                texts = columns[name]
+                text = next((each for each in texts if as_number(each) is None), texts.iloc[0])
                 raise ValueError(
-                    f"target column {name!r} is not numeric (its first value is "
-                    f"{columns[name].iloc[0]!r}); for classes choose data/task=multiclass or "
-                    "data/task=binary."
+                    f"target column {name!r} is not numeric (it holds {text!r}); for classes choose "
+                    "data/task=multiclass or data/task=binary."
                 )
         return columns.to_numpy(dtype=np.float64), None
 
