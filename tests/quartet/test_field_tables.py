@@ -401,7 +401,9 @@ def test_a_second_file_is_the_test_part(tmp_path: Path) -> None:
     assert (len(exact["train"]), len(exact["val"])) == (21, 2)
     (tmp_path / "test.csv").write_text(table("y,x,p", Y[:7], X[:7], KINDS[:7]))
     words = [f"data.test_path={tmp_path}/test.csv", "data.group=p"]
-    with pytest.raises(ConfigError, match="data.group: cat, dog, owl is in path and in test_path"):
+    with pytest.raises(
+        ConfigError, match=r"data\.group: cat, dog, owl is in path and in test_path"
+    ):
         load(tmp_path, table("x,y,p", X[7:], Y[7:], KINDS[7:]), *words)
     parts = load(tmp_path, table("x,y,p", X[7:], Y[7:], NUMBERS[7:]), *words)
     assert [len(parts.exact_targets[part]) for part in ("train", "val", "test")] == [21, 2, 7]
