@@ -408,7 +408,7 @@ def test_a_second_file_is_the_test_part(tmp_path: Path) -> None:
     parts = load(tmp_path, table("x,y,p", X[7:], Y[7:], NUMBERS[7:]), *words)
     assert [len(parts.exact_targets[part]) for part in ("train", "val", "test")] == [21, 2, 7]
     with pytest.raises(ConfigError, match="test_path: is the test part, and a column divides too"):
-        load(tmp_path, PLAIN, words[0], "data.order=x")
+        load(tmp_path, PLAIN, words[0], "data.order=x", "data.features=[x]")
 
 
 def test_rows_that_stand_in_the_training_part_are_told(tmp_path: Path) -> None:

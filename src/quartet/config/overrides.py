@@ -57,7 +57,8 @@ def to_path(text: str) -> Path:
 
 # Keys whose value is the name of a file, folder, column or run, and not a number.
 NAMES = re.compile(
-    r"data\.(path|dir|positive|separator|target|drop|order|group|division|classes)|"
+    r"data\.(path|test_path|dir|positive|target|features|drop|categories|numbers|order|group|division)|"
+    r"data\.(classes|separator|decimal|thousands|comment|missing_values)|"
     r"model\.weights|hydra\.(run|sweep)\.(dir|subdir)|hydra\.sweeper\.(resume|storage)|"
     r"callbacks\.\w+\.(dirpath|filename)|logger\.\w+\.(\w*name|group|notes|project|entity|save_dir|tags)"
 )
@@ -91,7 +92,7 @@ def quote_value(override: str, sweeping: bool) -> str:
     if name == "data.separator":
         value = value.replace(r"\t", "\t")
     is_name = NAMES.fullmatch(name) is not None
-    if re.fullmatch(r"\[[^'\"]+\]", value) and (is_name or name == "data.features"):
+    if re.fullmatch(r"\[[^'\"]+\]", value) and is_name:
         parts = map(str.strip, value[1:-1].split(","))
         return f"{key}=[{','.join(e if SIMPLE.fullmatch(e) else quote(e) for e in parts)}]"
     parsed = parse_value(value)
@@ -103,7 +104,7 @@ def quote_value(override: str, sweeping: bool) -> str:
                 "several values are trained by a sweep, python train.py -m; one text has quotes"
             )
             raise ConfigError(Problem(key, f"{message}: {key}={quote(value)}.", value))
-    elif parsed and (not is_name or is_quoted(value) or parsed.value() == value):
+    elif parsed and (not is_name or is_quoted(value) or parsed.value() == value or value[0] == "["):
         return f"{key}={value}"
     elif parsed is None and value[0] in "[{" and not is_name:
         message = "cannot be read; put quotes around texts within it, or around all"
