@@ -57,7 +57,7 @@ def to_path(text: str) -> Path:
 
 # Keys whose value is the name of a file, folder, column or run, and not a number.
 NAMES = re.compile(
-    r"data\.(path|test_path|dir|positive|target|features|drop|categories|numbers|order|group|division)|"
+    r"data\.(path|test_path|dir|positive|target|drop|categories|numbers|order|group|division)|"
     r"data\.(classes|separator|decimal|thousands|comment|missing_values)|"
     r"model\.weights|hydra\.(run|sweep)\.(dir|subdir)|hydra\.sweeper\.(resume|storage)|"
     r"callbacks\.\w+\.(dirpath|filename)|logger\.\w+\.(\w*name|group|notes|project|entity|save_dir|tags)"
@@ -92,7 +92,7 @@ def quote_value(override: str, sweeping: bool) -> str:
     if name == "data.separator":
         value = value.replace(r"\t", "\t")
     is_name = NAMES.fullmatch(name) is not None
-    if re.fullmatch(r"\[[^'\"]+\]", value) and is_name:
+    if re.fullmatch(r"\[[^'\"]+\]", value) and (is_name or name == "data.features"):
         parts = map(str.strip, value[1:-1].split(","))
         return f"{key}=[{','.join(e if SIMPLE.fullmatch(e) else quote(e) for e in parts)}]"
     parsed = parse_value(value)
