@@ -608,7 +608,7 @@ def test_model_is_exported_or_a_sentence_says_why_not(job: Job, whole: Path) -> 
         (
             "segmentation",
             "model=mlp",
-            r"Of two samples the model gives 2 x 3 float32; targets are 2 x 16 x 16 int64\.",
+            r"Of two train samples the model gives 2 x 3 float32; targets are 2 x 16 x 16 int64\.",
         ),
         ("language_model", "loss=cross_entropy", r"use loss=token_cross_entropy\."),
     ],

@@ -207,15 +207,15 @@ class DataModule(LightningDataModule):
         )
         return self._loader(self.parts.train, batches, **options)
 
-    def first_batch(self, count: int) -> Any:
-        """Returns the first samples of the training part as a batch, without augmentation."""
-        dataset: Any = self.load().train
+    def first_batch(self, count: int, part: str = "train", augment: Any = None) -> Any:
+        """Returns the first samples of a part as a batch, changed by `augment` alone."""
+        dataset: Any = getattr(self.load(), part)
         if isinstance(dataset, IterableDataset):
-            return next(iter(self._stream(dataset, count, num_workers=0)))
+            return next(iter(self._stream(dataset, count, {"augment": augment}, num_workers=0)))
         if self.queries(dataset) is not None:
             count = 1
         batches = Batches(min(count, len(dataset)), count, seed=self.seed)
-        return next(iter(self._loader(dataset, batches, num_workers=0)))
+        return next(iter(self._loader(dataset, batches, num_workers=0, augment=augment)))
 
     def val_dataloader(self) -> Any:
         return self.part_loader("val")

@@ -63,6 +63,15 @@ def sizes(nest: Any) -> set[int]:
     return {each for child in children(nest) for each in sizes(child)}
 
 
+def form(nest: Any) -> Any:
+    """Describes the types of a nest and its keys, and the number of samples of each tensor or list."""
+    if isinstance(nest, Tensor | list):
+        return type(nest).__name__, len(nest) if isinstance(nest, list) or nest.ndim else None
+    kind = "tuple" if isinstance(nest, tuple) else type(nest).__name__
+    keys = list(nest) if isinstance(nest, Mapping) else kind
+    return keys, [form(child) for child in children(nest)]
+
+
 def children(nest: Any) -> Sequence[Any]:
     if isinstance(nest, Mapping):
         return list(nest.values())

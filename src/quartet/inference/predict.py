@@ -374,6 +374,11 @@ def predict_batch(predictor: Predictor, batch: Batch) -> Columns:
     to_cpu = functools.partial(nest.map_tensors, Tensor.cpu)
     predictions = nest.concatenate([to_cpu(predictor(part)) for part in parts])
     columns = predictor.task.prediction_columns(predictions, predictor.names)
+    for name, column in {**batch.targets, **(columns or {})}.items():
+        if len(column) != count:
+            message = f"its column {name} has {len(column)} values for {count} samples; correct the"
+            message += " task's prediction_columns or target_columns."
+            raise ConfigError(Problem("data.task", message))
     return {
         "sample": batch.samples,
         **({} if batch.queries is None else {"query": batch.queries}),

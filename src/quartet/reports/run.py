@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from quartet.build import Run, build
 from quartet.core.messages import cut, shorten
+from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
 from quartet.data.csv import describe_columns
 from quartet.data.datamodule import DataModule
@@ -391,5 +392,9 @@ def describe_data(parts: Parts, metadata: Mapping[str, Any]) -> dict[str, str]:
     for part in PARTS:
         dataset = getattr(parts, part)
         if dataset is not None:
-            found[part] = task.summary(dataset, task.names(metadata), parts.target_scale)
+            problems: list[Problem] = []
+            with collect_problems(problems, "data.task"):
+                found[part] = task.summary(dataset, task.names(metadata), parts.target_scale)
+            if problems:
+                raise ConfigError(*problems)
     return {key: text for key, text in found.items() if text}

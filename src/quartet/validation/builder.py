@@ -59,6 +59,7 @@ from quartet.training.callbacks.averaging import check_averages
 from quartet.training.module import MissingLossError, Module
 from quartet.training.schedule import Schedule
 from quartet.validation import data, dry_run, foreign, keys, length, monitor, settings
+from quartet.validation.data import check_augmentation
 
 SHAPES = ("data.task", "data.input_shape", "data.num_outputs", "data.num_classes")
 # Settings of the loader: the data can be read though they are wrong.
@@ -326,7 +327,25 @@ class Builder:
             return
         problems: list[Problem] = []
         with self.collect("data"):
-            problems += trial.check_batch(data.first_batch(2), self.parts)
+            is_wrong = any(check_augmentation(data))
+            batch = data.first_batch(2, augment=None if is_wrong else data.parts.augment)
+            problems += trial.check_batch(batch, self.parts)
+            other = dry_run.PartTrial(trial.task, trial.heads, trial.names)
+            if not trial.is_finite and not problems:  # a larger batch may have a loss
+                size = self.config["data"]["batch_size"]
+                list(
+                    other.check_batch(data.first_batch(512 if size == "full" else size), self.parts)
+                )
+                if not other.is_finite:
+                    message = (
+                        "is NaN or infinite for the first batch, before any training; check the "
+                    )
+                    problems.append(
+                        Problem("loss", f"{message}settings of the loss, and the data.")
+                    )
+            for part in ("val", "test"):
+                if getattr(data.parts, part) is not None and not problems:
+                    problems += other.check_batch(data.first_batch(2, part), self.parts, part)
         self.problems += problems
 
     def try_steps(self) -> None:

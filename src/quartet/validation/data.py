@@ -1,5 +1,7 @@
 """Problems that only the data shows: values that cannot be trained on, parts that cannot be scored."""
 
+import copy
+import difflib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_co
 from quartet.config import allow
 from quartet.core.messages import join_and, shorten
 from quartet.core.problems import Config, ConfigError, Problem, collect_problems
+from quartet.data import nest
 from quartet.data.datamodule import DataModule
 from quartet.data.nest import leaves
 from quartet.data.split import Parts
@@ -70,6 +73,39 @@ def find_problems(data: DataModule, whole: Config) -> Iterator[Problem]:
             "training part; use a smaller one.",
             True,
         )
+
+
+def check_augmentation(data: DataModule) -> Iterator[Problem]:
+    """An augmentation of the data set must give a batch of the form and size that it gets."""
+    batches: list[Any] = []
+
+    def augment(batch: Any, rows: Tensor, epoch: int) -> Any:
+        batches.append(tuple(batch) if isinstance(batch, list) else copy.deepcopy(batch))
+        after = data.parts.augment(batch, rows, epoch)  # type: ignore[misc]
+        batches.append(tuple(after) if isinstance(after, list) else after)
+        return batches[0]
+
+    if data.parts.augment is None:
+        return
+    data.first_batch(2, augment=augment)
+    before, after = batches
+    if nest.form(before) != nest.form(after):
+        yield Problem(
+            "data",
+            f"Parts(augment=...) gives {nest.describe(after)} for {nest.describe(before)}; it must "
+            "keep the form of the batch and the number of its samples.",
+        )
+
+
+def check_members(task: Task) -> Iterator[Problem]:
+    """A public method of a task that is nearly called as one of `Task` is misspelt."""
+    known = [name for name in {**vars(Task), **Task.__annotations__} if name[0] != "_"]
+    for kind in type(task).__mro__[: type(task).__mro__.index(Task)]:
+        for name in (name for name in vars(kind) if name[0] != "_" and name not in known):
+            close = difflib.get_close_matches(name, known, 1, cutoff=0.85)
+            if close and close[0] not in vars(kind):
+                message = f"{kind.__name__}.{name} is no method of a task; did you mean {close[0]}?"
+                yield Problem("data.task", message)
 
 
 def check_streams(parts: Parts, config: Config) -> Iterator[Problem]:
@@ -140,7 +176,7 @@ def list_cautions(data: DataModule, config: Config) -> Iterator[str]:
 def check_part(part: str, dataset: Dataset[Any], parts: Parts, config: Config) -> Iterator[Problem]:
     """Checks shapes first, then the range of targets, then all that needs both to be right."""
     task = create_task(config["task"], config["num_outputs"])
-    yield from task.problems(part, dataset)
+    yield from task.problems(part, dataset) or ()
     if not isinstance(task, StandardTask):
         if part == "train":
             yield from check_preparation(dataset, config, task)
@@ -237,7 +273,9 @@ def check_contents(data: DataModule, config: Config) -> list[Problem]:
     """The problems of data that can be read, or the reason why they cannot."""
     problems: list[Problem] = []
     with collect_problems(problems, "data", config["data"]):
+        problems += check_members(create_task(data.task))
         problems += find_problems(data, config)
+        problems += check_augmentation(data)
         problems += check_streams(data.parts, config)
     return problems
 
@@ -250,6 +288,10 @@ def list_unchecked(data: DataModule) -> Iterator[str]:
     elif not isinstance(task, StandardTask):
         if type(task).problems is Task.problems:
             yield f"data: its values, since the task {task.name} has no method problems"
+        if type(task).figures is Task.figures:
+            yield f"pictures: there are none, since the task {task.name} has no method figures"
+        if type(task).prediction_columns is Task.prediction_columns:
+            yield "predict.py: it writes tensors, since the task has no method prediction_columns"
     elif not isinstance(data.parts.train, TensorDataset):
         what = "inputs and targets" if isinstance(data.parts.train, IterableDataset) else "inputs"
         yield f"data: the values of {what}, which are read as the training goes"

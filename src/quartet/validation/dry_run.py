@@ -141,7 +141,10 @@ class PartTrial:
 
     Attributes:
         logged: Names of the values that loss and metrics log, such as accuracy.
+        is_finite: Whether the last loss was.
     """
+
+    is_finite = True
 
     def __init__(
         self, task: Task, heads: Mapping[str, str] | None = None, names: Sequence[str] = ()
@@ -149,12 +152,15 @@ class PartTrial:
         self.task, self.heads, self.names = task, heads or {}, names
         self.logged: list[str] = []
 
-    def check_batch(self, batch: Any, parts: Mapping[str, Any]) -> Iterator[Problem]:
+    def check_batch(
+        self, batch: Any, parts: Mapping[str, Any], part: str = "train"
+    ) -> Iterator[Problem]:
         """Tries the parts on a batch of a task that the engine does not know.
 
         Args:
-            batch: A few samples of the training part.
+            batch: A few samples.
             parts: ``model``, ``loss`` and ``metrics``, as far as they could be made.
+            part: Of the data, to which the samples belong.
         """
         problems: list[Problem] = []
         with collect_problems(problems, "data.task"):
@@ -162,8 +168,14 @@ class PartTrial:
         if problems or "model" not in parts:
             yield from problems
             return
-        yield from (found := list(check_model(parts["model"], inputs, None)))
-        if found:
+        if found := list(check_model(parts["model"], inputs, None)):
+            if part != "train":
+                reason = found[0].message.partition(";")[0]
+                message = (
+                    f"the {part} inputs are {nest.describe(inputs)}, of two samples: {reason}."
+                )
+                found = [Problem("data", message)]
+            yield from found
             return
         sample = pass_through(parts["model"], inputs), targets, extras
         if parts.get("loss"):
@@ -174,7 +186,7 @@ class PartTrial:
         for name, metric in parts.get("metrics", {}).items():
             found += self.check_metric(name, metric, sample)
         if found:
-            gives = f"Of two samples the model gives {nest.describe(sample[0])}"
+            gives = f"Of two {part} samples the model gives {nest.describe(sample[0])}"
             message = (
                 f"{found[0].message.rstrip('.')}. {gives}; targets are {nest.describe(targets)}."
             )
@@ -223,6 +235,7 @@ class PartTrial:
                 problems.append(Problem("loss", message))
             else:
                 name_losses(value)
+                self.is_finite = bool(total.isfinite())
         yield from problems
 
     def check_metric(self, name: str, metric: Metric, sample: Sample) -> Iterator[Problem]:

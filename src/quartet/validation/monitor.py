@@ -47,7 +47,7 @@ def resolve_monitor(
     """
     metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
     idle = not metric or (metric.startswith("val/") and not logged.validates)
-    if not idle:
+    if not idle or metric not in (None, "val/loss"):  # the latter is the default
         yield from check_monitor("monitor", metric, mode, logged)
     if mode is None:
         mode = find_mode(metric, logged.metrics, logged.losses) or guess_mode(metric) or "min"
