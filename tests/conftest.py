@@ -30,7 +30,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """In a fork, a test of the engine that needs a dropped example is skipped."""
     report = yield
     shown = "\n".join([str(report.longrepr), *(text for _, text in report.sections)])
-    dropped = re.search(r"Could not find '((?:data|model|experiment)/\w+)'", shown)
+    dropped = re.search(r"((?:data|model|experiment)=\w+): there is no such option", shown)
     if report.failed and dropped and "project" not in PROJECTS:
         report.outcome = "skipped"
         report.longrepr = (str(item.path), item.location[1], f"needs the example {dropped[1]}")

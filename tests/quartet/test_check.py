@@ -298,6 +298,10 @@ REFUSED = [
         r"^monitor.mode=null: is not known for val/r, whose metric has no higher_is_better; set it",
     ),
     (
+        "data.val_fraction=0 monitor.metric=val/accuracy",
+        r"^monitor: monitors val/accuracy, and there is no validation; set monitor.metric=train/loss",
+    ),
+    (
         "scheduler=plateau trainer.limit_val_batches=0",
         r"^scheduler: monitors val/loss, and there is",
     ),

@@ -1,5 +1,6 @@
 """Batches, outputs and targets of any form, own tasks, and what is refused of them."""
 
+import math
 import pickle
 import re
 from dataclasses import dataclass
@@ -411,6 +412,79 @@ def test_two_values_of_one_name_are_refused() -> None:
         build(composed([*words, loss, f"data._target_={__name__}.weighted"]))
     with pytest.raises(ConfigError, match="data: class_names has 'cat' twice; give each class a"):
         build(composed([*words, data]))
+
+
+def faulty(kind: str) -> quartet.Parts:
+    """Regression with a fault that shows in some part only, or when a batch is augmented."""
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    targets = inputs[:, :2] * (math.inf if kind == "infinite" else 1)
+    val = TensorDataset(inputs[:, :3] if kind == "narrow" else inputs, targets)
+    augment: Any = {
+        "nothing": lambda batch, rows, epoch: None,
+        "fewer": lambda batch, rows, epoch: tuple(each[:1] for each in batch),
+        "flat": lambda batch, rows, epoch: (batch[0], batch[1][:, :1]),
+        "fine": lambda batch, rows, epoch: [batch[0] + 1, batch[1]],
+    }.get(kind)
+    return quartet.Parts(TensorDataset(inputs, targets), val, None, augment=augment)
+
+
+class Misspelt(quartet.Task):
+    name = "misspelt"
+
+    def prediction_column(self, predictions: Any, names: Any) -> Any:
+        raise AssertionError
+
+
+class Pictureless(quartet.Task):
+    def problems(self, part: str, dataset: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "message"),
+    [
+        (
+            "nothing",
+            "Weighted",
+            r"^data: Parts\(augment=...\) gives NoneType for \(2 x 4 float32, 2 x",
+        ),
+        (
+            "fewer",
+            "Weighted",
+            r"gives \(1 x 4 .* for \(2 x 4 .*; it must keep the form of the batch",
+        ),
+        ("flat", "Weighted", r"^loss: .*model gives 2 x 2 float32; targets are 2 x 1 float32\.$"),
+        (
+            "narrow",
+            "Weighted",
+            r"^data: the val inputs are 2 x 3 float32, of two samples: mat1 and",
+        ),
+        (
+            "infinite",
+            "Weighted",
+            r"^loss: is NaN or infinite for the first batch, before any train",
+        ),
+        (
+            "fine",
+            "Misspelt",
+            r"^data.task: Misspelt.prediction_column is no .* prediction_columns\?$",
+        ),
+        ("fine", "Pictureless", None),
+    ],
+)
+def test_faults_of_other_parts_and_of_augmentations_are_refused(
+    kind: str, task: str, message: str | None
+) -> None:
+    data = [f"data._target_={__name__}.faulty", f"data.task={__name__}.{task}", "loss=mse"]
+    words = [*OWN, *data, f"+data.kind={kind}", "model.num_outputs=2", "~loss.tasks"]
+    if message is None:
+        assert build(composed(words)).unchecked[-2:] == [
+            "pictures: there are none, since the task pictureless has no method figures",
+            "predict.py: it writes tensors, since the task has no method prediction_columns",
+        ]
+    else:
+        with pytest.raises(ConfigError, match=message):
+            build(composed(words))
 
 
 def test_the_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:

@@ -330,13 +330,11 @@ class Builder:
             is_wrong = any(check_augmentation(data))
             batch = data.first_batch(2, augment=None if is_wrong else data.parts.augment)
             problems += trial.check_batch(batch, self.parts)
-            other = dry_run.PartTrial(trial.task, trial.heads, trial.names)
+            again = partial(dry_run.PartTrial, trial.task, trial.heads, trial.names)
             if not trial.is_finite and not problems:  # a larger batch may have a loss
                 size = self.config["data"]["batch_size"]
-                list(
-                    other.check_batch(data.first_batch(512 if size == "full" else size), self.parts)
-                )
-                if not other.is_finite:
+                larger, whole = again(), data.first_batch(512 if size == "full" else size)
+                if not any(larger.check_batch(whole, self.parts)) and not larger.is_finite:
                     message = (
                         "is NaN or infinite for the first batch, before any training; check the "
                     )
@@ -345,7 +343,7 @@ class Builder:
                     )
             for part in ("val", "test"):
                 if getattr(data.parts, part) is not None and not problems:
-                    problems += other.check_batch(data.first_batch(2, part), self.parts, part)
+                    problems += again().check_batch(data.first_batch(2, part), self.parts, part)
         self.problems += problems
 
     def try_steps(self) -> None:
