@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import composed
+from made import PROJECT, composed
 from test_resume import assert_same, crash, resume
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -437,7 +437,7 @@ def test_classes_of_a_stream_cannot_be_balanced_or_counted(tmp_path: Path) -> No
     assert caught.value.messages == [
         "data.balance=true: draws from all samples, and the training part is a stream; set "
         "data.balance=false.",
-        "loss: project.loss.WeightedCrossEntropy reads all training targets, and the training part is "
+        f"loss: {PROJECT}.loss.WeightedCrossEntropy reads all training targets, and the training part is "
         "a stream; use another loss.",
     ]
 
