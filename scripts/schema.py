@@ -21,11 +21,11 @@ from quartet.config.groups import (
     AUTO_FILLED,
     KEY_TYPES,
     N_POSITIONAL,
-    NAMED_PARTS,
     POLICY_KEYS,
     RESERVED_ARGUMENTS,
     TOP_LEVEL,
 )
+from quartet.config.overrides import NAMED_PARTS
 from quartet.core.files import CONF
 from quartet.data.task import TASKS
 
