@@ -887,3 +887,23 @@ def test_long_lists_are_cut_and_close_names_stand_alone() -> None:
     assert suggest_name("x", ["one"]) == "there is one only."
     assert suggest_name("x", []) == "there is nothing to set."
     assert format_value([0.1] * 40).endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("words", "warns"),
+    [
+        ("loss=cross_entropy +loss.reduction=sum", True),
+        ("loss=cross_entropy", False),
+        ("loss=focal", False),
+        ("data=wine loss=weighted_cross_entropy", False),
+        ("data=diabetes loss=mae", False),
+        ("data=breast_cancer", False),
+        ("data=ranking loss=ranknet", False),
+        ("data=ranking loss=listnet", False),
+    ],
+)
+def test_loss_that_is_a_sum_is_told(words: str, warns: bool) -> None:
+    cautions = build(composed(["metrics=none", *words.split()])).cautions
+    assert [each for each in cautions if each.startswith("the loss is a sum over")] == (
+        [cautions[0]] if warns else []
+    )

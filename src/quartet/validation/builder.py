@@ -295,10 +295,16 @@ class Builder:
         self.logged = trial.logged
         if not isinstance(task, StandardTask):
             self.try_own_task(trial)
-            return
-        if parts.get("loss"):  # with loss=none the model has it
+        elif parts.get("loss"):  # with loss=none the model has it
             names = argument_names(config, "loss")
             self.problems += trial.check_loss(parts["loss"], task.example(), names)
+        if trial.adds_up:
+            self.cautions.append(
+                "the loss is a sum over the samples of a batch, so its values depend on data.batch_size "
+                "and data.eval_batch_size; those of a mean do not"
+            )
+        if not isinstance(task, StandardTask):
+            return
         if self.is_valid("loss"):
             self.problems += dry_run.check_mixing(config["data"], parts.get("loss"), task)
         for name, metric in parts.get("metrics", {}).items():

@@ -142,9 +142,10 @@ class PartTrial:
     Attributes:
         logged: Names of the values that loss and metrics log, such as accuracy.
         is_finite: Whether the last loss was.
+        adds_up: Whether it is a sum over the samples, not a mean.
     """
 
-    is_finite = True
+    is_finite, adds_up = True, False
 
     def __init__(
         self, task: Task, heads: Mapping[str, str] | None = None, names: Sequence[str] = ()
@@ -236,6 +237,12 @@ class PartTrial:
             else:
                 name_losses(value)
                 self.is_finite = bool(total.isfinite())
+                with suppress(Exception):  # of samples that cannot be put together
+                    twice = [nest.concatenate([each, each]) for each in (outputs, targets)]
+                    more = {k: nest.concatenate([v, v]) for k, v in named.items()}
+                    doubled = loss(*twice, **more)
+                    doubled = doubled["loss"] if isinstance(doubled, Mapping) else doubled
+                    self.adds_up = bool(total.abs() > 1e-6 and torch.isclose(doubled, 2 * total))
         yield from problems
 
     def check_metric(self, name: str, metric: Metric, sample: Sample) -> Iterator[Problem]:
