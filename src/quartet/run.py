@@ -11,7 +11,7 @@ from quartet.core.files import lock
 from quartet.core.problems import ConfigError, Problem, TrainingError
 from quartet.core.processes import process_rank, shutdown
 from quartet.records import run_directory as record
-from quartet.records.run_directory import holds_run, list_configs, read_result, without_nan
+from quartet.records.run_directory import finite_figures, holds_run, list_configs, read_result
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def train_locked(
             trainer.loggers = active
             for name, value in trainer.callback_metrics.items():
                 result["metrics"][name] = shorten_float(float(value))
-        result["metrics"] = without_nan(result["metrics"])
+        result["metrics"] = finite_figures(result["metrics"])
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
         if pruners and pruners[0].epoch:
             result["pruned"] = pruners[0].epoch

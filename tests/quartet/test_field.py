@@ -44,6 +44,7 @@ from quartet.reports.results import read as read_results
 from quartet.run import train
 from quartet.sweeps import grid
 
+pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
 SHORT = ["trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null", "logger=none"]
 # Grey values from left to right and from top to bottom, none twice.
 RAMP: NDArray[Any] = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
@@ -435,8 +436,8 @@ def test_best_epoch_of_the_usual_run_is_in_the_middle(usual: tuple[Path, dict[st
         ("callbacks.best.filename='{epoch}-{val/loss:.3f}'", 1),
         ("callbacks.best.filename='the best (é)'", 1),
         ("callbacks.best.dirpath='${directory}/kept'", 1),
-        ("+callbacks.best.save_top_k=3", 3),
-        ("+callbacks.best.save_top_k=-1", 8),
+        ("callbacks.best.save_top_k=3", 3),
+        ("callbacks.best.save_top_k=-1", 8),
         ("callbacks.last.filename=newest", 1),
     ],
 )
@@ -457,7 +458,7 @@ def test_best_checkpoint_is_tested_whatever_it_is_called(
         assert torch.equal(value, weights[name])
 
 
-@pytest.mark.parametrize("override", ["callbacks.best=null", "+callbacks.best.save_top_k=0"])
+@pytest.mark.parametrize("override", ["callbacks.best=null", "callbacks.best.save_top_k=0"])
 def test_without_a_best_checkpoint_the_last_epoch_counts(tmp_path: Path, override: str) -> None:
     result = trained(tmp_path, override)
     assert (result["monitor"]["epoch"], result["checkpoints"]["best"]) == (8, None)
@@ -1152,3 +1153,27 @@ def test_last_batch_of_one_is_refused_when_it_is_reached(words: list[str], reach
         return
     with pytest.raises(ConfigError, match="leaves a batch of one sample, and the model refuses it"):
         build(cfg)
+
+
+def test_threshold_is_a_setting(tmp_path: Path) -> None:
+    words = ["data=breast_cancer", "model=linear", *SHORT, "metrics.recall.threshold=0.9"]
+    buffer = build(composed(words), tmp_path).module.val_metrics
+    logits = torch.tensor([[3.0], [1.0], [-1.0], [4.0]])  # probabilities 0.95, 0.73, 0.27, 0.98
+    buffer.append(torch.zeros(()), logits, torch.ones(4, 1))
+    found = {name: float(value) for name, value in buffer.compute().items()}
+    assert (found["val/recall"], found["val/accuracy"]) == (0.5, 0.75)
+    message = "metrics.recall.threshold=0.9: the largest probability decides in a multiclass task"
+    with pytest.raises(ConfigError, match=message):
+        build(composed(["data=wine", "metrics.recall.threshold=0.9"]))
+
+
+def test_figure_that_overflows_is_told(tmp_path: Path, command: Callable[..., int]) -> None:
+    frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60.0) * 1e30})
+    frame.to_csv(tmp_path / "far.csv", index=False)
+    words = ["data=csv", "data.path=far.csv", "data.target=y", "data/task=regression"]
+    assert command("train.py", *words, "model=linear", *SHORT, "hydra.run.dir=run") == 0
+    figures = json.loads((tmp_path / "run/result.json").read_text())["metrics"]
+    assert figures["test/mse"] is None
+    assert np.isfinite(figures["test/r2"])
+    told = (tmp_path / "run/train.log").read_text()
+    assert re.search(r"test/mse.*: too large for numbers of 32 bits and left out", told)

@@ -8,7 +8,7 @@ from quartet.config.records import changed_settings
 from quartet.core.messages import format_value, redact
 from quartet.inference.predictor import rebuild_run
 from quartet.records.loggers import shorten_float
-from quartet.records.run_directory import without_nan, write_new
+from quartet.records.run_directory import finite_figures, write_new
 from quartet.reports.run import columns, describe_caption, draw_evaluation
 from quartet.training.callbacks.predictions import PredictionCollector
 
@@ -52,7 +52,7 @@ def evaluate(
     score = run.trainer.test if split == "test" else run.trainer.validate
     score(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
     values = run.trainer.callback_metrics.items()
-    figures = without_nan({name: shorten_float(float(value)) for name, value in values})
+    figures = finite_figures({name: shorten_float(float(value)) for name, value in values})
     if not run.trainer.is_global_zero:
         return figures
     changed = changed_settings(cfg, Path(directory)).items()

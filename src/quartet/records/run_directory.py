@@ -1,6 +1,7 @@
 """A run directory: its configurations, result.json, environment.json, and whether it holds a run."""
 
 import json
+import logging
 import math
 import os
 import platform
@@ -17,6 +18,8 @@ import yaml
 
 from quartet.core import files
 from quartet.core.messages import redact
+
+log = logging.getLogger(__name__)
 
 RUN_FILES = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # that show a run
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
@@ -232,9 +235,12 @@ def checkpoint_path(directory: str | Path, name: str) -> Path:
     return root / f"checkpoints/{name}.ckpt"
 
 
-def without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Returns figures with None for those that have no value, which JSON has no number for."""
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+def finite_figures(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Returns figures with None for NaN and infinity, for which JSON has no number; tells the latter."""
+    if large := [name for name, value in figures.items() if math.isinf(value)]:
+        message = "too large for numbers of 32 bits and left out; give the targets in larger units."
+        log.warning("%s: %s", ", ".join(large), message)
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def split_part(name: str) -> tuple[str, str]:

@@ -243,6 +243,8 @@ class Builder:
         config = self.config
         if self.is_valid("data.task") and not self.unused:
             self.problems += self.check_tasks(config["data"]["task"])
+            task = create_task(config["data"]["task"])
+            self.problems += settings.check_thresholds(config["metrics"], task)
         unsuited = wrong_keys(self.problems)
         bases = [group for group in allow.PART_GROUPS if group != "data"]
         groups = [group for base in bases for group in find_groups(config, base)]

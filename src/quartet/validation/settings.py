@@ -13,7 +13,7 @@ from quartet.config.overrides import base_group, find_groups
 from quartet.core import processes
 from quartet.core.messages import format_value, join_or, suggest_name
 from quartet.core.problems import Config, Context, Problem
-from quartet.data.task import create_task
+from quartet.data.task import SigmoidTask, Task, create_task
 from quartet.validation.keys import is_whole
 
 
@@ -208,6 +208,16 @@ def check_channels(data: Config, wrong: Container[str]) -> Iterator[Problem]:
             "leaves them as they are.",
             mean,
         )
+
+
+def check_thresholds(metrics: Config, task: Task) -> Iterator[Problem]:
+    """Where the largest probability decides, torchmetrics passes over a threshold."""
+    for name, node in metrics.items():
+        value = node.get("threshold", 0.5) if isinstance(node, dict) else 0.5
+        ours = value == 0.5 or isinstance(task, SigmoidTask)
+        if not ours and str(node.get("_target_")).startswith("torchmetrics."):
+            message = f"the largest probability decides in a {task.name} task; leave it out."
+            yield Problem(f"metrics.{name}.threshold", message, value)
 
 
 def check_cores(context: Context) -> Iterator[Problem]:
