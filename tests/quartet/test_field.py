@@ -327,20 +327,21 @@ def test_class_without_pictures_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_pictures_are_all_named_before_the_training(tmp_path: Path, workers: int) -> None:
-    fill(tmp_path, 10)
+    fill(tmp_path / "train", 10)
+    fill(tmp_path / "test", 2)
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "cat" / "cut.jpg")
-    whole = (tmp_path / "cat" / "cut.jpg").read_bytes()
-    (tmp_path / "cat" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "dog" / "text.png").write_text("no picture")
-    (tmp_path / "dog" / "empty.jpg").write_bytes(b"")
-    (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    Image.fromarray(noise).save(tmp_path / "train/cat" / "cut.jpg")
+    whole = (tmp_path / "train/cat" / "cut.jpg").read_bytes()
+    (tmp_path / "train/cat" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "test/dog" / "text.png").write_text("no picture")
+    (tmp_path / "train/dog" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "train/dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(ConfigError) as caught:
         described(tmp_path, f"data.num_workers={workers}")
     message = str(caught.value)
     assert message.startswith("data: 4 pictures cannot be used. Correct or remove them:")
     assert all(name in message for name in ("cut.jpg", "text.png", "empty.jpg", "gone.png"))
-    assert sizes(described(tmp_path, "data.check_files=false")) == [17, 2, 5]
+    assert sizes(described(tmp_path, "data.check_files=false")) == [21, 2, 5]
 
 
 def test_run_of_pictures_matches_classes_by_name(
@@ -1177,3 +1178,81 @@ def test_figure_that_overflows_is_told(tmp_path: Path, command: Callable[..., in
     assert np.isfinite(figures["test/r2"])
     told = (tmp_path / "run/train.log").read_text()
     assert re.search(r"test/mse.*: too large for numbers of 32 bits and left out", told)
+
+
+# Folders of any kind
+
+SAVED = (
+    "L.png",
+    "RGB.png",
+    "RGB.bmp",
+    "RGB.webp",
+    "P.png",
+    "CMYK.tif",
+    "RGBA.png",
+    "I;16.png",
+    "F.tif",
+)
+
+
+def save_randomly(random: np.random.Generator, path: Path) -> tuple[Path, NDArray[Any]]:
+    """A grey picture of random size, kind and orientation; its file, and what a viewer shows."""
+    height, width = random.integers(4, 12, 2)
+    values = random.random((height, width)).astype(np.float32)
+    mode, _, suffix = random.choice(SAVED).rpartition(".")
+    path = path.with_suffix(f".{suffix.upper() if random.random() < 0.2 else suffix}")
+    grey = Image.fromarray((values * 255).round().astype(np.uint8))
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
+    if mode == "I;16":
+        picture = sixteen_bits(values)
+    elif mode == "F":
+        picture = Image.fromarray(values)
+    elif mode == "RGBA":
+        picture = Image.new("LA", grey.size)
+        picture.putalpha(Image.fromarray((255 - values * 255).round().astype(np.uint8)))
+    else:
+        picture = (grey if mode in "LP" else grey.convert("RGB")).convert(mode)
+    if suffix in ("png", "webp") and mode in ("L", "RGB") and random.random() < 0.5:
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        picture, options["exif"] = picture.transpose(Image.Transpose.ROTATE_180), exif
+    picture.save(path, **options)
+    return path, values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(300))
+def test_random_folder_is_read_as_a_viewer_shows_it_or_refused(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    names = list(random.choice(["cat", "dog é", "a b", "1", "true", "x.y"], 3, replace=False))
+    parts = [str(random.choice(["train", "Train"]))] if random.random() < 0.5 else []
+    parts += [str(random.choice(["val", "valid", "Test"]))] if parts else []
+    shown: dict[tuple[str, str], NDArray[Any]] = {}
+    damaged = []
+    for part in parts or [""]:
+        lacks = random.random() < 0.3 and part in parts[1:]
+        for name in names[: 2 if lacks else 3]:
+            (folder := tmp_path / part / name).mkdir(parents=True)
+            for number in range(12):
+                path, values = save_randomly(random, folder / str(number))
+                shown[part, str(path)] = values
+                if random.random() < 0.005:
+                    path.write_bytes(path.read_bytes()[: int(random.integers(0, 20))])
+                    damaged.append(path)
+            for noise in random.choice([".DS_Store", "._1.png", "a.gif", "b.txt"], 2):
+                (folder / noise).write_bytes(b"noise")
+    try:
+        run = described(tmp_path, "data.val_fraction=0.2")
+    except ConfigError as error:
+        left = [path for path in damaged if path.name not in str(error)]
+        if not damaged or left:
+            raise
+        return
+    assert not damaged
+    found = [pictures.samples for pictures in run.data.parts[:3] if pictures]
+    assert {str(path) for samples in found for path, _ in samples} == {path for _, path in shown}
+    assert run.data.parts.class_names == tuple(sorted(map(str, names)))
+    for path, target in (pair for samples in found for pair in samples):
+        assert Path(path).relative_to(tmp_path).parts[-2] == run.data.parts.class_names[target]
+        values = next(each for (_, name), each in shown.items() if name == str(path))
+        assert np.abs(read(path) - values[:, :, None]).max() < 0.03

@@ -71,8 +71,15 @@ def image_folder(
         inner = folders["train"] / names[0]
         hint = f"; data.path={inner} holds {LAYOUT}" if list_classes(inner) else ""
         raise ValueError(f"path {root} has one class only, {names[0]}{hint or '; add another'}.")
-    read = partial(Pictures, classes=names, transform=to_tensor(image_size), check=check_files)
-    parts = {part: read(folder, notes=notes) for part, folder in folders.items()}
+    make = partial(Pictures, classes=names, transform=to_tensor(image_size))
+
+    def read(*places: Path) -> list[Pictures]:
+        found = [make(place, notes=notes) for place in places]
+        if check_files:  # all of them at once
+            check_pictures([path for pictures in found for path, _ in pictures.samples])
+        return found
+
+    parts = dict(zip(folders, read(*folders.values()), strict=True))
     train, own = parts.pop("train"), parts
     if classes is None and (empty := set(range(len(names))) - set(train.targets)):
         raise ValueError(
@@ -98,7 +105,7 @@ def image_folder(
         own.get("val") or (train.select(rows.val) if len(rows.val) else None),
         own.get("test") or (train.select(rows.test) if len(rows.test) else None),
         class_names=tuple(names),
-        read=read,
+        read=lambda folder: read(folder)[0],
         notes=tuple(notes),
     )
 
@@ -110,7 +117,6 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         folder: Has a folder for each class, or for some of them.
         classes: Their names, in the order of the class indices.
         transform: Makes a picture a tensor.
-        check: Whether to read every picture once.
         notes: Gets a line about files that are left out.
 
     Attributes:
@@ -118,7 +124,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         targets: The class indices.
 
     Raises:
-        ValueError: a folder is none of the classes, none has a picture, or one cannot be read.
+        ValueError: a folder is none of the classes, or none has a picture.
     """
 
     def __init__(
@@ -127,8 +133,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         *,
         classes: Sequence[str],
         transform: v2.Compose,
-        check: bool,
-        notes: list[str] | None = None,
+        notes: list[str],
     ) -> None:
         self.transform = transform
         found = list_classes(folder)
@@ -150,10 +155,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             raise ValueError(
                 f"{folder} has no picture in {LAYOUT}" + (f", but {kinds}." if left_out else ".")
             )
-        if left_out and notes is not None:
+        if left_out:
             notes.append(f"files left out in {folder} that are no pictures: {kinds}")
-        if check:
-            check_pictures([path for path, _ in self.samples])
 
     def __len__(self) -> int:
         return len(self.samples)
