@@ -231,6 +231,7 @@ def reliability(panel: Axes, confidence: Array, right: Array) -> None:
     panel.set_title(f"Reliability (calibration error {error:.4f})")
     panel.legend(loc="upper left")
     unit_square(panel)
+    panel.set(ylim=(-0.02, 1.3), yticks=(0, 0.25, 0.5, 0.75, 1))  # the legend above all points
 
 
 POINTS = 5000  # of a scatter; more of them are only a blot
@@ -342,9 +343,18 @@ PANEL = 3.3, 2.0  # inches
 ACROSS = 3  # panels in a row
 
 
-def learning_curves(directory: Path) -> Canvas:
-    """A run's metrics.csv: a panel for each figure, and the learning rate under them."""
+def learning_curves(directory: Path, metric: str | None = None, mode: str = "min") -> Canvas:
+    """A run's metrics.csv: a panel for each figure, and the learning rate under them.
+
+    Args:
+        directory: Of the run.
+        metric: The monitored value, whose best epoch is marked.
+        mode: Whether its best value is the min or max.
+    """
     history = read_history(directory)
+    best: Any = None
+    if metric in history and history[metric].notna().any():
+        best = history[metric].idxmin() if mode == "min" else history[metric].idxmax()
     rates = [column for column in map(str, history) if re.match(r"lr\b", column)]
     others = [column for column in map(str, history) if column not in [*rates, "epoch", "step"]]
     names = list(dict.fromkeys(split_part(column)[1] for column in others))
@@ -361,6 +371,8 @@ def learning_curves(directory: Path) -> Canvas:
         }
         for part in sorted(parts, key=[*COLOURS, "test", ""].index):
             draw_by_epoch(panel, history[parts[part]], label=part, color=COLOURS.get(part, INK))
+        if best is not None:
+            panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":", label=f"best epoch, {best}")
         panel.set_title(name)
         if not number:
             panel.legend()

@@ -58,7 +58,7 @@ def draw_training(run: Run, collector: PredictionCollector) -> list[Path]:
     drawn: Drawings = {}
     if run.is_known:
         drawn = {"samples": partial(samples, run), **draw_predictions(run, collector)}
-    drawn["curves"] = partial(drawings.learning_curves, run.directory)
+    drawn["curves"] = partial(drawings.learning_curves, run.directory, **run.config["monitor"])
     saved = save(drawn, run.directory)
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -42,6 +42,7 @@ class ProgressBar(LightningProgressBar):
             unit="batch",
             disable=trainer.global_rank != 0,
             dynamic_ncols=terminal,
+            delay=0 if terminal else 30,
             mininterval=0.1 if terminal else 30,
             leave=terminal,
         )
