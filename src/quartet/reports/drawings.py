@@ -372,7 +372,9 @@ def learning_curves(directory: Path, metric: str | None = None, mode: str = "min
         for part in sorted(parts, key=[*COLOURS, "test", ""].index):
             draw_by_epoch(panel, history[parts[part]], label=part, color=COLOURS.get(part, INK))
         if best is not None:
-            panel.axvline(best, color=GREY, linewidth=0.8, linestyle=":", label=f"best epoch, {best}")
+            panel.axvline(
+                best, color=GREY, linewidth=0.8, linestyle=":", label=f"best epoch, {best}"
+            )
         panel.set_title(name)
         if not number:
             panel.legend()
