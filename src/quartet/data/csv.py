@@ -368,7 +368,7 @@ def _read_targets(
                 raise ValueError(f"{title} holds {texts[0]!r}; remove the sign {unit}.")
             if what != "category":
                 columns[name] = form.to_numbers(texts)
-                gaps |= ~np.isfinite(columns[name])
+                gaps = gaps | ~np.isfinite(columns[name])
         elif words and form.missing_values is None and is_new:
             raise ValueError(
                 f"{title} has {np.isin(texts, words).sum()} rows with {shorten(words)}, a class or a "
@@ -629,8 +629,8 @@ def _describe_answers(
     """Yields a caution about columns that tell the target by themselves."""
     if len(train) < 20 or targets.reshape(len(targets), -1).shape[1] > 1:
         return
-    truth = targets[train].ravel()
-    telling = []
+    train = train[:10_000]  # enough to see it
+    truth, telling = targets[train].ravel(), []
     for name in [*encoding["numeric"], *encoding["categories"]]:
         texts = columns[name][train]
         unit = encoding["numeric"].get(name, {}).get("unit", "")

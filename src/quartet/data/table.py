@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
@@ -32,7 +32,7 @@ CHUNK = 8192  # rows that are read at once
 # What stands for a missing value in a column of numbers, unless a setting says otherwise.
 MISSING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None"}
 EXACT = 2.0**53  # beyond it 64-bit floats skip whole numbers
-BOOLEANS = {"true": 1.0, "false": 0.0}
+BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})( .*)?|"
@@ -105,10 +105,17 @@ class Format(NamedTuple):
         words = {"", *(self.missing_values or ())}
         if self.missing_values is None and of_numbers:
             words = MISSING
-        return np.fromiter((text.strip() in words for text in texts), bool, len(texts))
+        return is_one_of(texts, words)
 
     def to_numbers(self, texts: Texts, unit: str = "") -> Floats:
         """Returns the numbers that texts are before a unit, true and false as 1 and 0, else NaN."""
+        if not unit and self.thousands is None and self.decimal in (".", None):
+            with suppress(ValueError):
+                found, is_known = np.full(len(texts), np.nan), texts != ""
+                found[is_known] = texts[is_known].astype(np.float64)
+                # Python reads 1_000 and nan too.
+                if np.isfinite(found[is_known]).all() and "_" not in "".join(texts):
+                    return found
         point, group = re.escape(self.decimal or "."), self.thousands
         digits = r"\d+" if group is None else rf"(\d{{1,3}}({re.escape(group)}\d{{3}})+|\d+)"
         number = rf"[+-]?({digits}({point}\d*)?|{point}\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?"
@@ -117,7 +124,7 @@ class Format(NamedTuple):
         def parse(text: str) -> float:
             found = pattern.fullmatch(text)
             if found is None:
-                return np.nan if unit else BOOLEANS.get(text.strip().lower(), np.nan)
+                return np.nan if unit else BOOLEANS.get(text, np.nan)
             plain = found["number"].replace(group or "\0", "")
             return float(plain.replace(self.decimal or ".", "."))
 
@@ -323,6 +330,10 @@ def read_parquet(path: Path) -> Iterator[list[str]]:
     yield from map(list, zip(*(map(str, column) for column in columns), strict=True))
 
 
+def is_one_of(texts: Texts, words: Iterable[str]) -> NDArray[np.bool_]:
+    return pd.Series(texts, dtype=object).isin([*words]).to_numpy()
+
+
 def to_texts(values: Iterable[str]) -> Texts:
     texts = list(values)
     made = np.empty(len(texts), dtype=object)
@@ -395,9 +406,9 @@ def find_kind(
         raise ValueError(f"{title} {what}; {join_or([*filter(None, ways_out), *others])}.")
 
     found, is_sure = form.to_numbers(values), name in lists["numbers"]
-    words = {value.strip().lower() for value in values} & {*BOOLEANS}
-    if not np.isnan(found).any() and not (words and {*found} - {0, 1}):
-        codes = [value for value in values if re.fullmatch(r"0\d+", value)]
+    is_odd = is_one_of(values, BOOLEANS).any() and not np.isin(found, (0, 1)).all()
+    if not np.isnan(found).any() and not is_odd:
+        codes = [value for value in values if value[0] == "0" and value[1:].isdigit()]
         if codes and not is_sure:
             way_out = f"{spell('numbers', *lists['numbers'], name)} takes them for numbers"
             refuse(f"holds {codes[0]!r}, a code or a number", way_out)
