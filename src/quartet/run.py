@@ -52,7 +52,7 @@ def train_locked(
     from quartet.compat import quieten
     from quartet.config import records
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
-    from quartet.reports.run import describe_caption, draw_training, table
+    from quartet.reports.run import describe_caption, describe_stop, draw_training, table
     from quartet.training.callbacks.interruption import StopAtBatchEnd
     from quartet.training.callbacks.predictions import PredictionCollector
     from quartet.training.callbacks.progress import Timer
@@ -113,6 +113,7 @@ def train_locked(
                 print(f"{run.directory} holds no checkpoint yet; it starts from the beginning.")
                 clear_loggers(trainer.loggers)
             trainer.fit(run.module, run.data, ckpt_path=path, weights_only=True)
+        stopped = list(describe_stop(trainer))  # before a checkpoint's state replaces it
         result["seconds"]["fit"] = perf_counter() - fit_start
         # Only the first process has the history.
         summary: Any = summarize_epochs(run) if main else {}
@@ -132,7 +133,7 @@ def train_locked(
             result["pruned"] = pruners[0].epoch
         if run.is_known and not run.has_part("test") and run.has_part("val"):
             collect_validation(run, collector, path)
-        caption = describe_caption(run)
+        caption = "\n".join(filter(None, [describe_caption(run), *stopped]))
         if main:
             log_best(trainer.loggers, result, trainer.global_step)
             draw_training(run, collector)

@@ -21,6 +21,7 @@ from quartet.core.files import CONF
 from quartet.core.messages import format_value, suggest_name
 from quartet.core.problems import ConfigError
 from quartet.data.split import Parts
+from quartet.data.task import Task
 from quartet.validation.dry_run import check_model
 from quartet.validation.keys import (
     CONDITIONS,
@@ -66,6 +67,10 @@ class WrongSize(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layer(inputs)
+
+
+class Ordered(Task):
+    """A kind of task of the fork's own."""
 
 
 class Raises(nn.Module):
@@ -169,6 +174,7 @@ REFUSED = [
         f"model._target_={PROJECT}.model.mlp.MPL",
         rf"^model._target_={PROJECT}.model.mlp.MPL: {PROJECT}.model.mlp has no MPL; did you mean MLP\?$",
     ),
+    (f"data.task={HERE}.Ordered data.balance=true", r"=true: .*, and the task is ordered; leave"),
     (f"data._target_={HERE}.digit", rf"^data._target_={HERE}.digit: {HERE} has no digit; "),
     (f"data.task={HERE}.Inner", r"Inner: must be a subclass of quartet.Task\.$"),
     (
@@ -197,6 +203,7 @@ REFUSED = [
         "model.norm=2024",
         r"^model.norm=2024: must be text; quotes make it text: 'model.norm=\"2024\"'\.$",
     ),
+    ("optimizer.lr='0.1'", r"^optimizer.lr=0.1: is text, and must be a number; leave out its quot"),
     ("data.keep=[1]", r"^data.keep=\[1\]: must be a mapping of names to numbers or null\.$"),
     ("model.hidden=abc", r"^model.hidden=abc: must be a list of whole numbers\.$"),
     ("model.hidden=3", r"^model.hidden=3: must be a list of whole numbers, such as \[3\]\.$"),

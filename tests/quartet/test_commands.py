@@ -59,6 +59,7 @@ def test_checking_only_says_what_would_run_and_leaves_nothing(
     assert train_py("check=only", "data=wine", "scheduler=cosine") == 0
     out = capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+    assert "None" not in out  # of an experiment
     for words in (
         r"^Nothing is wrong with it. It would run:",
         r"^data +wine$",

@@ -346,6 +346,9 @@ def test_line_of_each_job_shows_the_progress(
         r"; sweep: 2 of 5 done, 1 failed, best val/accuracy 0\.75 \(job 1\), about 0:00:0\d left$"
     )
     assert re.search(best, lines[1])
+    finish(made[4], "refused")
+    progress.update(made[4])
+    assert "sweep: 2 of 5 done, 1 failed, 1 refused, best " in str(progress)
 
 
 def test_link_that_leads_out_of_a_sweep_is_refused(

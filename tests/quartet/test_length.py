@@ -87,13 +87,17 @@ def test_training_without_validation_ends_as_before(tmp_path: Path) -> None:
             build(composed([*TINY, *more, "scheduler=plateau"]))
 
 
-def test_callback_that_ends_a_training_before_any_validation_leaves_no_best(tmp_path: Path) -> None:
+def test_callback_that_ends_a_training_before_any_validation_leaves_no_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=train/loss"]
     names += ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=9"]
     names += ["callbacks.early_stopping.check_on_train_epoch_end=true"]
     result = train(composed([*TINY, *names, "trainer.check_val_every_n_epoch=3"]), tmp_path)
     assert result["monitor"] == {"metric": "val/loss", "mode": "min", "best": None, "epoch": 2}
     assert "test/loss" in result["metrics"]
+    words = "\nstopped after epoch 2: train/loss had not improved in the last check\n"
+    assert words in capsys.readouterr().out
 
 
 # 70 training rows: three batches of 23 and one of 1, or two steps of two batches.

@@ -323,6 +323,10 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(
     assert "predictions.png" not in files(tmp_path)
     assert "confusion.png" in files(tmp_path)
     assert caplog.messages == ["predictions.png is left out: ZeroDivisionError: no samples"]
+    monkeypatch.setattr(Multiclass, "figures", fails)
+    train(composed(["trainer=smoke", "data=wine"]), tmp_path / "again")
+    words = "the pictures of the task multiclass are left out: ZeroDivisionError: no samples"
+    assert caplog.messages[1:] == [words]
 
 
 def test_tensorboard_shows_the_same_pictures(tmp_path: Path) -> None:

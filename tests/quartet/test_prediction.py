@@ -288,7 +288,8 @@ def test_pictures_of_a_built_in_set_must_have_its_shape(tmp_path: Path) -> None:
     assert (found.prediction == same.prediction[:5]).all()
     Image.new("L", (8, 9)).save(tmp_path / "tall.png")
     with pytest.raises(
-        ConfigError, match=r"tall.png is 8 pixels wide and 9 high; the model takes 8 by"
+        ConfigError,
+        match=r"tall.png is 8 pixels wide and 9 high, and the model takes the shape 8 by 8. Cut or remove it.$",
     ):
         predicted(tmp_path / "run", tmp_path / "tall.png")
     with pytest.raises(

@@ -199,6 +199,9 @@ def test_what_cannot_be_compared_is_said(
     found = cautions(read([tmp_path]).jobs, metric)
     assert len(found) == (1 if said else 0)
     assert all(said in each for each in found)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"status": "refused"}))
+    assert cautions(read([tmp_path]).jobs, metric) == []  # there is one to rank
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,9 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
     """
     configs = list_configs(directory)
     if not configs:
-        message = f"resume={directory} holds no run: there is no .hydra/config.yaml."
+        message = (
+            f"{directory} holds no run: there is no .hydra/config.yaml; name a run's directory."
+        )
         raise ConfigError(Problem("", message))
     file = configs[-1]
     loaded = read_config(file)

@@ -3,11 +3,13 @@
 import collections.abc
 import importlib
 import inspect
+import json
 import pkgutil
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
@@ -183,6 +185,10 @@ def describe_mismatch(key: str, value: Any, hint: Any) -> Problem:
     words = describe_hint(hint)
     if isinstance(value, str) and (close := closest_name(value, words)):
         return Problem(key, f"did you mean {close}?", value)
+    with suppress(ValueError):
+        if isinstance(value, str) and fits(json.loads(value), hint):
+            message = f"is text, and must be {join_or(words)}; leave out its quotes."
+            return Problem(key, message, value)
     way_out = f", such as {format_value([value])}" if fits([value], hint) else ""
     if isinstance(value, int | float) and "text" in words:
         way_out = f"; quotes make it text: '{key}=\"{value}\"'"

@@ -166,11 +166,11 @@ def check_pictures(paths: Sequence[Path]) -> None:
         refuse_pictures([problem for problem in bar if problem])
 
 
-def refuse_pictures(problems: Sequence[str]) -> None:
+def refuse_pictures(problems: Sequence[str], way_out: str = "Correct or remove") -> None:
     """Raises a ValueError that names the pictures with a problem, if there are any."""
     if len(problems) == 1:
-        raise ValueError(f"{problems[0]}. Correct or remove it.")
+        raise ValueError(f"{problems[0]}. {way_out} it.")
     if problems:
         raise ValueError(
-            f"{len(problems)} pictures cannot be used. Correct or remove them: {shorten(problems, 20)}."
+            f"{len(problems)} pictures cannot be used. {way_out} them: {shorten(problems, 20)}."
         )

@@ -183,13 +183,13 @@ def split(
     for name, size in sizes.items():
         if fractions[name] > 0 and size == 0:
             raise ValueError(
-                f"{name}={fractions[name]} makes an empty part of {len(units)} {unit}; "
-                f"raise it to at least {1 / max(len(units), 1):.2g}, or set it to 0 to go without."
+                f"{name}={fractions[name]} makes an empty part of {len(units)} {unit}; it takes "
+                f"more of them, or at least {1 / max(len(units), 1):.2g}, or 0 to go without."
             )
     if sum(sizes.values()) >= len(units):
         raise ValueError(
             f"val_fraction={val_fraction} and test_fraction={test_fraction} of {len(units)} {unit} "
-            "leave no training part; lower them."
+            "leave no training part; it takes more of them, or smaller fractions."
         )
     if order is not None:
         if fold is not None:

@@ -303,8 +303,8 @@ class PictureFiles(Dataset[Any]):
         height, width = v2.functional.get_size(picture)
         if self.size and width * self.size[0] != height * self.size[1]:
             return (
-                f"{self.paths[index]} is {width} pixels wide and {height} high; the model takes "
-                f"{self.size[1]} by {self.size[0]}, cut it to that shape."
+                f"{self.paths[index]} is {width} pixels wide and {height} high, and the model takes "
+                f"the shape {self.size[1]} by {self.size[0]}"
             )
         tensor: Tensor = self.transform(picture)
         return tensor
@@ -346,7 +346,7 @@ def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
             yield Batch([str(each) for each in part], inputs, targets if has_targets else {})
             start += len(tensors)
             bar.update(len(tensors))
-    refuse_pictures(problems)
+    refuse_pictures(problems, "Correct or remove" if any_size else "Cut or remove")
 
 
 # Writing

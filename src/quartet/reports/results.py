@@ -319,10 +319,11 @@ def rank(results: Results, metric: str) -> pd.DataFrame:
 
 
 def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
-    """Reasons why values of the metric may not be comparable over these jobs."""
+    """Reasons why values of the metric may not be comparable over the finished jobs."""
+    jobs = jobs[jobs["status"] == "finished"]
     varied = [str(key) for key in jobs if jobs[key].map(str).nunique() > 1]
     config: Any = {}
-    with suppress(ValueError):
+    with suppress(ValueError, IndexError):
         config = read_file(Path(jobs["directory"].iloc[0]) / ".hydra" / "config.yaml")
     metrics = list(select(config, "metrics") or {})
     data = [key for key in varied if key in ("data", "data/task", "data.path")]

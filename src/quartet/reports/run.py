@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -62,7 +65,7 @@ def draw_training(run: Run, collector: PredictionCollector) -> list[Path]:
     saved = save(drawn, run.directory)
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            with forgiving(Path(logger.log_dir)):
+            with forgiving("the pictures of TensorBoard are"):
                 add_to_board(logger, saved, run.trainer.global_step)
     return saved
 
@@ -80,7 +83,7 @@ def save(drawn: Drawings, directory: Path, prefix: str = "") -> list[Path]:
     saved = []
     for name, draw in drawn.items():
         path = directory / f"{prefix}{name}.png"
-        with forgiving(path), mpl.rc_context(STYLE):
+        with forgiving(f"{path.name} is"), mpl.rc_context(STYLE):
             if figure := draw():
                 save_png(figure, path)
                 saved.append(path)
@@ -88,14 +91,14 @@ def save(drawn: Drawings, directory: Path, prefix: str = "") -> list[Path]:
 
 
 @contextmanager
-def forgiving(path: Path) -> Iterator[None]:
-    """Logs an error in the block, which leaves out the picture `path` and nothing else."""
+def forgiving(pictures: str) -> Iterator[None]:
+    """Logs an error in the block, which leaves out these pictures and nothing else."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a font without some letter of a class's name
         try:
             yield
         except Exception as error:
-            log.warning(f"{path.name} is left out: {type(error).__name__}: {error}")
+            log.warning(f"{pictures} left out: {type(error).__name__}: {error}")
 
 
 def add_to_board(logger: TensorBoardLogger, paths: Sequence[Path], step: int) -> None:
@@ -121,7 +124,7 @@ def draw_predictions(run: Run, collector: PredictionCollector) -> Drawings:
     task: Any = run.module.task
     names = drawable_names(task.names(run.data.metadata()))
     drawn: Drawings = {}
-    with forgiving(run.directory / "predictions.png"):
+    with forgiving(f"the pictures of the task {task.name} are"):
         figures = task.figures(collector, names, run.config["metrics"])
         for name, drawing in figures.items():
             if callable(drawing):  # of a project's own task
@@ -259,6 +262,19 @@ def describe_caption(run: Run) -> str:
     return task.caption(task.names(run.data.metadata()))
 
 
+def describe_stop(trainer: Trainer) -> Iterator[str]:
+    """Yields why a callback ended the training before its last epoch."""
+    for each in trainer.callbacks if trainer.should_stop else ():  # type: ignore[attr-defined]
+        if isinstance(each, Timer) and (each.time_remaining() or 0) < 0:
+            yield "stopped as trainer.max_time was over"
+        elif isinstance(each, EarlyStopping) and each.stopping_reason_message:
+            reason = each.stopping_reason_message.partition(" Signaling")[0]
+            if each.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+                count = "the last check" if each.patience < 2 else f"{each.patience} checks"
+                reason = f"{each.monitor} had not improved in {count}"
+            yield f"stopped after epoch {each.stopped_epoch + 1}: {reason}"
+
+
 def table(result: Mapping[str, Any], directory: Path, caption: str = "") -> str:
     """A run's figures for the terminal: a row for each, a column for train, val and test."""
     monitor, choices = result["monitor"], result["choices"]
@@ -303,7 +319,9 @@ def describe_run(cfg: "DictConfig") -> str:
     """
     run = build(cfg)
     choices = group_choices(cfg.hydra.runtime.choices)
-    lines = [(group, option) for group, option in choices.items() if group not in run.unused]
+    lines = [
+        (group, option) for group, option in choices.items() if option and group not in run.unused
+    ]
     parameters = list(run.module.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() for p in parameters) - trained

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -67,13 +68,12 @@ class Progress:
     def __str__(self) -> str:
         found = [(number, result) for number, result in self.results.items() if result]
         done = [(number, result) for number, result in found if result["status"] == "finished"]
-        failed = sum(result["status"] in ("failed", "refused") for _, result in found)
+        counts = Counter(result["status"] for _, result in found)
         parts = [f"{len(done)} of {self.total} done"]
-        if failed:
-            parts.append(f"{failed} failed")
+        parts += [f"{counts[each]} {each}" for each in ("failed", "refused") if counts[each]]
         if best := find_best(done):
             parts.append(best)
-        left = self.total - len(done) - failed
+        left = self.total - len(done) - counts["failed"] - counts["refused"]
         if left and self.ended:
             seconds = round((time.monotonic() - self.begun) / self.ended * left)
             parts.append(f"about {timedelta(seconds=seconds)} left")

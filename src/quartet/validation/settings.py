@@ -256,10 +256,11 @@ def check_balance(data: Config, trainer: Config, wrong: Container[str]) -> Itera
     """There must be classes to draw equally often, and a random order to draw them in."""
     if data["balance"] is not True or "data.task" in wrong:
         return
-    if not create_task(data["task"]).has_classes:
+    task = create_task(data["task"])
+    if not task.has_classes:
         yield Problem(
             "data.balance",
-            f"draws classes equally often, and the task is {data['task']}; leave it false.",
+            f"draws classes equally often, and the task is {task.name}; leave it false.",
             True,
         )
     elif not data["shuffle"] or trainer["overfit_batches"]:
