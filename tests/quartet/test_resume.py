@@ -595,7 +595,10 @@ def test_extension_killed_at_its_start_is_one_still(
 
 @pytest.mark.parametrize("batches", [5, 8])  # in a window of the second epoch, at an end
 def test_training_ended_by_the_clock_goes_on_as_if_it_had_not(
-    batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batches: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = [*TINY, *STEPS, "trainer.accumulate_grad_batches=3"]
 
@@ -604,11 +607,14 @@ def test_training_ended_by_the_clock_goes_on_as_if_it_had_not(
 
     with monkeypatch.context() as patch:
         patch.setattr(Timer, "_check_time_remaining", check_time)
+        patch.setattr(Timer, "time_remaining", lambda self: -1.0)
         train(composed([*names, "trainer.max_time=00:01:00:00"]), tmp_path / "run")
     epoch, batch = divmod(batches, 4)
     reached = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert reached == 2 * epoch + math.ceil(batch / 3)  # windows of 3 and 1 batches
+    assert "\nstopped as trainer.max_time was over\n" in capsys.readouterr().out
     resume(tmp_path / "run", "trainer.max_time=null")
+    assert "stopped" not in capsys.readouterr().out
     assert_same(uninterrupted(names), tmp_path / "run")
 
 

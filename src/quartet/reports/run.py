@@ -265,7 +265,7 @@ def describe_caption(run: Run) -> str:
 def describe_stop(trainer: Trainer) -> Iterator[str]:
     """Yields why a callback ended the training before its last epoch."""
     for each in trainer.callbacks if trainer.should_stop else ():  # type: ignore[attr-defined]
-        if isinstance(each, Timer) and (each.time_remaining() or 0) < 0:
+        if isinstance(each, Timer) and (each.time_remaining() or 0) <= 0:
             yield "stopped as trainer.max_time was over"
         elif isinstance(each, EarlyStopping) and each.stopping_reason_message:
             reason = each.stopping_reason_message.partition(" Signaling")[0]
