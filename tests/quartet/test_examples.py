@@ -686,9 +686,13 @@ def test_another_table_is_prepared_as_that_of_the_training(tmp_path: Path) -> No
         own = pd.read_csv(predict(cfg, run))
         with pytest.raises(ConfigError, match=r"^input=none.csv: none.csv is missing; name a file"):
             evaluate(cfg, run, input="none.csv")
-        cfg.data.val_fraction = 0.1
-        with pytest.raises(ConfigError, match="the run's own data has changed since the training"):
-            evaluate(cfg, run, input=tmp_path / "later.csv")
+        for key, value, words in (
+            ("val_fraction", 0.1, "^data.val_fraction=0.1: is not what the run was trained with"),
+            ("path", str(tmp_path / "later.csv"), "own data has changed since the training"),
+        ):
+            cfg.data[key] = value
+            with pytest.raises(ConfigError, match=words):
+                evaluate(cfg, run, input=tmp_path / "later.csv")
     assert len(table) == 61
     pd.testing.assert_frame_equal(table, own, rtol=1e-5)
     assert figures == pytest.approx(
