@@ -677,6 +677,7 @@ def test_another_table_is_prepared_as_that_of_the_training(tmp_path: Path) -> No
     run = tmp_path / "run"
     later = pd.read_csv(LOAD)[-96:]  # the last fifth from 72 hours on, and the 24 before them
     later.to_csv(tmp_path / "later.csv", index=False)
+    pd.read_csv(LOAD)[:-96].to_csv(tmp_path / "shorter.csv", index=False)
     with examples.installed("forecasting", tmp_path):
         words = ["data=load", f"data.path={LOAD}", "trainer.max_epochs=1"]
         result = train(composed([*TINY, *words]), run)["metrics"]
@@ -688,7 +689,7 @@ def test_another_table_is_prepared_as_that_of_the_training(tmp_path: Path) -> No
             evaluate(cfg, run, input="none.csv")
         for key, value, words in (
             ("val_fraction", 0.1, "^data.val_fraction=0.1: is not what the run was trained with"),
-            ("path", str(tmp_path / "later.csv"), "own data has changed since the training"),
+            ("path", str(tmp_path / "shorter.csv"), "own data has changed since the training"),
         ):
             cfg.data[key] = value
             with pytest.raises(ConfigError, match=words):
