@@ -30,6 +30,7 @@ from quartet.data.csv import csv as csv_source
 from quartet.data.csv import encode
 from quartet.data.split import Parts
 from quartet.data.table import Format, TableFile, spell
+from quartet.data.task import Regression
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
 from quartet.reports.figures import drawable_names
@@ -544,6 +545,29 @@ def test_unseen_categories_are_refused_or_zeros_in_number(
         cfg = evaluation_config(run, ["data.unseen=zeros"])
         command(cfg, run, input=tmp_path / "new.csv")  # type: ignore[operator]
         assert "did not have became zeros: kind of 5 rows" in caplog.text
+
+
+def test_columns_without_names_are_known_by_their_places(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(table("h", Y, X, NUMBERS, separator=",").removeprefix("h\n"))
+    words = ["data.header=false", "data.target=c1"]
+    train(config(tmp_path / "t.csv", *words), tmp_path / "run")
+    (tmp_path / "less.csv").write_text(table("h", X, NUMBERS).removeprefix("h\n"))
+    cfg = evaluation_config(tmp_path / "run", [])
+    with pytest.raises(ConfigError, match="has 2 columns, and the table of the training 3"):
+        predict(cfg, tmp_path / "run", input=tmp_path / "less.csv")
+    found = pd.read_csv(predict(cfg, tmp_path / "run", input=tmp_path / "t.csv"))
+    assert list(found.target) == [*map(float, Y)]
+
+
+def test_a_checkpoint_of_32_bits_is_loaded() -> None:
+    task = Regression(2)
+    state = {"mean": torch.tensor([1.0, 2.0]), "std": torch.tensor([3.0, 4.0])}
+    task.load_state_dict(state)
+    assert task.predictions(torch.ones(1, 2)).tolist() == [[4, 6]]
+    task.set_scale(
+        torch.tensor([1.7e9 + 33, 5], dtype=torch.float64), torch.tensor([3, 4]).double()
+    )
+    assert task.predictions(torch.ones(1, 2)).tolist() == [[1.7e9 + 36, 9]]
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:

@@ -121,13 +121,13 @@ def csv(
     dividing = _name_division(order=order, group=group, division=division)
     notes: list[str] = []
     table = read_table("path", path, form, notes)
-    count = len(next(iter(table.values())))
+    count, width = len(next(iter(table.values()))), len(table)
     known = (prepared or {}).get("encoding") or {}
     known = known if "scale" in known else {}  # else the run is older than that
     whole = bool(known and prepared and prepared.get("whole"))
     if known:
         wanted, inputs = known["targets"], [*known["numeric"], *known["categories"]]
-        require_columns([*wanted, *inputs], list(table), str(path))
+        require_fit(list(table), known, form, str(path), wanted)
         if sorted(as_names(target)) != sorted(wanted):
             raise ValueError(f"target must be {shorten(wanted)}, as in the training; leave it out.")
     else:
@@ -177,7 +177,7 @@ def csv(
         left_out = [name for name in table if name not in [*inputs, *wanted, *dividing.values()]]
         reasons = dict.fromkeys(dividing.values(), "divides the rows")
         fitted["dropped"] = fitted["dropped"] | dict.fromkeys(left_out, "left out") | reasons
-        fitted |= {"targets": wanted, "scale": None}
+        fitted |= {"targets": wanted, "scale": None, "width": width}
         if kind.has_scale and standardize_targets:
             scaler = StandardScaler().fit(targets[rows.train])
             fitted["scale"] = [scaler.mean_.tolist(), scaler.scale_.tolist()]
@@ -237,6 +237,23 @@ def require_columns(
             hint = suggest_name(name, given, most=len(given))
             text = f"{path} has no column {name!r}" if path else f"{key} {name!r} is not a column"
             raise ValueError(f"{text}; {hint}")
+
+
+def require_fit(
+    given: Sequence[str],
+    encoding: Mapping[str, Any],
+    form: Format,
+    path: str,
+    others: Sequence[str] = (),
+) -> None:
+    """Raises ValueError if a file lacks columns of the training, or others that are needed."""
+    width = encoding.get("width", len(given))
+    if form.header is False and len(given) != width:
+        raise ValueError(
+            f"{path} has {len(given)} columns, and the table of the training {width}; without a header "
+            "they are known by their places, so give it the same ones."
+        )
+    require_columns([*encoding["numeric"], *encoding["categories"], *others], given, path)
 
 
 def _refuse_missing_header(table: Table, form: Format) -> None:

@@ -204,7 +204,9 @@ def describe(predictor: Predictor, inputs: Tensor, shape: Any, is_raw: bool) -> 
         "holds": task.raw_outputs_text if is_raw else task.outputs_text,
         "names": predictor.names,
     }
-    scale = {f"target_{name}": values.tolist() for name, values in task.named_buffers()}
+    scale = {f"target_{name}": values.double() for name, values in task.named_buffers()}
+    if "target_mean_rest" in scale:
+        scale["target_mean"] += scale.pop("target_mean_rest")
     preprocessing: dict[str, Any] = {"features": metadata["feature_names"]}
     if metadata["encoding"]:
         preprocessing |= {
@@ -228,7 +230,7 @@ def describe(predictor: Predictor, inputs: Tensor, shape: Any, is_raw: bool) -> 
             "dtype": str(inputs.dtype).removeprefix("torch."),
             "shape": ["batch", *inputs.shape[1:]],
         },
-        "outputs": outputs | (scale if is_raw else {}),
+        "outputs": outputs | {key: scale[key].tolist() for key in scale if is_raw},
         "preprocessing": preprocessing,
     }
 

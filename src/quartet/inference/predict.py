@@ -26,7 +26,7 @@ from quartet.config.instantiate import import_task
 from quartet.core.files import create_file, unique_path
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
-from quartet.data.csv import describe_unseen, encode, known_targets, require_columns
+from quartet.data.csv import describe_unseen, encode, known_targets, require_fit
 from quartet.data.image_folder import to_tensor
 from quartet.data.loader import make_normalizer, worker_options
 from quartet.data.pictures import PictureError, list_pictures, read_picture, refuse_pictures
@@ -251,8 +251,7 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
     encoding, form = metadata["encoding"], Format.of(config)
     table = TableFile(path, form)
     given = table.names
-    require_columns([*encoding["numeric"], *encoding["categories"]], given, str(path))
-    require_columns([] if key is None else [key], given, str(path))
+    require_fit(given, encoding, form, str(path), [] if key is None else [key])
     targets: list[str] = encoding["targets"] if set(encoding["targets"]) <= set(given) else []
     unseen: Counter[str] | None = Counter() if config.get("unseen") == "zeros" else None
     start = 0
