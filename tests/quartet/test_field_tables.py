@@ -30,7 +30,7 @@ from quartet.data.csv import csv as csv_source
 from quartet.data.csv import encode
 from quartet.data.split import Parts
 from quartet.data.table import Format, TableFile, spell
-from quartet.data.task import Regression
+from quartet.data.task import Multiclass, Regression
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
 from quartet.reports.figures import drawable_names
@@ -584,6 +584,14 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds plum, and the classes of the training are apple"):
         evaluate(cfg, tmp_path / "run", input=tmp_path / "other.csv")
     assert predict(cfg, tmp_path / "run", input=tmp_path / "other.csv").exists()
+
+
+@pytest.mark.parametrize(("own", "other"), [("true", "TRUE"), ("1", "1.0"), ("0", "0.0")])
+def test_a_class_is_known_in_the_spelling_of_another_program(own: str, other: str) -> None:
+    names = [own, "2", "false"]
+    assert Multiclass().parse_target(other, names) == own
+    columns = pd.DataFrame({"y": [other, "2", "false"]}, dtype=object)
+    assert Multiclass(3).read_targets(columns, names)[0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -392,11 +392,16 @@ class Classification(StandardTask):
         """Raises ValueError if the values of a column cannot be the classes of the task."""
 
     def parse_target(self, value: Any, names: Names) -> str:
-        """Returns the name of the class in the training, if it has one; 1.0 matches a class 1."""
+        """Returns the name of the class in the training, if it has one; 1.0 is a class 1, TRUE a true."""
         text = str(value)
-        if text in names or (number := as_number(text)) is None:
+        if text in names:
             return text
-        return next((name for name in names if as_number(name) == number), text)
+
+        def key(name: str) -> Any:
+            number, lower = as_number(name), name.lower()
+            return number if number is not None else lower if lower in ("true", "false") else name
+
+        return next((name for name in names if key(name) == key(text)), text)
 
     def target_columns(self, labels: Tensor, names: Names) -> Columns:
         return {"target": [names[label] for label in labels.tolist()]}
