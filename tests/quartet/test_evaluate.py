@@ -144,7 +144,9 @@ def test_samples_that_were_trained_on_are_not_scored(
         ("+critic_scheduler.T=1", "critic_scheduler.T=1: is a setting of the training"),
         ("split=train", "split=train: must be one of test, val."),
         ("checkpoint=first", "checkpoint=first: first is missing; name best, last or a file."),
-        ("data.target=kin", "data.target: must be kind, as in the training; leave it out."),
+        ("data.target=kin", "data.target=kin: is a setting of the training; leave it out"),
+        ("data.drop=[a]", "data.drop=[a]: is a setting of the training; leave it out"),
+        ("data.missing=mean", "data.missing=mean: is a setting of the training; leave it out"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -31,6 +31,11 @@ UNREAD = (
     *("loss", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
     *("check", "resume", "directory"),
 )
+# What the preparation of a table was fitted with.
+FITTED = (
+    *("data.target", "data.features", "data.drop", "data.categories", "data.numbers"),
+    *("data.missing", "data.max_categories", "data.standardize_targets"),
+)
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "train") -> DictConfig:
@@ -121,6 +126,10 @@ def evaluation_config(
         raise ConfigError(*problems)
     cfg.callbacks, cfg.logger = {}, {}
     apply_overrides(cfg, values)
+    now = dict(flatten(to_container(cfg, resolve=False)))
+    changed = [key for key in FITTED if now.get(key) != recorded.get(key)]
+    if problems := [Problem(key, message, now[key]) for key in changed]:
+        raise ConfigError(*problems)
     return cfg
 
 
