@@ -169,7 +169,7 @@ def test_what_cannot_be_exported_is_refused(run: Path, monkeypatch: pytest.Monke
 
 
 def test_the_description_says_how_pictures_are_prepared() -> None:
-    config = {"image_size": 8, "mean": None, "std": None}
+    config = {"image_size": 8, "mean": None, "std": None, "_target_": "project.data.own"}
     metadata = {"config": config, "class_names": ["a", "b"], "feature_names": None}
     metadata |= {"encoding": None}
     predictor = Predictor(nn.Identity(), Multiclass(2), Any, metadata)  # type: ignore[arg-type]
@@ -177,3 +177,9 @@ def test_the_description_says_how_pictures_are_prepared() -> None:
     assert description["preprocessing"]["center_crop"] == 8
     assert description["preprocessing"]["std"] == [1, 1, 1]
     assert description["inputs"]["shape"] == ["batch", 3, 8, 8]
+    for inputs in (torch.zeros(2, 5), torch.full((2, 3, 8, 8), -1.5)):
+        description = describe(predictor, inputs, ["batch", 2], is_raw=False)
+        assert description["preprocessing"] == {
+            "features": None,
+            "order": "not known; project.data.own prepares the samples itself",
+        }

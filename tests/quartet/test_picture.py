@@ -226,6 +226,7 @@ def test_predictions_are_those_of_predict(
     assert (seen.part, seen.step) == ("test", step)
     assert seen.rows.tolist() == list(range(0, 359, step))
     assert seen.labels.tolist() == [int(row["target"]) for row in rows]
+    assert seen.labels.tolist() == [int(seen.dataset[int(row)][1]) for row in seen.rows]
     table = [[float(row[f"probability_{k}"]) for k in range(10)] for row in rows]
     np.testing.assert_allclose(seen.predictions, table, atol=1e-7)
 

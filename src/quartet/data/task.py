@@ -175,7 +175,7 @@ class Task(nn.Module):
 
         Args:
             collected: `quartet.training.callbacks.predictions.PredictionCollector`, with
-                ``predictions`` and ``labels``.
+                ``predictions`` and ``labels``, arrays or nests of arrays, and ``dataset[rows[i]]``.
             names: Names of the classes, labels or values.
             metrics: The metrics group of the configuration.
 

@@ -207,6 +207,8 @@ def describe(predictor: Predictor, inputs: Tensor, shape: Any, is_raw: bool) -> 
     scale = {f"target_{name}": values.double() for name, values in task.named_buffers()}
     if "target_mean_rest" in scale:
         scale["target_mean"] += scale.pop("target_mean_rest")
+    channels = inputs.shape[1] if inputs.ndim > 1 else 1
+    mean, std = config["mean"] or [0.0] * channels, config["std"] or [1.0] * channels
     preprocessing: dict[str, Any] = {"features": metadata["feature_names"]}
     if metadata["encoding"]:
         preprocessing |= {
@@ -214,15 +216,17 @@ def describe(predictor: Predictor, inputs: Tensor, shape: Any, is_raw: bool) -> 
             "column of categories a 1 in the place of its value, null being a missing one",
             **{key: metadata["encoding"][key] for key in ("numeric", "categories")},
         }
-    elif inputs.ndim == 4:
+    elif inputs.ndim == 4 and are_pixels(inputs, mean, std):
         preprocessing |= {
             "order": "channels first; resized and cut, scaled, (value - mean) / std by channel",
             "scale": 1 / 255,
             "resize_shorter_side": config.get("image_size"),
             "center_crop": config.get("image_size"),
-            "mean": config["mean"] or [0.0] * inputs.shape[1],
-            "std": config["std"] or [1.0] * inputs.shape[1],
+            "mean": mean,
+            "std": std,
         }
+    else:
+        preprocessing["order"] = f"not known; {config['_target_']} prepares the samples itself"
     return {
         "task": task.name,
         "inputs": {
@@ -233,6 +237,13 @@ def describe(predictor: Predictor, inputs: Tensor, shape: Any, is_raw: bool) -> 
         "outputs": outputs | {key: scale[key].tolist() for key in scale if is_raw},
         "preprocessing": preprocessing,
     }
+
+
+def are_pixels(inputs: Tensor, mean: list[float], std: list[float]) -> bool:
+    """Whether these are images ``(batch, channels, height, width)`` in [0, 1], standardised or not."""
+    shift, factor = (torch.tensor(each).view(-1, 1, 1) for each in (mean, std))
+    pixels = inputs * factor + shift
+    return bool((pixels > -1e-3).all() and (pixels < 1 + 1e-3).all())
 
 
 def first_inputs(run: Run, part: str, most: int = 64) -> Any:

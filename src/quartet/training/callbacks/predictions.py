@@ -30,6 +30,7 @@ class PredictionCollector(Callback):
         labels: Labels of the task.
         queries: Query of each sample, for ranking; otherwise empty.
         rows: Index of each sample in its part; undefined for ranking.
+        dataset: The data set of the part; sample i is ``dataset[rows[i]]``.
     """
 
     max_values = 1 << 24  # 64 MB
@@ -41,6 +42,7 @@ class PredictionCollector(Callback):
         self.predictions: Any = np.empty(0)
         self.labels: Any = np.empty(0)
         self.queries = self.rows = np.empty(0)
+        self.dataset: Any = None
 
     def append(
         self, part: str, trainer: Trainer, module: Any, outputs: Any, batch: Any, i: int, *_: int
@@ -85,6 +87,7 @@ class PredictionCollector(Callback):
         if not kept:
             return
         self.part, columns = part, nest.concatenate(kept)
+        self.dataset = getattr(trainer.datamodule.parts, part)  # type: ignore[attr-defined]
         order = (columns[2] if len(columns[2]) else columns[3]).argsort(stable=True)
         if not len(columns[2]):
             columns = (*columns[:2], order[:0], columns[3])
