@@ -157,8 +157,9 @@ class WeightedBCE(nn.Module):
     def fit(self, targets: Tensor) -> None:
         """Sets balanced weights from the targets of the training set."""
         positives = targets.double().sum(0)
-        if self.balanced and (positives > 0).all():
-            self.pos_weight.copy_((len(targets) - positives) / positives)
+        ratio = (len(targets) - positives) / positives
+        if self.balanced:  # a label that is always or never there has nothing to balance
+            self.pos_weight.copy_(ratio.where((ratio > 0) & ratio.isfinite(), 1))
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=self.pos_weight)

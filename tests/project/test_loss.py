@@ -113,6 +113,16 @@ def test_class_weights_refuse_outputs_of_another_width() -> None:
         loss(*example("multiclass"))
 
 
+def test_balanced_positives_weigh_as_much_as_negatives() -> None:
+    # The first label is there once in four, the second never, the third always.
+    targets = torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    loss = WeightedBCE(pos_weight="balanced", num_outputs=3)
+    loss.fit(targets)
+    assert loss.pos_weight.tolist() == [3, 1, 1]
+    by_hand = [3 * math.log(2), *[math.log(2)] * 11]  # at outputs of zero
+    assert loss(torch.zeros(4, 3), targets).item() == pytest.approx(sum(by_hand) / 12)
+
+
 def test_focal_at_gamma_zero_is_cross_entropy() -> None:
     loss = FocalLoss(gamma=0, alpha=None)
     outputs, targets = example("multiclass")
