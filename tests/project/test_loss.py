@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
-from project.loss import FocalLoss, ListNetLoss, NLLLoss, RankNetLoss, WeightedCrossEntropy
+from project.loss import (
+    FocalLoss,
+    ListNetLoss,
+    NLLLoss,
+    RankNetLoss,
+    WeightedBCE,
+    WeightedCrossEntropy,
+)
 
 CLASSES = 3
 
