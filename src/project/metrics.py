@@ -20,7 +20,6 @@ class R2(Metric):
     """
 
     higher_is_better = True
-    is_differentiable = True
     full_state_update = False
     count: Tensor
     mean: Tensor
