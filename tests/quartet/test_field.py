@@ -54,8 +54,10 @@ RAMP: NDArray[Any] = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
 
 def read(path: Path, mode: str = "RGB") -> NDArray[Any]:
     """A picture in [0, 1], ``(height, width, channels)``."""
-    values = np.asarray(read_picture(path, mode))
-    return values / 255 if values.dtype == np.uint8 else values
+    picture = read_picture(path, mode)
+    if isinstance(picture, torch.Tensor):
+        return picture.permute(1, 2, 0).numpy()
+    return np.asarray(picture) / 255
 
 
 def sixteen_bits(values: NDArray[Any], kind: str = "<u2") -> Image.Image:
@@ -365,6 +367,32 @@ def test_run_of_pictures_matches_classes_by_name(
     assert command("predict.py", "run=run", "input=dogs", "output=p.csv") == 0
     table = pd.read_csv(tmp_path / "p.csv")
     assert list(table["prediction"]) == ["dog"] * 6 == list(table["target"])
+
+
+def test_pictures_of_16_bits_are_predicted_as_those_of_8(
+    tmp_path: Path, command: Callable[..., int]
+) -> None:
+    random = np.random.default_rng(0)
+    for bits in ("eight", "sixteen", "floats"):
+        fill(tmp_path / bits, cat=0, dog=0)
+    for name, light in (("cat", 0.2), ("dog", 0.6)):
+        for number in range(12):
+            values = (light + random.random((8, 8)) * 0.1).astype(np.float32)
+            path = f"{name}/{number}"
+            Image.fromarray((values * 255).astype(np.uint8)).save(tmp_path / f"eight/{path}.png")
+            sixteen_bits(values).save(tmp_path / f"sixteen/{path}.png")
+            Image.fromarray(values).save(tmp_path / f"floats/{path}.tif")
+    words = ["data=image_folder", "data.path=eight", "data.image_size=8", "model=linear", *SHORT]
+    words += ["trainer.max_epochs=30", "optimizer.lr=0.05", "hydra.run.dir=run"]
+    assert command("train.py", *words) == 0
+    found = {}
+    for bits in ("eight", "sixteen", "floats"):
+        assert command("predict.py", "run=run", f"input={bits}", f"output={bits}.csv") == 0
+        table = pd.read_csv(f"{bits}.csv").sort_values("sample")
+        assert (table["prediction"] == table["target"]).all()
+        found[bits] = table["probability_dog"].to_numpy()
+    for bits in ("sixteen", "floats"):
+        assert np.abs(found[bits] - found["eight"]).max() < 0.02
 
 
 def test_predictions_of_pictures_name_every_damaged_one(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -72,7 +73,7 @@ def read_picture(path: Path, mode: str = "RGB", *, small: bool = False) -> Any:
         small: Whether a JPEG may be read in a lower resolution, to find out whether it can be.
 
     Returns:
-        A picture of Pillow's; of 16 bits or floats an array ``(height, width, channels)`` in [0, 1].
+        A picture of Pillow's; of 16 bits or floats a tensor ``(channels, height, width)`` in [0, 1].
 
     Raises:
         PictureError: it cannot be read, or nothing says how it is to be shown.
@@ -113,12 +114,12 @@ def turn_upright(image: Image.Image) -> Image.Image:
 
 
 def show(image: Image.Image, mode: str, file: Any) -> Any:
-    """Converts a loaded picture to a mode, or to an array in [0, 1] if it has more than 8 bits."""
+    """Converts a loaded picture to a mode, or to a tensor in [0, 1] if it has more than 8 bits."""
     if image.mode[0] in "IF":
         values = scale(np.asarray(image, np.float32), image.mode, file.format)
         if getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
             values = 1 - values
-        return np.repeat(values[:, :, None], len(mode), axis=2)
+        return torch.from_numpy(values).expand(len(mode), -1, -1)
     if not image.has_transparency_data:
         return image.convert(mode)
     layered = image.convert("RGBA")
