@@ -447,6 +447,11 @@ def test_the_check_says_what_each_column_is(tmp_path: Path) -> None:
         "five: dropped, constant in the training part",
         "id: dropped, left out",
     ]
+    text = describe_run(config(tmp_path / "t.csv", "data.order=id", "data.features=[x,id]"))
+    assert "id: number, mean" in text
+    assert "kind: dropped, left out" in text
+    text = describe_run(config(tmp_path / "t.csv", "data.order=id", "data.drop=[kind]"))
+    assert "id: dropped, divides the rows" in text
 
 
 # A run and other tables

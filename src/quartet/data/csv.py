@@ -121,13 +121,13 @@ def csv(
     dividing = _name_division(order=order, group=group, division=division)
     notes: list[str] = []
     table = read_table("path", path, form, notes)
-    count, width = len(next(iter(table.values()))), len(table)
+    count, given = len(next(iter(table.values()))), list(table)
     known = (prepared or {}).get("encoding") or {}
     known = known if "scale" in known else {}  # else the run is older than that
     whole = bool(known and prepared and prepared.get("whole"))
     if known:
         wanted, inputs = known["targets"], [*known["numeric"], *known["categories"]]
-        require_fit(list(table), known, form, str(path), wanted)
+        require_fit(given, known, form, str(path), wanted)
         if sorted(as_names(target)) != sorted(wanted):
             raise ValueError(f"target must be {shorten(wanted)}, as in the training; leave it out.")
     else:
@@ -160,24 +160,19 @@ def csv(
     elif "division" in by:
         rows = _divide(by["division"], dividing["division"], fold)
     else:
-        rows = split(
-            count,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            split_seed=split_seed,
-            fold=fold,
-            **by,
-        )
+        shares: Any = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+        rows = split(count, **shares, split_seed=split_seed, fold=fold, **by)
     if len(targets) > count:
         rows = rows._replace(test=everything[count:])
     fitted = dict(known)
     if not known:
         columns = {name: table[name] for name in inputs}
         fitted = _fit_encoding(columns, rows.train, form, missing, max_categories, lists)
-        left_out = [name for name in table if name not in [*inputs, *wanted, *dividing.values()]]
-        reasons = dict.fromkeys(dividing.values(), "divides the rows")
-        fitted["dropped"] = fitted["dropped"] | dict.fromkeys(left_out, "left out") | reasons
-        fitted |= {"targets": wanted, "scale": None, "width": width}
+        others = [name for name in given if name not in [*inputs, *wanted]]
+        reasons = dict.fromkeys(others, "left out")
+        reasons |= dict.fromkeys(dividing.values(), "divides the rows")
+        fitted["dropped"] |= {name: reasons[name] for name in others}
+        fitted |= {"targets": wanted, "scale": None, "width": len(given)}
         if kind.has_scale and standardize_targets:
             scaler = StandardScaler().fit(targets[rows.train])
             fitted["scale"] = [scaler.mean_.tolist(), scaler.scale_.tolist()]
