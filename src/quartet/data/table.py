@@ -119,7 +119,9 @@ class Format(NamedTuple):
         point, group = re.escape(self.decimal or "."), self.thousands
         digits = r"\d+" if group is None else rf"(\d{{1,3}}({re.escape(group)}\d{{3}})+|\d+)"
         number = rf"[+-]?({digits}({point}\d*)?|{point}\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?"
-        pattern = re.compile(rf"\s*(?P<number>{number})\s*{unit}\s*", re.ASCII | re.IGNORECASE)
+        pattern = re.compile(
+            rf"\s*(?P<number>{number})\s*{re.escape(unit)}\s*", re.ASCII | re.IGNORECASE
+        )
 
         def parse(text: str) -> float:
             found = pattern.fullmatch(text)
@@ -280,7 +282,7 @@ class TableFile:
                 ways_out = f"if such lines are comments, {spell('comment', names[0][0])} skips them"
         elif extra:
             add = f"sed -i '1s/^/row{self.form.separator}/' {shlex.quote(str(self.path))}"
-            ways_out = f"if they begin with names of rows, name those too: {add}"
+            ways_out = f"if they begin with names of rows, {add} names those too, and data.drop=[row] leaves them out"
         raise ValueError(
             f"{self.path} cannot be read as a csv table: line {line} has {width} values, and the "
             f"{'first line' if self.form.header is False else 'header'} {count}; {ways_out}."
@@ -416,8 +418,16 @@ def find_kind(
             if re.fullmatch(r"[+-]?\d+", value) and int(value) != float(value):
                 refuse(f"holds {value!r}, a whole number that a 64-bit float cannot hold")
         return "number", ""
-    if not np.isnan(form.to_numbers(values, "%")).any():
-        return "number", "%"
+    ends = {re.sub(r".*\d[.,]?\s*", "", value, flags=re.DOTALL).strip() for value in values}
+    if (
+        len(ends) == 1
+        and (unit := ends.pop())
+        and not np.isnan(form.to_numbers(values, unit)).any()
+    ):
+        if unit != "%" and not is_sure:
+            way_out = f"{spell('numbers', *lists['numbers'], name)} takes the numbers before it"
+            refuse(f"holds numbers that end in {unit!r}, such as {values[0]!r}", way_out)
+        return "number", unit
     is_date = np.array([bool(DATE.fullmatch(value.strip())) for value in values])
     like = np.array([bool(LIKE_NUMBER.fullmatch(value.strip())) for value in values]) & ~is_date
     half = counts.sum() / 2
