@@ -438,6 +438,12 @@ def test_a_column_that_tells_the_target_is_told(
     assert not any("x of" in note for note in notes)
 
 
+def test_an_identifier_is_told(tmp_path: Path) -> None:
+    names = [f"id{number}" for number in NUMBERS]
+    notes = load(tmp_path, table("x,name,y", X, names, Y)).notes
+    assert any("name has another value in every row" in note for note in notes)
+
+
 def test_the_check_says_what_each_column_is(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(table("x,kind,id,five,y", X, KINDS, NUMBERS, ["5"] * N, Y))
     text = describe_run(config(tmp_path / "t.csv", "data.drop=[id]"))

@@ -77,7 +77,7 @@ def csv(
         features: The input columns; None for all except the target and ``drop``.
         drop: Columns to leave out.
         categories: Columns whose values are categories, although they may look like numbers.
-        numbers: Columns whose values are numbers, although they begin with zeros.
+        numbers: Columns whose values are numbers, although they begin with zeros or end in a unit.
         separator: This and the next six are those of `quartet.data.table.Format`.
         decimal: Decimal sign.
         thousands: Sign between groups of three digits.
@@ -638,7 +638,11 @@ def _describe_answers(
     train: IntArray,
     kind: Task,
 ) -> Iterator[str]:
-    """Yields a caution about columns that tell the target by themselves."""
+    """Yields cautions about identifiers, and columns that tell the target by themselves."""
+    for name, known in encoding["categories"].items():
+        if len(known) == len(train):
+            way_out = f"leave it out if it is an identifier, {spell('drop', name)}"
+            yield f"{name} has another value in every row of the training part; {way_out}"
     if len(train) < 20 or targets.reshape(len(targets), -1).shape[1] > 1:
         return
     train = train[:10_000]  # enough to see it
