@@ -281,8 +281,10 @@ def refusals(first: str) -> Iterator[None]:
     except ConfigError as error:
         abort("\n  ".join([first, *map(str, error.problems)]))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in CLOSED:
-            abort(f"{first}\n  {error.filename}: {error.strerror}; use a copy that can be written.")
+        if isinstance(error, OSError) and error.filename:
+            abort(
+                f"{first}\n  {error.filename}: {error.strerror}; use a place that can be written."
+            )
         print(redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -750,6 +750,14 @@ def test_one_job_of_an_experiment_is_trained_alone(train_py: Callable[..., int])
     assert train_py(*words, "hydra.run.dir=run") == 0
 
 
+def test_setting_of_another_sweep_is_refused(
+    sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("seed=1", "sweep.space={a: 1}") == 2
+    message = "sweep.space: the chosen sweep has no such setting; sweep=NAME chooses another one."
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["interval(1e-4,1e-1)", "tag(log,interval(0.1,1))"])
 def test_range_in_a_grid_is_refused(
     sweep: Callable[..., int], capsys: pytest.CaptureFixture[str], value: str

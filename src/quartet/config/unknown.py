@@ -1,5 +1,6 @@
 """Finds the names of a command line that nothing has, where Hydra composes nothing."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     except (HydraException, OmegaConfBaseException):
         pass  # Hydra's own words are left
     if not problems:
+        if own := re.search(r"'hydra\.(sweeper|launcher)\.([\w.]+)'", str(error)):
+            group = {"sweeper": "sweep"}.get(own[1], own[1])
+            message = f"the chosen {group} has no such setting; {group}=NAME chooses another one."
+            return ConfigError(Problem(f"{group}.{own[2]}", message))
         said = str(error).partition("\nSee https")[0].partition("\nConfig search path")[0]
         problems.append(Problem("", " ".join(said.split())))
     return ConfigError(*problems)

@@ -61,8 +61,12 @@ def create_file(path: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: another program wrote a file of this name meanwhile.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    with temporary as folder:
         yield Path(folder) / path.name
         if path.exists():
             raise FileExistsError(f"{path} was written by another program; name another file.")

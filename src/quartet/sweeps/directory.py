@@ -177,10 +177,10 @@ def refuse_sweep(config: DictConfig) -> None:
     """Exits with 2 if an experiment names values to combine, and no sweep combines them."""
     given = set(map(key_of, config.hydra.overrides.task))
     params = config.hydra.sweeper.get("params") or {}
+    named = next((e for e in config.hydra.overrides.task if key_of(e) == "experiment"), "this")
     if not in_sweep(config.hydra) and (left := [key for key in params if key not in given]):
         abort(
-            f"experiment={config.hydra.runtime.choices.get('experiment')} is a sweep over "
-            f"{join_and(left)}; start it with python train.py -m, or set {'it' if len(left) == 1 else 'them'} to "
+            f"{named} is a sweep over {join_and(left)}; start it with python train.py -m, or set {'it' if len(left) == 1 else 'them'} to "
             "one value each."
         )
 

@@ -260,7 +260,8 @@ def check_balance(data: Config, trainer: Config, wrong: Container[str]) -> Itera
     if not task.has_classes:
         yield Problem(
             "data.balance",
-            f"draws classes equally often, and the task is {task.name}; leave it false.",
+            f"draws classes equally often, and the task is {task.name}; leave it false. Losses such as "
+            "loss=weighted_bce have weights.",
             True,
         )
     elif not data["shuffle"] or trainer["overfit_batches"]:
