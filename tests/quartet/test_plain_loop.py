@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,11 @@ def as_configured(node: DictConfig, but: Sequence[str], *arguments: Any) -> Any:
 
 
 def loss_by_hand(cfg: DictConfig, run: Run) -> Loss:
-    name = cfg.hydra.runtime.choices.loss
+    name, train_targets = cfg.hydra.runtime.choices.loss, run.data.parts.train[:][1]
+    if name == "weighted_bce":
+        weight = (1 - train_targets).double().sum(0) / train_targets.double().sum(0)
+        return partial(F.binary_cross_entropy_with_logits, pos_weight=weight.float())
     if name == "weighted_cross_entropy":
-        train_targets = run.data.parts.train[:][1]
         return lambda outputs, targets: balanced_cross_entropy(outputs, targets, train_targets)
     return LOSSES[name] if name in LOSSES else as_configured(cfg.loss, ["tasks"])
 

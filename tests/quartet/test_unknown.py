@@ -21,7 +21,7 @@ SLIPS = [
     ("data/task=regresion", r"^data/task=regresion: .*did you mean regression\?$"),
     ("experiment=foo", r"^experiment=foo: there is no such option; there are batch_sizes, .*\.$"),
     ("optimizer@my_optimizer=sgd", r"no such group; \+optimizer@my_optimizer=sgd adds one\.$"),
-    ("seed=0,1 data=digit", r"^data=digit: there is no such option; did you mean digits\?$"),
+    ("seed=0 data=digit", r"^data=digit: there is no such option; did you mean digits\?$"),
     ("hydra.rund=1", r"^Could not override 'hydra\.rund'\. "),
     (
         "modl=mlp data=wein optimizer.l=1",
