@@ -3,7 +3,9 @@
 Hydra and torch are imported within functions: the handlers of signals come first.
 """
 
+import atexit
 import errno
+import gc
 import logging
 import os
 import shlex
@@ -144,7 +146,7 @@ def attempt(
     register_secrets(cfg)
     redact_logs()
     try:
-        with shutdown.deferred(imports=True):
+        with shutdown.deferred(imports=True), paused_collector():
             import quartet.build  # noqa: F401 (all that takes seconds)
             from quartet.compat import quieten
             from quartet.reports.run import describe_run
@@ -208,6 +210,24 @@ def attempt(
     return None
 
 
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Pauses the garbage collector during imports, which make many objects and no garbage.
+
+    From then on the collector ignores these objects.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # or libraries of compiled code report leaks
+        gc.enable()
+
+
 def holds_training(directory: Path) -> bool:
     """Whether a run left anything to resume from."""
     return (directory / "result.json").exists() or any(directory.glob("checkpoints/*.ckpt"))
@@ -255,7 +275,7 @@ def call_on_run(name: str) -> None:
             overrides.append(argument)
     if not (place := options.pop("run")):
         abort(f"Which run? python {sys.argv[0]} run=outputs/DATE/TIME")
-    with refusals("Refused:"):
+    with refusals("Refused:"), paused_collector():
         from quartet.config.compose import evaluation_config
         from quartet.inference.evaluate import evaluate
         from quartet.inference.export import PredictionsDiffer, export
