@@ -13,7 +13,7 @@ import torch
 from made import composed
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
-from torchmetrics import Accuracy, MeanSquaredError, Metric, MetricCollection
+from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric, MetricCollection
 from torchmetrics.wrappers import BinaryTargetTransformer, MinMaxMetric
 
 import quartet
@@ -200,6 +200,24 @@ def test_the_buffer_joins_what_has_one_form(steps: list[Any], calls: int) -> Non
     assert buffer.compute() == {"n": samples}
     assert buffer.metrics["n"].calls == calls
     assert buffer.loss_sums()["loss"].tolist() == [samples, samples]
+
+
+class Peak(MeanMetric):
+    """The largest prediction of a batch, the mean over the batches."""
+
+    each_batch = True
+
+    def update(self, predictions: Tensor, labels: Tensor, weights: Tensor) -> None:
+        assert len(predictions) == len(labels) == len(weights)
+        super().update(predictions.max())
+
+
+def test_a_metric_may_ask_for_each_batch() -> None:
+    metrics = MetricCollection({"peak": Peak(), "mse": MeanSquaredError()}, compute_groups=False)
+    buffer = MetricBuffer(quartet.Task(), metrics)
+    for outputs in (torch.tensor([1.0, 5.0]), torch.tensor([2.0]), torch.tensor([0.0, 1.0, 2.0])):
+        buffer.append(torch.ones(()), outputs, outputs, {"weights": outputs})
+    assert buffer.compute() == {"peak": 3.0, "mse": 0.0}  # of 5, 2 and 2
 
 
 def test_named_losses_are_means_over_samples_of_their_own() -> None:

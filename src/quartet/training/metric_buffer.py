@@ -50,6 +50,7 @@ class MetricBuffer(nn.Module):
         self.__dict__["task"] = task  # not a submodule, or checkpoints would have it twice
         self.metrics = metrics.clone(prefix=prefix)
         self.prefix, self.heads = prefix, dict(heads or {})
+        self.has_each_batch = any(getattr(each, "each_batch", False) for each in metrics.values())
         self.reset()
 
     def reset(self) -> None:
@@ -113,21 +114,29 @@ class MetricBuffer(nn.Module):
                 self.losses.setdefault(name, []).append(values)
                 self.sizes.setdefault(name, []).extend(sizes)
             if outputs is not None:
-                self.update(outputs, targets, extras)
+                self.update(outputs, targets, extras, sizes)
         self.chunks, self.steps, self.values = [], 0, 0
 
     @torch.no_grad()
-    def update(self, outputs: Any, targets: Any, extras: Mapping[str, Any]) -> None:
-        """Updates the metrics."""
+    def update(
+        self, outputs: Any, targets: Any, extras: Mapping[str, Any], sizes: Sequence[int]
+    ) -> None:
+        """Updates the metrics with steps of these sizes: with all at once, unless they ask for each."""
         predictions = self.task(nest.map_tensors(at_least_32_bits, outputs))
         labels = self.task.labels(targets)
-        if not self.heads:
+        if not self.heads and not self.has_each_batch:
             self.metrics.update(predictions, labels, **extras)
             return
         for name, metric in self.metrics.items(keep_base=True, copy_state=False):
             pair = [pick_head(each, name, self.heads.get(name)) for each in (predictions, labels)]
             accepted = inspect.signature(metric.update).parameters
-            metric.update(*pair, **{key: v for key, v in extras.items() if key in accepted})
+            more = {key: value for key, value in extras.items() if key in accepted}
+            if not getattr(metric, "each_batch", False):
+                metric.update(*pair, **more)
+                continue
+            for rows in torch.arange(sum(sizes)).split(list(sizes)):
+                batch = [nest.select(each, rows) for each in pair]
+                metric.update(*batch, **{key: nest.select(v, rows) for key, v in more.items()})
 
     def state(self) -> dict[str, Any]:
         """Returns the contents of the buffer, in plain containers."""
