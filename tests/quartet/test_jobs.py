@@ -110,9 +110,8 @@ import os, sys, time
 from pathlib import Path
 from quartet.core import files as locks
 assert locks.try_lock(Path(sys.argv[1]))
-child = os.fork()  # such as one that reads batches
-if child:
-    print(child, flush=True)
+if not os.fork():  # such as one that reads batches
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
