@@ -50,6 +50,7 @@ def template(tmp_path: Path) -> Path:
             "README.md": "# Quartet\n\nA model is src/project/model/mlp.py.\n",
             "pyproject.toml": 'name = "quartet"\ntest = ["quartet[optuna]"]\n"quartet.reports" = 1\n',
             ".github/CHANGELOG.md": "# Changelog\n\n## 1\n\n- project.loss.A is new.\n",
+            ".gitignore": "__pycache__/\n",
             "src/quartet/old.py": "x = 1\n",
             "src/quartet/core.py": '"""Reaches the project. Never imports project.loss."""\n',
             "src/project/model/mlp.py": "from project.model import other\n",
