@@ -41,6 +41,7 @@ def test_names_what_was_meant(overrides: str, message: str) -> None:
     ("line", "message"),
     [
         ("optimzer=adam", "optimzer=adam: there is no such key; did you mean optimizer?"),
+        ("optimizer=null", "optimizer=null: there is no such option; there are adadelta, "),
         ("model.hidden.x=1", "model.hidden: is [128], which has no keys; set it as a whole."),
         ("-m optimizer=sgd,adma seed=0", "optimizer=adma: there is no such option; did you mean"),
         ("-m optimizer.lr=1,2 dat=wine", "dat=wine: there is no such key; did you mean data?"),

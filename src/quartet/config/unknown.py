@@ -63,7 +63,7 @@ def find_unknown(overrides: Sequence[Override], folders: Sequence[Path]) -> list
             keys.append(override)
             continue
         names = sorted({file.stem for folder in found for file in folder.glob("*.yaml")})
-        options = list(options_of(override.value()))
+        options = [] if override.is_delete() else list(options_of(override.value()))
         for option in (wrong := [each for each in options if each not in names]):
             message = f"there is no such option; {suggest_name(option, names, len(names))}"
             problems.append(Problem(group, message, option))
@@ -87,8 +87,8 @@ def options_of(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for each in value:
             yield from options_of(each)
-    elif value is not None:
-        yield str(getattr(value, "text", value))
+    else:
+        yield "null" if value is None else str(getattr(value, "text", value))
 
 
 def compose_options(chosen: Sequence[str]) -> DictConfig:
