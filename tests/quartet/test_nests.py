@@ -218,6 +218,11 @@ def test_a_metric_may_ask_for_each_batch() -> None:
     for outputs in (torch.tensor([1.0, 5.0]), torch.tensor([2.0]), torch.tensor([0.0, 1.0, 2.0])):
         buffer.append(torch.ones(()), outputs, outputs, {"weights": outputs})
     assert buffer.compute() == {"peak": 3.0, "mse": 0.0}  # of 5, 2 and 2
+    buffer.append(torch.ones(()), outputs, outputs, {"weights": outputs}, size=2)
+    with pytest.raises(
+        TrainingError, match=r"^metrics\.peak takes each batch alone; leave out size="
+    ):
+        buffer.compute()
 
 
 def test_named_losses_are_means_over_samples_of_their_own() -> None:

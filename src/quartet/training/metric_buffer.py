@@ -134,6 +134,11 @@ class MetricBuffer(nn.Module):
             if not getattr(metric, "each_batch", False):
                 metric.update(*pair, **more)
                 continue
+            if sum(sizes) != nest.size(targets):
+                message = (
+                    "takes each batch alone; leave out size= of self.record, which differs from"
+                )
+                raise TrainingError(f"metrics.{name} {message} the samples of its targets.")
             for rows in torch.arange(sum(sizes)).split(list(sizes)):
                 batch = [nest.select(each, rows) for each in pair]
                 metric.update(*batch, **{key: nest.select(v, rows) for key, v in more.items()})
