@@ -151,7 +151,7 @@ def recorded_config(
 ) -> Configuration:
     """Returns the configuration of a run with the metadata of its data, and nothing that writes."""
     config = Configuration(cfg, str(directory))
-    described = ("class_names", "feature_names", "encoding")
+    described = ("class_names", "feature_names", "encoding", "identity")
     facts = {f"data.{key}": value for key, value in metadata.items() if key not in described}
     config.fill({"callbacks": {}, "logger": {}, **facts})
     return config

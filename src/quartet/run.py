@@ -57,7 +57,7 @@ def train_locked(
     from quartet.training.callbacks.predictions import PredictionCollector
     from quartet.training.callbacks.progress import Timer
     from quartet.training.callbacks.pruning import make_pruning_callbacks
-    from quartet.validation.data import check_fingerprint, load_data
+    from quartet.validation.data import check_identity, load_data
 
     quieten()
     place: records.Place | None = None
@@ -83,7 +83,7 @@ def train_locked(
         storage.load_state(run.module, weights, "resume", directory)
     load_data(run)
     if prepared:
-        check_fingerprint(run, prepared, cfg.resume)
+        check_identity(run, prepared, cfg.resume)
     for caution in run.cautions if process_rank() == 0 else ():
         log.warning("data: %s.", caution)
     locks.enter_context(lock(run.directory))

@@ -36,6 +36,7 @@ from quartet.core import files
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.data.pictures import PictureError, list_pictures, read_picture
+from quartet.data.split import identify_files
 from quartet.inference.evaluate import evaluate
 from quartet.records import run_directory as record
 from quartet.records.sweep import Job, Table, make_storage
@@ -218,7 +219,10 @@ def fill(folder: Path, count: int = 6, **names: Any) -> Path:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(many):
             colour = COLOURS.get(name, (90, 90, 90))
-            Image.new("RGB", (10, 8), colour).save(folder / name / f"{number}.png")
+            path = folder / name / f"{number}.png"
+            picture = Image.new("RGB", (10, 8), colour)
+            picture.putpixel((0, 0), tuple(zlib.crc32(bytes(path)).to_bytes(4)[:3]))  # no two alike
+            picture.save(path)
     return folder
 
 
@@ -367,6 +371,108 @@ def test_run_of_pictures_matches_classes_by_name(
     assert command("predict.py", "run=run", "input=dogs", "output=p.csv") == 0
     table = pd.read_csv(tmp_path / "p.csv")
     assert list(table["prediction"]) == ["dog"] * 6 == list(table["target"])
+
+
+def change_pictures(folder: Path) -> None:
+    Image.new("RGB", (30, 30), "blue").save(folder / "cat/0.png")
+
+
+def change_queries(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(("2" if text[0] == "0" else "0") + text[1:])  # one grade, and the same size
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "ranking"])
+def test_run_notices_that_its_files_have_changed(
+    kind: str, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = change_pictures if kind == "image_folder" else change_queries
+    place = (
+        fill(tmp_path / "own", 12) if kind == "image_folder" else letor(tmp_path / "own", [4] * 20)
+    )
+    words = [f"data={kind}", "data.path=own", "model=linear", *SHORT, "hydra.run.dir=run"]
+    words += ["data.image_size=8"] if kind == "image_folder" else []
+    assert command("train.py", *words) == 0
+    (tmp_path / "own/cat/.hidden.png").touch() if kind == "image_folder" else None
+    assert command("train.py", "resume=run", "trainer.max_epochs=2") == 0
+    assert command("evaluate.py", "run=run") == 0
+    assert "Caution" not in capsys.readouterr().err
+    change(place)
+    assert command("train.py", "resume=run", "trainer.max_epochs=3") == 2
+    message = "own has changed since this training began; restore it, or start a run of its own"
+    assert message in " ".join(capsys.readouterr().err.split())
+    for script in ("evaluate.py", "predict.py"):
+        assert command(script, "run=run") == 0
+        assert "Caution: the data or its division is not that of the training" in (
+            capsys.readouterr().err
+        )
+
+
+def test_pictures_that_were_trained_on_are_not_scored(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "own", 12)
+    words = ["data=image_folder", "data.path=own", "data.image_size=8", "model=linear", *SHORT]
+    assert command("train.py", *words, "hydra.run.dir=run") == 0
+    fill(tmp_path / "own", 30)
+    assert command("evaluate.py", "run=run") == 2
+    assert re.search(r"6 of the 12 samples to score were trained on", capsys.readouterr().err)
+    # At another place, pictures of the same names and sizes may be others.
+    (tmp_path / "own").rename(tmp_path / "new")
+    assert command("evaluate.py", "run=run", "data.path=new") == 0
+    assert "12 samples to score were trained on" in capsys.readouterr().err
+
+
+def test_queries_are_not_prepared_by_others_than_those_of_the_training(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    letor(tmp_path / "own", [4] * 20)
+    words = ["data=ranking", "data.path=own", "model=linear", *SHORT, "hydra.run.dir=run"]
+    assert command("train.py", *words) == 0
+    letor(tmp_path / "new", [3] * 9)
+    assert command("evaluate.py", "run=run", "input=new") == 0
+    change_queries(tmp_path / "own")
+    assert command("evaluate.py", "run=run", "input=new") == 2
+    assert "by which it would be prepared" in capsys.readouterr().err
+
+
+def test_files_are_told_apart_by_content_or_size(tmp_path: Path) -> None:
+    def identify() -> Any:
+        return identify_files([str(tmp_path / "a"), str(tmp_path / "missing")])
+
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/1.bin").write_bytes(b"one")
+    before = identify()
+    assert before["trained"] is None
+    (tmp_path / "a/.hidden").touch()
+    (tmp_path / "a/run/.hydra").mkdir(parents=True)
+    (tmp_path / "a/run/metrics.csv").touch()
+    (tmp_path / "a/gone").symlink_to(tmp_path / "nowhere")
+    with_link = identify()
+    assert with_link != before
+    (tmp_path / "a/gone").unlink()
+    assert identify() == before
+    (tmp_path / "a/b/1.bin").write_bytes(b"two")
+    assert identify() != before
+    (tmp_path / "a/b/1.bin").write_bytes(b"one")
+    assert identify() == before
+    (tmp_path / "a/b/1.bin").rename(tmp_path / "a/b/2.bin")
+    assert identify() != before
+    assert identify_files([]) is None
+
+
+def test_pictures_that_are_in_two_parts_are_told(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        fill(tmp_path / part)
+    assert not described(tmp_path, "data.val_fraction=0").cautions
+    copied = (tmp_path / "train/dog/3.png").read_bytes()
+    for number in (4, 5):  # in another class, even
+        (tmp_path / f"test/cat/{number}.png").write_bytes(copied)
+    (tmp_path / "test/dog/0.png").write_bytes(copied[:-1] + b"1")  # of the same size only
+    (found,) = described(tmp_path, "data.val_fraction=0").cautions
+    assert found.startswith("2 of the 12 pictures of the test part stand in the training part too")
+    assert f"such as {tmp_path}/test/cat/4.png, which is {tmp_path}/train/dog/3.png" in found
+    assert not described(tmp_path, "data.val_fraction=0", "data.check_files=false").cautions
 
 
 def test_pictures_of_16_bits_are_predicted_as_those_of_8(

@@ -508,11 +508,13 @@ def test_another_table_is_prepared_as_that_of_the_run(
 
 
 def test_rows_that_were_trained_on_are_not_scored(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"of the 24 rows to score were trained on.*input=FILE"):
+    with pytest.raises(
+        ConfigError, match=r"of the 24 samples to score were trained on.*input=FILE"
+    ):
         evaluate(evaluation_config(run, ["data.split_seed=1"]), run)
     grown = pd.concat([prices(0, 0), prices(2, 0, 30)])
     grown.to_csv(tmp_path / "grown.csv", index=False)
-    with pytest.raises(ConfigError, match=r"of the 30 rows to score were trained on"):
+    with pytest.raises(ConfigError, match=r"of the 30 samples to score were trained on"):
         evaluate(evaluation_config(run, [f"data.path={tmp_path}/grown.csv"]), run)
 
 
@@ -520,7 +522,7 @@ def test_a_file_with_rows_of_the_training_is_told(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     evaluate(evaluation_config(run, []), run, input=run.parent / "old.csv")
-    assert "Caution: 84 of the 120 rows to score were trained on" in caplog.text
+    assert "Caution: 84 of the 120 samples to score were trained on" in caplog.text
 
 
 def test_a_run_is_not_continued_on_a_table_that_changed(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def build_data(config: Configuration, prepared: Mapping[str, Any] | None = None)
     facts = shared.pop("facts", [])
     data = DataModule(source, seed=config["seed"], **shared)
     data.is_rebuilt = prepared is not None
+    data.is_prepared = data.is_rebuilt and "prepared" in named
+    data.paths = [str(value) for key, value in node.items() if key.endswith("path") and value]
     if config["data"]["train_samples"] is None:
         found = read_facts(data.load(), config["data"]["task"])
         unset = {key: value for key, value in found.items() if config["data"].get(key, 0) is None}

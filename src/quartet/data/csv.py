@@ -1,6 +1,5 @@
 """Tables in csv and parquet files: some columns are targets, others inputs."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from quartet.core.messages import format_value, shorten, suggest_name
-from quartet.data.split import Fold, IntArray, Parts, Rows, assemble, split
+from quartet.data.split import Fold, Hashes, IntArray, Parts, Rows, assemble, find_duplicates, split
 from quartet.data.table import (
     MISSING,
     Floats,
@@ -28,8 +27,6 @@ from quartet.data.table import (
     to_texts,
 )
 from quartet.data.task import TASKS, Task
-
-REMEMBERED = 1 << 17  # rows of the training part by which others are recognised
 
 
 def csv(
@@ -188,14 +185,13 @@ def csv(
         target_scale=scale,
         feature_names=list_features(fitted),
     )
-    hashes = hash_rows(encoded, final, names)
+    every = hash_rows(encoded, final, names)
+    hashes = {part: every[getattr(rows, part)] for part in Rows._fields}
     if not known:
-        notes += _describe_duplicates(hashes, rows)
+        notes += _describe_duplicates(hashes)
         notes += _describe_answers(table, fitted, form, targets, rows.train, kind)
-    if not whole:
-        fitted |= {"fingerprint": _fingerprint(hashes, rows), "trained": _sample(hashes, rows)}
     exact = {part: targets[getattr(rows, part)] for part in Rows._fields if kind.has_scale}
-    return parts._replace(encoding=fitted, exact_targets=exact, notes=tuple(notes))
+    return parts._replace(encoding=fitted, exact_targets=exact, notes=tuple(notes), hashes=hashes)
 
 
 # Rows and columns
@@ -581,9 +577,7 @@ def describe_columns(encoding: Mapping[str, Any]) -> dict[str, str]:
 # Rows of one part in another
 
 
-def hash_rows(
-    inputs: Tensor, targets: Tensor, class_names: Sequence[str] | None
-) -> NDArray[np.uint64]:
+def hash_rows(inputs: Tensor, targets: Tensor, class_names: Sequence[str] | None) -> Hashes:
     """Returns a number for each row, by which rows are recognised, whatever the order of the classes."""
     values = targets.reshape(len(targets), -1).float()
     if class_names and len(class_names) > 1 and values.shape[1] == 1:
@@ -597,37 +591,13 @@ def hash_rows(
     return total
 
 
-def _fingerprint(hashes: NDArray[np.uint64], rows: Rows) -> str:
-    digest = hashlib.sha256()
-    for part in rows:
-        digest.update(len(part).to_bytes(8, "little") + hashes[part].tobytes())
-    return digest.hexdigest()
-
-
-def _sample(hashes: NDArray[np.uint64], rows: Rows) -> list[Any]:
-    """Returns how many training rows there are for each that is remembered, and hashes of these."""
-    trained = np.unique(hashes[rows.train])
-    return [max(1.0, len(trained) / REMEMBERED), trained[:REMEMBERED].tobytes()]
-
-
-def count_trained(parts: Parts, part: str, encoding: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns about how many rows of a part stood in the training part of a run, and their number."""
-    factor, content = encoding["trained"]
-    inputs, targets = getattr(parts, part).tensors
-    hashes = hash_rows(inputs, targets, parts.class_names)
-    found = int(np.isin(hashes, np.frombuffer(content, dtype=np.uint64)).sum())
-    return min(len(hashes), round(found * float(factor))), len(hashes)
-
-
-def _describe_duplicates(hashes: NDArray[np.uint64], rows: Rows) -> Iterator[str]:
-    for part in ("test", "val"):
-        own = hashes[getattr(rows, part)]
-        if count := int(np.isin(own, hashes[rows.train]).sum()):
-            yield (
-                f"{count} of the {len(own)} rows of the {part} part stand in the training part too, with "
-                "the same inputs and target; if that is no coincidence, remove repeated rows, or keep "
-                "them together, data.group=COLUMN"
-            )
+def _describe_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[str]:
+    for part, twins in find_duplicates(hashes):
+        yield (
+            f"{len(twins)} of the {len(hashes[part])} rows of the {part} part stand in the training part "
+            "too, with the same inputs and target; if that is no coincidence, remove repeated rows, or "
+            "keep them together, data.group=COLUMN"
+        )
 
 
 def _describe_answers(

@@ -23,7 +23,7 @@ from quartet.data.loader import (
     prepare_batch,
     worker_options,
 )
-from quartet.data.split import Parts
+from quartet.data.split import Parts, identify, identify_files
 from quartet.data.stream import StreamLoader, count_samples
 from quartet.data.task import create_task
 
@@ -55,6 +55,9 @@ class DataModule(LightningDataModule):
     parts: Parts
     resumes_itself = True  # its batches follow from the seed, the epoch and their number
     is_rebuilt = False  # whether it is that of a run, which has trained on its training part
+    is_prepared = False  # whether its source prepared it by the metadata of a run
+    paths: Sequence[str] = ()  # files and folders that the settings name
+    identity: dict[str, Any] | None = None  # by which a change of the data is noticed
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class DataModule(LightningDataModule):
             "class_names": texts(self.parts.class_names),
             "feature_names": texts(self.parts.feature_names),
             "encoding": self.parts.encoding,
+            "identity": self.identity,
         }
 
     def state_dict(self) -> dict[str, int]:
@@ -125,6 +129,8 @@ class DataModule(LightningDataModule):
         """Returns the parts; the first call reads them."""
         if not self.loaded:
             self.parts = self.source()
+            hashes = self.parts.hashes
+            self.identity = identify(hashes) if hashes else identify_files(self.paths)
         return self.parts
 
     @property

@@ -1,9 +1,11 @@
 """Pictures in folders, one folder for each class."""
 
 import copy
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,16 @@ from torchvision.transforms import v2
 
 from quartet.core.messages import join_and, shorten
 from quartet.data.pictures import check_pictures, is_hidden, list_pictures, read_picture
-from quartet.data.split import Fold, IntArray, Parts, split
+from quartet.data.split import (
+    Fold,
+    IntArray,
+    Parts,
+    Rows,
+    file_size,
+    find_duplicates,
+    hash_files,
+    split,
+)
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -34,6 +45,7 @@ def image_folder(
     test_fraction: float,
     split_seed: int,
     fold: Fold | None = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> Parts:
     """Reads pictures when they are needed: float32 ``(3, size, size)`` in [0, 1], and the class.
 
@@ -52,6 +64,7 @@ def image_folder(
         test_fraction: Share of the training pictures for testing, in [0, 1); unused with test/.
         split_seed: Seed of the stratified split.
         fold: Fold of the rest that is the validation part instead of a fraction, and their number.
+        prepared: Metadata of a run, whose classes are those of other pictures, too; None for a new one.
 
     Raises:
         ValueError: path is not such a folder, a part has a class of its own, a class has no training
@@ -65,6 +78,7 @@ def image_folder(
     if not root.is_dir():
         raise ValueError(f"path {root} is not a folder; data.path=FOLDER has {LAYOUT}.")
     notes: list[str] = []
+    classes = (prepared or {}).get("class_names") or classes
     folders = find_parts(root, notes)
     names = list_classes(folders["train"]) if classes is None else [str(name) for name in classes]
     if classes is None and len(names) == 1:
@@ -100,13 +114,18 @@ def image_folder(
         fold=fold,
         stratify=np.array(names)[train.targets],
     )
+    found = {part: own.get(part) or train.select(getattr(rows, part)) for part in Rows._fields}
+    files = {part: [path for path, _ in pictures.samples] for part, pictures in found.items()}
+    if check_files and prepared is None:
+        notes += _describe_duplicates(files)
     return Parts(
-        train.select(rows.train),
-        own.get("val") or (train.select(rows.val) if len(rows.val) else None),
-        own.get("test") or (train.select(rows.test) if len(rows.test) else None),
+        found["train"],
+        found["val"] if files["val"] else None,
+        found["test"] if files["test"] else None,
         class_names=tuple(names),
         read=lambda folder: read(folder)[0],
         notes=tuple(notes),
+        hashes={part: hash_files(paths, root, False) for part, paths in files.items()},
     )
 
 
@@ -171,6 +190,20 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         part.samples = [self.samples[row] for row in rows]
         part.targets = [target for _, target in part.samples]
         return part
+
+
+def _describe_duplicates(files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Describes pictures that are in two parts; of the files, those of a size of their own are not read."""
+    counts = Counter(file_size(path) for paths in files.values() for path in paths)
+    read = {part: [p for p in paths if counts[file_size(p)] > 1] for part, paths in files.items()}
+    hashes = {part: hash_files(paths, None, True) for part, paths in read.items()}
+    for part, places in find_duplicates(hashes):
+        example = read[part][places[0]]
+        twin = read["train"][list(hashes["train"]).index(hashes[part][places[0]])]
+        yield (
+            f"{len(places)} of the {len(files[part])} pictures of the {part} part stand in the training "
+            f"part too, such as {example}, which is {twin}; remove one of each, or its figures are too good"
+        )
 
 
 def list_classes(folder: Path) -> list[str]:

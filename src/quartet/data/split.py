@@ -1,6 +1,9 @@
 """The parts of a data set, and functions that divide rows among them."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,8 @@ from quartet.core.messages import suggest_name
 from quartet.data.nest import leaves, map_tensors
 
 IntArray = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+REMEMBERED = 1 << 17  # samples of the training part by which others are recognised
 
 
 class Parts(NamedTuple):
@@ -46,6 +51,7 @@ class Parts(NamedTuple):
         read: Makes a data set of the file or folder that ``input=`` of evaluate.py and predict.py
             names, prepared as the training part; None reads none.
         notes: What a user should know of the data, such as files that are left out: a line each.
+        hashes: By part, a number for each sample, by which it is recognised when the data has changed.
     """
 
     train: Dataset[Any]
@@ -61,6 +67,7 @@ class Parts(NamedTuple):
     collate: Callable[[list[Any]], Any] | None = None
     read: Callable[[Path], Dataset[Any]] | None = None
     notes: tuple[str, ...] = ()
+    hashes: Mapping[str, Hashes] = {}
 
 
 def choose_positive(source: Callable[[], Parts], name: str) -> Parts:
@@ -326,3 +333,85 @@ def assemble(
     )
     assert train is not None
     return Parts(train, val, test, class_names, target_scale, feature_names)
+
+
+# Samples that are recognised: in another part, or in data that has changed since a training
+
+
+def identify(hashes: Mapping[str, Hashes]) -> dict[str, Any]:
+    """Describes samples for the checkpoints of a run, by their `Parts.hashes`.
+
+    Returns:
+        ``fingerprint`` of all, and ``trained``: how many training samples there are for each that is
+        remembered, and the numbers of these.
+    """
+    digest = hashlib.sha256()
+    for part in Rows._fields:
+        own = hashes.get(part, np.zeros(0, dtype=np.uint64))
+        digest.update(len(own).to_bytes(8, "little") + own.tobytes())
+    trained = np.unique(hashes["train"])
+    kept = [max(1.0, len(trained) / REMEMBERED), trained[:REMEMBERED].tobytes()]
+    return {"fingerprint": digest.hexdigest(), "trained": kept}
+
+
+def identify_files(places: Iterable[str]) -> dict[str, Any] | None:
+    """Describes the files of data whose samples have no hashes, or returns None if there are none.
+
+    Hidden files and the directories of runs are passed over. Up to 1,000 files of 1 GiB in all are
+    told apart by their contents, others by their sizes.
+
+    Args:
+        places: Files and folders.
+    """
+    hashes: list[Hashes] = []
+    for place in (Path(each).expanduser() for each in places):
+        files = [place] if place.is_file() else []
+        for folder, folders, names in os.walk(place, followlinks=True):
+            is_run = ".hydra" in folders
+            folders[:] = [] if is_run else [name for name in folders if name[0] != "."]
+            files += [Path(folder, name) for name in names if name[0] != "." and not is_run]
+        is_small = len(files) <= 1000 and sum(map(file_size, files)) <= 1 << 30
+        hashes.append(hash_files(sorted(files), place, is_small))
+    return identify({"train": np.concatenate(hashes)}) | {"trained": None} if hashes else None
+
+
+def count_trained(hashes: Hashes, trained: Sequence[Any]) -> int:
+    """Counts about how many samples stood in the training part that `identify` described."""
+    factor, content = trained
+    found = int(np.isin(hashes, np.frombuffer(content, dtype=np.uint64)).sum())
+    return min(len(hashes), round(found * float(factor)))
+
+
+def find_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[tuple[str, IntArray]]:
+    """Yields the parts with samples that stand in the training part too, and their places."""
+    for part in ("test", "val"):
+        if len(places := np.flatnonzero(np.isin(hashes[part], hashes["train"]))):
+            yield part, places
+
+
+def hash_files(files: Iterable[Path], root: Path | None, with_content: bool) -> Hashes:
+    """Returns a number for each file, by its path below the root, if there is one, and its size.
+
+    Args:
+        files: The files.
+        root: A folder that has them, or None.
+        with_content: Whether what they hold counts, too.
+    """
+    start, numbers = len(str(root)), []
+    for file in files:
+        digest = hashlib.blake2b(digest_size=8)
+        name = str(file)[start:] if root else ""
+        digest.update(f"{name}/{file_size(file)}".encode(errors="replace"))
+        if with_content:
+            with suppress(OSError), file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "blake2b").digest())
+        numbers.append(int.from_bytes(digest.digest(), "little"))
+    return np.array(numbers, dtype=np.uint64)
+
+
+def file_size(file: Path) -> int:
+    """Returns the size of a file in bytes, or -1 of a broken link."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

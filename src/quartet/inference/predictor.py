@@ -19,8 +19,8 @@ from quartet.config.records import changed_settings, check_division, read_record
 from quartet.core.messages import format_value, shorten
 from quartet.core.problems import ConfigError, Problem, collect_problems
 from quartet.data import nest
-from quartet.data.csv import count_trained
 from quartet.data.loader import seeded
+from quartet.data.split import count_trained
 from quartet.data.task import Task
 from quartet.records.run_directory import checkpoint_path, list_configs
 from quartet.validation.data import check_part, load_data
@@ -250,7 +250,11 @@ def read_input(run: Run, source: Path, content: Mapping[str, Any]) -> None:
     mean = content["state_dict"].get("task.mean")
     scale = parts.target_scale
     is_scaled_alike = mean is None or scale is None or torch.equal(mean.cpu(), scale[0].float())
-    if metadata_of(content) != run.data.metadata() or not is_scaled_alike:
+    before = metadata_of(content) or {}
+    now = run.data.metadata()
+    ignored = {"identity"} if run.data.is_prepared or "identity" not in before else set()
+    is_alike = all(before.get(key) == now[key] for key in now.keys() - ignored)
+    if not is_alike or not is_scaled_alike:
         message = (
             "the run's own data has changed since the training, by which it would be prepared."
         )
@@ -263,26 +267,33 @@ def read_input(run: Run, source: Path, content: Mapping[str, Any]) -> None:
     run.data.parts = parts._replace(test=dataset)
 
 
-def check_rows(run: Run, metadata: Mapping[str, Any], split: str, source: Path | None) -> None:
-    """Says whether the rows of a table to score are those of the training, or were trained on.
+def check_samples(
+    run: Run, metadata: Mapping[str, Any], split: str, source: Path | None, is_elsewhere: bool
+) -> None:
+    """Says whether the samples to score are those of the training, or were trained on.
 
     Args:
         run: The run, built again.
         metadata: That of its checkpoint.
         split: The part to score.
-        source: A file that is scored whole, or None.
+        source: A table that is scored whole, or None.
+        is_elsewhere: Whether files at another place may only look like those of the training.
 
     Raises:
-        ConfigError: a good part of the rows was trained on.
+        ConfigError: a good part of the samples was trained on.
     """
-    before, now = metadata["encoding"], run.data.parts.encoding
-    if source is None and now["fingerprint"] == before["fingerprint"]:
+    before, now = metadata.get("identity"), getattr(run.data, "identity", None)
+    if not before or not now or (source is None and now["fingerprint"] == before["fingerprint"]):
         return
-    count, size = count_trained(run.data.parts, split, before)
-    changed = "the table or its division is not that of the training"
-    told = f"{count:,} of the {size:,} rows to score were trained on"
-    if source is None and split != "train" and count > size / 10:
-        message = f"{told}, for {changed}; restore both, or score a file of other rows, input=FILE."
+    changed = "the data or its division is not that of the training"
+    if before["trained"] is None or now["trained"] is None:
+        log.warning("Caution: %s; samples to score may have been trained on.", changed)
+        return
+    hashes = run.data.parts.hashes[split]
+    count, size = count_trained(hashes, before["trained"]), len(hashes)
+    told = f"{count:,} of the {size:,} samples to score were trained on"
+    if source is None and split != "train" and count > size / 10 and not is_elsewhere:
+        message = f"{told}, for {changed}; restore both, or score other samples, input=FILE."
         raise ConfigError(Problem("data.path", message, run.config["data"]["path"]))
     if source is None:
         log.warning("Caution: %s; it is prepared alike.", changed)
@@ -328,8 +339,6 @@ def rebuild_run(
     metadata = metadata_of(content) or {}
     known = metadata.get("class_names")
     changes: dict[str, Any] = {"callbacks": {}, "logger": {}}
-    if known and "classes" in cfg.data:
-        changes["data.classes"] = known  # other data has them in the same order, perhaps not all
     is_table = "scale" in (metadata.get("encoding") or {})
     if source is not None and is_table:
         changes["data.path"] = str(source)
@@ -352,10 +361,11 @@ def rebuild_run(
         raise ConfigError(Problem("data", message))
     for note in run.data.parts.notes if is_table else ():
         log.warning("%s.", note)
-    if is_table:
-        check_rows(run, metadata, split if source is None else "test", source)
-    elif source is not None:
+    if source is not None and not is_table:
         read_input(run, source, content)
+    else:
+        is_elsewhere = "data.path" in changed
+        check_samples(run, metadata, split if source is None else "test", source, is_elsewhere)
     if not run.has_part(split):
         raise ConfigError(Problem("split", "this data has no such part.", split))
     return run, path

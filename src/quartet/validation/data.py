@@ -299,12 +299,12 @@ def list_unchecked(data: DataModule) -> Iterator[str]:
         yield f"data: the values of {what}, which are read as the training goes"
 
 
-def check_fingerprint(run: Any, prepared: Config, directory: str) -> None:
-    """Raises ConfigError if a table, or its division, is not that with which a run began."""
-    before = (prepared.get("encoding") or {}).get("fingerprint")
-    if before and run.data.parts.encoding["fingerprint"] != before:
+def check_identity(run: Any, prepared: Config, directory: str) -> None:
+    """Raises ConfigError if data, or its division, is not that with which a run began."""
+    before, now = prepared.get("identity"), getattr(run.data, "identity", None)
+    if before and before != now:
         message = (
-            f"{run.config['data']['path']} has changed since this training began; restore the file, or "
+            f"{join_and(run.data.paths)} has changed since this training began; restore it, or "
             "start a run of its own without resume."
         )
         raise ConfigError(Problem("resume", message, directory))
