@@ -1,6 +1,5 @@
 """What holds for every test."""
 
-import copy
 import functools
 import logging
 import os
@@ -20,7 +19,6 @@ import processes
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, grammar_parser
 
 from quartet.core.files import PROJECTS
 
@@ -59,25 +57,6 @@ def _no_flush() -> Iterator[None]:
     """Files are not flushed to disk, which takes longer than a training; test_storage tests that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _texts_are_parsed_once() -> Iterator[None]:
-    """YAML and references are parsed once, which takes half of the time to compose and build."""
-    load, known = OmegaConf.load, dict[str, Any]()
-
-    def load_once(file: Any) -> Any:
-        text = file.read() if hasattr(file, "read") else Path(file).read_text()
-        if text not in known:
-            if hasattr(file, "seek"):
-                file.seek(0)
-            known[text] = load(file)
-        return copy.deepcopy(known[text])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", load_once)
-        patch.setattr("omegaconf.base.parse", functools.cache(grammar_parser.parse))
         yield
 
 

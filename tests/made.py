@@ -1,6 +1,5 @@
 """Small data sets on disk, in the formats that the options of conf/data/ read; configurations."""
 
-import copy
 import functools
 import hashlib
 import itertools
@@ -68,7 +67,7 @@ def composed(words: Sequence[str] = ()) -> DictConfig:
     if any(key == "resume" or key.startswith("hydra") for key in keys):
         return compose(words)
     chosen = [word for key, word in zip(keys, words, strict=True) if key in GROUPS]
-    cfg = copy.deepcopy(_base(*chosen))
+    cfg = pickle.loads(_base(*chosen))
     told = cfg.hydra
     with open_dict(cfg):
         cfg.pop("hydra")
@@ -86,8 +85,8 @@ def composed(words: Sequence[str] = ()) -> DictConfig:
 
 
 @functools.cache
-def _base(*chosen: str) -> DictConfig:
-    return compose(chosen)
+def _base(*chosen: str) -> bytes:
+    return pickle.dumps(compose(chosen))
 
 
 def idx_files(rows: int, seed: int) -> dict[str, bytes]:

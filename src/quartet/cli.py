@@ -71,6 +71,7 @@ def train_by_hydra() -> None:
 
     from quartet.compat import (
         allow_lazy_help,
+        compose_once,
         merge_callback_options,
         raise_errors,
         share_settings,
@@ -80,6 +81,7 @@ def train_by_hydra() -> None:
     allow_lazy_help()
     merge_callback_options()
     share_settings(NAMED_GROUPS)
+    compose_once()
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         raise_errors()
     try:

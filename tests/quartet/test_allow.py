@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 from made import PROJECT
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quartet import build
 from quartet.checkpoints import storage
-from quartet.config import allow
+from quartet.config import allow, instantiate
 from quartet.config.compose import evaluation_config
 from quartet.config.instantiate import make
 from quartet.core.files import CONF
@@ -54,8 +53,8 @@ lightning.LightningModule.load_from_checkpoint lightning.fabric.Fabric
 lightning.pytorch.core.saving.load_from_checkpoint lightning.seed_everything
 lightning.pytorch.callbacks.model_checkpoint.shutil.rmtree
 lightning.pytorch.trainer.trainer.os.system lightning.pytorch.Trainer.fit
-quartet.config.instantiate.hydra.utils.get_method
-quartet.config.instantiate.hydra.utils.instantiate quartet.config.instantiate.make
+quartet.config.compose.hydra.utils.get_method
+quartet.config.compose.hydra.utils.instantiate quartet.config.instantiate.make
 quartet.build.compose quartet.config.allow.locate quartet.checkpoints.storage.save
 quartet.checkpoints.storage.torch.load quartet.checkpoints.storage.os.system
 quartet.records.run_directory.subprocess.run quartet.records.run_directory.write_result
@@ -133,15 +132,15 @@ def composed() -> DictConfig:
 
 @pytest.fixture
 def instantiated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What reaches Hydra's instantiate, as text."""
+    """The nodes that become objects, as text."""
     seen: list[str] = []
-    instantiate = hydra.utils.instantiate
+    make = instantiate.instantiate
 
-    def record(node: Any, *args: Any, **kwargs: Any) -> Any:
+    def record(node: Any) -> Any:
         seen.append(str(node))
-        return instantiate(node, *args, **kwargs)
+        return make(node)
 
-    monkeypatch.setattr(hydra.utils, "instantiate", record)
+    monkeypatch.setattr(instantiate, "instantiate", record)
     return seen
 
 
@@ -170,7 +169,7 @@ def test_it_is_refused_wherever_it_stands(
     place: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    target = "quartet.config.instantiate.hydra.utils.call"
+    target = "quartet.config.compose.hydra.utils.call"
     with pytest.raises(ConfigError) as raised:
         build.build(hostile(composed, place, target), tmp_path / "run")
     messages = [each for each in raised.value.messages if each.startswith(f"{PLACES[place][0]}=")]
@@ -682,6 +681,7 @@ def test_nothing_else_makes_objects_of_names() -> None:
     doors = {(file, scope, name) for file, scope, name, _ in found}
     assert doors - through_the_door(found) == {
         ("instantiate", "make", "instantiate"),
+        ("instantiate", "instantiate", "instantiate"),
         ("signatures", "locate", "import_module"),
         ("allow", "locate", "locate"),  # signatures.locate, between two checks
         ("allow", "descends", "locate"),  # the base of a family

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -97,6 +98,33 @@ def test_callbacks_of_files_and_of_the_command_line_add_up(
     assert (found.progress_bar is None) == ("quiet" in option)
     assert "mine" not in compose([f"callbacks={option}"]).callbacks
     assert compose(["experiment=brings", "callbacks.mine=null"]).callbacks.mine is None
+
+
+def test_options_are_composed_once_as_long_as_the_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(CONF, tmp_path / "conf", ignore=shutil.ignore_patterns(".schema"))
+    monkeypatch.setattr("quartet.config.compose.CONF", tmp_path / "conf")
+    first = compose(["model=linear", "seed=3"])
+    assert first.seed == 3
+    first.model._target_ = "changed"
+    parse = Mock(side_effect=AssertionError)
+    with monkeypatch.context() as patch:
+        patch.setattr("yaml.load", parse)
+        again = compose(["model=linear", "optimizer.lr=0.5"])
+    assert again.model._target_ != "changed"
+    assert (again.optimizer.lr, again.seed) == (0.5, 0)
+    assert again.hydra.overrides.task == ["model=linear", "optimizer.lr=0.5"]
+    file = tmp_path / "conf/model/linear.yaml"
+    file.write_text(file.read_text().replace("_target_: ", "_target_: other."))
+    assert compose(["model=linear"]).model._target_ == f"other.{again.model._target_}"
+
+
+def test_packages_are_searched_once_for_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    compat.read_entry_points_once()
+    Trainer(logger=False)
+    monkeypatch.setattr("importlib.metadata.distributions", Mock(side_effect=AssertionError))
+    Trainer(logger=False)
 
 
 def test_values_of_an_epoch_are_logged_after_its_hooks(tmp_path: Path) -> None:

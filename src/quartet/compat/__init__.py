@@ -2,14 +2,18 @@
 
 import atexit
 import builtins
+import copy
+import dataclasses
 import logging
 import os
+import pickle
 import re
 import threading
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,6 +97,71 @@ def share_settings(groups: Sequence[str]) -> None:
     ConfigLoaderImpl._load_single_config = load_with_settings  # type: ignore[method-assign]
 
 
+@cache
+def compose_once() -> None:
+    """Composes each choice of options once, as long as no file of conf/ changes.
+
+    Hydra would read and merge 30 files for each job of a sweep, and parse each reference again.
+    Values of the command line are set afterwards, as before. `cache`: all is replaced once.
+    """
+    from hydra._internal import config_loader_impl
+    from hydra._internal.defaults_list import DefaultsList, Overrides
+    from omegaconf import OmegaConf, base
+
+    hydra: Any = config_loader_impl
+    omegaconf: Any = base
+    create_list = hydra.create_defaults_list
+    compose_list = hydra.ConfigLoaderImpl._compose_config_from_defaults_list
+    lists: dict[Any, DefaultsList] = {}
+    # Pickled, as `copy.deepcopy` of a configuration takes ten times as long.
+    composed: dict[int, bytes] = {}  # by the identity of a list in `lists`
+    load, loaded = OmegaConf.load, dict[str, bytes]()
+
+    def create_once(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> DefaultsList:
+        values = Overrides(repo, overrides_list).config_overrides
+        options = [o.input_line for o in overrides_list if not any(o is each for each in values)]
+        key = (config_name, *options, *how.values(), *stamps(repo.get_sources()))
+        if len(lists) > 200:
+            lists.clear()
+            composed.clear()
+        if key not in lists:
+            lists[key] = create_list(repo, config_name, overrides_list, **how)
+        return dataclasses.replace(lists[key], config_overrides=values)
+
+    def merge_once(self: Any, defaults: Any, repo: Any) -> Any:
+        if id(defaults) not in composed:
+            composed[id(defaults)] = pickle.dumps(compose_list(self, defaults, repo))
+        return pickle.loads(composed[id(defaults)])
+
+    def copy_repository(self: Any, delegate: Any) -> None:
+        self.delegate, self.cache = copy.copy(delegate), {}  # whose list of sources is replaced
+
+    def load_once(file: Any) -> Any:
+        text = file.read() if hasattr(file, "read") else Path(file).read_text("utf-8")
+        if text not in loaded:
+            if hasattr(file, "seek"):
+                file.seek(0)
+            loaded[text] = pickle.dumps(load(file))
+        return pickle.loads(loaded[text])
+
+    hydra.create_defaults_list = create_once
+    hydra.ConfigLoaderImpl._compose_config_from_defaults_list = merge_once
+    hydra.CachingConfigRepository.__init__ = copy_repository
+    OmegaConf.load = load_once  # type: ignore[method-assign, assignment]
+    omegaconf.parse = lru_cache(10_000)(omegaconf.parse)  # of references: ${data.num_outputs}
+
+
+def stamps(sources: Sequence[Any]) -> Iterator[Any]:
+    """Yields names, times and sizes of the files of each folder from which Hydra composes."""
+    for source in sources:
+        found = []
+        for folder, _, names in os.walk(source.path) if source.scheme() == "file" else ():
+            for path in (Path(folder, name) for name in names if name.endswith(".yaml")):
+                state = path.stat()
+                found.append((str(path)[len(source.path) :], state.st_mtime_ns, state.st_size))
+        yield tuple(sorted(found)) or source.path
+
+
 def allow_lazy_help() -> None:
     """Skips a check of Python 3.14 that rejects the lazy help texts of Hydra 1.3."""
     ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
@@ -134,6 +203,18 @@ def quieten() -> None:
         "A `OneCycleLR` scheduler is using",  # its length is counted in epochs, too
     ):
         warnings.filterwarnings("ignore", message)
+
+
+@cache
+def read_entry_points_once() -> None:
+    """Lets trainers look once for callbacks that other packages add; it reads every package's list.
+
+    `cache`: the function is replaced once.
+    """
+    from lightning.fabric.utilities import registry
+
+    lightning: Any = registry
+    lightning.entry_points = cache(lightning.entry_points)
 
 
 def is_last_batch_done(trainer: "Trainer") -> bool:

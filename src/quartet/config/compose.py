@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from quartet.compat import merge_callback_options, share_settings
+from quartet.compat import compose_once, merge_callback_options, share_settings
 from quartet.config import allow
 from quartet.config.configuration import to_container
 from quartet.config.overrides import NAMED_GROUPS, base_group, is_option, key_of, quote_values
@@ -60,6 +60,7 @@ def compose_conf(overrides: Sequence[str], config_name: str = "train") -> DictCo
     """As `compose`, from conf/ alone."""
     merge_callback_options()
     share_settings(NAMED_GROUPS)
+    compose_once()
     words = quote_values(overrides)
     other = GlobalHydra.instance().hydra  # of a notebook, say
     GlobalHydra.instance().clear()

@@ -1,5 +1,8 @@
 """A composed configuration in plain containers, without the types of OmegaConf."""
 
+import functools
+import operator
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,15 +13,25 @@ from omegaconf.errors import OmegaConfBaseException
 from quartet.config import allow
 from quartet.core.problems import Problem
 
+REFERENCE = re.compile(
+    r"\$\{(\w+(?:\.\w+)*)\}"
+)  # to a key; others have resolvers, or dots before it
+
 
 def to_container(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:
     """Plain containers, with references resolved or as they are written."""
     return {} if cfg is None else OmegaConf.to_container(cfg, resolve=resolve)  # type: ignore[return-value]
 
 
+def copy_config(cfg: DictConfig) -> DictConfig:
+    """A copy of a configuration, in a tenth of the time of `DictConfig.copy`."""
+    copied: DictConfig = pickle.loads(pickle.dumps(cfg))
+    return copied
+
+
 def replace_values(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """A copy of a configuration with other values at dotted keys."""
-    cfg = cfg.copy()
+    cfg = copy_config(cfg)
     for key, value in values.items():
         OmegaConf.update(cfg, key, value, merge=False, force_add=True)
     return cfg
@@ -40,7 +53,7 @@ class Configuration(Mapping[str, Any]):
     """
 
     def __init__(self, cfg: DictConfig, directory: str) -> None:
-        self.node = cfg.copy()
+        self.node = copy_config(cfg)
         with open_dict(self.node):
             hydra = to_container(self.node.pop("hydra", None), resolve=False)
             self.node.directory = directory
@@ -64,7 +77,11 @@ class Configuration(Mapping[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration in plain containers; do not change them."""
         if self._values is None:
-            self._values = to_container(self.node)
+            written = to_container(self.node, resolve=False)
+            try:
+                self._values = resolve(written, written)
+            except (LookupError, TypeError, RecursionError):
+                self._values = to_container(self.node)
         return self._values
 
     def keys_of(self, group: str) -> list[str]:
@@ -88,6 +105,29 @@ class Configuration(Mapping[str, Any]):
         """Yields values that must be set and references that lead nowhere; they become null."""
         self._values = None
         yield from clear_unresolved(self.node, "")
+
+
+def resolve(node: Any, tree: Any) -> Any:
+    """Plain containers with references to other keys resolved, in a fraction of OmegaConf's time.
+
+    Raises:
+        LookupError, TypeError, RecursionError: OmegaConf must resolve them, or say what is wrong.
+    """
+    if isinstance(node, dict):
+        return {key: resolve(value, tree) for key, value in node.items()}
+    if isinstance(node, list):
+        return [resolve(value, tree) for value in node]
+    if not isinstance(node, str) or "${" not in node:
+        return node
+
+    def find(match: re.Match[str]) -> Any:
+        return resolve(functools.reduce(operator.getitem, match[1].split("."), tree), tree)
+
+    whole = REFERENCE.fullmatch(node)
+    made = find(whole) if whole else REFERENCE.sub(find, node)  # texts alone go into a text
+    if made == "???" or "\\" in node or "${" in REFERENCE.sub("", node):
+        raise LookupError(node)
+    return made
 
 
 def clear_unresolved(

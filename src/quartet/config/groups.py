@@ -82,6 +82,8 @@ TRAINER_KEYS = (
     *("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"),
     *("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"),
 )
+# Keys of a node that are no arguments of its `_target_`, as Hydra defines them.
+HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 # Number of arguments that are passed by position when the part is called.
 N_POSITIONAL = {"optimizer": 1, "scheduler": 1}
 # Arguments that the engine passes, and where to set them instead.

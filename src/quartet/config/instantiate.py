@@ -1,13 +1,12 @@
-"""Makes each part as its group describes it, by Hydra, of the classes that allow.py permits."""
+"""Makes each part as its group describes it, of the classes that allow.py permits."""
 
+import copy
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.errors import InstantiationException
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -16,10 +15,11 @@ from torchmetrics import MetricCollection
 
 from quartet.checkpoints import storage
 from quartet.checkpoints.callbacks import ResumeState
-from quartet.compat import lightning_loop
+from quartet.compat import lightning_loop, read_entry_points_once
 from quartet.config import allow, records, signatures
 from quartet.config.configuration import Configuration
 from quartet.config.groups import (
+    HYDRA_KEYS,
     RESERVED_ARGUMENTS,
     is_foreign,
     is_pretrained_name,
@@ -49,16 +49,25 @@ def make(node: Any, partial: bool = False) -> Any:
     """
     if problems := allow.find_problems(node):
         raise ConfigError(*problems)
-    try:
-        # As keywords Hydra would merge these into a copy.
-        node = {**node, "_convert_": "all"}
-        if not partial:
-            return hydra.utils.instantiate(node)
-        made = hydra.utils.instantiate({**node, "_partial_": True})
-    except InstantiationException as error:
-        raise error.__cause__ or error from None
-    # Hydra's own partial checks a policy at every call, which is too slow for a step.
-    return functools.partial(made.func, *made.args, **made.keywords)
+    return instantiate({**node, "_partial_": True} if partial else node)
+
+
+def instantiate(node: Any) -> Any:
+    """What plain containers describe, by the keys of Hydra's ``instantiate``, which is slower."""
+    if isinstance(node, list):
+        return [instantiate(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    read = instantiate if node.get("_recursive_", True) else copy.deepcopy
+    arguments = {key: read(value) for key, value in node.items() if key not in HYDRA_KEYS}
+    if "_target_" not in node:
+        return arguments
+    if node["_target_"] is None:
+        raise ValueError("a _target_ within it is null, and must name a class or a function.")
+    made = functools.partial(
+        allow.locate(node["_target_"]), *read(node.get("_args_", [])), **arguments
+    )
+    return made if node.get("_partial_") else made()
 
 
 def make_part(group: str, node: Any) -> Any:
@@ -289,6 +298,7 @@ def build_trainer(config: Configuration) -> Trainer:
         with collect_problems(problems, group):
             made |= build_each(group, prepare_nodes(config, group))
     node = split_node(config, "trainer")[0]
+    read_entry_points_once()
     with collect_problems(problems, "trainer", signatures.type_hints(Trainer)):
         create = make(node, partial=True)
         trainer: Trainer = create(

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from quartet.config import allow
-from quartet.config.configuration import to_container
+from quartet.config.configuration import copy_config, to_container
 from quartet.config.overrides import NAMES, find_groups, is_option, key_of, quote_values
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
@@ -463,7 +463,7 @@ def check_division(changed: Mapping[str, Any]) -> Iterator[Problem]:
 
 def flat(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """Dotted keys and values of a configuration, less where a search may look."""
-    cfg = cfg.copy()
+    cfg = copy_config(cfg)
     with open_dict(cfg):
         cfg.pop("hydra", None)
     return {

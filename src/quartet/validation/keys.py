@@ -13,6 +13,7 @@ from quartet.config.configuration import Configuration
 from quartet.config.groups import (
     AUTO_FILLED,
     DEFAULT_OPTION,
+    HYDRA_KEYS,
     KEY_TYPES,
     MAY_BE_NONE,
     MODULE_GROUPS,
@@ -29,7 +30,6 @@ from quartet.core.messages import suggest_name
 from quartet.core.problems import Config, ConfigError, Problem
 from quartet.training.module import Module
 
-HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 # Settings by the range of their number, or of each in their list. A name in capitals is that of the
 # class, wherever it stands.
 INTERVALS: dict[str, tuple[str, ...]] = {
