@@ -29,7 +29,7 @@ from quartet.core.problems import ConfigError
 from quartet.data.csv import csv as csv_source
 from quartet.data.csv import encode
 from quartet.data.split import Parts
-from quartet.data.table import Format, TableFile, spell
+from quartet.data.table import Format, Table, TableFile, find_kind, spell, survey
 from quartet.data.task import Multiclass, Regression
 from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
@@ -734,9 +734,9 @@ def test_what_is_read_of_random_tables_is_what_pandas_reads(tmp_path: Path) -> N
         encoding: Any = parts.encoding
         found, form = parts.train.tensors[0], Format.of(settings)  # type: ignore[attr-defined]
         size = int(made.random.integers(1, 20))
-        chunks = [
-            encode(chunk, encoding, form) for chunk in TableFile(made.path, form).chunks(size)
-        ]
+        names = [*encoding["numeric"], *encoding["categories"]]
+        parts_of = TableFile(made.path, form).chunks(names, encoding["categories"], size)
+        chunks = [encode(chunk, encoding, form) for chunk in parts_of]
         assert torch.equal(torch.cat(chunks), found), seed
         words = {"", *settings["missing_values"]} if settings["missing_values"] else {"", "NA"}
         columns = iter(found.double().T.numpy())
@@ -755,6 +755,83 @@ def test_what_is_read_of_random_tables_is_what_pandas_reads(tmp_path: Path) -> N
             assert (block.sum(0) == 1).all(), seed
             assert [values[place] for place in block.argmax(0)] == right, seed
     assert min(counts.values()) > 500, counts
+
+
+# Speed
+
+
+AWKWARD = {
+    "plain": ("1", "-2.5", "+3e2", ".5", "7."),
+    "with gaps": ("1", "", "2.25", "", "4"),
+    "empty": ("", "", "", "", ""),
+    "empty first": ("", "", "", "1", "2"),
+    "words": ("1", "NA", "nan", "None", "2"),
+    "signed words": ("-1", "-nan", "+NaN", "2", "3"),
+    "codes": ("007", "1", "2", "3", "4"),
+    "zeros": ("0", "0.5", "-0", "00.5", "2"),
+    "underscores": ("1_000", "1", "2", "3", "4"),
+    "true": ("true", "True", "1", "0", "FALSE"),
+    "infinite": ("1", "inf", "2", "1e999", "3"),
+    "large": ("9007199254740993", "1", "2", "3", "4"),
+    "digits": ("0.1234567890123456789", "1e-320", "123456789.123456789", "2", "3"),
+    "dates": ("2024-01-05", "2024-01-06", "2024-02-05", "2024-03-05", "2024-04-05"),
+    "texts": ("a", "b c", "größe", "x", "nothing"),
+    "late text": ("1", "2", "3", "4", "five"),
+    "tabs": ("1", "\t2", "3 ", "4", "5"),
+}
+
+
+def columns_of(path: Path, form: Format, texts: Sequence[str] = ()) -> dict[str, Any]:
+    """What is known of each column, whether it is read as numbers or as texts."""
+    file, found = TableFile(path, form), {}
+    table = Table([file], file.names, texts)
+    lists: Any = {"categories": (), "numbers": (), "drop": ()}
+    for name in file.names:
+        column = table[name]
+        try:
+            kind = find_kind(name, name, column, form, lists)
+        except ValueError as error:
+            kind = (str(error), "")
+        gaps = form.is_missing(column, True).tolist()
+        found[name] = (kind, gaps, form.to_numbers(column).tolist(), name in texts and column)
+        assert (column.dtype == object) >= (name in texts)
+    return found
+
+
+@pytest.mark.parametrize("block", [1 << 26, 16 * 20], ids=["whole", "in blocks"])
+@pytest.mark.parametrize(("separator", "end"), [(",", "\n"), ("\t", "\r\n")])
+def test_a_quick_reading_of_a_table_is_the_slow_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, separator: str, end: str
+) -> None:
+    path, form = tmp_path / "t.csv", Format(separator=separator, decimal=".")
+    columns = {name: values for name, values in AWKWARD.items() if separator not in "".join(values)}
+    lines = [separator.join(row) for row in zip(*columns.values(), strict=True)]
+    path.write_text(end.join([separator.join(columns), *lines]), newline="")
+    monkeypatch.setattr("quartet.data.table.BLOCK", block)
+    assert TableFile(path, form).plain
+    quick = [columns_of(path, form, texts) for texts in ((), ("plain", "with gaps"))]
+    monkeypatch.setattr("quartet.data.table.survey", lambda path, form: None)
+    slow = [columns_of(path, form, texts) for texts in ((), ("plain", "with gaps"))]
+    assert repr(quick) == repr(slow)  # in which NaN is itself
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'a,b\n"1",2\n',
+        "a,b\n1,2\n\n3,4\n",
+        "a,b\n1, 2\n",
+        "a,b\n1,2\n3\n",
+        "a,b\r1,2\r",
+        "a\n1\n",
+        "a,b\n1,2,3\n4,5\n",
+    ],
+)
+def test_a_table_that_is_not_plain_is_read_slowly(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(content, newline="")
+    assert survey(path, Format()) is None
+    assert survey(path, Format(decimal=",")) is None
 
 
 # Words

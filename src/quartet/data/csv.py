@@ -17,6 +17,8 @@ from quartet.core.messages import format_value, shorten, suggest_name
 from quartet.data.split import Fold, Hashes, IntArray, Parts, Rows, assemble, find_duplicates, split
 from quartet.data.table import (
     MISSING,
+    Chunk,
+    Column,
     Floats,
     Format,
     Table,
@@ -117,8 +119,8 @@ def csv(
     lists = {key: as_names(names) for key, names in named.items()}
     dividing = _name_division(order=order, group=group, division=division)
     notes: list[str] = []
-    table = read_table("path", path, form, notes)
-    count, given = len(next(iter(table.values()))), list(table)
+    file = open_table("path", path, form, notes)
+    given = file.names
     known = (prepared or {}).get("encoding") or {}
     known = known if "scale" in known else {}  # else the run is older than that
     whole = bool(known and prepared and prepared.get("whole"))
@@ -128,19 +130,21 @@ def csv(
         if sorted(as_names(target)) != sorted(wanted):
             raise ValueError(f"target must be {shorten(wanted)}, as in the training; leave it out.")
     else:
-        wanted, inputs = _select_columns(table, target, features, lists, kind, dividing)
-    by = {} if whole else _read_division(table, dividing, form)
+        wanted, inputs = _select_columns(given, target, features, lists, kind, dividing)
+    divided = [] if whole else [*dividing.values()]
+    for key, name in dividing.items() if divided else ():
+        require_columns([name], given, None, key)
+    files, columns = [file], list(dict.fromkeys([*wanted, *inputs, *divided]))
     if test_path is not None and not whole:
-        if by and not group:
+        if dividing and not group:
             raise ValueError("test_path is the test part, and a column divides too; choose one.")
-        other = read_table("test_path", test_path, form, notes)
-        require_columns([*wanted, *inputs, *dividing.values()], list(other), test_path)
-        if group and (shared := {*table[dividing["group"]]} & {*other[dividing["group"]]}):
-            raise ValueError(
-                f"group {shorten(sorted(shared))} is in path and in test_path; remove it."
-            )
-        table = {name: np.concatenate([table[name], other[name]]) for name in [*wanted, *inputs]}
+        files.append(open_table("test_path", test_path, form, notes))
+        require_columns(columns, files[1].names, test_path)
         test_fraction = 0
+    texts = [*lists["categories"], *known.get("categories", ()), *divided]
+    table = Table(files, columns, [*texts, *(wanted if kind.has_classes else ())])
+    count = table.count
+    by = {} if whole else _read_division(table, dividing, form)
     targets, names = _read_targets(
         {name: table[name] for name in wanted},
         kind,
@@ -151,7 +155,7 @@ def csv(
     )
     if not by and kind.has_classes:
         by["stratify"] = np.array(names)[targets.astype(int).ravel()][:count]
-    everything = np.arange(len(targets))
+    everything = np.arange(len(table))
     if whole:
         rows = Rows(everything, everything[:0], everything)
     elif "division" in by:
@@ -163,8 +167,7 @@ def csv(
         rows = rows._replace(test=everything[count:])
     fitted = dict(known)
     if not known:
-        columns = {name: table[name] for name in inputs}
-        fitted = _fit_encoding(columns, rows.train, form, missing, max_categories, lists)
+        fitted = _fit_encoding(table, inputs, rows.train, form, missing, max_categories, lists)
         others = [name for name in given if name not in [*inputs, *wanted]]
         reasons = dict.fromkeys(others, "left out")
         reasons |= dict.fromkeys(dividing.values(), "divides the rows")
@@ -173,8 +176,14 @@ def csv(
         if kind.has_scale and standardize_targets:
             scaler = StandardScaler().fit(targets[rows.train])
             fitted["scale"] = [scaler.mean_.tolist(), scaler.scale_.tolist()]
+    answers = () if known else _find_answers(table, fitted, form, targets, rows.train, kind)
     strange: Counter[str] | None = None if whole and unseen != "zeros" else Counter()
-    encoded = encode(table, fitted, form, strange)
+    encoded = torch.empty(len(targets), len(list_features(fitted)))
+    table.chunks.reverse()
+    place = 0
+    while table.chunks:  # which frees the memory of each
+        part = encode(table.chunks.pop(), fitted, form, strange)
+        encoded[place : (place := place + len(part))] = part
     notes += describe_unseen(strange)
     final, scale = _scale_targets(targets, fitted["scale"], kind)
     parts = assemble(
@@ -188,8 +197,7 @@ def csv(
     every = hash_rows(encoded, final, names)
     hashes = {part: every[getattr(rows, part)] for part in Rows._fields}
     if not known:
-        notes += _describe_duplicates(hashes)
-        notes += _describe_answers(table, fitted, form, targets, rows.train, kind)
+        notes += [*_describe_duplicates(hashes), *answers]
     exact = {part: targets[getattr(rows, part)] for part in Rows._fields if kind.has_scale}
     return parts._replace(encoding=fitted, exact_targets=exact, notes=tuple(notes), hashes=hashes)
 
@@ -197,16 +205,15 @@ def csv(
 # Rows and columns
 
 
-def read_table(key: str, path: str | None, form: Format, notes: list[str]) -> Table:
-    """Returns the rows of the file that a setting names; `notes` get what was left out."""
+def open_table(key: str, path: str | None, form: Format, notes: list[str]) -> TableFile:
+    """Returns the file that a setting names; `notes` get what was left out of it."""
     if path is None:
         raise ValueError(f"{key} is not set; data.{key}=table.csv names the table.")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ValueError(f"{key} {path} is not a file: looked for {file}; set data.{key}=FILE.")
-    source = TableFile(file, form)
-    notes += [f"{file}: {source.note}"] if source.note else []
-    table = source.read()
+    table = TableFile(file, form)
+    notes += [f"{file}: {table.note}"] if table.note else []
     if form.header is None:
         _refuse_missing_header(table, form)
     return table
@@ -247,13 +254,16 @@ def require_fit(
     require_columns([*encoding["numeric"], *encoding["categories"], *others], given, path)
 
 
-def _refuse_missing_header(table: Table, form: Format) -> None:
+def _refuse_missing_header(table: TableFile, form: Format) -> None:
     """Raises ValueError if the columns that hold numbers have numbers as names, as without a header."""
 
-    def are_numbers(texts: Texts) -> bool:
-        return bool(np.isfinite(form.to_numbers(texts)).all())
+    def are_numbers(column: Column) -> bool:
+        return bool(np.isfinite(form.to_numbers(column)).all())
 
-    numeric = [name for name, texts in table.items() if are_numbers(texts[:100])]
+    if not any(are_numbers(to_texts([name])) for name in table.names):
+        return
+    first = next(table.chunks(table.names, size=100))
+    numeric = [name for name, column in first.items() if are_numbers(column)]
     if numeric and are_numbers(to_texts(numeric)):
         raise ValueError(
             f"header: the first line holds numbers, {shorten(numeric, 3)}; data.header=false reads it "
@@ -272,7 +282,7 @@ def _name_division(**named: str | None) -> dict[str, str]:
 
 
 def _select_columns(
-    table: Table,
+    given: Sequence[str],
     target: str | Sequence[str] | None,
     features: Sequence[str] | None,
     lists: Mapping[str, list[str]],
@@ -281,12 +291,12 @@ def _select_columns(
 ) -> tuple[list[str], list[str]]:
     """Returns the names of the target columns and of the input columns."""
     if not as_names(target):
-        raise ValueError(f"target is not set; data.target=COLUMN, one of {', '.join(table)}.")
+        raise ValueError(f"target is not set; data.target=COLUMN, one of {', '.join(given)}.")
     wanted, dropped, chosen = as_names(target), lists["drop"], as_names(features)
     divided = {key: [name] for key, name in dividing.items()}
     named = {"target": wanted, "features": chosen, **lists, **divided}
     for key, names in named.items():
-        require_columns(names, list(table), None, key)
+        require_columns(names, given, None, key)
     if len(wanted) > 1 and kind.has_classes:
         raise ValueError(
             f"target must be one column for {kind.name}, got {len(wanted)}: {', '.join(wanted)}; "
@@ -298,7 +308,7 @@ def _select_columns(
             "never an input."
         )
     if features is None:
-        chosen = [name for name in table if name not in dividing.values()]
+        chosen = [name for name in given if name not in dividing.values()]
     inputs = [name for name in chosen if name not in wanted and name not in dropped]
     if not inputs:
         raise ValueError("features leaves no input column; name fewer in data.drop or more here.")
@@ -314,11 +324,14 @@ def _select_columns(
 def _read_division(table: Table, dividing: Mapping[str, str], form: Format) -> dict[str, Any]:
     """Returns the values of the column by which rows are divided, as an argument of `split`."""
     for key, name in dividing.items():
-        require_columns([name], list(table), None, key)
-        texts = table[name]
+        texts, others = np.split(table[name], [table.count])
         if gaps := form.is_missing(texts, key == "order").sum():
             raise ValueError(f"{key} column {name!r} has {gaps} missing values; fill them in.")
         if key == "group":
+            if shared := {*texts} & {*others}:
+                raise ValueError(
+                    f"group {shorten(sorted(shared))} is in path and in test_path; remove it."
+                )
             return {"groups": texts.astype(str)}
         if key == "division":
             return {key: texts}
@@ -357,7 +370,7 @@ def _divide(division: NDArray[Any], name: str, fold: Fold | None) -> Rows:
 
 
 def _read_targets(
-    table: Table,
+    table: Mapping[str, Any],
     kind: Any,
     form: Format,
     lists: Mapping[str, list[str]],
@@ -406,7 +419,7 @@ def _scale_targets(
     return final, None
 
 
-def known_targets(table: Table, task: Task, form: Format) -> pd.DataFrame:
+def known_targets(table: Chunk, task: Task, form: Format) -> pd.DataFrame:
     """Returns target columns as numbers or names of classes; missing ones are NaN or None."""
     made: dict[str, Any] = {}
     for name, texts in table.items():
@@ -423,6 +436,7 @@ def known_targets(table: Table, task: Task, form: Format) -> pd.DataFrame:
 
 def _fit_encoding(
     columns: Table,
+    names: Sequence[str],
     train: IntArray,
     form: Format,
     missing: str,
@@ -432,7 +446,8 @@ def _fit_encoding(
     """Fits the encoding to the training rows."""
     encoding: dict[str, Any] = {"numeric": {}, "categories": {}, "dropped": {}}
     constant = "constant in the training part"
-    for name, texts in columns.items():
+    for name in names:
+        texts = columns[name]
         kind, unit = find_kind(f"column {name!r}", name, texts, form, lists)
         if kind == "nothing":
             encoding["dropped"][name] = "empty"
@@ -482,15 +497,15 @@ def list_features(encoding: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def encode(
-    columns: Table,
+    columns: Chunk,
     encoding: Mapping[str, Any],
     form: Format,
     unseen: Counter[str] | None = None,
 ) -> Tensor:
-    """Encodes a table: float32 ``(rows, encoded columns)``, first the numbers, then the categories.
+    """Encodes rows of a table: float32 ``(rows, encoded columns)``, first the numbers, then the categories.
 
     Args:
-        columns: Has the columns that `encoding` names.
+        columns: Those that `encoding` names; categories are texts.
         encoding: In plain containers: ``numeric`` gives each column its ``mean``, its ``std`` and
             the value to ``fill`` in for missing ones; ``categories`` gives each column its values as
             strings, None for a missing one.
@@ -538,7 +553,7 @@ def describe_unseen(unseen: Counter[str] | None) -> Iterator[str]:
         yield f"categories that the training did not have became zeros: {name} of {count} rows"
 
 
-def read_numbers(name: str, texts: Texts, form: Format, unit: str = "") -> Floats:
+def read_numbers(name: str, texts: Column, form: Format, unit: str = "") -> Floats:
     """Returns the numbers of a column, NaN for missing ones.
 
     Raises:
@@ -600,21 +615,24 @@ def _describe_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[str]:
         )
 
 
-def _describe_answers(
+def _find_answers(
     columns: Table,
     encoding: Mapping[str, Any],
     form: Format,
     targets: NDArray[Any],
     train: IntArray,
     kind: Task,
-) -> Iterator[str]:
-    """Yields cautions about identifiers, and columns that tell the target by themselves."""
+) -> list[str]:
+    """Returns cautions about identifiers, and columns that tell the target by themselves."""
+    cautions = []
     for name, known in encoding["categories"].items():
         if len(known) == len(train):
             way_out = f"leave it out if it is an identifier, {spell('drop', name)}"
-            yield f"{name} has another value in every row of the training part; {way_out}"
+            cautions.append(
+                f"{name} has another value in every row of the training part; {way_out}"
+            )
     if len(train) < 20 or targets.reshape(len(targets), -1).shape[1] > 1:
-        return
+        return cautions
     train = train[:10_000]  # enough to see it
     truth, telling = targets[train].ravel(), []
     for name in [*encoding["numeric"], *encoding["categories"]]:
@@ -625,7 +643,8 @@ def _describe_answers(
             telling.append(name)
     if telling:
         way_out = f"if it would not be known beforehand, leave it out, {spell('drop', *telling)}"
-        yield f"{shorten(telling)} of the inputs tells the target by itself; {way_out}"
+        cautions.append(f"{shorten(telling)} of the inputs tells the target by itself; {way_out}")
+    return cautions
 
 
 def tells(values: Floats | None, texts: Texts, truth: NDArray[Any], of_classes: bool) -> bool:

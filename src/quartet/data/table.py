@@ -1,4 +1,4 @@
-"""Table files, read the same way everywhere: as texts, whose meaning is decided once for a column."""
+"""Table files, read the same way everywhere; what a column means is decided once for all of it."""
 
 import bz2
 import codecs
@@ -11,9 +11,9 @@ import shlex
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
@@ -25,12 +25,18 @@ from quartet.core.messages import format_value, join_or, shorten
 
 Texts = NDArray[np.object_]
 Floats = NDArray[np.float64]
-Table = dict[str, Texts]  # by the names of the columns
+# A column that needs no decision is read as numbers, NaN for missing ones; all others as texts.
+Column = NDArray[Any]
+Chunk = dict[str, Column]  # rows, by the names of the columns
 
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 CHUNK = 8192  # rows that are read at once
+BLOCK = 1 << 26  # bytes of a plain file that are read at once
+# Older versions of pandas read some numbers wrong in the last digit.
+IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
 # What stands for a missing value in a column of numbers, unless a setting says otherwise.
 MISSING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None"}
+UTF_8 = ("utf-8", "utf-8-sig")
 EXACT = 2.0**53  # beyond it 64-bit floats skip whole numbers
 BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
@@ -100,15 +106,19 @@ class Format(NamedTuple):
             raise ValueError(f"{message}; got {found['encoding']!r}.") from None
         return cls(**{**found, **signs, "missing_values": words})
 
-    def is_missing(self, texts: Texts, of_numbers: bool) -> NDArray[np.bool_]:
+    def is_missing(self, column: Column, of_numbers: bool) -> NDArray[np.bool_]:
         """Returns which values are missing in a column of numbers, or of texts."""
+        if column.dtype != object:
+            return np.isnan(column)
         words = {"", *(self.missing_values or ())}
         if self.missing_values is None and of_numbers:
             words = MISSING
-        return is_one_of(texts, words)
+        return is_one_of(column, words)
 
-    def to_numbers(self, texts: Texts, unit: str = "") -> Floats:
+    def to_numbers(self, texts: Column, unit: str = "") -> Floats:
         """Returns the numbers that texts are before a unit, true and false as 1 and 0, else NaN."""
+        if texts.dtype != object:
+            return texts
         if not unit and self.thousands is None and self.decimal in (".", None):
             with suppress(ValueError):
                 found, is_known = np.full(len(texts), np.nan), texts != ""
@@ -132,6 +142,60 @@ class Format(NamedTuple):
 
         return np.fromiter(map(parse, texts), np.float64, len(texts))
 
+    def simplify(self, texts: Texts) -> Column:
+        """Returns texts as numbers, if all that are not missing are numbers in any reading."""
+        gaps = self.is_missing(texts, True)
+        values = texts[~gaps]
+        if not len(values) or not (values[0][0].isdigit() or values[0][0] in "+-. "):
+            return texts
+        found = self.to_numbers(values)
+        is_code = any(value[0] == "0" and value[1:].isdigit() for value in values)
+        if (
+            is_code
+            or np.isnan(found).any()
+            or not are_plain(found)
+            or is_one_of(values, BOOLEANS).any()
+        ):
+            return texts
+        column = np.full(len(texts), np.nan)
+        column[~gaps] = found
+        return column
+
+
+class Table:
+    """The rows of files that have the same columns; each column is of numbers or of texts.
+
+    Args:
+        files: The files.
+        names: The columns to keep.
+        texts: Those whose values stay texts, numbers or not.
+
+    Attributes:
+        chunks: The rows, in their order.
+        count: Rows of the first file.
+    """
+
+    def __init__(
+        self, files: Sequence["TableFile"], names: Sequence[str], texts: Collection[str]
+    ) -> None:
+        parts = [list(file.chunks(names, texts, None)) for file in files]
+        self.chunks = [chunk for part in parts for chunk in part]
+        self.count = sum(map(count_rows, parts[0]))
+        mixed = [name for name in names if len({chunk[name].dtype for chunk in self.chunks}) > 1]
+        again = (chunk for file in files for chunk in file.chunks(mixed, mixed, None))
+        for chunk, other in zip(self.chunks, again if mixed else (), strict=False):
+            chunk.update(other)
+
+    def __len__(self) -> int:
+        return sum(map(count_rows, self.chunks))
+
+    def __getitem__(self, name: str) -> Any:
+        return np.concatenate([chunk[name] for chunk in self.chunks])
+
+
+def count_rows(chunk: Chunk) -> int:
+    return len(next(iter(chunk.values())))
+
 
 class TableFile:
     """A file of columns with names: csv, perhaps compressed by gzip, bz2, xz or zip, or parquet.
@@ -152,9 +216,19 @@ class TableFile:
     def __init__(self, path: Path, form: Format) -> None:
         self.path, self.form, self.note = path, form, ""
         self.columns = slice(None)  # of a line
+        self.plain: Plain | None = None
+        with open_bytes(path) as file:
+            self.is_parquet = file.read(4) == b"PAR1"
         try:
-            with closing(self._rows()) as rows:
-                self.names, self.places = self._scan(rows)
+            if self.is_parquet:
+                _, names = next(read_parquet(path))
+                self.names, self.places = self._scan(iter([(1, names)]))
+            elif plain := survey(path, form):
+                self.plain = plain
+                self.names, self.places = self._scan(iter([(1, plain.names)]), plain.filled)
+            else:
+                with closing(self._rows()) as rows:
+                    self.names, self.places = self._scan(rows)
         except UnicodeError as error:
             wrong = getattr(error, "object", b"")[getattr(error, "start", 0) :][:1].hex()
             raise ValueError(
@@ -166,36 +240,103 @@ class TableFile:
             message = f"cannot be read as a csv table: {error}; correct it, or set data.separator"
             raise ValueError(f"{path} {message}.") from None
 
-    def chunks(self, size: int = CHUNK) -> Iterator[Table]:
-        """Yields the rows, so many at once."""
+    def chunks(
+        self, names: Iterable[str], texts: Collection[str] = (), size: int | None = CHUNK
+    ) -> Iterator[Chunk]:
+        """Yields the rows.
+
+        Args:
+            names: The columns to read.
+            texts: Columns whose values stay texts, numbers or not.
+            size: The most rows at once; None for as many as are read at once.
+        """
+        places = {name: self.places[name] for name in names}
+        if self.is_parquet:
+            blocks = self._read_parquet(places, texts)
+        elif self.plain:
+            blocks = self._read_plain(places, texts, self.plain.odd)
+        else:
+            blocks = self._read_rows(places, texts)
+        count = 0
+        for block in blocks:
+            count = count_rows(block)
+            for start in range(0, count, size or count):
+                stop = start + (size or count)
+                yield {name: column[start:stop] for name, column in block.items()}
+        if not count:
+            self._refuse_empty()
+
+    def _refuse_empty(self) -> NoReturn:
+        message = "has no rows; it needs a line of column names and rows below it."
+        raise ValueError(f"{self.path} {message}")
+
+    def _read_rows(self, places: Mapping[str, int], texts: Collection[str]) -> Iterator[Chunk]:
+        """Yields the rows of any csv file."""
         with closing(self._rows()) as rows:
             if self.form.header is not False:
                 next(rows, None)
-            columns: list[Any] = []
-            while block := [row[self.columns] for _, row in islice(rows, size)]:
+            while block := [row[self.columns] for _, row in islice(rows, CHUNK)]:
                 columns = list(zip(*block, strict=True))
-                yield {name: to_texts(columns[place]) for name, place in self.places.items()}
-        if not columns:
-            message = "has no rows; it needs a line of column names and rows below it."
-            raise ValueError(f"{self.path} {message}")
+                found = {name: to_texts(columns[place]) for name, place in places.items()}
+                yield {
+                    name: column if name in texts else self.form.simplify(column)
+                    for name, column in found.items()
+                }
 
-    def read(self) -> Table:
-        """Returns all rows."""
-        blocks = list(self.chunks())
-        return {name: np.concatenate([block[name] for block in blocks]) for name in self.names}
+    def _read_plain(
+        self, places: Mapping[str, int], texts: Collection[str], odd: Collection[int]
+    ) -> Iterator[Chunk]:
+        """Yields the rows of a csv file in which pandas finds what `_read_rows` does."""
+        numeric = {
+            place for name, place in places.items() if name not in texts and place not in odd
+        }
+
+        def read(block: bytes) -> pd.DataFrame:
+            options: Any = {"float_precision": "round_trip"} if IS_OLD else {}
+            options["dtype"] = {place: object for place in places.values() if place not in numeric}
+            options["na_values"] = {place: [""] for place in numeric}
+            found: pd.DataFrame = pd.read_csv(
+                io.BytesIO(block),
+                sep=self.form.separator,
+                header=None,
+                usecols=[*places.values()],
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                low_memory=False,
+                **options,
+            )
+            return found
+
+        with open_bytes(self.path) as file:
+            if self.form.header is not False:
+                file.readline()
+            for block in read_lines(file, BLOCK):
+                frame = read(block)
+                if others := {place for place in numeric if not is_plain(frame[place])}:
+                    numeric -= others
+                    frame = read(block)
+                yield {
+                    name: frame[place].to_numpy(np.float64 if place in numeric else object)
+                    for name, place in places.items()
+                }
+
+    def _read_parquet(self, places: Mapping[str, int], texts: Collection[str]) -> Iterator[Chunk]:
+        """Yields the rows of a parquet file."""
+        for frame, _ in islice(read_parquet(self.path), 1, None):
+            block: Chunk = {}
+            for name, place in places.items():
+                column = frame.iloc[:, place]
+                if name in texts or not is_plain(column):
+                    known = column.astype(object).where(column.notna(), "")
+                    block[name] = to_texts(map(str, known))
+                else:
+                    block[name] = column.to_numpy(np.float64)
+            yield block
 
     def _rows(self) -> Generator[tuple[int, list[str]], None, None]:
         """Yields the number of each line, and its values."""
-        with open_bytes(self.path) as file:
-            start = file.read(4)
-        if start == b"PAR1":
-            yield from enumerate(read_parquet(self.path), 1)
-            return
-        encoding, comment = self.form.encoding or "utf-8", self.form.comment
-        if start.startswith(codecs.BOM_UTF8):
-            encoding = "utf-8-sig"
-        elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            encoding = "utf-16"
+        encoding, comment = find_encoding(self.path, self.form), self.form.comment
         with open_bytes(self.path) as file, io.TextIOWrapper(file, encoding, newline="") as text:
             lines: Iterable[str] = text
             if comment:
@@ -208,9 +349,13 @@ class TableFile:
                 if row and (len(row) > 1 or row[0].strip()):
                     yield reader.line_num, row
 
-    def _scan(self, rows: Iterator[tuple[int, list[str]]]) -> tuple[list[str], dict[str, int]]:
-        """Reads the file once, and returns the names of its columns and their places in a line."""
-        line, names = next(rows, (1, [""]))
+    def _scan(
+        self, rows: Iterator[tuple[int, list[str]]], filled: Collection[int] = ()
+    ) -> tuple[list[str], dict[str, int]]:
+        """Returns the names of the columns and their places in a line, of which some are filled."""
+        line, names = next(rows, (0, []))
+        if not line:
+            self._refuse_empty()
         named = self.form.header is not False
         if any("\0" in name for name in names):
             raise ValueError(
@@ -223,7 +368,7 @@ class TableFile:
                 "out, or remove the sign if the line names the columns."
             )
         widths = {} if named else {len(names): line}
-        filled: set[int] = set()  # columns with a value, of those without a name
+        filled = set(filled)  # columns with a value
         unnamed = [place for place, name in enumerate(names) if named and not name.strip()]
         trailing = counting = True
         last: int | None = None
@@ -315,21 +460,118 @@ def open_bytes(path: Path) -> IO[bytes]:
     return archive.open(members[0])
 
 
-def read_parquet(path: Path) -> Iterator[list[str]]:
-    """Yields the names of the columns and the rows of a parquet file, as a csv file has them.
+def find_encoding(path: Path, form: Format) -> str:
+    """Returns the encoding of a file: that of its byte order mark, or of the settings."""
+    with open_bytes(path) as file:
+        start = file.read(4)
+    if start.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return form.encoding or "utf-8"
+
+
+def read_lines(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yields whole lines, about so many bytes at once, each with its end."""
+    while block := file.read(size):
+        block += file.readline()
+        if not block.endswith(b"\n"):
+            block += b"\n"
+        yield block.replace(b"\r\n", b"\n") if b"\r" in block else block
+
+
+class Plain(NamedTuple):
+    """A csv file without quotes, comments, blanks and uneven lines, which pandas reads quickly.
+
+    Attributes:
+        names: Values of the first line.
+        filled: Places of the columns that hold something.
+        odd: Places of the columns with values such as 007 or nan, which pandas must not take for
+            numbers.
+    """
+
+    names: list[str]
+    filled: set[int]
+    odd: set[int]
+
+
+def survey(path: Path, form: Format) -> Plain | None:
+    """Looks through a csv file, and returns None if it is not plain."""
+    encoding, separator, end = find_encoding(path, form), form.separator, ord("\n")
+    is_usual = form.decimal in (".", None) and form.thousands is None and form.comment is None
+    words = form.to_numbers(to_texts(form.missing_values or ()))
+    if (
+        not is_usual
+        or separator == " "
+        or not separator.isascii()
+        or encoding not in UTF_8
+        or not np.isnan(words).all()
+    ):
+        return None
+    found: Plain | None = None
+    with open_bytes(path) as file:
+        for block in read_lines(file, BLOCK >> 4):
+            if any(sign in block for sign in (b'"', b"\0", b"\r")):
+                return None
+            try:
+                text = block.decode(encoding)
+            except UnicodeError:
+                return None
+            if found is None:
+                line = text[: text.index("\n")]
+                found = Plain(line.split(separator), set(), set())
+                if form.header is not False:
+                    block = block[block.index(b"\n") + 1 :]
+                elif encoding != "utf-8":
+                    return None
+            width = len(found.names)
+            signs = np.frombuffer(block + b"\0", dtype=np.uint8)
+            ends = np.flatnonzero((signs == ord(separator)) | (signs == end))
+            starts = np.append(0, ends + 1)[:-1]
+            first, second = signs[starts], signs[starts + 1]
+            shape, is_last = (-1, width), np.arange(width) == width - 1
+            if (
+                width < 2
+                or len(ends) % width
+                or ((signs[ends] == end).reshape(shape) != is_last).any()
+                or (first == ord(" ")).any()
+            ):
+                return None
+            is_code = (first == ord("0")) & (ord("0") <= second) & (second <= ord("9"))
+            letter = np.where((first == ord("+")) | (first == ord("-")), second, first)
+            is_odd = is_code | (letter == ord("n")) | (letter == ord("N"))
+            found.odd.update(np.flatnonzero(is_odd.reshape(shape).any(0)).tolist())
+            found.filled.update(np.flatnonzero((ends > starts).reshape(shape).any(0)).tolist())
+    return found
+
+
+def read_parquet(path: Path) -> Iterator[tuple[pd.DataFrame, list[str]]]:
+    """Yields an empty frame, then the rows of a parquet file; each with the names of its columns.
 
     Raises:
         ValueError: pyarrow is not installed, or the file is damaged.
     """
     try:
-        frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
+        from pyarrow import parquet
     except ImportError:
         raise ValueError(f'{path} needs pyarrow; pip install -e ".[parquet]".') from None
-    if frame.index.name is not None:
-        frame = frame.reset_index()
-    yield list(map(str, frame))
-    columns = (frame[name].astype(object).where(frame[name].notna(), "") for name in frame)
-    yield from map(list, zip(*(map(str, column) for column in columns), strict=True))
+    with parquet.ParquetFile(path) as file:
+        batches = file.iter_batches(CHUNK * 8)
+        for batch in chain([file.schema_arrow.empty_table()], batches):
+            frame = batch.to_pandas(integer_object_nulls=True)
+            if frame.index.name is not None:
+                frame = frame.reset_index()
+            yield frame, list(map(str, frame))
+
+
+def are_plain(numbers: Floats) -> bool:
+    """Whether some are numbers, and all others missing; infinite and very large ones are not plain."""
+    known = np.abs(numbers[~np.isnan(numbers)])
+    return bool(len(known) and known.max() < EXACT)
+
+
+def is_plain(column: Any) -> bool:
+    return column.dtype.kind in "iuf" and are_plain(column.to_numpy(np.float64))
 
 
 def is_one_of(texts: Texts, words: Iterable[str]) -> NDArray[np.bool_]:
@@ -371,7 +613,7 @@ def spell(key: str, *values: Any) -> str:
 def find_kind(
     title: str,
     name: str,
-    texts: Texts,
+    texts: Column,
     form: Format,
     lists: Mapping[str, Sequence[str]],
     is_target: bool = False,
@@ -391,6 +633,8 @@ def find_kind(
     """
     if name in lists["categories"] and not is_target:
         return "category", ""
+    if texts.dtype != object:
+        return "number", ""
     tally = pd.Series(texts).value_counts(sort=False)
     given = tally.index.to_numpy(dtype=object)
     is_known = ~form.is_missing(given, True)

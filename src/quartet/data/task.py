@@ -382,10 +382,10 @@ class Classification(StandardTask):
                     f"{title} holds {shorten(strange)}, and the classes of the training are "
                     f"{shorten(names, 10)}; leave these rows out."
                 )
-        places = {name: place for place, name in enumerate(names)}
-        found = [places[self.parse_target(text, names)] for text in values]
+        places = {text: names.index(self.parse_target(text, names)) for text in values.unique()}
+        found = values.map(places).to_numpy()
         dtype = np.float64 if self.target_dtype.is_floating_point else np.int64
-        targets = np.array(found).reshape(len(found), *self.target_shape()).astype(dtype)
+        targets = found.reshape(len(found), *self.target_shape()).astype(dtype)
         return targets, tuple(names)
 
     def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:

@@ -253,10 +253,12 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
     given = table.names
     require_fit(given, encoding, form, str(path), [] if key is None else [key])
     targets: list[str] = encoding["targets"] if set(encoding["targets"]) <= set(given) else []
+    texts = [*encoding["categories"], *targets, *([] if key is None else [key])]
+    columns = [*dict.fromkeys([*encoding["numeric"], *texts])]
     unseen: Counter[str] | None = Counter() if config.get("unseen") == "zeros" else None
     start = 0
     with tqdm(desc="predicting", unit="row", unit_scale=True) as bar:
-        for chunk in table.chunks(max(CHUNK, config["eval_batch_size"])):
+        for chunk in table.chunks(columns, texts, max(CHUNK, config["eval_batch_size"])):
             try:
                 inputs = encode(chunk, encoding, form, unseen)
                 known = known_targets({name: chunk[name] for name in targets}, task, form)
