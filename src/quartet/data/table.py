@@ -566,8 +566,7 @@ def read_parquet(path: Path) -> Iterator[tuple[pd.DataFrame, list[str]]]:
 
 def are_plain(numbers: Floats) -> bool:
     """Whether some are numbers, and all others missing; infinite and very large ones are not plain."""
-    known = np.abs(numbers[~np.isnan(numbers)])
-    return bool(len(known) and known.max() < EXACT)
+    return bool(np.fmax.reduce(np.abs(numbers), initial=np.nan) < EXACT)
 
 
 def is_plain(column: Any) -> bool:
