@@ -24,8 +24,8 @@ ORDER = (
 BUDGETS = {
     "src/project": 1_300,
     # 2,900 of them for what the engine does not know: tasks, batches, streams, modules, optimizers.
-    "src/quartet": 20_600,
-    "tests": 20_900,  # the forks in tests/project/examples apart
+    "src/quartet": 20_900,
+    "tests": 21_000,  # the forks in tests/project/examples apart
     "scripts": 730,
 }
 FILES = 85  # in src/quartet
