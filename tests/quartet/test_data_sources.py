@@ -685,7 +685,10 @@ def test_table_that_does_not_fit_is_refused(
         ("a,y\n", "has no rows; it needs a line of column names"),
         ("a,y\n1,2\n1,2,3,4\n", "cannot be read as a csv table: .*line 3"),
         ("a,y\n1,2\ninf,3\n", "column 'a' has infinite values"),
-        ("a,y\n1,2\n3,inf\n", "target column 'y' has 1 missing or infinite values"),
+        (
+            "a,y\n1,2\n3,inf\n",
+            "target column 'y' has 1 missing or infinite values, in rows 2; remove",
+        ),
     ],
 )
 def test_unreadable_table_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -122,6 +122,7 @@ def test_lines_are_read_as_they_are_meant(tmp_path: Path, content: str | bytes) 
         (table("n,x", NUMBERS, X, [""] * N), "if they begin with names of rows, sed -i"),
         (table("x,y", KINDS, X, Y), r"sed -i '1s/\^/row,/' .* names those too"),
         (f"Results\n{PLAIN}", "if the first line is a title, remove it, sed -i 1d"),
+        (f"30,2,cat,dog\n{PLAIN}", "if the first line is a title, remove it, sed -i 1d"),
         (f"% by hand\n{PLAIN}", "\"data.comment='%'\" skips them"),
         (f"# by hand\n{PLAIN}", "\"data.comment='#'\" leaves such lines out"),
         (table("# x,y", X, Y), "or remove the sign if the line names the columns"),
@@ -436,6 +437,35 @@ def test_a_column_that_tells_the_target_is_told(
     assert any("told of the inputs tells the target by itself" in note for note in notes)
     assert "data.drop=[told]" in notes[-1]
     assert not any("x of" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["patient", "Subject", "userId", "family_id", "case.id", "ID"])
+def test_rows_that_share_a_group_with_the_training_part_are_told(tmp_path: Path, name: str) -> None:
+    groups = [f"{number // 3}" for number in range(N)]
+    content = table(f"x,{name},y", X, groups, Y)
+    way_out = f"data.group={name}" if "." not in name else f"\"data.group='{name}'\""
+    for words in ([], [f"data.drop=['{name}']"]):
+        (found,) = load(tmp_path, content, *words).notes
+        assert re.match(rf"[56] of the 6 rows of the test part share their {name} with rows", found)
+        assert f"if these belong together, {way_out} keeps them in one part" in found
+    assert not load(tmp_path, content, f"data.group='{name}'").notes
+    assert not load(tmp_path, content, f"data.order='{name}'").notes
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("paid", [n // 3 for n in range(N)]),  # the word is another one
+        ("calls_of_user_today", [n // 3 for n in range(N)]),
+        ("family", [n % 9 for n in range(N)]),  # few: its size, perhaps
+        ("id", [min(n, 20) for n in range(N)]),  # most of them occur once
+        ("id", [n // 3 + 0.5 for n in range(N)]),
+    ],
+)
+def test_columns_that_are_no_groups_are_not_told(
+    tmp_path: Path, name: str, groups: list[float]
+) -> None:
+    assert not load(tmp_path, table(f"x,{name},y", X, list(map(str, groups)), Y)).notes
 
 
 def test_an_identifier_is_told(tmp_path: Path) -> None:

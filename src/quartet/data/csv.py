@@ -30,6 +30,13 @@ from quartet.data.table import (
 )
 from quartet.data.task import TASKS, Task
 
+# The last word of a column that names whom or what several rows are about.
+GROUP = re.compile(
+    r"(patient|subj|subject|user|person|participant|customer|client|household|family|animal|speaker|"
+    r"student|individual)?(id)?",
+    re.IGNORECASE,
+)
+
 
 def csv(
     *,
@@ -142,6 +149,11 @@ def csv(
         require_columns(columns, files[1].names, test_path)
         test_fraction = 0
     texts = [*lists["categories"], *known.get("categories", ()), *divided]
+    groups = (
+        [] if known or dividing else _name_groups([name for name in given if name not in wanted])
+    )
+    groups = [name for name in groups if all(name in each.names for each in files)]
+    columns += [name for name in groups if name not in columns]
     table = Table(files, columns, [*texts, *(wanted if kind.has_classes else ())])
     count = table.count
     by = {} if whole else _read_division(table, dividing, form)
@@ -176,7 +188,9 @@ def csv(
         if kind.has_scale and standardize_targets:
             scaler = StandardScaler().fit(targets[rows.train])
             fitted["scale"] = [scaler.mean_.tolist(), scaler.scale_.tolist()]
-    answers = () if known else _find_answers(table, fitted, form, targets, rows.train, kind)
+    cautions = list(_describe_groups(table, groups, form, rows))
+    if not known:
+        cautions += _find_answers(table, fitted, form, targets, rows.train, kind)
     strange: Counter[str] | None = None if whole and unseen != "zeros" else Counter()
     encoded = torch.empty(len(targets), len(list_features(fitted)))
     table.chunks.reverse()
@@ -197,7 +211,7 @@ def csv(
     every = hash_rows(encoded, final, names)
     hashes = {part: every[getattr(rows, part)] for part in Rows._fields}
     if not known:
-        notes += [*_describe_duplicates(hashes), *answers]
+        notes += [*_describe_duplicates(hashes), *cautions]
     exact = {part: targets[getattr(rows, part)] for part in Rows._fields if kind.has_scale}
     return parts._replace(encoding=fitted, exact_targets=exact, notes=tuple(notes), hashes=hashes)
 
@@ -396,9 +410,10 @@ def _read_targets(
                 "missing value; data.missing_values=[] makes it a class, or remove these rows."
             )
         if gaps.any():
+            places = shorten([str(row + 1) for row in np.flatnonzero(gaps)], 5)
             raise ValueError(
-                f"{title} has {gaps.sum()} missing or infinite values; remove these rows from the "
-                "table."
+                f"{title} has {gaps.sum()} missing or infinite values, in rows {places}; remove these "
+                "rows from the table."
             )
     return kind.read_targets(pd.DataFrame(columns), classes)  # type: ignore[no-any-return]
 
@@ -613,6 +628,32 @@ def _describe_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[str]:
             "too, with the same inputs and target; if that is no coincidence, remove repeated rows, or "
             "keep them together, data.group=COLUMN"
         )
+
+
+def _name_groups(names: Sequence[str]) -> list[str]:
+    """Returns the columns whose name says that several rows may be about one patient, or the like."""
+    last = {name: re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)[-1:] for name in names}
+    return [name for name, words in last.items() if words and GROUP.fullmatch(words[0])]
+
+
+def _describe_groups(
+    columns: Table, names: Sequence[str], form: Format, rows: Rows
+) -> Iterator[str]:
+    """Yields a caution about rows of one patient, or the like, that are in two parts."""
+    part = "test" if len(rows.test) else "val"
+    for name in names:
+        values = pd.Series(columns[name])
+        counts = values.value_counts()
+        if len(counts) < 10 or counts.median() < 2:
+            continue
+        if (form.to_numbers(counts.index.to_numpy()) % 1 > 0).any():
+            continue
+        own = values[getattr(rows, part)]
+        if count := int(own.isin(values[rows.train]).sum()):
+            yield (
+                f"{count} of the {len(own)} rows of the {part} part share their {name} with rows of the "
+                f"training part; if these belong together, {spell('group', name)} keeps them in one part"
+            )
 
 
 def _find_answers(

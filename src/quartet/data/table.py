@@ -420,10 +420,10 @@ class TableFile:
         count, extra = len(names), set(widths) == {len(names) + 1}
         line, width = min((line, width) for width, line in widths.items() if width != count)
         ways_out = "correct the file, or set data.separator or data.comment"
-        if count == 1:
+        if count == 1 or (len(widths) == 1 and not extra):  # the first line alone is different
             title = shlex.quote(str(self.path))
             ways_out = f"if the first line is a title, remove it, sed -i 1d {title}"
-            if not names[0][0].isalnum():
+            if count == 1 and not names[0][0].isalnum():
                 ways_out = f"if such lines are comments, {spell('comment', names[0][0])} skips them"
         elif extra:
             add = f"sed -i '1s/^/row{self.form.separator}/' {shlex.quote(str(self.path))}"
