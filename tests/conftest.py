@@ -7,6 +7,7 @@ import re
 import runpy
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from quartet.core.files import PROJECTS
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="K/N", help="run the K-th of N parts of the tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps a part of the tests. The name of a test decides, and so each is in exactly one part."""
+    if part := config.getoption("--part"):
+        number, count = map(int, part.split("/"))
+        others = [i for i in items if zlib.crc32(i.nodeid.encode()) % count != number % count]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,12 +74,21 @@ def _no_flush() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def no_pictures() -> Iterator[None]:
-    """Training draws none, which would take longer than it; they have tests of their own."""
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures() -> Iterator[Any]:
+    """Training draws none, which would take longer than it; `pictures` are in tests of their own."""
+    from quartet.reports import run
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("quartet.reports.run.draw_training", lambda run, seen: [])
-        yield
+        save = run.save
+        patch.setattr(run, "save", lambda drawn, directory, prefix="": [])
+        yield save
+
+
+@pytest.fixture
+def pictures(no_pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws its pictures, as it does outside of tests."""
+    monkeypatch.setattr("quartet.reports.run.save", no_pictures)
 
 
 @pytest.fixture

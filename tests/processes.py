@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["quartet.build", "quartet.run", "quartet.inference.find"])
+CONTEXT.set_forkserver_preload(
+    ["quartet.inference.find", "quartet.reports.run", "torch.utils.tensorboard"]
+)
 ROOT = Path(__file__).parents[1]
 MARK = "STARTED_BY_TEST"  # in the environment of a command and of all that it starts
 STARTED: list["Command"] = []

@@ -473,9 +473,8 @@ ODD_ENTRIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ODD_ENTRIES)
 def test_checkpoint_that_lacks_an_entry_is_refused(
-    trained: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, name: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("quartet.reports.run.draw_evaluation", lambda *_: [])
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     change_checkpoint(run, **ODD_ENTRIES[name])

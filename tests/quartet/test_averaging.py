@@ -18,7 +18,6 @@ from quartet.reports.run import describe_run
 from quartet.run import train
 from quartet.training.callbacks.averaging import EMA
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 # 70 training rows: batches of 20, 20, 20 and 10.
 TINY = (
     *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.norm=batch"),

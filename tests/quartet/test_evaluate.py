@@ -15,17 +15,10 @@ from made_runs import made_run
 
 from quartet.inference.evaluate import evaluate
 from quartet.records.sweep import Job, Table
-from quartet.reports import run as report
 from quartet.run import train
 from quartet.sweeps.directory import find_winner
 
 Command = Callable[..., int]
-
-
-@pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "draw_training", lambda run, seen: [])
-    monkeypatch.setattr(report, "draw_evaluation", lambda run, seen, file: [])
 
 
 @pytest.fixture
@@ -43,7 +36,7 @@ def table(path: Path, seed: int, columns: str = "abc") -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, no_pictures: None) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a table of the user's own."""
     folder = tmp_path_factory.mktemp("trained")
     table(folder / "table.csv", 0)

@@ -39,7 +39,6 @@ from quartet.inference.export import export
 from quartet.inference.predict import predict
 from quartet.reports import run as pictures
 from quartet.reports.page import report
-from quartet.reports.run import draw_training
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -294,11 +293,6 @@ JOBS = {
 FOLDERS = {"mapped": "stream", "sharded": "stream", "linear_probe": "simclr"}
 
 
-@pytest.fixture(autouse=True)
-def _pictures_of_wholes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "draw_training", lambda run, seen: [])
-
-
 @pytest.fixture(params=list(JOBS))
 def job(
     request: pytest.FixtureRequest,
@@ -339,12 +333,12 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def whole(job: Job, wholes: dict[str, Path]) -> Path:
+def whole(job: Job, wholes: dict[str, Path], no_pictures: Any) -> Path:
     """The directory of a finished training of `everything`, which tests only read."""
     name = job.options[0]
     if name not in wholes:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pictures, "draw_training", draw_training)
+            patch.setattr(pictures, "save", no_pictures)
             train(composed(everything(job)), wholes[""] / name)
         wholes[name] = wholes[""] / name
     return wholes[name]

@@ -18,7 +18,7 @@ from quartet.records import run_directory as record
 from quartet.records.sweep import Job
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+pytestmark = pytest.mark.usefixtures("quiet")
 SHIPPED = (
     "batch_sizes fashion_mnist_mlp imbalanced_focal linear_regression optimizers ranking schedulers"
 )

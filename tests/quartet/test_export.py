@@ -24,7 +24,6 @@ from quartet.inference.predict import predict
 from quartet.inference.predictor import Predictor
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 PAGE = Path(__file__).parents[2] / ".github/EXPORT.md"  # which a fork may not have
 EXAMPLES = re.findall(
     r"^```python\n(import json, numpy, onnxruntime.*?)^```",

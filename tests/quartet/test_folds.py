@@ -18,7 +18,6 @@ from quartet.run import train
 from quartet.validation.data import load_data
 from quartet.validation.length import count_rows
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 SOURCES: dict[str, list[str]] = {
     "digits": ["data=digits"],
     "breast_cancer": ["data=breast_cancer"],

@@ -16,7 +16,7 @@ from quartet.build import build
 from quartet.reports.run import describe_run
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+pytestmark = pytest.mark.usefixtures("quiet")
 TINY = ("experiment=gan", "trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null")
 TINY += ("logger=csv", "data.batch_size=30", "callbacks.last.min_seconds=0")
 

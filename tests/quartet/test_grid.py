@@ -24,7 +24,6 @@ from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 Cell = tuple[str, ...]
 
 DATA = {

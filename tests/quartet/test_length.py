@@ -19,7 +19,7 @@ from quartet.inference.evaluate import evaluate
 from quartet.run import train
 from quartet.validation import length
 
-pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 # 70 training rows: batches of 20, 20, 20 and 10.
 TINY = (

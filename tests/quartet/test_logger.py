@@ -23,7 +23,6 @@ from quartet.records.loggers import hyperparameters, logged_run
 from quartet.records.run_directory import group_choices
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 SHORT = ("data=linear", "data.batch_size=20", "model.hidden=[16]", "trainer=cpu")
 SHORT += ("trainer.max_epochs=2", "callbacks.progress_bar=null")
 

@@ -1,5 +1,9 @@
-"""What tests compose in a short way is what `compose` gives."""
+"""What tests compose in a short way is what `compose` gives; parts of the tests are all of them."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import conftest
 import pytest
 from made import composed
 from omegaconf import DictConfig, OmegaConf
@@ -50,3 +54,15 @@ def test_a_change_of_one_is_none_of_the_next() -> None:
     cfg = composed(["optimizer=sgd"])
     cfg.optimizer.lr, cfg.model.hidden = 7, []
     assert told(composed(["optimizer=sgd"])) == told(compose(["optimizer=sgd"]))
+
+
+def test_each_test_is_in_one_of_three_parts() -> None:
+    tests = [SimpleNamespace(nodeid=f"test_made.py::test[{number}]") for number in range(60)]
+    kept: list[SimpleNamespace] = []
+    for part in ("1/3", "2/3", "3/3"):
+        config, items = Mock(), [*tests]
+        config.getoption.return_value = part
+        conftest.pytest_collection_modifyitems(config, items)  # type: ignore[arg-type]
+        assert 10 < len(items) < 30
+        kept += items
+    assert sorted(each.nodeid for each in kept) == sorted(each.nodeid for each in tests)

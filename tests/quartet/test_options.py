@@ -29,7 +29,7 @@ from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+pytestmark = pytest.mark.usefixtures("quiet")
 GROUPS = ("loss", "metrics", "model", "module", "trainer", "callbacks", "logger", "data")
 YAMLS = sorted(CONF.rglob("*.yaml"))
 TABLE = ["data=csv", "data/task=multilabel", "data.target=[red,round]"]

@@ -21,7 +21,6 @@ from quartet.inference import predict as prediction
 from quartet.inference.predict import predict
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]
 SHORT = ["trainer=cpu", "trainer.max_epochs=2", "callbacks.progress_bar=null", "metrics=none"]
 PETS = ["data=csv", "data.target=species", "data.drop=[name]", "data.missing=mean"]

@@ -22,7 +22,7 @@ from quartet.run import train
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, no_pictures: None) -> tuple[Path, dict[str, Any]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     directory = tmp_path_factory.mktemp("run")
     result = train(composed(["data=breast_cancer", "trainer.max_epochs=3"]), directory)
     return directory, result
@@ -134,7 +134,6 @@ def test_table() -> None:
     assert lines[-2] == "last epoch 3; without validation there is no best"
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_printed_table_is_that_of_the_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,6 @@ from quartet.records.run_directory import list_configs, read_result
 from quartet.reports import run as report
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 # 70 training rows: batches of 20, 20, 20 and 10.
 TINY = (
     *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),

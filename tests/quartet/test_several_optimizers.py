@@ -20,7 +20,7 @@ from quartet.core.problems import ConfigError
 from quartet.reports.run import describe_run
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+pytestmark = pytest.mark.usefixtures("quiet")
 # 70 training rows: batches of 20, 20, 20 and 10.
 TINY = (
     *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),

@@ -34,8 +34,6 @@ from quartet.inference.evaluate import evaluate
 from quartet.inference.predict import predict
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def checkpoint(step: int = 0, width: int = 4) -> dict[str, Any]:
     model = nn.Linear(width, width)

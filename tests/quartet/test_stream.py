@@ -41,7 +41,7 @@ def prepare(batch: Any, rows: Tensor, epoch: int) -> Any:
     return batch
 
 
-pytestmark = pytest.mark.usefixtures("no_pictures", "quiet")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Numbers(IterableDataset[Any]):

@@ -17,7 +17,7 @@ from quartet.records.run_directory import summary
 from quartet.run import train
 from quartet.training.module import TrainingError
 
-pytestmark = pytest.mark.usefixtures("quiet", "no_pictures")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def fitted(*overrides: str) -> Any:

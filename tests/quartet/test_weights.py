@@ -18,7 +18,6 @@ from quartet.core.problems import ConfigError
 from quartet.inference.evaluate import evaluate
 from quartet.run import train
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 FAST = ("trainer=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=2")
 
 
