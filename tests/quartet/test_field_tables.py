@@ -97,6 +97,7 @@ EXPECTED = sorted(map(float, X))
         pytest.param(table("x,y,", X, Y), id="in the header alone"),
         pytest.param(table('"x","y"', NUMBERS, X, Y), id="row numbers as R writes them"),
         pytest.param(table("x, y", X, Y, separator=", "), id="blanks after separators"),
+        pytest.param(table("'x','y'", X, Y), id="names in single quotes"),
         pytest.param(table("x,y", X, Y, end="\r\n"), id="Windows"),
         pytest.param(table("x,y", X, Y, end="\r"), id="old Mac"),
         pytest.param(table("x,y", X, Y, end="\n\n"), id="empty lines"),

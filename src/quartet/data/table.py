@@ -389,6 +389,8 @@ class TableFile:
         if not named:
             names = [f"c{number}" for number in range(1, len(names) + 1)]
         names = [name.strip() for name in names]
+        if all(re.fullmatch("'[^']+'", name) for name in names):  # as some programs quote them
+            names = [name[1:-1] for name in names]
         places: dict[str, int] = {}
         for place, name in enumerate(names):
             if name or place in filled:
