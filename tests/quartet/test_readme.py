@@ -24,7 +24,7 @@ if PROJECT != "project":
     pytest.skip("a fork has documents of its own", allow_module_level=True)
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = ("EXTENDING", "MIGRATING", "GUARANTEES", "SWEEPS", "EXPORT", "SECURITY")
+PAGES = ("EXTENDING", "MIGRATING", "GUARANTEES", "SPEED", "SWEEPS", "EXPORT", "SECURITY")
 TEXT = "\n".join([README, *((ROOT / f".github/{page}.md").read_text() for page in PAGES)])
 
 

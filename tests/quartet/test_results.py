@@ -58,11 +58,16 @@ def test_ranking_is_by_the_mean_in_the_direction_of_the_monitor(
 
 def test_a_nan_is_never_the_winner(tmp_path: Path) -> None:
     values = {"a": [math.nan, math.nan], "b": [0.9, math.nan]}
-    table = rank(read([sweep(tmp_path, values)]), "val/loss")
+    results = read([sweep(tmp_path, values)])
+    table = rank(results, "val/loss")
     assert list(table["optimizer"]) == ["b", "a"]
     assert table["mean"].iloc[0] == 0.9
     assert list(table["n"]) == [1, 0]
     assert math.isnan(table["winner"].iloc[1])
+    assert cautions(results.jobs, "val/loss") == [
+        "3 of the 4 finished jobs never had a number as val/loss, and no mean counts them; metrics.csv "
+        "shows since when."
+    ]
 
 
 def test_jobs_that_did_not_finish_are_listed_and_not_ranked(tmp_path: Path) -> None:

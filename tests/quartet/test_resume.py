@@ -1027,3 +1027,9 @@ def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
         assert_same(whole, run)
     print(f"{kills} kills of {len(PAIRS)} runs")
     assert kills >= 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_gpu_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    check(["trainer=gpu", "trainer.deterministic=true"], tmp_path, monkeypatch, WITHIN)

@@ -339,6 +339,11 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
         changing = [key for key in varied if key.split(".")[0] in groups]
         changing += [key for key in varied if key.startswith("data.") and "target" in key]
     found = []
+    if missing := int(jobs["best"].isna().sum()):
+        found.append(
+            f"{missing} of the {len(jobs)} finished jobs never had a number as {metric}, and no "
+            "mean counts them; metrics.csv shows since when."
+        )
     if changing:
         found.append(
             f"{join_and(changing)} {'differs' if len(changing) == 1 else 'differ'} between these "
