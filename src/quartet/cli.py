@@ -81,7 +81,7 @@ def train_by_hydra() -> None:
     allow_lazy_help()
     merge_callback_options()
     share_settings(NAMED_GROUPS)
-    compose_once()
+    compose_once(CONF.resolve())
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         raise_errors()
     try:

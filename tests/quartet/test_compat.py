@@ -8,9 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import hydra
 import pytest
 import torch
 import yaml
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
@@ -118,6 +121,15 @@ def test_options_are_composed_once_as_long_as_the_files_stay(
     file = tmp_path / "conf/model/linear.yaml"
     file.write_text(file.read_text().replace("_target_: ", "_target_: other."))
     assert compose(["model=linear"]).model._target_ == f"other.{again.model._target_}"
+
+
+def test_another_application_sees_what_it_registers(tmp_path: Path) -> None:
+    compose()
+    (tmp_path / "config.yaml").write_text("defaults: [made]")
+    for value in (1, 2):
+        ConfigStore.instance().store("made", {"value": value})
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            assert hydra.compose("config") == {"value": value}
 
 
 def test_packages_are_searched_once_for_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:

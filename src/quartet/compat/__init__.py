@@ -98,11 +98,12 @@ def share_settings(groups: Sequence[str]) -> None:
 
 
 @cache
-def compose_once() -> None:
-    """Composes each choice of options once, as long as no file of conf/ changes.
+def compose_once(conf: Path) -> None:
+    """Composes each choice of options of a folder once, as long as none of its files changes.
 
     Hydra would read and merge 30 files for each job of a sweep, and parse each reference again.
-    Values of the command line are set afterwards, as before. `cache`: all is replaced once.
+    Values of the command line are set afterwards, as before. Other folders are left to Hydra.
+    `cache`: all is replaced once.
     """
     from hydra._internal import config_loader_impl
     from hydra._internal.defaults_list import DefaultsList, Overrides
@@ -118,6 +119,10 @@ def compose_once() -> None:
     load, loaded = OmegaConf.load, dict[str, bytes]()
 
     def create_once(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> DefaultsList:
+        folders = [source.path for source in repo.get_sources() if source.scheme() == "file"]
+        if str(conf) not in map(os.path.realpath, folders):
+            made: DefaultsList = create_list(repo, config_name, overrides_list, **how)
+            return made
         values = Overrides(repo, overrides_list).config_overrides
         options = [o.input_line for o in overrides_list if not any(o is each for each in values)]
         key = (config_name, *options, *how.values(), *stamps(repo.get_sources()))
@@ -126,12 +131,17 @@ def compose_once() -> None:
             composed.clear()
         if key not in lists:
             lists[key] = create_list(repo, config_name, overrides_list, **how)
+            composed[id(lists[key].defaults)] = b""
         return dataclasses.replace(lists[key], config_overrides=values)
 
     def merge_once(self: Any, defaults: Any, repo: Any) -> Any:
-        if id(defaults) not in composed:
-            composed[id(defaults)] = pickle.dumps(compose_list(self, defaults, repo))
-        return pickle.loads(composed[id(defaults)])
+        known = composed.get(id(defaults))
+        if known:
+            return pickle.loads(known)
+        made = compose_list(self, defaults, repo)
+        if known is not None:
+            composed[id(defaults)] = pickle.dumps(made)
+        return made
 
     def copy_repository(self: Any, delegate: Any) -> None:
         self.delegate, self.cache = copy.copy(delegate), {}  # whose list of sources is replaced

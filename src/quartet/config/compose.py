@@ -60,7 +60,7 @@ def compose_conf(overrides: Sequence[str], config_name: str = "train") -> DictCo
     """As `compose`, from conf/ alone."""
     merge_callback_options()
     share_settings(NAMED_GROUPS)
-    compose_once()
+    compose_once(CONF.resolve())
     words = quote_values(overrides)
     other = GlobalHydra.instance().hydra  # of a notebook, say
     GlobalHydra.instance().clear()
