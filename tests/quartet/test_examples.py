@@ -23,7 +23,7 @@ import pytest
 import torch
 from made import composed, weights
 from processes import ROOT, wait_for
-from test_resume import assert_same, crash, resume
+from test_resume import assert_same, crash, marked, resume
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot
 
@@ -291,6 +291,10 @@ JOBS = {
 
 
 FOLDERS = {"mapped": "stream", "sharded": "stream", "linear_probe": "simclr"}
+# A task of its own, several optimizers, a stream: with these each feature is tried at every push, and
+# with the others in the slow tests. All are trained and resumed at every push.
+QUICK = ("segmentation", "gan", "sharded")
+of_quick_jobs = pytest.mark.parametrize("job", marked(JOBS, QUICK), indirect=True)
 
 
 @pytest.fixture(params=list(JOBS))
@@ -426,6 +430,7 @@ def test_killed_run_resumes_in_a_fork(name: str, tmp_path: Path) -> None:
     assert_same(fork / "whole", fork / "run")
 
 
+@of_quick_jobs
 def test_run_logs_its_values_and_freezes_its_part(job: Job, whole: Path) -> None:
     result = json.loads((whole / "result.json").read_text())
     history = pd.read_csv(whole / "metrics.csv")
@@ -443,6 +448,7 @@ def test_run_logs_its_values_and_freezes_its_part(job: Job, whole: Path) -> None
     assert pictures == {"curves.png", *job.pictures}
 
 
+@of_quick_jobs
 def test_early_stopping_ends_it(job: Job) -> None:
     words = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
     words += ["callbacks.early_stopping.min_delta=1000", f"monitor.metric={job.monitor[0]}"]
@@ -450,6 +456,7 @@ def test_early_stopping_ends_it(job: Job) -> None:
     assert len(pd.read_csv("run/metrics.csv")) == 2
 
 
+@of_quick_jobs
 def test_training_starts_from_the_weights_of_another_run(job: Job, whole: Path) -> None:
     words = [f"model.weights='{whole}'", "model.weights_keys=null"]
     run = build(composed([*TINY, *job.options, *words]))
@@ -491,6 +498,7 @@ def test_suite_of_a_fork_stays_green(tmp_path: Path) -> None:
 # Commands
 
 
+@of_quick_jobs
 def test_sweep_of_two_values_has_a_report(job: Job, train_py: Callable[..., int]) -> None:
     words = ["callbacks.best=null", "callbacks.last=null", job.knob]
     assert train_py("-m", *TINY, *job.options, *words, "hydra.sweep.dir=s") == 0
@@ -502,6 +510,7 @@ def test_sweep_of_two_values_has_a_report(job: Job, train_py: Callable[..., int]
     assert knob in Path("s/report.html").read_text()
 
 
+@of_quick_jobs
 def test_check_alone_ends_with_what_is_not_checked(
     job: Job, train_py: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -515,6 +524,7 @@ def test_check_alone_ends_with_what_is_not_checked(
     assert ("pictures: there are none, since" in said) == (not drawn)
 
 
+@of_quick_jobs
 def test_evaluation_gives_the_figures_of_the_training(job: Job, whole: Path) -> None:
     result = json.loads((whole / "result.json").read_text())["metrics"]
     for split in ("val", "test"):
@@ -522,6 +532,7 @@ def test_evaluation_gives_the_figures_of_the_training(job: Job, whole: Path) -> 
         assert figures == {key: v for key, v in result.items() if key.startswith(f"{split}/")}
 
 
+@of_quick_jobs
 def test_predictions_are_those_of_the_model(
     job: Job, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -540,6 +551,7 @@ def test_predictions_are_those_of_the_model(
     assert {key: table[key].tolist() for key in expected} == expected
 
 
+@of_quick_jobs
 def test_model_is_exported_or_a_sentence_says_why_not(job: Job, whole: Path) -> None:
     file = whole / "model.pt2"
     if job.no_export:
