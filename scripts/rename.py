@@ -16,8 +16,12 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 OLD = "project"
-# The options that --examples=drop leaves in each group, beside those of the engine's own parts.
-LEFT = {"data": "digits", "model": "mlp", "experiment": "optimizers"}
+# The options that --examples=drop removes.
+EXAMPLES = {
+    "data": "breast_cancer cifar10 diabetes fashion_mnist linear mnist ranking wine",
+    "model": "cnn linear",
+    "experiment": "batch_sizes fashion_mnist_mlp imbalanced_focal linear_regression ranking schedulers",
+}
 # What names the package: its own files, conf/ and the documents that show how to extend it.
 NAMING = ("src/project", "tests/project", "conf/*.yaml", "README.md", ".github/EXTENDING.md")
 NAMED = re.compile(r"\bproject(?=\.[A-Za-z_])|(?<=src/)project\b|(?<=tests/)project\b")
@@ -57,9 +61,9 @@ def problem(name: str) -> str | None:
     taken = {part.lower() for path in tracked for part in (*Path(path).parts, Path(path).stem)}
     reserved = keyword.iskeyword(name) or keyword.issoftkeyword(name)
     if reserved or name in sys.stdlib_module_names or importlib.util.find_spec(name):
-        return "is a keyword of Python or an installed module; choose another, such as my_project."
+        return f"is a word of Python or an installed module; choose another, such as my_{name}."
     if name.lower() in taken:
-        return "is the name of a file or folder here; choose another, such as my_project."
+        return f"is the name of a file or folder here; choose another, such as my_{name}."
     return uncommitted()
 
 
@@ -76,18 +80,25 @@ def uncommitted() -> str | None:
 
 
 def drop_examples() -> None:
-    """Removes the options of the example parts, their modules and the tests of these."""
-    modules: dict[bool, set[str]] = {True: set(), False: set()}
-    for path in ROOT.glob("conf/*/*.yaml"):
-        target = (yaml.safe_load(path.read_text()) or {}).get("_target_") or ""
-        group, own = path.parent.name, target.startswith(f"{OLD}.")
-        dropped = path.stem != LEFT.get(group, path.stem) and (own or group == "experiment")
-        modules[dropped] |= {target.rpartition(".")[0]} if own else set()
-        if dropped:
-            path.unlink()
-    for module in modules[True] - modules[False]:
-        (ROOT / "src" / f"{module.replace('.', '/')}.py").unlink()
-        (ROOT / f"tests/{OLD}/test_{module.rpartition('.')[2]}.py").unlink(missing_ok=True)
+    """Removes the example options, and their modules and tests that nothing else names."""
+    modules, dropped = set(), []
+    for group, names in EXAMPLES.items():
+        for name in names.split():
+            path = ROOT / f"conf/{group}/{name}.yaml"
+            if path.exists():
+                target = yaml.safe_load(path.read_text()).get("_target_", "")
+                modules |= {target.rpartition(".")[0]} if target.startswith(f"{OLD}.") else set()
+                dropped.append(f"{group}={name}")
+                path.unlink()
+    files = {path: path.read_text() for path in ROOT.glob("conf/**/*.yaml")}
+    files |= {path: path.read_text() for path in (ROOT / "src" / OLD).rglob("*.py")}
+    for module in sorted(modules):
+        own = ROOT / "src" / f"{module.replace('.', '/')}.py"
+        if not any(module in text for path, text in files.items() if path != own):
+            own.unlink(missing_ok=True)
+            (ROOT / f"tests/{OLD}/test_{own.stem}.py").unlink(missing_ok=True)
+            dropped.append(str(own.relative_to(ROOT)))
+    print(f"Dropped: {', '.join(dropped)}.")
 
 
 def rename(name: str) -> None:

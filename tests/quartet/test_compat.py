@@ -235,3 +235,7 @@ def test_logger_is_started_by_its_experiment() -> None:
     logger._experiment = object()
     assert compat.was_started(logger)
     assert "_experiment" in inspect.getsource(WandbLogger)
+
+
+def test_data_module_says_its_parts() -> None:
+    assert str(build(composed(["data=wine"])).data) == "DataModule(train 124, val 18, test 36)"

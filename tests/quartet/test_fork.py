@@ -1,13 +1,15 @@
 """A fork takes its name, drops the examples, and takes other versions of the engine."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from made import PROJECT
+from made import PROJECT, options
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(PROJECT != "project", reason="this fork has its name")
@@ -89,7 +91,23 @@ def test_rename_writes_the_name_where_the_package_is_named(template: Path) -> No
 
 
 def test_dropped_examples_leave_what_other_options_need(template: Path) -> None:
-    assert run(template, "scripts/rename.py", "mine", "--examples=drop").returncode == 0
+    own = {
+        "conf/data/people.yaml": "_target_: project.people.load.people\n",
+        "conf/model/own.yaml": "_target_: project.own.Own\n",
+        "src/project/people/load.py": "from project.data.linear import linear\n",
+        "src/project/own.py": "",
+        "src/project/data/linear.py": "",
+        "conf/data/linear.yaml": "_target_: project.data.linear.linear\n",
+    }
+    write(template, own)
+    commit(template)
+    done = run(template, "scripts/rename.py", "mine", "--examples=drop")
+    assert done.returncode == 0
+    assert done.stdout.startswith(
+        "Dropped: data=linear, data=wine, model=cnn, experiment=ranking, src"
+    )
+    kept = {name.replace("project", "mine") for name in own} - {"conf/data/linear.yaml"}
+    assert all((template / name).exists() for name in kept)
     left = {str(path.relative_to(template)) for path in template.rglob("*.*")}
     assert {"conf/model/torchvision.yaml", "conf/model/mlp.yaml", "conf/data/digits.yaml"} <= left
     assert {"src/mine/model/mlp.py", "tests/mine/test_mlp.py", "src/mine/data/digits.py"} <= left
@@ -103,11 +121,23 @@ def test_dropped_examples_leave_what_other_options_need(template: Path) -> None:
     ]
 
 
+def test_examples_to_drop_are_those_of_the_template() -> None:
+    text = (ROOT / "scripts/rename.py").read_text()
+    named = ast.literal_eval(re.search(r"EXAMPLES = ({.*?\n})", text, re.DOTALL)[1])  # type: ignore[index]
+    left = {
+        "data": "csv digits image_folder",
+        "model": "mlp torchvision",
+        "experiment": "optimizers",
+    }
+    for group, names in named.items():
+        assert {*names.split(), *left[group].split()} == {*options(group)}
+
+
 def test_name_is_refused(template: Path) -> None:
     for name, message in {
         "my-fork": "letters, digits and underscores",
         "fork_": "does not end in an underscore",
-        "class": "is a keyword of Python or an",
+        "class": "is a word of Python or an",
         "Scripts": "is the name of a file or folder here",
         "torch": "or an installed module",
     }.items():
@@ -215,9 +245,15 @@ def test_this_template_trains_under_another_name_without_its_examples(tmp_path: 
             shutil.copy(ROOT / name, place / name)
     git(place, "init", "--quiet")
     commit(place)
+    directory = "outputs/before"
+    assert run(place, "train.py", "trainer=smoke", f"hydra.run.dir={directory}").returncode == 0
     assert run(place, "scripts/rename.py", "mine", "--examples=drop").returncode == 0
-    done = run(place, "train.py", "trainer=smoke", "optimizer=muon", "loss=focal")
-    assert done.returncode == 0, done.stderr
+    for command in (
+        ("train.py", "trainer=smoke", "optimizer=muon", "loss=focal"),
+        ("evaluate.py", f"run={directory}"),
+    ):
+        done = run(place, *command)
+        assert done.returncode == 0, done.stderr
     assert [
         path.stem for path in (place / "conf/model").iterdir() if path.stem != "torchvision"
     ] == ["mlp"]

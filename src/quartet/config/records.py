@@ -7,7 +7,7 @@ the allow-list permits it.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from quartet.config import allow
 from quartet.config.configuration import copy_config, to_container
 from quartet.config.overrides import NAMES, find_groups, is_option, key_of, quote_values
-from quartet.core.files import CONF
+from quartet.core.files import CONF, PROJECTS
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import (
     find_outside_links,
@@ -115,8 +115,8 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
     if problems := list(check_links(directory)):
         raise ConfigError(*problems)
     try:
-        renamed = rename_targets(loaded)
-        is_old, loaded = renamed != loaded, renamed
+        renamed = rename_targets(loaded, moved_target)
+        is_old, loaded = renamed != loaded, rename_targets(renamed, forked_target)
         added = ADDED.get(loaded["data"].get("_target_"), ())
         loaded["data"] = dict.fromkeys(added) | loaded["data"]
         for key in ("hydra", "defaults"):
@@ -219,18 +219,25 @@ def check_addresses(node: Any, loaded: Any, key: str = "") -> Iterator[Problem]:
                 yield Problem(path, message, item)
 
 
-def rename_targets(node: Any) -> Any:
-    """Plain containers with the targets of version 0.1 under their names of today."""
+def rename_targets(node: Any, rename: Callable[[str], str]) -> Any:
+    """Plain containers with other names of targets."""
     if isinstance(node, list):
-        return [rename_targets(item) for item in node]
+        return [rename_targets(item, rename) for item in node]
     if not isinstance(node, dict):
         return node
     return {
-        key: moved_target(item)
+        key: rename(item)
         if key == "_target_" and isinstance(item, str)
-        else rename_targets(item)
+        else rename_targets(item, rename)
         for key, item in node.items()
     }
+
+
+def forked_target(target: str) -> str:
+    """The name in this fork of a target of the template, which a run before the renaming names."""
+    package, _, rest = target.partition(".")
+    is_renamed = package == "project" and package not in PROJECTS[:1]
+    return f"{PROJECTS[0]}.{rest}" if is_renamed and PROJECTS else target
 
 
 def moved_target(target: str) -> str:
@@ -435,7 +442,8 @@ def changed_settings(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     """The settings of a run that is built again and that are not those of its record, by their keys."""
     if not (configs := list_configs(directory)):
         return {}
-    recorded = OmegaConf.create(rename_targets(read_config(configs[-1])))
+    renamed = rename_targets(read_config(configs[-1]), moved_target)
+    recorded = OmegaConf.create(rename_targets(renamed, forked_target))
     try:
         before, now = flat(recorded), flat(cfg)
     except OmegaConfBaseException:  # a variable of the environment is not set

@@ -23,7 +23,7 @@ from quartet.data.loader import (
     prepare_batch,
     worker_options,
 )
-from quartet.data.split import Parts, identify, identify_files
+from quartet.data.split import Parts, Rows, identify, identify_files
 from quartet.data.stream import StreamLoader, count_samples
 from quartet.data.task import create_task
 
@@ -106,6 +106,11 @@ class DataModule(LightningDataModule):
             "encoding": self.parts.encoding,
             "identity": self.identity,
         }
+
+    def __str__(self) -> str:
+        # Lightning's own would look into batches for loaders.
+        sizes = (f"{part} {self.count(part):,.0f}" for part in Rows._fields if self.count(part))
+        return f"{type(self).__name__}({', '.join(sizes)})"
 
     def state_dict(self) -> dict[str, int]:
         """Returns the position in the training: the epoch, and the number of its finished batches."""

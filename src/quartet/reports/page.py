@@ -181,6 +181,7 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
     comparable = ranked[np.isfinite(ranked["mean"])].head(SETTINGS)
     content |= {
         "ranked": ranked.to_dict("records"),
+        "lacking": bool((ranked["n"] < ranked["of"]).any()),
         "legend": "" if named else ", ".join(knobs),
         "name": setting(ranking.iloc[0], results.knobs, 400),
         "plus_minus": plus_minus(ranking.iloc[0]),
