@@ -26,7 +26,7 @@ BUDGETS = {
     # 2,900 of them for what the engine does not know: tasks, batches, streams, modules, optimizers.
     "src/quartet": 20_900,
     "tests": 21_000,  # the forks in tests/project/examples apart
-    "scripts": 775,  # 45 of them measure a GPU and tables
+    "scripts": 785,  # 45 of them measure a GPU and tables
 }
 FILES = 85  # in src/quartet
 TOP = {
