@@ -53,6 +53,9 @@ def train() -> None:
     arguments = with_sweep(sys.argv[1:])
     sweeping = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
     with refusals("Refused:"):
+        from quartet.config.unknown import check_words
+
+        check_words(arguments)
         sys.argv[1:] = [
             each if each.startswith("resume=") else quote_values([each], sweeping=sweeping)[0]
             for each in arguments

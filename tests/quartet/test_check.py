@@ -752,6 +752,20 @@ def test_flaw_of_a_table_names_the_column(
         )
 
 
+def test_flaws_of_all_columns_come_at_once(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(10)]
+    table = pd.DataFrame({"who": [f"w{row}" for row in range(400)], "y": ["a", "b"] * 200})
+    table[names] = 1.0
+    table.loc[0, names] = None
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(ConfigError) as refusal:
+        build(composed(["data=csv", f"data.path={tmp_path}/table.csv", "data.target=y"]))
+    first, *others, last = map(str, refusal.value.problems)
+    assert "column 'who' is text with 280 different values in the training part, more" in first
+    assert [each.split("'")[1] for each in others] == names[:7]
+    assert last.endswith(f"11 of these columns are left out by data.drop=[who,{','.join(names)}].")
+
+
 # What must pass
 
 

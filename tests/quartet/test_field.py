@@ -359,6 +359,7 @@ def test_run_of_pictures_matches_classes_by_name(
     assert command("train.py", *words) == 0
     fill(tmp_path / "dogs", dog=6)
     assert command("evaluate.py", "run=run", "input=dogs") == 0
+    assert " dogs\n" in capsys.readouterr().out  # heads the figures
     figures = json.loads((tmp_path / "run/evaluation-dogs.json").read_text())["metrics"]
     assert (figures["test/accuracy"], figures["test/auroc"]) == (1, None)
     fill(tmp_path / "more", 12)

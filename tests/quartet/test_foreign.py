@@ -137,6 +137,8 @@ def test_predicts_by_its_predict_step(trained: Path, monkeypatch: pytest.MonkeyP
     cfg = evaluation_config(trained, [])
     with pytest.raises(ConfigError, match=r"predict.py needs a predict_step, which takes a batch"):
         predict(cfg, trained)
+    with pytest.raises(ConfigError, match=r"must end in \.pt(.|\n)* has no predict_step; predict"):
+        predict(cfg, trained, output="p.csv")
     from project.mnist_module import MNISTLitModule
 
     monkeypatch.setattr(MNISTLitModule, "predict_step", lambda self, batch, i: self(batch[0]))
@@ -166,7 +168,8 @@ def test_check_lists_what_was_not_checked(tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("loss=focal", "^loss=focal: module=mnist_lit has no argument loss; leave it out"),
-        ("optimizer.lr=1", "^optimizer=adam: module=mnist_lit sets it in module.optimizer; change"),
+        ("optimizer=sgd", "^optimizer=sgd: module=mnist_lit sets it in module.optimizer; change"),
+        ("optimizer.lr=1", "^optimizer.lr=1: .* sets it in .*; use module.optimizer.lr=1"),
         ("data.flip=true", "^data.flip=true: .*MNISTDataModule has no such argument"),
         ("module.net.hidden=many", "^module.net.hidden=many: must be a whole number"),
         (

@@ -191,6 +191,8 @@ LOSS = {"loss": {"_target_": "project.loss.Focal"}, "metrics": {"accuracy": {}, 
         ("metrics.f1.average", "val/accuracy", LOSS, ""),
         ("data.batch_size", "val/loss", MODEL_LOSS, ""),
         ("optimizer.lr", "val/loss", MODEL_LOSS, ""),
+        ("module.optimizer.lr", "val/loss", MODEL_LOSS, ""),
+        ("module.critic_scheduler.gamma", "val/loss", MODEL_LOSS, ""),
         ("trainer.max_epochs", "val/loss", MODEL_LOSS, ""),
     ],
 )

@@ -21,7 +21,7 @@ from quartet.config.records import (
     read_record,
     split_overrides,
 )
-from quartet.config.unknown import explain
+from quartet.config.unknown import check_words, explain
 from quartet.core.files import CONF
 from quartet.core.problems import UNSET, ConfigError, Problem
 from quartet.records.run_directory import flatten
@@ -61,6 +61,7 @@ def compose_conf(overrides: Sequence[str], config_name: str = "train") -> DictCo
     merge_callback_options()
     share_settings(NAMED_GROUPS)
     compose_once(CONF.resolve())
+    check_words(overrides)
     words = quote_values(overrides)
     other = GlobalHydra.instance().hydra  # of a notebook, say
     GlobalHydra.instance().clear()

@@ -100,10 +100,8 @@ def quote_value(override: str, sweeping: bool) -> str:
         if sweeping:
             return override
         if not is_name:
-            message = (
-                "several values are trained by a sweep, python train.py -m; one text has quotes"
-            )
-            raise ConfigError(Problem(key, f"{message}: {key}={quote(value)}.", value))
+            message = "several values are trained by a sweep, python train.py -m"
+            raise ConfigError(Problem(key, f"{message}; {suggest_one(key, value)}.", value))
     elif parsed and (not is_name or is_quoted(value) or parsed.value() == value or value[0] == "["):
         return f"{key}={value}"
     elif parsed is None and value[0] in "[{" and not is_name:
@@ -113,6 +111,16 @@ def quote_value(override: str, sweeping: bool) -> str:
         each = (one if parse_value(one) else quote(one) for one in value.split(","))
         return f"{key}={','.join(each)}"
     return f"{key}={quote(unquote(value))}"
+
+
+def suggest_one(key: str, value: str) -> str:
+    """The end of a message about a value such as ``64,32`` that stands for several: how to type one."""
+    number = r"[+-]?\d+(\.\d+)?"
+    if re.fullmatch(r"[+-]?0,\d+|[+-]?\d+,0\d*", value):
+        return f"a number has a point: {key}={value.replace(',', '.')}"
+    if re.fullmatch(f"{number}(,{number})+", value) or key in NAMED_PARTS:
+        return f"a list has brackets: {key}=[{value}]"
+    return f"one text has quotes: {key}={quote(value)}"
 
 
 def parse_value(value: str) -> Any:

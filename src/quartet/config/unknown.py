@@ -1,11 +1,13 @@
 """Finds the names of a command line that nothing has, where Hydra composes nothing."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
@@ -15,8 +17,69 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quartet.config.overrides import base_group
 from quartet.core.files import CONF
-from quartet.core.messages import closest_name, format_value, suggest_name
+from quartet.core.messages import closest_name, format_value, join_or, shorten, suggest_name
 from quartet.core.problems import ConfigError, Problem
+from quartet.records.run_directory import flatten
+
+# Hydra's flags, and those that take the next word.
+FLAG = re.compile(
+    r"-\w+|--(help|hydra-help|version|resolve|run|multirun|shell-completion|"
+    r"cfg|package|config-path|config-name|config-dir|experimental-rerun|info)(=.*)?"
+)
+VALUED = re.compile(
+    r"-(c|p|cp|cn|cd|i)|--(cfg|package|config-path|config-name|config-dir|experimental-rerun|info)"
+)
+TABLE = re.compile(r"\.(csv|tsv|txt|parquet)(\.(gz|bz2|zip|xz|zst))?$")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises ConfigError if a word of the command line is no ``KEY=VALUE``, and no flag of Hydra."""
+    # Each is a word that may begin a setting, and the words that may belong to it.
+    phrases: list[list[str]] = [[]]
+    left = iter(words)
+    for word in left:
+        if FLAG.fullmatch(word):
+            if VALUED.fullmatch(word):
+                next(left, None)
+            phrases.append([])
+        elif "=" in word or word[:1] in ("-", "+", "~") or is_group(word):
+            phrases.append([word])
+        else:
+            phrases[-1].append(word)
+    problems = []
+    for first, *rest in filter(None, phrases):
+        is_setting = "=" in first and not first.startswith("--")
+        if is_setting and rest:
+            whole = shlex.quote(" ".join([first, *rest]))
+            message = f"is no KEY=VALUE; a value with blanks needs quotes around all, {whole}."
+            problems.append(Problem(" ".join(rest), message))
+        elif not is_setting and not first.startswith("~"):
+            problems.append(Problem(" ".join([first, *rest]), suggest_setting(first, rest)))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def is_group(word: str) -> bool:
+    return re.fullmatch(r"\w[\w/]*", word) is not None and (CONF / word).is_dir()
+
+
+def suggest_setting(word: str, rest: Sequence[str]) -> str:
+    """The message about words such as ``--lr 0.1`` or ``optimizer sgd``."""
+    key, _, value = word.lstrip("-").partition("=")
+    wrong = "is no flag" if word.startswith("-") else "is no KEY=VALUE"
+    value = value or " ".join(rest)
+    if is_group(key) and not value:
+        names = sorted(file.stem for file in (CONF / key).glob("*.yaml"))
+        return f"{wrong}; {key}=NAME chooses one of {shorten(names, len(names))}."
+    places = []
+    if value:
+        config = compose_options([])
+        is_key = is_group(key) or "." in key or key in config
+        places = [key] if is_key else find_leaves(config, key)
+    if not places:
+        return f"{wrong}; settings are typed such as optimizer=sgd or optimizer.lr=0.1."
+    meant = [shlex.quote(f"{place}={value}") for place in places]
+    return f"{wrong}; did you mean {join_or(meant, 3)}?"
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -66,6 +129,8 @@ def find_unknown(overrides: Sequence[Override], folders: Sequence[Path]) -> list
         options = [] if override.is_delete() else list(options_of(override.value()))
         for option in (wrong := [each for each in options if each not in names]):
             message = f"there is no such option; {suggest_name(option, names, len(names))}"
+            if "csv" in names and TABLE.search(option):
+                message = f"is a file; type data=csv data.path={option} data.target=COLUMN."
             problems.append(Problem(group, message, option))
         if override.package is not None and text[0] not in "+~":
             problems.append(Problem(text, f"there is no such group; +{text} adds one."))
@@ -103,14 +168,27 @@ def find_missing(override: Override, config: DictConfig, option: str) -> Iterato
         return
     text, node, place = str(override.input_line), config, ""
     unknown = f"there is no such key{f' with {option}' if option else ''}"
-    for part in override.key_or_group.split("."):
+    parts = override.key_or_group.split(".")
+    for number, part in enumerate(parts):
         if not OmegaConf.is_dict(node):
             message = f"is {format_value(node)}, which has no keys; set it as a whole."
             yield Problem(place.rstrip("."), message)
-        elif part in node:
+            return
+        if part in node:
             node, place = node[part], f"{place}{part}."
             continue
-        elif near := closest_name(part, map(str, node)):
+        near = closest_name(part, map(str, node))
+        others = [] if override.is_delete() else find_leaves(config, parts[-1])
+        owners = [] if option or override.is_delete() else find_owners(override.key_or_group)
+        if owners:
+            choice = owners[0] if len(owners) == 1 else "one of them"
+            yield Problem(text, f"is a setting of {join_or(owners)}; add {choice}.")
+        elif others:
+            path = ".".join([f"{place}{near}", *parts[number + 1 :]])
+            others = [path] if path in others else others
+            meant = [f"{other}={text.partition('=')[2]}" for other in others]
+            yield Problem(text, f"{unknown}; did you mean {join_or(meant, 3)}?")
+        elif near:
             yield Problem(text, f"{unknown}; did you mean {place}{near}?")
         else:
             names = [str(name) for name in node if name != "_target_"]
@@ -119,3 +197,18 @@ def find_missing(override: Override, config: DictConfig, option: str) -> Iterato
                 message += f" +{text} gives the class an argument that its file leaves out."
             yield Problem(text, message)
         return
+
+
+def find_leaves(config: DictConfig, name: str) -> list[str]:
+    """The full keys of a configuration that end in a name; no references, no ranges of a search."""
+    leaves = flatten(OmegaConf.to_container(config))
+    keys = [key.split(".") for key, value in leaves if not str(value).startswith("${")]
+    return [".".join(key) for key in keys if key[-1] == name and "search" not in key]
+
+
+def find_owners(key: str) -> list[str]:
+    """The options, as ``data=csv``, whose files have a setting such as ``data.path``."""
+    group, _, name = key.partition(".")
+    files = sorted((CONF / group).glob("*.yaml")) if name else []
+    given = {file.stem: dict(flatten(yaml.safe_load(file.read_text()))) for file in files}
+    return [f"{group}={option}" for option, settings in given.items() if name in settings]

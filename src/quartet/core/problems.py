@@ -92,7 +92,7 @@ def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -
     """Converts an error of a part or a library into a problem, and appends it to `problems`.
 
     An error in the engine's own code is not a problem of the configuration; it propagates. `key` is
-    that of the part, and `names` are those of its arguments.
+    that of the part, and `names` are those of its arguments. Notes of an error are further problems.
     """
     try:
         yield
@@ -101,7 +101,8 @@ def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -
     except Exception as error:
         if is_engine_error(error):
             raise
-        problems.append(describe_exception(key, error, list(names)))
+        notes = map(ValueError, getattr(error, "__notes__", ()))
+        problems += [describe_exception(key, each, list(names)) for each in (error, *notes)]
 
 
 def is_engine_error(error: Exception) -> bool:

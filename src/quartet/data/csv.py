@@ -36,6 +36,7 @@ GROUP = re.compile(
     r"student|individual)?(id)?",
     re.IGNORECASE,
 )
+CONSTANT = "constant in the training part"
 
 
 def csv(
@@ -458,49 +459,77 @@ def _fit_encoding(
     max_categories: int,
     lists: Mapping[str, list[str]],
 ) -> dict[str, Any]:
-    """Fits the encoding to the training rows."""
+    """Fits the encoding to the training rows; an error has those of further columns as notes."""
     encoding: dict[str, Any] = {"numeric": {}, "categories": {}, "dropped": {}}
-    constant = "constant in the training part"
+    refused: dict[str, ValueError] = {}
     for name in names:
-        texts = columns[name]
-        kind, unit = find_kind(f"column {name!r}", name, texts, form, lists)
-        if kind == "nothing":
-            encoding["dropped"][name] = "empty"
-        elif kind == "category":
-            gaps = form.is_missing(texts[train], False)
-            known = sorted(set(texts[train][~gaps]))
-            if len(known) > max_categories:
-                raise ValueError(
-                    f"column {name!r} is text with {len(known)} different values, more than "
-                    f"max_categories={max_categories}; {spell('drop', *lists['drop'], name)} leaves it out (an "
-                    "identifier?), data.max_categories=N allows it."
-                )
-            known += [None] if gaps.any() else []
-            if len(known) > 1:
-                encoding["categories"][name] = known
-            else:
-                encoding["dropped"][name] = constant
-        else:
-            values = read_numbers(name, texts, form, unit)
-            gaps, values = np.isnan(values), values[train]
-            if missing == "error" and gaps.any():
-                raise ValueError(
-                    f"column {name!r} has {gaps.sum()} missing values; data.missing=mean replaces them by "
-                    f"the mean of the training part, {spell('drop', *lists['drop'], name)} leaves the column out."
-                )
-            fill = 0.0 if gaps[train].all() else float(np.nanmean(values))
-            values = np.where(gaps[train], fill, values)
-            if np.ptp(values) == 0:
-                encoding["dropped"][name] = constant
-                continue
-            numbers: dict[str, Any] = {"fill": fill if missing == "mean" else None}
-            numbers |= {"mean": float(values.mean()), "std": float(values.std())}
-            encoding["numeric"][name] = numbers | ({"unit": unit} if unit else {})
+        try:
+            _fit_column(encoding, columns[name], name, train, form, missing, max_categories, lists)
+        except ValueError as error:
+            refused[name] = error
+    if refused:
+        first, *others = refused.values()
+        for other in others[:7]:
+            first.add_note(str(other))  # a problem of its own
+        if others:
+            all_out = spell("drop", *lists["drop"], *refused)
+            first.add_note(f"all {len(refused)} of these columns are left out by {all_out}.")
+        raise first
     if not encoding["numeric"] and not encoding["categories"]:
         raise ValueError(
             "features leaves no input column that varies in the training part; name others."
         )
     return encoding
+
+
+def _fit_column(
+    encoding: dict[str, Any],
+    texts: Column,
+    name: str,
+    train: IntArray,
+    form: Format,
+    missing: str,
+    max_categories: int,
+    lists: Mapping[str, list[str]],
+) -> None:
+    """Adds a column to the encoding.
+
+    Raises:
+        ValueError: it cannot be encoded, or can be in two ways.
+    """
+    kind, unit = find_kind(f"column {name!r}", name, texts, form, lists)
+    if kind == "nothing":
+        encoding["dropped"][name] = "empty"
+    elif kind == "category":
+        gaps = form.is_missing(texts[train], False)
+        known = sorted(set(texts[train][~gaps]))
+        if len(known) > max_categories:
+            raise ValueError(
+                f"column {name!r} is text with {len(known)} different values in the training part, "
+                f"more than max_categories={max_categories}; {spell('drop', *lists['drop'], name)} leaves it out (an "
+                "identifier?), data.max_categories=N allows it."
+            )
+        known += [None] if gaps.any() else []
+        if len(known) > 1:
+            encoding["categories"][name] = known
+        else:
+            encoding["dropped"][name] = CONSTANT
+    else:
+        values = read_numbers(name, texts, form, unit)
+        gaps, values = np.isnan(values), values[train]
+        if missing == "error" and gaps.any():
+            raise ValueError(
+                f"column {name!r} has {gaps.sum()} missing values; data.missing=mean replaces them by "
+                f"the mean of the training part, {spell('drop', *lists['drop'], name)} leaves the column out."
+            )
+        fill = 0.0 if gaps[train].all() else float(np.nanmean(values))
+        values = np.where(gaps[train], fill, values)
+        if np.ptp(values) == 0:
+            encoding["dropped"][name] = CONSTANT
+            return
+        numbers: dict[str, Any] = {"fill": fill if missing == "mean" else None}
+        numbers |= {"mean": float(values.mean()), "std": float(values.std())}
+        encoding["numeric"][name] = numbers | ({"unit": unit} if unit else {})
 
 
 def list_features(encoding: Mapping[str, Any]) -> tuple[str, ...]:

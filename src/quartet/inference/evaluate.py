@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from quartet.checkpoints import storage
 from quartet.config.records import changed_settings
-from quartet.core.messages import format_value, redact
+from quartet.core.messages import cut, format_value, redact
 from quartet.inference.predictor import rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import finite_figures, write_new
@@ -56,7 +56,8 @@ def evaluate(
     if not run.trainer.is_global_zero:
         return figures
     changed = changed_settings(cfg, Path(directory)).items()
-    print(columns(figures), *filter(None, [describe_caption(run)]), sep="\n")
+    head = cut(source.stem) if source else "test"
+    print(columns(figures, head), *filter(None, [describe_caption(run)]), sep="\n")
     file = write_new(
         Path(directory) / f"evaluation-{source.stem if source else split}.json",
         {

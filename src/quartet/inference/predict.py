@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from quartet.build import Run
 from quartet.checkpoints import storage
 from quartet.compat import quieten
+from quartet.config import allow
 from quartet.config.configuration import to_container
 from quartet.config.groups import is_foreign
 from quartet.config.instantiate import import_task
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
+
+NEEDED = "predict.py needs a predict_step, which takes a batch."
 
 
 class Batch(NamedTuple):
@@ -102,7 +106,7 @@ def predict(
     suffix = ".csv" if has_columns else ".pt"
     default = unique_path(Path(directory) / f"predictions-{name}{suffix}")
     output = Path(output).expanduser() if output else default
-    check_output(output, has_columns)
+    check_output(output, has_columns, cfg)
     if source is None:
         splits = ("test", "val", "train")
         run, path = rebuild_run(cfg, Path(directory), split, checkpoint, splits=splits)
@@ -156,15 +160,18 @@ def write_steps(run: Run, checkpoint: str, split: str, output: Path) -> int:
     with collect_problems(problems, "module"):
         found = run.trainer.predict(run.module, dataloaders=loader)
     if problems:
-        message = f"{problems[0].message}; predict.py needs a predict_step, which takes a batch."
+        message = f"{problems[0].message}; {NEEDED}"
         raise ConfigError(Problem("module", message))
     with create_file(output) as part:
         torch.save(found, part)
     return sum(nest.size(batch) for batch in found or ())
 
 
-def check_output(output: Path, has_columns: bool) -> None:
-    """Raises ConfigError if the file exists, has another suffix, or a package is missing."""
+def check_output(output: Path, has_columns: bool, cfg: "DictConfig") -> None:
+    """Raises ConfigError if the file exists, has another suffix, or a package is missing.
+
+    If the module has no ``predict_step`` of its own, that is said too.
+    """
     message = ""
     if output.exists():
         message = "exists, and was not touched; name another file."
@@ -179,8 +186,15 @@ def check_output(output: Path, has_columns: bool) -> None:
             'parquet needs pyarrow, pip install -e ".[parquet]"; '
             f"{output.with_suffix('.csv')} needs nothing."
         )
-    if message:
-        raise ConfigError(Problem("output", message, output))
+    if not message:
+        return
+    problems = [Problem("output", message, output)]
+    if is_foreign(raw := to_container(cfg, resolve=False), "module"):
+        target = raw["module"]["_target_"]
+        found: Any = allow.locate(target)
+        if found.predict_step is LightningModule.predict_step:
+            problems.append(Problem("module", f"{target} has no predict_step; {NEEDED}"))
+    raise ConfigError(*problems)
 
 
 # Reading

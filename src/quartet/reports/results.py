@@ -4,6 +4,7 @@ Needs nothing but the files that runs leave, so it works during a sweep and long
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from quartet.config.overrides import NAMED_GROUPS
 from quartet.core.files import CONF
 from quartet.core.messages import join_and
 from quartet.records.run_directory import (
@@ -37,6 +39,8 @@ DIVISIONS = tuple(
     f"data.{key}"
     for key in ("val_fraction", "test_fraction", "folds", "group", "order", "division", "keep")
 )
+# Settings of how a module trains, which do not change what it logs.
+TRAINS = re.compile(rf"module\.(\w+_)?({'|'.join(NAMED_GROUPS)})\.")
 # Overrides that say how a sweep is run, not what a job is.
 SWEEP_KEYS = ("launcher", "sweep", "hydra")
 
@@ -336,7 +340,7 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
         groups = ["loss", "module"]
         if select(config, "loss") and not select(config, "loss._target_"):
             groups.append("model")  # which computes its own loss
-        changing = [key for key in varied if key.split(".")[0] in groups]
+        changing = [key for key in varied if key.split(".")[0] in groups and not TRAINS.match(key)]
         changing += [key for key in varied if key.startswith("data.") and "target" in key]
     found = []
     if missing := int(jobs["best"].isna().sum()):

@@ -295,19 +295,24 @@ def table(result: Mapping[str, Any], directory: Path, caption: str = "") -> str:
     )
 
 
-def columns(figures: Mapping[str, float | None]) -> str:
-    """Figures such as val/loss as text: a row for each, a column for train, val, test and others."""
+def columns(figures: Mapping[str, float | None], test: str = "test") -> str:
+    """Figures such as val/loss as text: a row for each, a column for train, val, test and others.
+
+    `test` heads the column of the test part.
+    """
     rows: dict[str, dict[str, float | None]] = {}
     for key, value in figures.items():
         part, name = split_part(key)
         rows.setdefault(name, {})[part] = value
     parts = [part for part in (*PARTS, "") if any(part in row for row in rows.values())]
     width = max(12, *(len(name) + 1 for name in rows), 0)
-    lines = [f"{'':{width}}" + "".join(f"{part:>10}" for part in parts)]
+    heads = [test if part == "test" else part for part in parts]
+    wide = max(10, *(len(head) + 2 for head in heads), 0)
+    lines = [f"{'':{width}}" + "".join(f"{head:>{wide}}" for head in heads)]
     for name, row in rows.items():
         values = (row.get(part) for part in parts)
         cells = ("" if value is None else f"{value:.4g}" for value in values)
-        lines.append(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
+        lines.append(f"{name:{width}}" + "".join(f"{cell:>{wide}}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -30,7 +30,13 @@ def check_unused(config: Configuration, unused: Sequence[str]) -> Iterator[Probl
         ]
         chosen |= dict.fromkeys([*listed, *(key.split("/")[-1].split("@")[0] for key in defaults)])
     for group in unused:
-        if group in chosen:
+        known = config["module"].get(group)
+        typed = [each for each in config.overrides if key_of(each).startswith(f"{group}.")]
+        typed = [each for each in typed if key_of(each).partition(".")[2] in (known or {})]
+        for each in typed:
+            message = f"module={title} sets it in module.{group}; use module.{each}."
+            yield Problem(each, message)
+        if group in chosen and not typed:
             message = f"module={title} has no argument {group}; leave it out."
             if group in config["module"]:
                 message = f"module={title} sets it in module.{group}; change that."
