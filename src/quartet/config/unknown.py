@@ -21,14 +21,10 @@ from quartet.core.messages import closest_name, format_value, join_or, shorten, 
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import flatten
 
-# Hydra's flags, and those that take the next word.
-FLAG = re.compile(
-    r"-\w+|--(help|hydra-help|version|resolve|run|multirun|shell-completion|"
-    r"cfg|package|config-path|config-name|config-dir|experimental-rerun|info)(=.*)?"
-)
-VALUED = re.compile(
-    r"-(c|p|cp|cn|cd|i)|--(cfg|package|config-path|config-name|config-dir|experimental-rerun|info)"
-)
+# Hydra's flags; the first ones take the next word.
+VALUED = re.compile(r"-(c|p|cp|cn|cd|i)|--(cfg|package|config-\w+|experimental-rerun|info)")
+PLAIN = r"-\w+|--(help|hydra-help|version|resolve|run|multirun|shell-completion)"
+FLAG = re.compile(rf"({VALUED.pattern}|{PLAIN})(=.*)?")
 TABLE = re.compile(r"\.(csv|tsv|txt|parquet)(\.(gz|bz2|zip|xz|zst))?$")
 
 

@@ -168,10 +168,7 @@ def write_steps(run: Run, checkpoint: str, split: str, output: Path) -> int:
 
 
 def check_output(output: Path, has_columns: bool, cfg: "DictConfig") -> None:
-    """Raises ConfigError if the file exists, has another suffix, or a package is missing.
-
-    If the module has no ``predict_step`` of its own, that is said too.
-    """
+    """Raises ConfigError if the file exists or has another suffix, or a package is missing."""
     message = ""
     if output.exists():
         message = "exists, and was not touched; name another file."

@@ -296,10 +296,7 @@ def table(result: Mapping[str, Any], directory: Path, caption: str = "") -> str:
 
 
 def columns(figures: Mapping[str, float | None], test: str = "test") -> str:
-    """Figures such as val/loss as text: a row for each, a column for train, val, test and others.
-
-    `test` heads the column of the test part.
-    """
+    """Figures such as val/loss as text: a row for each, a column for each part; `test` heads one."""
     rows: dict[str, dict[str, float | None]] = {}
     for key, value in figures.items():
         part, name = split_part(key)
