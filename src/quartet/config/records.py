@@ -220,14 +220,14 @@ def check_addresses(node: Any, loaded: Any, key: str = "") -> Iterator[Problem]:
 
 
 def rename_targets(node: Any, rename: Callable[[str], str]) -> Any:
-    """Plain containers with other names of targets."""
+    """Plain containers with other names of targets, and of a task, which may be a class, too."""
     if isinstance(node, list):
         return [rename_targets(item, rename) for item in node]
     if not isinstance(node, dict):
         return node
     return {
         key: rename(item)
-        if key == "_target_" and isinstance(item, str)
+        if key in ("_target_", "task") and isinstance(item, str)
         else rename_targets(item, rename)
         for key, item in node.items()
     }
