@@ -13,9 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from quartet.config import allow
 from quartet.core.problems import Problem
 
-REFERENCE = re.compile(
-    r"\$\{(\w+(?:\.\w+)*)\}"
-)  # to a key; others have resolvers, or dots before it
+# To a key of the whole; other references have resolvers, or dots before them.
+REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
 
 
 def to_container(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:

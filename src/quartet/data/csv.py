@@ -473,7 +473,7 @@ def _fit_encoding(
             first.add_note(str(other))  # a problem of its own
         if others:
             all_out = spell("drop", *lists["drop"], *refused)
-            first.add_note(f"all {len(refused)} of these columns are left out by {all_out}.")
+            first.add_note(f"to leave all {len(refused)} columns out, {all_out}.")
         raise first
     if not encoding["numeric"] and not encoding["categories"]:
         raise ValueError(

@@ -182,9 +182,10 @@ class Table:
         self.chunks = [chunk for part in parts for chunk in part]
         self.count = sum(map(count_rows, parts[0]))
         mixed = [name for name in names if len({chunk[name].dtype for chunk in self.chunks}) > 1]
-        again = (chunk for file in files for chunk in file.chunks(mixed, mixed, None))
-        for chunk, other in zip(self.chunks, again if mixed else (), strict=False):
-            chunk.update(other)
+        if mixed:
+            again = (chunk for file in files for chunk in file.chunks(mixed, mixed, None))
+            for chunk, other in zip(self.chunks, again, strict=True):
+                chunk.update(other)
 
     def __len__(self) -> int:
         return sum(map(count_rows, self.chunks))

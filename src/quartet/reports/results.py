@@ -40,7 +40,7 @@ DIVISIONS = tuple(
     for key in ("val_fraction", "test_fraction", "folds", "group", "order", "division", "keep")
 )
 # Settings of how a module trains, which do not change what it logs.
-TRAINS = re.compile(rf"module\.(\w+_)?({'|'.join(NAMED_GROUPS)})\.")
+TRAINING_SETTING = re.compile(rf"module\.(\w+_)?({'|'.join(NAMED_GROUPS)})\.")
 # Overrides that say how a sweep is run, not what a job is.
 SWEEP_KEYS = ("launcher", "sweep", "hydra")
 
@@ -340,7 +340,9 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
         groups = ["loss", "module"]
         if select(config, "loss") and not select(config, "loss._target_"):
             groups.append("model")  # which computes its own loss
-        changing = [key for key in varied if key.split(".")[0] in groups and not TRAINS.match(key)]
+        changing = [
+            key for key in varied if key.split(".")[0] in groups and not TRAINING_SETTING.match(key)
+        ]
         changing += [key for key in varied if key.startswith("data.") and "target" in key]
     found = []
     if missing := int(jobs["best"].isna().sum()):
