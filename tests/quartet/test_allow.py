@@ -1,6 +1,7 @@
 """A configuration names parts of a training, and nothing else is ever called."""
 
 import ast
+import pydoc
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -242,6 +243,22 @@ def test_the_choke_point_itself_refuses(
     with pytest.raises(ConfigError):
         make(node, partial)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", [None, "math.pi"])
+def test_a_target_that_cannot_be_called_is_named(
+    monkeypatch: pytest.MonkeyPatch, target: str | None
+) -> None:
+    monkeypatch.setattr("quartet.config.allow.locate", pydoc.locate)
+    with pytest.raises(
+        ValueError, match=f"_target_ within it is {target or 'null'}, and must name"
+    ):
+        instantiate.instantiate([{"_target_": target}])
+
+
+def test_keys_of_hydra_are_kept_where_nothing_is_made() -> None:
+    node = {"_recursive_": False, "_args_": [1], "x": {"_partial_": True}}
+    assert instantiate.instantiate(node) == node
 
 
 def test_a_module_outside_the_families_is_not_even_imported(

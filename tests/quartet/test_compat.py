@@ -121,6 +121,14 @@ def test_options_are_composed_once_as_long_as_the_files_stay(
     file = tmp_path / "conf/model/linear.yaml"
     file.write_text(file.read_text().replace("_target_: ", "_target_: other."))
     assert compose(["model=linear"]).model._target_ == f"other.{again.model._target_}"
+    # In a folder that is a link, and chosen by a variable.
+    (tmp_path / "own").mkdir()
+    (tmp_path / "conf/own").symlink_to(tmp_path / "own")
+    (tmp_path / "conf/model/mine.yaml").write_text("defaults: [{/own@_here_: '${oc.env:MINE}'}]")
+    for name, value in (("a", 1), ("b", 1), ("a", 20), ("b", 1)):
+        (tmp_path / f"own/{name}.yaml").write_text(f"{name}: {value}")
+        monkeypatch.setenv("MINE", name)
+        assert compose(["model=mine"]).model[name] == value
 
 
 def test_another_application_sees_what_it_registers(tmp_path: Path) -> None:

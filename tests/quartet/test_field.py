@@ -459,7 +459,18 @@ def test_files_are_told_apart_by_content_or_size(tmp_path: Path) -> None:
     assert identify() == before
     (tmp_path / "a/b/1.bin").rename(tmp_path / "a/b/2.bin")
     assert identify() != before
+    before = identify()
+    (tmp_path / "a/sweep/0/.hydra").mkdir(parents=True)
+    (tmp_path / "a/sweep/sweep.json").touch()
+    (tmp_path / "a/sweep/report.md").touch()
+    assert identify() == before
+    # The data may lie beside runs, or in the directory of one.
+    (tmp_path / "a/.hydra").mkdir()
+    assert identify() == before
+    (tmp_path / "a/b/3.bin").touch()
+    assert identify() != before
     assert identify_files([]) is None
+    assert identify_files(["hf://owner/name", str(tmp_path / "missing")]) is None
 
 
 def test_pictures_that_are_in_two_parts_are_told(tmp_path: Path) -> None:

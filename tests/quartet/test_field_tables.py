@@ -214,6 +214,25 @@ def test_parquet_holds_what_csv_holds(tmp_path: Path) -> None:
     assert one.feature_names == other.feature_names
 
 
+@pytest.mark.parametrize("chunk", [1, 8192])
+@pytest.mark.parametrize("name", [None, "row"])
+@pytest.mark.parametrize("index", [range(N), range(5, N + 5), [f"r{row}" for row in range(N)]])
+def test_an_index_of_parquet_shifts_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Any, name: str | None, chunk: int
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("quartet.data.table.CHUNK", chunk)
+    frame = pd.DataFrame({"x": map(float, X), "y": map(float, Y)})
+    frame.index = pd.Index(index, name=name)
+    frame.to_parquet(path := tmp_path / "t.parquet")
+    file = TableFile(path, Format())
+    # One of numbers alone is not stored, but described.
+    assert file.names == ["x", "y", *(["row"] if name and isinstance(index, list) else [])]
+    table = Table([file], file.names, ())
+    assert table["x"].tolist() == frame["x"].tolist()
+    assert table["y"].tolist() == frame["y"].tolist()
+
+
 # What values mean
 
 
@@ -809,6 +828,8 @@ AWKWARD = {
     "texts": ("a", "b c", "größe", "x", "nothing"),
     "late text": ("1", "2", "3", "4", "five"),
     "tabs": ("1", "\t2", "3 ", "4", "5"),
+    "other blanks": ("1", "\xa02", "3", "4", "5"),
+    "other digits": ("1", "\u0662", "\uff13", "4", "5"),
 }
 
 

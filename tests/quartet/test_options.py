@@ -23,8 +23,10 @@ from made import (
     write,
 )
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from quartet.build import build
+from quartet.config.configuration import Configuration
 from quartet.core.files import CONF
 from quartet.core.problems import ConfigError
 from quartet.run import train
@@ -373,3 +375,29 @@ def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> Non
 def test_settings_that_leave_nothing_to_compute_are_refused(overrides: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build(composed(overrides.split()))
+
+
+TEXTS = [
+    *("${known}", "${empty}", "${unset}", "${gone}", "${list}", "${list.0}", "${number}"),
+    *("${through}", "${of.itself}", "\\\\${known}", "${oc.env:HOME}", "${of.${known}}", "???", ""),
+]
+
+
+@pytest.mark.parametrize("end", ["", "/x", "${known}", "${empty}", "${unset}", "\\\\"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_references_are_resolved_as_omegaconf_does(text: str, end: str) -> None:
+    known = {"known": "a", "empty": None, "unset": "???", "number": 1.5, "list": [1, "${known}"]}
+    cfg = OmegaConf.create(
+        {**known, "through": "${list}", "of": {"a": "b", "itself": "${of.itself}"}, "v": text + end}
+    )
+    del cfg.of[("a" if "itself" in text else "itself")]
+    expected: Any
+    try:
+        expected = OmegaConf.to_container(OmegaConf.merge(cfg, {"directory": "."}), resolve=True)
+    except OmegaConfBaseException as error:
+        expected = type(error)
+    try:
+        found: Any = Configuration(cfg, ".").to_dict()
+    except OmegaConfBaseException as error:
+        found = type(error)
+    assert found == expected

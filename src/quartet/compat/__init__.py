@@ -125,7 +125,9 @@ def compose_once(conf: Path) -> None:
             return made
         values = Overrides(repo, overrides_list).config_overrides
         options = [o.input_line for o in overrides_list if not any(o is each for each in values)]
-        key = (config_name, *options, *how.values(), *stamps(repo.get_sources()))
+        found = tuple(stamps(repo.get_sources()))
+        variables = ((name, os.environ.get(name)) for name in find_variables(found))
+        key = (config_name, *options, *how.values(), found, *variables)
         if len(lists) > 200:
             lists.clear()
             composed.clear()
@@ -162,14 +164,25 @@ def compose_once(conf: Path) -> None:
 
 
 def stamps(sources: Sequence[Any]) -> Iterator[Any]:
-    """Yields names, times and sizes of the files of each folder from which Hydra composes."""
+    """Yields each folder from which Hydra composes, and names, times and sizes of its files."""
     for source in sources:
         found = []
-        for folder, _, names in os.walk(source.path) if source.scheme() == "file" else ():
-            for path in (Path(folder, name) for name in names if name.endswith(".yaml")):
-                state = path.stat()
-                found.append((str(path)[len(source.path) :], state.st_mtime_ns, state.st_size))
-        yield tuple(sorted(found)) or source.path
+        for path in yaml_files(source.path) if source.scheme() == "file" else ():
+            state = path.stat()
+            found.append((str(path), state.st_mtime_ns, state.st_size))
+        yield source.path, tuple(sorted(found))
+
+
+def yaml_files(path: str) -> Iterator[Path]:
+    for folder, _, names in os.walk(path, followlinks=True):
+        yield from (Path(folder, name) for name in names if name.endswith(".yaml"))
+
+
+@lru_cache
+def find_variables(found: Any) -> set[str]:
+    """Returns the variables of the environment that files name, as `stamps` describes them."""
+    texts = (Path(path).read_text("utf-8") for _, files in found for path, *_ in files)
+    return {name for text in texts for name in re.findall(r"oc\.env:\s*(\w+)", text)}
 
 
 def allow_lazy_help() -> None:

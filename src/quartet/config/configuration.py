@@ -120,11 +120,14 @@ def resolve(node: Any, tree: Any) -> Any:
         return node
 
     def find(match: re.Match[str]) -> Any:
-        return resolve(functools.reduce(operator.getitem, match[1].split("."), tree), tree)
+        found = resolve(functools.reduce(operator.getitem, match[1].split("."), tree), tree)
+        if found == "???" or (found is None and not whole):
+            raise LookupError(node)
+        return found
 
     whole = REFERENCE.fullmatch(node)
     made = find(whole) if whole else REFERENCE.sub(find, node)  # texts alone go into a text
-    if made == "???" or "\\" in node or "${" in REFERENCE.sub("", node):
+    if "\\" in node or "${" in REFERENCE.sub("", node):
         raise LookupError(node)
     return made
 

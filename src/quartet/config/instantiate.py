@@ -59,14 +59,14 @@ def instantiate(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     read = instantiate if node.get("_recursive_", True) else copy.deepcopy
-    arguments = {key: read(value) for key, value in node.items() if key not in HYDRA_KEYS}
     if "_target_" not in node:
-        return arguments
-    if node["_target_"] is None:
-        raise ValueError("a _target_ within it is null, and must name a class or a function.")
-    made = functools.partial(
-        allow.locate(node["_target_"]), *read(node.get("_args_", [])), **arguments
-    )
+        return {key: read(value) for key, value in node.items()}
+    target = node["_target_"] and allow.locate(node["_target_"])
+    if not callable(target):
+        name = "null" if target is None else node["_target_"]
+        raise ValueError(f"a _target_ within it is {name}, and must name a class or a function.")
+    arguments = {key: read(value) for key, value in node.items() if key not in HYDRA_KEYS}
+    made = functools.partial(target, *read(node.get("_args_", [])), **arguments)
     return made if node.get("_partial_") else made()
 
 

@@ -357,8 +357,8 @@ def identify(hashes: Mapping[str, Hashes]) -> dict[str, Any]:
 def identify_files(places: Iterable[str]) -> dict[str, Any] | None:
     """Describes the files of data whose samples have no hashes, or returns None if there are none.
 
-    Hidden files and the directories of runs are passed over. Up to 1,000 files of 1 GiB in all are
-    told apart by their contents, others by their sizes.
+    Hidden files, and the directories of runs and sweeps in a folder, are passed over. Up to 1,000
+    files of 1 GiB in all are told apart by their contents, others by their sizes.
 
     Args:
         places: Files and folders.
@@ -367,9 +367,15 @@ def identify_files(places: Iterable[str]) -> dict[str, Any] | None:
     for place in (Path(each).expanduser() for each in places):
         files = [place] if place.is_file() else []
         for folder, folders, names in os.walk(place, followlinks=True):
-            is_run = ".hydra" in folders
-            folders[:] = [] if is_run else [name for name in folders if name[0] != "."]
-            files += [Path(folder, name) for name in names if name[0] != "." and not is_run]
+            is_sweep = "sweep.json" in names and Path(folder) != place
+            folders[:] = [
+                name
+                for name in folders
+                if not (is_sweep or name[0] == "." or Path(folder, name, ".hydra").is_dir())
+            ]
+            files += [Path(folder, name) for name in names if name[0] != "." and not is_sweep]
+        if not files:  # such as hf://...
+            continue
         is_small = len(files) <= 1000 and sum(map(file_size, files)) <= 1 << 30
         hashes.append(hash_files(sorted(files), place, is_small))
     return identify({"train": np.concatenate(hashes)}) | {"trained": None} if hashes else None

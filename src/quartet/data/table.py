@@ -31,7 +31,7 @@ Chunk = dict[str, Column]  # rows, by the names of the columns
 
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 CHUNK = 8192  # rows that are read at once
-BLOCK = 1 << 26  # bytes of a plain file that are read at once
+BLOCK = 1 << 26  # bytes of a plain file that are read at once; fewer for few rows at once
 # Older versions of pandas read some numbers wrong in the last digit.
 IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
 # What stands for a missing value in a column of numbers, unless a setting says otherwise.
@@ -123,8 +123,9 @@ class Format(NamedTuple):
             with suppress(ValueError):
                 found, is_known = np.full(len(texts), np.nan), texts != ""
                 found[is_known] = texts[is_known].astype(np.float64)
-                # Python reads 1_000 and nan too.
-                if np.isfinite(found[is_known]).all() and "_" not in "".join(texts):
+                # Python reads 1_000, nan, and the digits and blanks of other scripts too.
+                joined = "".join(texts)
+                if np.isfinite(found[is_known]).all() and joined.isascii() and "_" not in joined:
                     return found
         point, group = re.escape(self.decimal or "."), self.thousands
         digits = r"\d+" if group is None else rf"(\d{{1,3}}({re.escape(group)}\d{{3}})+|\d+)"
@@ -255,7 +256,7 @@ class TableFile:
         if self.is_parquet:
             blocks = self._read_parquet(places, texts)
         elif self.plain:
-            blocks = self._read_plain(places, texts, self.plain.odd)
+            blocks = self._read_plain(places, texts, self.plain.odd, BLOCK >> 5 if size else BLOCK)
         else:
             blocks = self._read_rows(places, texts)
         count = 0
@@ -285,7 +286,7 @@ class TableFile:
                 }
 
     def _read_plain(
-        self, places: Mapping[str, int], texts: Collection[str], odd: Collection[int]
+        self, places: Mapping[str, int], texts: Collection[str], odd: Collection[int], size: int
     ) -> Iterator[Chunk]:
         """Yields the rows of a csv file in which pandas finds what `_read_rows` does."""
         numeric = {
@@ -312,7 +313,7 @@ class TableFile:
         with open_bytes(self.path) as file:
             if self.form.header is not False:
                 file.readline()
-            for block in read_lines(file, BLOCK):
+            for block in read_lines(file, size):
                 frame = read(block)
                 if others := {place for place in numeric if not is_plain(frame[place])}:
                     numeric -= others
@@ -559,12 +560,17 @@ def read_parquet(path: Path) -> Iterator[tuple[pd.DataFrame, list[str]]]:
     except ImportError:
         raise ValueError(f'{path} needs pyarrow; pip install -e ".[parquet]".') from None
     with parquet.ParquetFile(path) as file:
+        # An index without a name is none of the columns; one with a name is, where it was stored.
+        named = [
+            (place, name)
+            for place, name in enumerate(file.schema_arrow.names)
+            if not name.startswith("__index_level_")
+        ]
+        places, names = map(list, zip(*named, strict=True)) if named else ([], [])
         batches = file.iter_batches(CHUNK * 8)
         for batch in chain([file.schema_arrow.empty_table()], batches):
-            frame = batch.to_pandas(integer_object_nulls=True)
-            if frame.index.name is not None:
-                frame = frame.reset_index()
-            yield frame, list(map(str, frame))
+            kept = batch.select(places)
+            yield kept.to_pandas(integer_object_nulls=True, ignore_metadata=True), names
 
 
 def are_plain(numbers: Floats) -> bool:
