@@ -78,17 +78,20 @@ def _no_flush() -> Iterator[None]:
 def no_pictures() -> Iterator[Any]:
     """Training draws none, which would take longer than it; `pictures` are in tests of their own."""
     from quartet.reports import run
+    from quartet.sweeps import directory
 
     with pytest.MonkeyPatch.context() as patch:
-        save = run.save
-        patch.setattr(run, "save", lambda drawn, directory, prefix="": [])
-        yield save
+        drawing = {run: "save", directory: "draw_winner"}
+        kept = {module: getattr(module, name) for module, name in drawing.items()}
+        for module, name in drawing.items():
+            patch.setattr(module, name, lambda *arguments: [])
+        yield lambda patch: [patch.setattr(k, drawing[k], value) for k, value in kept.items()]
 
 
 @pytest.fixture
 def pictures(no_pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run draws its pictures, as it does outside of tests."""
-    monkeypatch.setattr("quartet.reports.run.save", no_pictures)
+    no_pictures(monkeypatch)
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def attempt(
             )
             raise ConfigError(Problem("trainer.devices", message, cfg.trainer.devices))
         with shutdown.as_exit():
-            result = train(cfg, directory)
+            result = train(cfg, directory, pictures=not sweeping)
         best: float | None = result["monitor"]["best"]
         return best
     except ConfigError as error:

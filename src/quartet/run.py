@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from quartet.training.callbacks.predictions import PredictionCollector
 
 
-def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, Any]:
+def train(
+    cfg: "DictConfig", directory: str | Path | None = None, *, pictures: bool = True
+) -> dict[str, Any]:
     """Trains what `cfg` describes, tests the best checkpoint and writes the run's directory.
 
     Args:
         cfg: As `quartet.build.compose` gives it. With ``cfg.resume``, resumes that run.
         directory: Where to write; None for a new one under ``outputs/``, or that of ``cfg.resume``.
+        pictures: Whether to draw them, if ``cfg.pictures`` does not say.
 
     Returns:
         The content of ``result.json``.
@@ -38,11 +41,12 @@ def train(cfg: "DictConfig", directory: str | Path | None = None) -> dict[str, A
             is not logged.
     """
     with ExitStack() as locks:
-        return train_locked(cfg, directory, locks)
+        asked = cfg.get("pictures")
+        return train_locked(cfg, directory, locks, pictures if asked is None else asked)
 
 
 def train_locked(
-    cfg: "DictConfig", directory: str | Path | None, locks: ExitStack
+    cfg: "DictConfig", directory: str | Path | None, locks: ExitStack, pictures: bool
 ) -> dict[str, Any]:
     """Trains as `train` does; the lock of the directory is released with `locks`."""
     start = perf_counter()
@@ -120,7 +124,8 @@ def train_locked(
         result |= trainer.strategy.broadcast(summary)
         best = result["checkpoints"]["best"]
         path = run.directory / best if best else None  # None: the weights as they are now
-        trainer.callbacks.append(collector := PredictionCollector())  # type: ignore[attr-defined]
+        collector = PredictionCollector()
+        trainer.callbacks += [collector] if pictures else []  # type: ignore[attr-defined]
         if run.has_part("test"):
             active, trainer.loggers = trainer.loggers, trainer.loggers[1:]  # without metrics.csv
             trainer.test(run.module, run.data, ckpt_path=path, weights_only=True, verbose=False)
@@ -131,12 +136,13 @@ def train_locked(
         result |= {"status": "finished", "samples_per_second": timer.samples_per_second()}
         if pruners and pruners[0].epoch:
             result["pruned"] = pruners[0].epoch
-        if run.is_known and not run.has_part("test") and run.has_part("val"):
+        if pictures and run.is_known and not run.has_part("test") and run.has_part("val"):
             collect_validation(run, collector, path)
         caption = "\n".join(filter(None, [describe_caption(run), *stopped]))
         if main:
             log_best(trainer.loggers, result, trainer.global_step)
-            draw_training(run, collector)
+            if pictures:
+                draw_training(run, collector)
     except (KeyboardInterrupt, SystemExit) as error:
         result |= record.failure("interrupted", error)
         raise

@@ -16,7 +16,7 @@ from made_runs import made_run
 from quartet.inference.evaluate import evaluate
 from quartet.records.sweep import Job, Table
 from quartet.run import train
-from quartet.sweeps.directory import find_winner
+from quartet.sweeps.directory import find_run, find_winner
 
 Command = Callable[..., int]
 
@@ -185,13 +185,10 @@ def test_the_best_job_of_the_best_setting_wins(tmp_path: Path) -> None:
     assert find_winner(sweep)[0] == sweep / "1"
 
 
-def test_a_sweep_without_a_winner_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_without_a_winner_is_refused(tmp_path: Path) -> None:
     for sweep in (swept(tmp_path / "s", None, None), swept(tmp_path / "t", 0.1, metric=None)):
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(ValueError, match="is a sweep without a finished job"):
             find_winner(sweep)
-        assert "is a sweep without a finished job" in capsys.readouterr().err
 
 
 def test_a_sweep_that_is_not_what_it_says_is_refused(
@@ -199,19 +196,18 @@ def test_a_sweep_that_is_not_what_it_says_is_refused(
 ) -> None:
     sweep = swept(tmp_path / "s", 0.5)
     (sweep / "0" / "result.json").write_text('{"metrics": []}')
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(ValueError, match="is a sweep without a finished job"):
         find_winner(sweep)
-    assert "is a sweep without a finished job" in capsys.readouterr().err
     # A directory that the table does not know, and whose name Hydra would read as settings.
     sweep = swept(tmp_path / "t", 0.5)
     made_run(sweep / "0', hydra.mode='MULTIRUN", [], 0.1)
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(ValueError, match="is none of its jobs"):
         find_winner(sweep)
-    assert "is none of its jobs" in capsys.readouterr().err
     (sweep / "sweep.json").write_text("[]")
     with pytest.raises(SystemExit, match="2"):
-        find_winner(sweep)
-    assert "is no table of a sweep's jobs" in capsys.readouterr().err
+        find_run(sweep)
+    assert f"run={sweep} is a sweep that cannot be ranked: " in (told := capsys.readouterr().err)
+    assert "is no table of a sweep's jobs" in told
 
 
 def test_a_sweep_is_evaluated_as_its_winner(

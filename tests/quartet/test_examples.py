@@ -37,7 +37,6 @@ from quartet.data.task import OWN_TASKS, StandardTask
 from quartet.inference.evaluate import evaluate
 from quartet.inference.export import export
 from quartet.inference.predict import predict
-from quartet.reports import run as pictures
 from quartet.reports.page import report
 from quartet.run import train
 
@@ -342,7 +341,7 @@ def whole(job: Job, wholes: dict[str, Path], no_pictures: Any) -> Path:
     name = job.options[0]
     if name not in wholes:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pictures, "save", no_pictures)
+            no_pictures(patch)
             train(composed(everything(job)), wholes[""] / name)
         wholes[name] = wholes[""] / name
     return wholes[name]

@@ -1,10 +1,12 @@
 """Pictures of a run: what they draw equals what references compute, and none costs the run."""
 
 import csv
+import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import matplotlib
 import numpy as np
@@ -208,6 +210,37 @@ def test_the_most_wrong_is_the_least_probable_truth() -> None:
     values = np.array([[0.9], [0], [3], [0]])
     far = Regression().most_wrong(probabilities[:, :1], values, ["x"], 14)
     assert [row for row, _ in far] == [2, 3, 1, 0]
+
+
+# Whose pictures
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
+    command: Callable[..., int], tmp_path: Path, part: str
+) -> None:
+    words = ["-m", "seed=0,1", "trainer.max_epochs=1", "logger=none"]
+    words += [] if part == "test" else ["data.test_fraction=0"]
+    for name, more in (("own", []), ("all", ["pictures=true"]), ("none", ["pictures=false"])):
+        assert command("train.py", *words, f"hydra.sweep.dir={name}", *more) == 0
+    drawn = {path.relative_to("all"): path.read_bytes() for path in Path("all").glob("*/*.png")}
+    assert not list(Path("none").glob("*/*.png"))
+    assert len(drawn) == 10
+    of_winner = {path.relative_to("own"): path.read_bytes() for path in Path("own").glob("*/*.png")}
+    assert len(of_winner) == 5
+    assert of_winner.items() <= drawn.items()
+    figures = [json.loads(Path(f"own/{job}/result.json").read_text()) for job in (0, 1)]
+    best = min((0, 1), key=lambda job: figures[job]["monitor"]["best"])
+    assert {path.parts[0] for path in of_winner} == {str(best)}
+
+
+def test_a_winner_that_cannot_be_drawn_costs_the_sweep_nothing(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("quartet.inference.evaluate.draw", Mock(side_effect=ValueError("why")))
+    words = ["trainer.max_epochs=1", "logger=none", "hydra.sweep.dir=s"]
+    assert command("train.py", "-m", "seed=0,1", *words) == 0
+    assert "No pictures of the winner: why" in capsys.readouterr().err
 
 
 # Predictions kept

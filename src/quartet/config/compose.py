@@ -29,7 +29,7 @@ from quartet.records.run_directory import flatten
 # What evaluate, predict and export do not read of a run.
 UNREAD = (
     *("loss", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
-    *("check", "resume", "directory"),
+    *("check", "pictures", "resume", "directory"),
 )
 # What the preparation of a table was fitted with.
 FITTED = (

@@ -16,7 +16,8 @@ from quartet.training.module import Module
 
 TOP_LEVEL = [
     *("loss", "metrics", "model", "module", "optimizer", "scheduler", "trainer", "callbacks"),
-    *("logger", "data", "monitor", "seed", "check", "resume", "directory", "hydra"),
+    *("logger", "data", "monitor", "seed", "check", "pictures", "resume", "directory"),
+    "hydra",
 ]
 # Keys of a group that say how to use its part; all others are arguments of its `_target_`.
 POLICY_KEYS: dict[str, tuple[str, ...]] = {
@@ -42,7 +43,10 @@ MODULE_GROUPS = ("model", "loss", "metrics", "optimizer", "scheduler")
 MAY_BE_NONE = ("loss", "scheduler")
 # Types of these keys, where the annotation of the part that gets them is too loose.
 KEY_TYPES: dict[str, dict[str, Any]] = {
-    "": {"seed": int, "directory": str, "check": Literal["only"] | None},
+    "": {
+        **{"seed": int, "directory": str},
+        **{"check": Literal["only"] | None, "pictures": bool | None},
+    },
     "monitor": {"metric": str | None, "mode": Literal["min", "max"] | None},
     "data": signatures.type_hints(DataModule)
     | {

@@ -76,7 +76,7 @@ PROFILERS = (None, "simple", "advanced", "pytorch")
 # What may change when a run continues: its length and how it is watched, nothing else.
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 CHANGEABLE = (
-    *("resume", "check", "directory", *LENGTH, "callbacks", "logger"),
+    *("resume", "check", "pictures", "directory", *LENGTH, "callbacks", "logger"),
     *("data.num_workers", "data.eval_batch_size", "data.dir"),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
 )
@@ -448,7 +448,7 @@ def changed_settings(cfg: DictConfig, directory: Path) -> dict[str, Any]:
         before, now = flat(recorded), flat(cfg)
     except OmegaConfBaseException:  # a variable of the environment is not set
         before, now = flat(recorded, resolve=False), flat(cfg, resolve=False)
-    others = ("callbacks", "logger", "resume", "check", "directory")
+    others = ("callbacks", "logger", "resume", "check", "pictures", "directory")
     return {
         key: value
         for key, value in now.items()

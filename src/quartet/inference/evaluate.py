@@ -1,15 +1,17 @@
-"""Evaluate a trained run again, on its own data or on other samples."""
+"""Evaluate a trained run again, on its own data or on other samples; draw its pictures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quartet.build import Run
 from quartet.checkpoints import storage
+from quartet.config.compose import evaluation_config
 from quartet.config.records import changed_settings
 from quartet.core.messages import cut, format_value, redact
 from quartet.inference.predictor import rebuild_run
 from quartet.records.loggers import shorten_float
-from quartet.records.run_directory import finite_figures, write_new
-from quartet.reports.run import columns, describe_caption, draw_evaluation
+from quartet.records.run_directory import finite_figures, read_result, write_new
+from quartet.reports.run import columns, describe_caption, draw_evaluation, draw_training
 from quartet.training.callbacks.predictions import PredictionCollector
 
 if TYPE_CHECKING:
@@ -42,15 +44,7 @@ def evaluate(
             be read.
     """
     source = Path(input).expanduser() if input else None
-    part, splits = (split, ("test", "val")) if source is None else ("train", ("train",))
-    run, path = rebuild_run(cfg, Path(directory), part, checkpoint, splits, source)
-    split = "test" if source else split
-    weights = storage.load(path)["state_dict"]
-    storage.load_state(run.module, weights, "checkpoint", checkpoint)
-    collector = PredictionCollector()
-    run.trainer.callbacks.append(collector)  # type: ignore[attr-defined]
-    score = run.trainer.test if split == "test" else run.trainer.validate
-    score(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
+    run, path, collector = score(cfg, Path(directory), split, checkpoint, source)
     values = run.trainer.callback_metrics.items()
     figures = finite_figures({name: shorten_float(float(value)) for name, value in values})
     if not run.trainer.is_global_zero:
@@ -70,3 +64,30 @@ def evaluate(
     pictures = draw_evaluation(run, collector, file)
     print("written:", *(f"  {each}" for each in [file, *pictures]), sep="\n")
     return figures
+
+
+def score(
+    cfg: "DictConfig", directory: Path, split: str, checkpoint: str, source: Path | None = None
+) -> tuple[Run, str, PredictionCollector]:
+    """The run, scored on a part or a file, the place of its checkpoint, and its predictions."""
+    part, splits = (split, ("test", "val")) if source is None else ("train", ("train",))
+    run, path = rebuild_run(cfg, directory, part, checkpoint, splits, source)
+    weights = storage.load(path)["state_dict"]
+    storage.load_state(run.module, weights, "checkpoint", checkpoint)
+    collector = PredictionCollector()
+    run.trainer.callbacks.append(collector)  # type: ignore[attr-defined]
+    compute = run.trainer.test if source or split == "test" else run.trainer.validate
+    compute(run.module, datamodule=run.data, ckpt_path=path, weights_only=True, verbose=False)
+    return run, path, collector
+
+
+def draw(directory: Path) -> list[Path]:
+    """Draws the pictures of a finished run, as its training would have done.
+
+    Raises:
+        quartet.core.problems.ConfigError: it cannot be built again.
+    """
+    cfg = evaluation_config(directory, [], "evaluate")
+    is_tested = any(name.startswith("test/") for name in read_result(directory)["metrics"])
+    run, _, collector = score(cfg, directory, "test" if is_tested else "val", "best")
+    return draw_training(run, collector)

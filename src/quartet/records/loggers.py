@@ -175,7 +175,10 @@ class MetricsCSV(Logger):
 
 
 # Keys that do not change the training: at the top, in every group, in the callbacks.
-EXCLUDED_TOP = {"directory", "check", "resume", "metrics", "logger", "sweep", "launcher", "hydra"}
+EXCLUDED_TOP = {
+    *("directory", "check", "pictures", "resume"),
+    *("metrics", "logger", "sweep", "launcher", "hydra"),
+}
 EXCLUDED_KEYS = {"search", "tasks"}
 EXCLUDED_CALLBACKS = {"best", "last", "progress_bar"}
 

@@ -102,6 +102,9 @@ class RunDirectory(Callback):
             print(f"job {job.number} {explain(job)}", file=sys.stderr)
         done = len(jobs) - len(unfinished)
         print(f"{done} of {len(jobs)} jobs finished: {config.hydra.sweep.dir}")
+        is_here = config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        if done and is_here and config.get("pictures") is None:
+            draw_winner(Path(config.hydra.sweep.dir))
         write_report(config.hydra.sweep.dir)
         if unfinished:
             raise SystemExit(1)
@@ -150,6 +153,18 @@ def write_report(directory: str) -> None:
             f"Once that is corrected: python scripts/report.py {shlex.quote(directory)}",
             file=sys.stderr,
         )
+
+
+def draw_winner(directory: Path) -> None:
+    """Draws the pictures of a sweep's best job. A failure of it fails no sweep."""
+    try:
+        winner, _ = find_winner(directory)
+        if not (winner / "curves.png").exists():
+            from quartet.inference.evaluate import draw
+
+            draw(winner)
+    except Exception as error:
+        print(f"No pictures of the winner: {error}", file=sys.stderr)
 
 
 def explain(job: Job) -> str:
@@ -272,7 +287,10 @@ def find_run(directory: Path) -> Path:
     if not (directory / "sweep.json").is_file():
         return directory
     refuse_outside_links(directory)
-    winner, message = find_winner(directory)
+    try:
+        winner, message = find_winner(directory)
+    except ValueError as error:
+        abort(f"run={error}")
     print(redact(message))
     return winner
 
@@ -281,7 +299,7 @@ def find_winner(directory: Path) -> tuple[Path, str]:
     """The best job of the setting that the report ranks first, and a line about it.
 
     Raises:
-        SystemExit: there is none (2).
+        ValueError: there is none.
     """
     from quartet.reports.results import rank, read
 
@@ -290,16 +308,18 @@ def find_winner(directory: Path) -> tuple[Path, str]:
         results = read([directory])
         metric, mode, _ = next(results.by_monitor(), (None, "", None))
         ranking = None if metric is None else rank(results, metric)
-        if ranking is None or ranking["winner"].isna().all():
-            abort(f"run={directory} is a sweep without a finished job that has a value to rank by.")
-        winner = results.jobs.loc[ranking["winner"].iloc[0]]
     # The files may be another program's, or half written.
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        abort(f"run={directory} is a sweep that cannot be ranked: {error}; name one of its jobs.")
+        message = f"is a sweep that cannot be ranked: {error}; name one of its jobs"
+        raise ValueError(f"{directory} {message}.") from None
+    if ranking is None or ranking["winner"].isna().all():
+        message = "is a sweep without a finished job that has a value to rank by"
+        raise ValueError(f"{directory} {message}.")
+    winner = results.jobs.loc[ranking["winner"].iloc[0]]
     name = Path(str(winner["directory"])).name
     same = (directory / name).resolve() == Path(str(winner["directory"])).resolve()
     if name not in jobs or not same or not (directory / name / ".hydra").is_dir():
-        abort(f"run={directory}: its winner {name} is none of its jobs; name one of them.")
+        raise ValueError(f"{directory}: its winner {name} is none of its jobs; name one of them.")
     knobs = ", ".join(f"{knob}={winner[knob]}" for knob in [*results.knobs, "seed"])
     return directory / name, (
         f"The winner of {directory} by {metric} ({mode}) is job {name}, {winner['best']:.4g}: {knobs}"
