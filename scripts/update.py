@@ -100,7 +100,8 @@ def describe(base: str, new: str, version: str) -> None:
         print("\nChanged in the template, not here; decide on each:")
         print(*(f"  git diff {base[:12]} {new[:12]} -- {path}" for path in changed), sep="\n")
     print(
-        f"\nThe engine is that of {version} now. Test it, keep it:\n"
+        f"\nThe engine was that of commit {base[:12]}, and is that of {version} ({new[:12]}) now. "
+        "Test it, keep it:\n"
         '  python -m pip install -e ".[test]" && python scripts/schema.py && python -m pytest\n'
         f'  git add -A && git commit -m "Engine of {version}"\n'
         "Back to where you were: git reset --hard"

@@ -138,7 +138,7 @@ def train_locked(
             result["pruned"] = pruners[0].epoch
         if pictures and run.is_known and not run.has_part("test") and run.has_part("val"):
             collect_validation(run, collector, path)
-        caption = "\n".join(filter(None, [describe_caption(run), *stopped]))
+        caption = "\n".join([*describe_caption(run, collector), *stopped])
         if main:
             log_best(trainer.loggers, result, trainer.global_step)
             if pictures:

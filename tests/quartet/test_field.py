@@ -689,10 +689,12 @@ def test_positive_class_is_chosen_and_named_beside_the_figures(
     assert ((table["prediction"] == name) == likely).all()
     capsys.readouterr()
     assert command("evaluate.py", "run=run", "split=val") == 0
-    assert f"the positive class is {shown}\n" in capsys.readouterr().out
+    assert f"the positive class is {shown}\n" in (told := capsys.readouterr().out)
     figures = json.loads(Path("run/evaluation-val.json").read_text())["metrics"]
     assert command("predict.py", "run=run", "split=val", "output=q.csv") == 0
     table = pd.read_csv("q.csv", dtype=str)
+    is_one = f"every prediction is the same class, {table['prediction'][0]}" in told
+    assert is_one == (table["prediction"].nunique() == 1)
     expected = recall_score(table["target"], table["prediction"], pos_label=name, zero_division=0)
     assert figures["val/recall"] == pytest.approx(expected)
 

@@ -182,6 +182,7 @@ def fork(template: Path, tmp_path: Path) -> Path:
 def test_update_takes_the_engine_and_leaves_the_rest(fork: Path) -> None:
     said = run(fork, "scripts/update.py", "v2").stdout
     assert "- The core is better." in said
+    assert re.search(r"engine was that of commit \w{12}, and is that of v2 \(\w{12}\) now", said)
     assert "project.loss.A" not in said
     assert ":conf/loss/new.yaml > conf/loss/new.yaml" in said
     assert "-- conf/model/mlp.yaml" in said

@@ -37,7 +37,7 @@ def sweep(train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Swee
     """Gives the status of train.py, and the optimizer and seed of each training."""
     trained: list[tuple[str, int]] = []
 
-    def train(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+    def train(cfg: DictConfig, directory: Path, pictures: bool) -> dict[str, Any]:
         trained.append((str(cfg.hydra.runtime.choices.optimizer), cfg.seed))
         values = record.initial_result(cfg) | {"status": "finished"}
         if cfg.seed == 13:

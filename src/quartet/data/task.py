@@ -271,9 +271,9 @@ class StandardTask(Task):
         """
         yield from ()
 
-    def caption(self, names: Names) -> str:
-        """Returns a line below the figures, without which they could be misread; empty for none."""
-        return ""
+    def captions(self, names: Names, predictions: Array) -> Iterator[str]:
+        """Yields lines below the figures, without which they could be misread."""
+        yield from ()
 
     def one_sided(self, targets: Tensor, names: Names) -> list[str]:
         """Returns the classes or labels that all or none of the targets have: no AUROC exists for them."""
@@ -359,6 +359,12 @@ class Classification(StandardTask):
     has_classes = True
     has_probabilities = True
     column_type = str
+
+    def captions(self, names: Names, predictions: Array) -> Iterator[str]:
+        if len(predictions) > 1:
+            chosen = self.class_probabilities(predictions).argmax(1)
+            if (chosen == chosen[0]).all():
+                yield f"every prediction is the same class, {names[chosen[0]]}"
 
     def read_targets(
         self, columns: "pd.DataFrame", classes: Names | None = None
@@ -554,10 +560,11 @@ class Binary(SigmoidTask, Classification):
     def names(self, metadata: Mapping[str, Any]) -> list[str]:
         return list(metadata["class_names"] or ("0", "1"))
 
-    def caption(self, names: Names) -> str:
-        """Names the class that precision, recall and F1 are about, and the setting for the other."""
+    def captions(self, names: Names, predictions: Array) -> Iterator[str]:
+        """Yields the class that precision, recall and F1 are about, and the setting for the other."""
         other = shlex.quote(f"data.positive={names[0]}")
-        return f"the positive class is {names[1]}; {other} makes it {names[0]}"
+        yield f"the positive class is {names[1]}; {other} makes it {names[0]}"
+        yield from super().captions(names, predictions)
 
     def one_sided(self, targets: Tensor, names: Names) -> list[str]:
         return list(names) if (targets == targets[0]).all() else []

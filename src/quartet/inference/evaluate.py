@@ -51,7 +51,7 @@ def evaluate(
         return figures
     changed = changed_settings(cfg, Path(directory)).items()
     head = cut(source.stem) if source else "test"
-    print(columns(figures, head), *filter(None, [describe_caption(run)]), sep="\n")
+    print(columns(figures, head), *describe_caption(run, collector), sep="\n")
     file = write_new(
         Path(directory) / f"evaluation-{source.stem if source else split}.json",
         {

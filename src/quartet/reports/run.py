@@ -255,11 +255,11 @@ def sheet(width: float, height: float, title: str) -> tuple[Canvas, Axes]:
 # Texts
 
 
-def describe_caption(run: Run) -> str:
-    """The line that the task of a run adds below its figures; empty for none."""
+def describe_caption(run: Run, collector: PredictionCollector) -> list[str]:
+    """The lines that the task of a run adds below its figures."""
     if not run.is_known or not isinstance(task := run.module.task, StandardTask):
-        return ""
-    return task.caption(task.names(run.data.metadata()))
+        return []
+    return list(task.captions(task.names(run.data.metadata()), collector.predictions))
 
 
 def describe_stop(trainer: Trainer) -> Iterator[str]:
