@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from quartet.compat import run_exit_handlers
-from quartet.config.overrides import key_of, quote_values, to_path, unquote
+from quartet.config.overrides import find_places, key_of, quote_values, to_path, unquote
 from quartet.core import processes
 from quartet.core.files import CONF, remove_empty_directories, unlock
 from quartet.core.messages import redact, redact_logs, register_secrets
@@ -190,7 +190,8 @@ def attempt(
         if isinstance(known, OSError):
             logging.raiseExceptions = False  # the log may lie where nothing can be written
         log.error(f"Failed: {known}" if known else traceback.format_exc())
-        if not (directory / "result.json").exists():  # it failed before the training began
+        is_main = processes.process_rank() == 0
+        if is_main and not (directory / "result.json").exists():  # before the training began
             with suppress(OSError):
                 record.write_failure(directory, "failed", error, cfg)
         if not sweeping:
@@ -210,7 +211,10 @@ def attempt(
         if shutdown.requeues and not in_sweep:
             log.error(processes.requeue_slurm_job())
         if not in_sweep:
-            log.error(f"python {sys.argv[0]} resume={shlex.quote(str(directory))}")
+            places = map(shlex.quote, find_places(sys.argv[1:]))
+            log.error(
+                " ".join([f"python {sys.argv[0]} resume={shlex.quote(str(directory))}", *places])
+            )
         raise SystemExit(shutdown.exit_code) from error
     return None
 
@@ -365,7 +369,7 @@ def find_resumed_run(arguments: Sequence[str]) -> tuple[Path, list[str], bool] |
     """
     named = [each for each in arguments if each.startswith("resume=")]
     if not named and (begun := processes.find_interrupted_run(arguments)):
-        return begun, [], False
+        return begun, find_places(arguments), False
     given = named[-1].removeprefix("resume=") if named else ""
     if given in ("", "null"):
         return None

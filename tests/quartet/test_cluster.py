@@ -342,7 +342,8 @@ def test_node_of_ray_that_dies_ends_no_other_job(tmp_path: Path) -> None:
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         node = cluster.add_node(num_cpus=1)
-        command = ["-m", *WINE, "seed=1,2", "launcher=ray", f"launcher.address={cluster.address}"]
+        words = [*WINE[:-2], "trainer.max_epochs=150", "hydra.sweep.dir=s", "seed=1,2"]
+        command = ["-m", *words, "launcher=ray", f"launcher.address={cluster.address}"]
         process = start(tmp_path, *command)
         for job in (0, 1):
             wait_for(f"s/{job}/metrics.csv", tmp_path, process)

@@ -212,16 +212,18 @@ def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int | None, str]:
 def test_job_that_slurm_requeues_resumes_its_run(
     slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status, err = stopped_by_slurm(slurm, *ENDLESS)
+    words = [*ENDLESS, "logger=tensorboard", "logger.tensorboard.name=a b"]
+    status, err = stopped_by_slurm(slurm, *words)
     (directory,) = slurm.glob("outputs/*/*/")
     assert (status, result(directory)["status"]) == (138, "interrupted"), err
     assert "Requeued job 123, which will resume it." in err
-    assert err.splitlines()[-1].endswith(f"train.py resume={directory}"), err
+    again = f"train.py resume={directory} 'logger.tensorboard.name=a b'"
+    assert err.splitlines()[-1].endswith(again), err
     assert (slurm / "scontrol.txt").read_text() == "requeue 123\n"
     before = (directory / "metrics.csv").read_text()
 
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    process = start(slurm, *ENDLESS)
+    process = start(slurm, *words)
     wait_for(f"{directory.relative_to(slurm)}/environment-1.json", slurm, process)
     time.sleep(1)
     process.terminate()

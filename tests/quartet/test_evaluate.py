@@ -206,7 +206,8 @@ def test_a_sweep_that_is_not_what_it_says_is_refused(
     (sweep / "sweep.json").write_text("[]")
     with pytest.raises(SystemExit, match="2"):
         find_run(sweep)
-    assert f"run={sweep} is a sweep that cannot be ranked: " in (told := capsys.readouterr().err)
+    told = capsys.readouterr().err
+    assert f"run={sweep} is a sweep that cannot be ranked: " in told
     assert "is no table of a sweep's jobs" in told
 
 

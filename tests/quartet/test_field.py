@@ -689,7 +689,8 @@ def test_positive_class_is_chosen_and_named_beside_the_figures(
     assert ((table["prediction"] == name) == likely).all()
     capsys.readouterr()
     assert command("evaluate.py", "run=run", "split=val") == 0
-    assert f"the positive class is {shown}\n" in (told := capsys.readouterr().out)
+    told = capsys.readouterr().out
+    assert f"the positive class is {shown}\n" in told
     figures = json.loads(Path("run/evaluation-val.json").read_text())["metrics"]
     assert command("predict.py", "run=run", "split=val", "output=q.csv") == 0
     table = pd.read_csv("q.csv", dtype=str)

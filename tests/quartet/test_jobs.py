@@ -303,7 +303,8 @@ def test_resumed_process_reads_everything_from_its_record(
     )
     launcher: Any = SimpleNamespace(config=None, n_jobs=2, gpus_per_job=1)
     engine = launch.LocalEngine(launcher)
-    jobs_ = [Job(tmp_path / str(number), ["seed=1"], "") for number in range(2)]
+    words = ["seed=1", "logger.csv.name=a b", "data.dir=/scratch"]
+    jobs_ = [Job(tmp_path / str(number), words, "") for number in range(2)]
     (jobs_[1].directory / "checkpoints").mkdir(parents=True)
     (jobs_[1].directory / "checkpoints" / "last.ckpt").touch()
     assert engine.submit(jobs_) == [0, 1]
@@ -312,10 +313,11 @@ def test_resumed_process_reads_everything_from_its_record(
     numbers = [[f"hydra.job.num={number}", f"hydra.job.id={number}"] for number in range(2)]
     assert started == [
         [
-            *("train.py", "--config-dir", "x", "seed=1"),
+            *("train.py", "--config-dir", "x", *words),
             *(f"hydra.run.dir='{tmp_path / '0'}'", *numbers[0]),
         ],
-        ["train.py", f"resume='{tmp_path / '1'}'", *numbers[1]],
+        # Its record says what is trained, and not where something is written.
+        ["train.py", f"resume='{tmp_path / '1'}'", *words[1:], *numbers[1]],
     ]
 
 

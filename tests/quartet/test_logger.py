@@ -138,11 +138,10 @@ def test_several_loggers_are_a_list_in_a_resumed_run_too() -> None:
 def test_all_at_once_log_the_same_and_continue(tmp_path: Path) -> None:
     mlflow, _ = pytest.importorskip("mlflow"), pytest.importorskip("wandb")
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    names = [*SHORT, "logger=[default,mlflow,wandb]", "logger.wandb.offline=true"]
-    names += [f"logger.mlflow.tracking_uri={store}"]
+    places = ["logger.wandb.offline=true", f"logger.mlflow.tracking_uri={store}"]
     for run in ("one", "two"):  # in one process, as a sweep has them
-        train(composed(names), tmp_path / run)
-    result = train(composed([f"resume={tmp_path / 'one'}", "trainer.max_epochs=3"]))
+        train(composed([*SHORT, "logger=[default,mlflow,wandb]", *places]), tmp_path / run)
+    result = train(composed([f"resume={tmp_path / 'one'}", "trainer.max_epochs=3", *places]))
 
     wanted = best(result)
     (shown,) = in_tensorboard(tmp_path / "one")
@@ -169,6 +168,13 @@ def test_all_at_once_log_the_same_and_continue(tmp_path: Path) -> None:
     assert summary["best/epoch"] == result["monitor"]["epoch"]
     (other,) = (tmp_path / "two/wandb").glob("offline-run-*/*.wandb")
     assert in_wandb(other)[0] not in ("", name)
+
+
+@pytest.mark.parametrize("option", ["none", "[none]", "tensorboard", "[csv,tensorboard]"])
+def test_a_resumed_run_logs_where_it_did(tmp_path: Path, option: str) -> None:
+    cfg = composed([*SHORT, f"logger={option}"])
+    train(cfg, tmp_path)
+    assert composed([f"resume={tmp_path}", "trainer.max_epochs=3"]).logger == cfg.logger
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"mlflow": "x"}'])

@@ -384,7 +384,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's own
         crash(names, tmp_path / "run", "on_train_batch_end", 6, monkeypatch)
-        resume(tmp_path / "run")
+        resume(tmp_path / "run", names[-1])
         client = mlflow.MlflowClient(store)
         (logged,) = client.search_runs([client.get_experiment_by_name("quartet").experiment_id])
         history = client.get_metric_history(logged.info.run_id, "train/loss")
@@ -398,7 +398,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path) -> None:
     names = [*TINY, "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1"]
     finish(*names, f"hydra.run.dir={tmp_path / 'run'}")
     told = (tmp_path / "run/loggers.json").read_text()
-    finish(f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    finish(f"resume={tmp_path / 'run'}", "trainer.max_epochs=2", names[-2])
     assert (tmp_path / "run/loggers.json").read_text() == told
     name = json.loads(told)["wandb"]["id"]
     sessions = list((tmp_path / "run/wandb").glob("offline-run-*"))

@@ -159,7 +159,9 @@ def resume_config(directory: str | Path, overrides: Sequence[str]) -> DictConfig
     if problems := [Problem(group, message, options[group]) for group in options if group in fixed]:
         raise ConfigError(*problems)
     recorded = to_container(cfg.get("logger"), resolve=False)
-    logger = options.get("logger") or str(read_choices(directory).get("logger") or "default")
+    # Of a list of options Hydra keeps none; a logger is named as its option is.
+    named = ",".join(name for name in recorded if is_option("logger", name)) or "none"
+    logger = str(options.get("logger") or read_choices(directory).get("logger") or f"[{named}]")
     if not is_option("logger", logger):
         message = "conf/logger has no such option. Name one, logger=csv."
         raise ConfigError(Problem("logger", message, logger))

@@ -1,7 +1,7 @@
 """Overrides as text, names of groups, ranges of a search. Without torch."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,11 @@ JOB_OVERRIDE = re.compile(
 )
 # Keys that say where something is written, or to whom it is sent.
 PLACE = re.compile(r"logger\.|callbacks\..*(dirpath|filename)|data\.dir$|trainer\.profiler")
+
+
+def find_places(overrides: Iterable[str]) -> list[str]:
+    """The overrides that name places, which a resumed run does not take from its record."""
+    return [each for each in overrides if PLACE.match(key_of(each))]
 
 
 def is_plain(override: str) -> bool:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from quartet.config.overrides import quote
+from quartet.config.overrides import find_places, quote
 from quartet.core.files import remove_empty_directories, try_lock, unlock
 from quartet.core.problems import abort
 from quartet.core.processes import shutdown
@@ -218,9 +218,10 @@ class Program:
     def line(self, job: Job) -> list[str]:
         """The command line that begins or resumes a job."""
         begin = [*self.flags, *job.overrides, f"hydra.run.dir={quote(job.directory)}"]
-        arguments = resume_overrides(job)[:1] or begin  # its record has its overrides
+        if resumed := resume_overrides(job)[:1]:  # its record has its overrides, but for places
+            begin = [*resumed, *find_places(job.overrides)]
         number = [f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
-        return [*self.command, *arguments, *number]
+        return [*self.command, *begin, *number]
 
 
 def make_program(config: DictConfig) -> Program:
