@@ -291,7 +291,7 @@ JOBS = {
 
 FOLDERS = {"mapped": "stream", "sharded": "stream", "linear_probe": "simclr"}
 # A task of its own, several optimizers, a stream: with these each feature is tried at every push, and
-# with the others in the slow tests. All are trained and resumed at every push.
+# with the others in the slow tests. All are trained at every push.
 QUICK = ("segmentation", "gan", "sharded")
 of_quick_jobs = pytest.mark.parametrize("job", marked(JOBS, QUICK), indirect=True)
 
@@ -396,6 +396,7 @@ def train_by_hand(model: nn.Module, loss: Callable[..., Tensor], run: Run) -> No
                 (warmup if step <= ramp else cosine).step()
 
 
+@of_quick_jobs
 def test_resumed_run_is_the_uninterrupted_one(
     job: Job, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,7 +215,7 @@ def test_the_most_wrong_is_the_least_probable_truth() -> None:
 # Whose pictures
 
 
-@pytest.mark.parametrize("part", ["test", "val"])
+@pytest.mark.parametrize("part", ["test", pytest.param("val", marks=pytest.mark.slow)])
 def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
     command: Callable[..., int], tmp_path: Path, part: str
 ) -> None:

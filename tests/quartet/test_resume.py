@@ -478,7 +478,11 @@ def test_signal_ends_a_training_where_it_can_go_on_exactly(
 # Ends of a training: by steps, where a validation is scheduled and where not, and by epochs.
 @pytest.mark.parametrize("end", ["max_steps=8", "max_steps=6", "check_val_every_n_epoch=2"])
 @pytest.mark.parametrize(
-    "place", ["on_train_batch_end", "on_validation_batch_start", "on_validation_end"]
+    "place",
+    [
+        *("on_train_batch_end", "on_validation_end"),
+        pytest.param("on_validation_batch_start", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("error", [pytest.param(CrashAt, marks=pytest.mark.slow), SignalAt])
 def test_last_validation_goes_on_exactly(

@@ -37,6 +37,7 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any], atol: float) -
         torch.testing.assert_close(value, expected[name], rtol=0, atol=atol, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_weights_each_train_as_one(tmp_path: Path) -> None:
     quieten()
     options = [*RUN, "optimizer=momentum"]

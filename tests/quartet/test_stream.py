@@ -362,10 +362,10 @@ def slow_but(kind: str, places: Sequence[int]) -> list[Any]:
 @pytest.mark.parametrize(
     ("kind", "hook", "number"),
     [
-        *slow_but("unknown", range(len(PLACES))),
+        *slow_but("unknown", [2, 3]),
         *slow_but("known", [2]),
-        *slow_but("counted rows", [2]),
-        *slow_but("rows", [1, 2]),
+        *slow_but("counted rows", [5]),
+        *slow_but("rows", [1]),
     ],
 )
 def test_training_goes_on_exactly_from_every_place(

@@ -16,7 +16,7 @@ SLIPS = [
     ("trainer.max_epoch=3", r"did you mean trainer\.max_epochs\?$"),
     ("scheduler=cosine scheduler.tmax=3", r"no such key; did you mean scheduler\.T_max\?$"),
     ("optimizer.momentm=1", r"there are .*\blr, betas, .* \+optimizer\.momentm=1 gives the class"),
-    ("foo=1", r"^foo=1: there is no such key; there are directory, seed, .* 5 more\.$"),
+    ("foo=1", r"^foo=1: there is no such key; there are directory, seed, .* 6 more\.$"),
     ("~optimizer.foo", r"^~optimizer\.foo: there is no such key; there are .* search\.$"),
     ("callbacks=[ema,swap]", r"^callbacks=swap: there is no such option; did you mean swa\?$"),
     ("data/task=regresion", r"^data/task=regresion: .*did you mean regression\?$"),
