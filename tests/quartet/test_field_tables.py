@@ -807,7 +807,15 @@ def test_what_is_read_of_random_tables_is_what_pandas_reads(tmp_path: Path) -> N
     assert min(counts.values()) > 500, counts
 
 
-# Speed
+# Speed and memory
+
+
+def test_numbers_of_a_block_are_one_array_and_so_leave_no_holes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c\n1,2,x\n3,,y\n")
+    file = TableFile(tmp_path / "t.csv", Format())
+    (chunk,) = file.chunks(["a", "c", "b"])
+    assert chunk["a"].base is chunk["b"].base
+    assert repr([chunk[name].tolist() for name in "abc"]) == "[[1.0, 3.0], [2.0, nan], ['x', 'y']]"
 
 
 AWKWARD = {

@@ -318,23 +318,21 @@ class TableFile:
                 if others := {place for place in numeric if not is_plain(frame[place])}:
                     numeric -= others
                     frame = read(block)
-                yield {
-                    name: frame[place].to_numpy(np.float64 if place in numeric else object)
-                    for name, place in places.items()
-                }
+                yield columns_of(frame, places, numeric)
 
     def _read_parquet(self, places: Mapping[str, int], texts: Collection[str]) -> Iterator[Chunk]:
         """Yields the rows of a parquet file."""
         for frame, _ in islice(read_parquet(self.path), 1, None):
-            block: Chunk = {}
-            for name, place in places.items():
-                column = frame.iloc[:, place]
-                if name in texts or not is_plain(column):
-                    known = column.astype(object).where(column.notna(), "")
-                    block[name] = to_texts(map(str, known))
-                else:
-                    block[name] = column.to_numpy(np.float64)
-            yield block
+            frame.columns = pd.RangeIndex(frame.shape[1])
+            numeric = {
+                place
+                for name, place in places.items()
+                if name not in texts and is_plain(frame[place])
+            }
+            for place in {*places.values()} - numeric:
+                known = frame[place].astype(object).where(frame[place].notna(), "")
+                frame[place] = pd.Series(to_texts(map(str, known)), dtype=object)
+            yield columns_of(frame, places, numeric)
 
     def _rows(self) -> Generator[tuple[int, list[str]], None, None]:
         """Yields the number of each line, and its values."""
@@ -571,6 +569,18 @@ def read_parquet(path: Path) -> Iterator[tuple[pd.DataFrame, list[str]]]:
         for batch in chain([file.schema_arrow.empty_table()], batches):
             kept = batch.select(places)
             yield kept.to_pandas(integer_object_nulls=True, ignore_metadata=True), names
+
+
+def columns_of(frame: pd.DataFrame, places: Mapping[str, int], numeric: Collection[int]) -> Chunk:
+    """Returns columns of a frame; those of numbers in one array, whose memory is freed as a whole."""
+    numbers = np.empty((len(numeric), len(frame)))
+    rows = dict(zip(numeric, numbers, strict=True))
+    for place, row in rows.items():
+        row[:] = frame[place]
+    return {
+        name: rows[place] if place in rows else frame[place].to_numpy(object)
+        for name, place in places.items()
+    }
 
 
 def are_plain(numbers: Floats) -> bool:
