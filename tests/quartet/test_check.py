@@ -763,7 +763,7 @@ def test_flaws_of_all_columns_come_at_once(tmp_path: Path) -> None:
     first, *others, last = map(str, refusal.value.problems)
     assert "column 'who' is text with 280 different values in the training part, more" in first
     assert [each.split("'")[1] for each in others] == names[:7]
-    assert last.endswith(f"to leave all 11 columns out, data.drop=[who,{','.join(names)}].")
+    assert last.endswith(f"to leave these 11 columns out, data.drop=[who,{','.join(names)}].")
 
 
 # What must pass

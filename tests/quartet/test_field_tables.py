@@ -454,7 +454,7 @@ def test_a_column_that_tells_the_target_is_told(
     tmp_path: Path, column: list[str], target: list[str], task: str
 ) -> None:
     notes = load(tmp_path, table("x,told,y", X, column, target), task=task).notes
-    assert any("told of the inputs tells the target by itself" in note for note in notes)
+    assert any("the target follows from told alone" in note for note in notes)
     assert "data.drop=[told]" in notes[-1]
     assert not any("x of" in note for note in notes)
 

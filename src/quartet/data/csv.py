@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from quartet.core.messages import format_value, shorten, suggest_name
+from quartet.core.messages import format_value, join_or, shorten, suggest_name
 from quartet.data.split import Fold, Hashes, IntArray, Parts, Rows, assemble, find_duplicates, split
 from quartet.data.table import (
     MISSING,
@@ -473,7 +473,7 @@ def _fit_encoding(
             first.add_note(str(other))  # a problem of its own
         if others:
             all_out = spell("drop", *lists["drop"], *refused)
-            first.add_note(f"to leave all {len(refused)} columns out, {all_out}.")
+            first.add_note(f"to leave these {len(refused)} columns out, {all_out}.")
         raise first
     if not encoding["numeric"] and not encoding["categories"]:
         raise ValueError(
@@ -713,7 +713,7 @@ def _find_answers(
             telling.append(name)
     if telling:
         way_out = f"if it would not be known beforehand, leave it out, {spell('drop', *telling)}"
-        cautions.append(f"{shorten(telling)} of the inputs tells the target by itself; {way_out}")
+        cautions.append(f"the target follows from {join_or(telling)} alone; {way_out}")
     return cautions
 
 
