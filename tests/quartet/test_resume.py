@@ -1001,14 +1001,15 @@ def plain(optimizer: str, scheduler: str) -> bool:
 
 
 @pytest.mark.slow
-def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
-    """At least 20 kills: every optimizer and every scheduler, of some runs two."""
+@pytest.mark.parametrize("share", range(4))
+def test_processes_killed_at_random_go_on_exactly(tmp_path: Path, share: int) -> None:
+    """At least 20 kills in all: every optimizer and every scheduler, of some runs two."""
     paint(tmp_path / "pictures", dark=20, light=20)
-    place = random.Random(0)
+    place = random.Random(share)
     kills = 0
-    for index, (optimizer, scheduler) in enumerate(PAIRS):
-        more = list(MORE[index % 4])
-        if index % 4 == 2:
+    for index, (optimizer, scheduler) in list(enumerate(PAIRS))[share::4]:
+        more = list(MORE[share])
+        if share == 2:
             more = [x.replace("PICTURES", str(tmp_path / "pictures")) for x in [*more, *PICTURES]]
         if plain(optimizer, scheduler):
             more = [x for x in more if "warmup" not in x and "accumulate" not in x]
@@ -1019,7 +1020,7 @@ def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
         whole, run = tmp_path / f"whole-{index}", tmp_path / f"run-{index}"
         train(composed(names), whole)
         kills += kill(run, *names, number=place.randint(1, 20), delay=place.uniform(0, 0.02))
-        if index % 2:
+        if index // 4 % 2:
             resume(run)
         else:
             process = start(f"resume={run}")
@@ -1029,8 +1030,8 @@ def test_processes_killed_at_random_go_on_exactly(tmp_path: Path) -> None:
             process.communicate()
             finish(f"resume={run}")
         assert_same(whole, run)
-    print(f"{kills} kills of {len(PAIRS)} runs")
-    assert kills >= 20
+    print(f"{kills} kills of {len(PAIRS[share::4])} runs")
+    assert kills >= 5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
