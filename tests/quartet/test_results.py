@@ -144,6 +144,26 @@ def test_a_value_that_was_not_given_is_looked_up(tmp_path: Path) -> None:
     assert sorted(results.knobs) == ["optimizer", "optimizer.lr"]
 
 
+def test_a_run_resumed_for_longer_is_a_setting_of_its_own(tmp_path: Path) -> None:
+    for seed in range(3):
+        run = made_run(tmp_path / str(seed), ["trainer.max_epochs=3", f"seed={seed}"], 0.1 + seed)
+        starts = [(run / ".hydra", 3, None), (run / ".hydra/resume-1", 3, None)]
+        starts += [(run / ".hydra/resume-2", 20, {"hours": 1})] if seed == 0 else []
+        for folder, epochs, time in starts:
+            folder.mkdir(exist_ok=True)
+            config = {"trainer": {"max_epochs": epochs, "max_time": time}}
+            (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    results = read([tmp_path])
+    assert results.knobs == ["trainer.max_epochs", "trainer.max_time"]
+    assert list(results.jobs["trainer.max_epochs"]) == [20, 3, 3]
+    assert rank(results, "val/loss")["mean"].tolist() == pytest.approx([0.1, 1.6])
+    assert results.jobs["command"].tolist() == [
+        "python train.py seed=0 trainer.max_epochs=20 'trainer.max_time={hours: 1}'",
+        "python train.py trainer.max_epochs=3 seed=1",
+        "python train.py trainer.max_epochs=3 seed=2",
+    ]
+
+
 def test_a_knob_that_some_jobs_do_not_have_keeps_their_rows(tmp_path: Path) -> None:
     made_run(tmp_path / "0", ["optimizer=sgd", "optimizer.momentum=0.9"], 0.3)
     made_run(tmp_path / "1", ["optimizer=adam"], 0.2)

@@ -25,6 +25,7 @@ from quartet.config.overrides import NAMES, find_groups, is_option, key_of, quot
 from quartet.core.files import CONF, PROJECTS
 from quartet.core.problems import ConfigError, Problem
 from quartet.records.run_directory import (
+    LENGTH,
     find_outside_links,
     flatten,
     is_filled,
@@ -74,7 +75,6 @@ VARIABLE = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")
 PROFILERS = (None, "simple", "advanced", "pytorch")
 
 # What may change when a run continues: its length and how it is watched, nothing else.
-LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 CHANGEABLE = (
     *("resume", "check", "pictures", "directory", *LENGTH, "callbacks", "logger"),
     *("data.num_workers", "data.eval_batch_size", "data.dir"),

@@ -22,6 +22,7 @@ from quartet.core.messages import redact
 log = logging.getLogger(__name__)
 
 RUN_FILES = ("result.json", ".hydra", "checkpoints", "metrics.csv")  # that show a run
+LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # of a training
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lightning", "hydra-core", "numpy")
 
 

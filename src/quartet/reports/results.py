@@ -21,8 +21,10 @@ from quartet.config.overrides import NAMED_GROUPS
 from quartet.core.files import CONF
 from quartet.core.messages import join_and
 from quartet.records.run_directory import (
+    LENGTH,
     flatten,
     initial_result,
+    list_configs,
     load_result,
     read_file,
     split_part,
@@ -196,7 +198,10 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def overrides_of(run: Path) -> list[str]:
-    """Overrides of the run's command line, without those of the sweep alone."""
+    """Overrides of the run's command line, without those of the sweep alone.
+
+    The length is that of the last resume, if it has changed.
+    """
     overrides: Any = []
     if (path := run / ".hydra" / "overrides.yaml").exists():
         overrides = read_file(path) or []
@@ -204,7 +209,14 @@ def overrides_of(run: Path) -> list[str]:
         overrides = select(read_file(path), "hydra.overrides.task") or []
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
         raise ValueError(f"{path}: holds no list of overrides.")
-    return [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
+    given = [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
+    if len(starts := list_configs(run)) > 1:
+        first, last = read_file(starts[0]), read_file(starts[-1])
+        changed = {k: select(last, k) for k in LENGTH if select(last, k) != select(first, k)}
+        given = [each for each in given if split(each)[0] not in changed]
+        for key, value in changed.items():
+            given.append(f"{key}=" + ("null" if value is None else str(value).replace("'", "")))
+    return given
 
 
 def map_experiments(names: Iterable[str]) -> dict[str, None]:
