@@ -5,6 +5,7 @@ Inputs are small and of our own; each test names the right value, which once cam
 
 import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import hydra
 import numpy as np
@@ -454,6 +456,7 @@ def test_files_are_told_apart_by_content_or_size(tmp_path: Path) -> None:
     (tmp_path / "a/gone").unlink()
     assert identify() == before
     (tmp_path / "a/b/1.bin").write_bytes(b"two")
+    os.utime(tmp_path / "a/b/1.bin", (0, 0))  # clocks of file systems are coarse
     assert identify() != before
     (tmp_path / "a/b/1.bin").write_bytes(b"one")
     assert identify() == before
@@ -471,6 +474,28 @@ def test_files_are_told_apart_by_content_or_size(tmp_path: Path) -> None:
     assert identify() != before
     assert identify_files([]) is None
     assert identify_files(["hf://owner/name", str(tmp_path / "missing")]) is None
+
+
+def test_result_tells_whether_the_file_of_a_table_has_changed_however_it_is_divided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened = Mock(side_effect=hashlib.file_digest)
+    monkeypatch.setattr(hashlib, "file_digest", opened)
+
+    def files_of(*words: str, end: str = "") -> Any:
+        Path("t.csv").write_text(
+            "a,y\n" + "".join(f"{i % 7},{'no' if i % 3 else 'yes'}\n" for i in range(60)) + end
+        )
+        os.utime("t.csv", (len(end), 0))
+        names = ["data=csv", "data.path=t.csv", "data.target=y", "model=linear", *SHORT, *words]
+        return train(composed(names))["data_files"]
+
+    divisions = ["data.split_seed=1", "data.val_fraction=0.3", "seed=3", "data.folds=3 data.fold=1"]
+    assert {files_of(*words.split()) for words in ["", *divisions]} == {files_of()}
+    assert opened.call_count == 1
+    assert files_of(end="3,no\n") not in (files_of(), None)
+    assert train(composed(["data=digits", "model=linear", *SHORT]))["data_files"] is None
 
 
 def test_pictures_that_are_in_two_parts_are_told(tmp_path: Path) -> None:

@@ -232,6 +232,27 @@ def test_what_cannot_be_compared_is_said(
 
 
 @pytest.mark.parametrize(
+    ("files", "paths", "said"),
+    [
+        (["a", "a", "b"], ["u", "u", "u"], True),
+        ([None, "a", "b"], ["u", "u", "u"], True),
+        ([None, "a", None], ["u", "u", "u"], False),  # some are of an older version
+        (["a", "a", "b"], ["u", "u", "v"], False),  # of which another caution speaks
+    ],
+)
+def test_files_of_the_data_that_have_changed_are_told(
+    tmp_path: Path, files: list[str | None], paths: list[str], said: bool
+) -> None:
+    for seed, (file, path) in enumerate(zip(files, paths, strict=True)):
+        run = made_run(tmp_path / str(seed), ["data=csv", f"data.path={path}", f"seed={seed}"])
+        result = json.loads((run / "result.json").read_text()) | {"data_files": file}
+        (run / "result.json").write_text(json.dumps(result))
+    results = read([tmp_path])
+    found = "files of the data have changed between these jobs, so val/loss is not of the same"
+    assert (found in summary(results)) == said
+
+
+@pytest.mark.parametrize(
     ("logged", "config", "said"),
     [
         (["val/kl", "val/f1"], LOSS, "compare one that does, such as monitor.metric=val/f1."),
@@ -265,6 +286,7 @@ BOMB = "a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
         ("result.json", b'{"status": "finished", "monitor": "val/loss"}'),
         ("result.json", b'{"status": "finished", "monitor": {"best": "0.1"}}'),
         ("result.json", b'{"status": "finished", "metrics": {"val/loss": {}}}'),
+        ("result.json", b'{"status": "finished", "data_files": []}'),
         ("result.json", b"[" * 100_000),
         (".hydra/overrides.yaml", b"a: b"),
         (".hydra/overrides.yaml", b"[1, [a]]"),

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -409,10 +410,19 @@ def hash_files(files: Iterable[Path], root: Path | None, with_content: bool) -> 
         name = str(file)[start:] if root else ""
         digest.update(f"{name}/{file_size(file)}".encode(errors="replace"))
         if with_content:
-            with suppress(OSError), file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "blake2b").digest())
+            with suppress(OSError):
+                digest.update(
+                    hash_content(file.absolute(), file_size(file), file.stat().st_mtime_ns)
+                )
         numbers.append(int.from_bytes(digest.digest(), "little"))
     return np.array(numbers, dtype=np.uint64)
+
+
+@lru_cache(4096)
+def hash_content(file: Path, size: int, changed: int) -> bytes:
+    """Returns a digest of what a file holds, which is cached for its size and its time of change."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "blake2b").digest()
 
 
 def file_size(file: Path) -> int:

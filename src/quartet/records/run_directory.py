@@ -94,6 +94,8 @@ def is_result(content: Any) -> bool:
     """Whether the entries have the types that `write_result` gives them, or are left out."""
     if not isinstance(content, dict) or not isinstance(content.get("status"), str):
         return False
+    if not isinstance(content.get("data_files"), str | None):
+        return False
     for group in ("monitor", "metrics", "seconds", "error", "checkpoints", "choices"):
         entries = content.get(group) or {}
         if not isinstance(entries, dict):
@@ -155,6 +157,7 @@ def initial_result(cfg: Any = None) -> dict[str, Any]:
         "checkpoints": {"best": None, "last": None},
         "choices": {},
         "seed": None,
+        "data_files": None,  # a fingerprint of those that the settings of the data name
         "seconds": {"fit": None, "total": None},
         "samples_per_second": None,
         "error": None,

@@ -34,7 +34,7 @@ from quartet.records.sweep import REPEATED, Table
 # Columns of results.csv beside the overrides and the metrics.
 FIRST = ["job", "status", "reason"]
 LAST = ["monitor", "mode", "best", "epoch", "epochs", "fit_seconds", "seconds"]
-FULL = ["command", "directory"]
+FULL = ["command", "directory", "data_files"]
 OWN = {*FIRST, *LAST, *FULL}
 # Overrides that say which rows are in which part.
 DIVISIONS = tuple(
@@ -191,6 +191,7 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
         **{key: value for key, value in result["metrics"].items() if key not in OWN},
         "command": shlex.join(["python", "train.py", *task]),
         "directory": nearest(run),
+        "data_files": result["data_files"],
     }
     if "seed" not in given and result["status"]:
         given["seed"] = str(result["seed"])
@@ -372,6 +373,14 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
         found.append(
             f"{' and '.join(data)} differs between these jobs: {metric} on one data set says little "
             "about another; compare within each."
+        )
+    places: Any = [key for key in jobs if re.fullmatch(r"data(\..*path)?", str(key))]
+    files = jobs.groupby(places or (lambda _: 0), dropna=False)["data_files"]
+    if (files.nunique() > 1).any():
+        found.append(
+            f"the files of the data have changed between these jobs, so {metric} is not of the same data "
+            "in all of them; train all of them in a new hydra.sweep.dir, or compare within each "
+            "value of data_files in results.csv."
         )
     if divided:
         found.append(
