@@ -63,19 +63,15 @@ class WeightedCrossEntropy(nn.Module):
                 "multiclass tasks, a regression wants mse and a ranking ranknet."
             )
         self.num_classes = num_classes
-        self.balanced = isinstance(weight, str)
-        if isinstance(weight, str):
-            if weight != "balanced":
-                raise ValueError(
-                    f"weight must be balanced or a list of {num_classes} numbers, got {weight!r}."
-                )
+        self.balanced = weight == "balanced"
+        if self.balanced:
             self.register_buffer("weight", torch.zeros(num_classes))
+        elif isinstance(weight, str) or len(weight) != num_classes:
+            raise ValueError(
+                f"weight must have one number for each of the {num_classes} classes, got {weight!r}; "
+                "balanced computes them from the training targets."
+            )
         else:
-            if len(weight) != num_classes:
-                raise ValueError(
-                    f"weight must have one number for each of the {num_classes} classes, got "
-                    f"{len(weight)}; balanced computes them from the training targets."
-                )
             self.register_buffer("weight", _class_weights("weight", weight))
         self._is_set = not self.balanced
         self.register_load_state_dict_post_hook(_mark_as_set)  # type: ignore[no-untyped-call]
@@ -93,16 +89,12 @@ class WeightedCrossEntropy(nn.Module):
         """
         if not self.balanced:
             return
-        if targets.ndim != 1 or targets.dtype != torch.int64 or targets.numel() == 0:
+        are_indices = targets.ndim == 1 and targets.dtype == torch.int64 and targets.numel()
+        if not are_indices or not 0 <= targets.min() <= targets.max() < self.num_classes:
+            most = f" up to {targets.max()}" if are_indices else ""
             raise ValueError(
-                f"targets must be int64 class indices (samples,), got {_describe(targets)}; "
-                "weighted_cross_entropy is for multiclass tasks."
-            )
-        lowest, highest = int(targets.min()), int(targets.max())
-        if lowest < 0 or highest >= self.num_classes:
-            raise ValueError(
-                f"targets must lie in 0 to {self.num_classes - 1}, got {lowest} to {highest}; "
-                "correct num_classes or the data."
+                f"targets must be int64 class indices (samples,) in 0 to {self.num_classes - 1}, got "
+                f"{_describe(targets)}{most}; correct num_classes or the data."
             )
         counts = torch.bincount(targets, minlength=self.num_classes)
         absent = (counts == 0).nonzero().flatten().tolist()
@@ -122,13 +114,14 @@ class WeightedCrossEntropy(nn.Module):
                 f"{_describe(outputs)}; correct the model's outputs or num_classes."
             )
         if not self._is_set:
-            raise RuntimeError(
-                "the balanced weights are not set; call fit(train_targets) before the first batch, or "
-                "give weight as a list."
-            )
+            raise RuntimeError("the balanced weights are not set; call fit(train_targets) first.")
         return F.cross_entropy(
             outputs, targets, weight=self.weight, label_smoothing=self.label_smoothing
         )
+
+    def divisor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Returns what the mean divides by: the sum of the weights."""
+        return self.weight[targets].sum()
 
 
 class WeightedBCE(nn.Module):
@@ -193,16 +186,13 @@ class FocalLoss(nn.Module):
         super().__init__()
         if not gamma >= 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}; 0 gives cross-entropy.")
-        self.gamma = gamma
-        if alpha is None:
-            weights = None
-        elif isinstance(alpha, Sequence):
+        self.gamma, weights = gamma, None
+        if isinstance(alpha, Sequence):
             weights = _class_weights("alpha", alpha)
-        else:
+        elif alpha is not None:
             if not 0 < alpha < 1:
                 raise ValueError(
-                    f"alpha must lie between 0 and 1, got {alpha}; it is the weight of the positives, "
-                    "null weighs both alike."
+                    f"alpha must lie between 0 and 1, got {alpha}; null weighs both alike."
                 )
             weights = torch.tensor(float(alpha))
         self.register_buffer("alpha", weights, persistent=False)
@@ -279,11 +269,13 @@ class RankNetLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor, indexes: Tensor) -> Tensor:
         _check_ranking("ranknet", outputs, targets, indexes)
         scores, relevances, is_document = _pad_queries(outputs, targets, indexes)
-        differences = scores.unsqueeze(2) - scores.unsqueeze(1)
-        is_pair = relevances.unsqueeze(2) > relevances.unsqueeze(1)
-        is_pair &= is_document.unsqueeze(2) & is_document.unsqueeze(1)
-        losses = F.softplus(-self.sigma * differences[is_pair])
+        is_pair = _find_pairs(relevances, is_document)
+        losses = F.softplus(-self.sigma * (scores.unsqueeze(2) - scores.unsqueeze(1))[is_pair])
         return losses.sum() / max(losses.numel(), 1)
+
+    def divisor(self, outputs: Tensor, targets: Tensor, indexes: Tensor) -> Tensor:
+        """Returns what the mean divides by: the number of pairs."""
+        return _find_pairs(*_pad_queries(outputs, targets, indexes)[1:]).sum()
 
 
 class ListNetLoss(nn.Module):
@@ -306,8 +298,11 @@ class ListNetLoss(nn.Module):
         wanted = relevances.masked_fill(~is_document, -torch.inf).softmax(dim=1)
         given = scores.masked_fill(~is_document, -torch.inf).log_softmax(dim=1)
         # The padding is 0 * -inf, which is not a number.
-        losses = -(wanted * given.masked_fill(~is_document, 0)).sum(dim=1)
-        return losses.mean()
+        return -(wanted * given.masked_fill(~is_document, 0)).sum(dim=1).mean()
+
+    def divisor(self, outputs: Tensor, targets: Tensor, indexes: Tensor) -> Tensor:
+        """Returns what the mean divides by: the number of queries."""
+        return torch.ones_like(indexes.unique()).sum()
 
 
 def _pad_queries(
@@ -326,15 +321,20 @@ def _pad_queries(
     return pad(outputs), pad(targets), is_document
 
 
+def _find_pairs(relevances: Tensor, is_document: Tensor) -> Tensor:
+    """Whether document i is more relevant than document j, ``(queries, documents, documents)``."""
+    is_pair = relevances.unsqueeze(2) > relevances.unsqueeze(1)
+    return is_pair & is_document.unsqueeze(2) & is_document.unsqueeze(1)
+
+
 def _class_weights(argument: str, weights: Sequence[float]) -> Tensor:
     if not weights or not all(weight > 0 for weight in weights):
         raise ValueError(f"{argument} must hold positive numbers, got {list(weights)}.")
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def _mark_as_set(loss: nn.Module, _: Any) -> None:
-    if isinstance(loss, WeightedCrossEntropy):
-        loss._is_set = bool((loss.weight > 0).all())
+def _mark_as_set(loss: Any, _: Any) -> None:
+    loss._is_set = bool((loss.weight > 0).all())
 
 
 def _is_multiclass(outputs: Tensor, targets: Tensor) -> bool:

@@ -1298,6 +1298,37 @@ def test_class_weights_go_with_smoothing() -> None:
 # Metrics and batches
 
 
+TASK_DATA = {
+    "multiclass": ["data=wine"],
+    "binary": ["data=breast_cancer"],
+    "regression": ["data=diabetes"],
+    "ranking": ["data=ranking", "data.path=ragged", "data.test_fraction=0.6"],
+}
+LOSSES = [
+    *([f"loss={option}"] for option in options("loss") if option != "none"),
+    ["loss=weighted_cross_entropy", "loss.label_smoothing=0.2"],
+    ["loss=cross_entropy", "loss.ignore_index=1"],
+]
+
+
+@pytest.mark.parametrize("words", LOSSES, ids=" ".join)
+def test_the_loss_of_a_part_does_not_depend_on_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    letor(tmp_path / "ragged", [2, 9, 1, 5, 3, 7, 2, 12, 4, 3, 2, 6, 5, 2, 8] * 4)
+    tasks = composed(words).loss.tasks
+    found = []
+    for size in (1, 7, 1024):
+        more = [*TASK_DATA[tasks[0]], "model=linear", f"data.eval_batch_size={size}"]
+        run = build(composed([*words, *more, "trainer=cpu"]))
+        if hasattr(run.module.loss, "fit"):
+            run.module.loss.fit(run.data.parts.train.tensors[1])
+        (figures,) = run.trainer.test(run.module, run.data, verbose=False)
+        found.append(figures["test/loss"])
+    assert found == pytest.approx([found[-1]] * 3, rel=1e-5)
+
+
 def test_metrics_that_agree_once_are_not_merged(tmp_path: Path) -> None:
     """Two thresholds give the same recall in the first epoch, and later another."""
     node = "{_target_: torchmetrics.Recall, task: binary, threshold: %s}"

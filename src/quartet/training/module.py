@@ -20,6 +20,7 @@ from quartet.compat import get_trainer, is_last_batch_done
 from quartet.compat.lightning_loop import count_epoch_steps, count_steps
 from quartet.core.messages import closest_name, join_and
 from quartet.core.problems import TrainingError
+from quartet.data import nest
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task
 from quartet.training.metric_buffer import MetricBuffer
@@ -28,6 +29,7 @@ from quartet.training.schedule import Schedule
 log = logging.getLogger(__name__)
 
 NO_EXTRAS: Mapping[str, Any] = MappingProxyType({})
+DIVISOR = "divisor of the loss"  # stands among the losses of a batch
 
 
 class NonFiniteLossError(TrainingError):
@@ -296,9 +298,30 @@ class Module(LightningModule):
         """
         if self.loss is None:
             return model_losses(outputs)
-        if self.loss_extras is not None:
-            extras = {name: extras[name] for name in self.loss_extras if name in extras}
-        return self.loss(outputs, targets, **extras)
+        return self.loss(outputs, targets, **self._extras_of_loss(extras))
+
+    def _extras_of_loss(self, extras: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.loss_extras is None:
+            return extras
+        return {name: extras[name] for name in self.loss_extras if name in extras}
+
+    def _divisor(self, outputs: Any, targets: Any, extras: Mapping[str, Any]) -> Tensor | None:
+        """Returns what the loss of a batch divides by, where that may not be the number of samples.
+
+        The mean over an epoch depends on it. A loss of a project's own has a method `divisor`.
+        """
+        if hasattr(self.loss, "divisor"):
+            found: Tensor = self.loss.divisor(outputs, targets, **self._extras_of_loss(extras))
+            return found
+        if (
+            not isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss)
+            or self.loss.reduction != "mean"
+            or not isinstance(targets, Tensor)
+            or targets.is_floating_point()
+        ):
+            return None
+        kept, weight = targets != self.loss.ignore_index, self.loss.weight
+        return kept.sum() if weight is None else (weight[targets.where(kept, 0)] * kept).sum()
 
     def record(
         self,
@@ -337,6 +360,11 @@ class Module(LightningModule):
                 "self.record needs the targets of the batch, or its number of samples, size=N."
             )
             raise TrainingError(message)
+        if stage != "train" and isinstance(loss, Tensor) and targets is not None:
+            divisor = self._divisor(outputs, targets, extras)
+            if divisor is not None:  # without any the mean is NaN
+                share = divisor / (nest.size(targets) if size is None else size)
+                loss = {"loss": (loss * share).where(divisor > 0, 0), DIVISOR: share}
         buffers[stage].append(loss, outputs, targets, extras, size)
 
     def on_train_epoch_start(self) -> None:
@@ -415,6 +443,8 @@ class Module(LightningModule):
             share = sums.get(name, torch.zeros(2)).to(self.device)
             total, samples = self.trainer.strategy.reduce(share, reduce_op="sum")
             means[f"{stage}/{name}"] = total / samples
+        if (share := means.pop(f"{stage}/{DIVISOR}", None)) is not None:
+            means[f"{stage}/loss"] /= share
         loss = means.get("val/loss")
         if loss is not None and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
             self.stop_non_finite(f"the validation loss became {loss.item()} at the end")
