@@ -252,6 +252,18 @@ def test_files_of_the_data_that_have_changed_are_told(
     assert (found in summary(results)) == said
 
 
+def test_jobs_of_a_setting_that_share_a_fold_or_seed_are_told(tmp_path: Path) -> None:
+    for number in range(12):
+        lr, fold, seed = number // 6, number % 3, number // 3 % 2
+        given = [f"optimizer.lr={lr}", f"data.fold={fold}", f"seed={seed}"]
+        for name in ("crossed", "apart")[: 1 + (lr == seed)]:  # apart: a seed of its own for each
+            made_run(tmp_path / name / str(number), given, 0.5 + number)
+    words = summary(read([tmp_path / "crossed"]))
+    assert "a setting has 2 values of seed and 3 values of data.fold: jobs that share one" in words
+    assert " jobs\n" in words
+    assert "Caution" not in summary(read([tmp_path / "apart"]))
+
+
 @pytest.mark.parametrize(
     ("logged", "config", "said"),
     [

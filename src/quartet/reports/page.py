@@ -77,13 +77,13 @@ def summary(results: Results, most: int = 5) -> str:
             {
                 "setting": [setting(row, results.knobs) for row in rows],
                 metric: list(map(plus_minus, rows)),
-                "folds" if "data.fold" in jobs else "seeds": list(map(seeds, rows)),
+                repeats(jobs): list(map(seeds, rows)),
             },
             index=pd.RangeIndex(1, len(rows) + 1),
         )
         order = "higher" if mode == "max" else "lower"
         lines += ["", f"The best of {len(ranking)} by {metric}, {order} is better:"]
-        lines += [f"Caution: {caution}" for caution in cautions(jobs, metric)]
+        lines += [f"Caution: {caution}" for caution in cautions(jobs, metric, results.knobs)]
         lines += [head.to_string(), "", "The winner again, and its score:"]
         lines += [f"  {line}" for line in commands(results.jobs.loc[ranking["winner"].iloc[0]])]
     lines = lines or ["No job has finished with a value to rank by."]
@@ -114,6 +114,13 @@ def seeds(row: "pd.Series[Any]") -> str:
     return f"{row['n']:.0f}" if row["n"] == row["of"] else f"{row['n']:.0f} of {row['of']:.0f}"
 
 
+def repeats(jobs: pd.DataFrame) -> str:
+    """What the jobs of a setting are: seeds or folds, or jobs if both vary."""
+    if "data.fold" not in jobs:
+        return "seeds"
+    return "jobs" if "seed" in jobs and jobs["seed"].nunique() > 1 else "folds"
+
+
 def render(results: Results, title: str) -> str:
     """The page over these runs."""
     environment = Environment(
@@ -140,7 +147,7 @@ def render(results: Results, title: str) -> str:
         silent=int((jobs["monitor"].isna() & (jobs["status"] == "finished")).sum()),
         jobs=jobs.to_dict("records"),
         tests=results.scores,
-        runs="folds" if "data.fold" in jobs else "seeds",
+        runs=repeats(jobs),
         failures=failures(jobs),
     )
 
@@ -166,7 +173,7 @@ def part(results: Results, metric: str, mode: str, jobs: pd.DataFrame) -> dict[s
     """Values of the template for the jobs that monitor one metric."""
     done = jobs[(jobs["status"] == "finished") & np.isfinite(jobs["best"].astype(float))]
     content: dict[str, Any] = {"metric": metric, "mode": mode, "ranked": [], "winner": None}
-    content |= {"cautions": cautions(jobs, metric), "finished": len(done)}
+    content |= {"cautions": cautions(jobs, metric, results.knobs), "finished": len(done)}
     if done.empty:
         return content
     ranking = rank(results, metric)

@@ -335,8 +335,14 @@ def rank(results: Results, metric: str) -> pd.DataFrame:
     return table.reset_index(drop=not knobs)
 
 
-def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
-    """Reasons why values of the metric may not be comparable over the finished jobs."""
+def cautions(jobs: pd.DataFrame, metric: str, knobs: Sequence[str] = ()) -> list[str]:
+    """Reasons why values of the metric may not be comparable over the finished jobs.
+
+    Args:
+        jobs: Those that monitor the metric, as `Results.by_monitor` gives them.
+        metric: The monitored value.
+        knobs: Columns that tell the settings apart.
+    """
     jobs = jobs[jobs["status"] == "finished"]
     varied = [str(key) for key in jobs if jobs[key].map(str).nunique() > 1]
     config: Any = {}
@@ -386,6 +392,15 @@ def cautions(jobs: pd.DataFrame, metric: str) -> list[str]:
         found.append(
             f"{join_and(divided)} {'differs' if len(divided) == 1 else 'differ'} between these jobs, so "
             "their parts have other rows: the difference may be that of the rows."
+        )
+    settings = jobs.groupby(list(knobs) or (lambda _: 0), dropna=False)
+    counts = settings[[key for key in REPEATED if key in jobs]].nunique().max()
+    counts = counts[counts > 1]
+    if len(counts) > 1 and settings.size().max() > counts.max():  # each with each
+        found.append(
+            f"a setting has {join_and([f'{n} values of {key}' for key, n in counts.items()])}: jobs that "
+            "share one are not independent, and the interval, which takes them so, is too narrow; "
+            f"compare the means, or vary {counts.index[-1]} alone."
         )
     return found
 
