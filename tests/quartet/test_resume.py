@@ -586,6 +586,16 @@ def test_finished_run_trains_for_longer_as_if_it_had_been_meant_to(
     assert left == {path.name for path in whole.iterdir()}
 
 
+def test_lost_best_checkpoint_is_told_and_only_later_epochs_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [*TINY, "+optimizer.maximize=true", "trainer.max_epochs=2"]  # the loss rises
+    train(composed(names), tmp_path / "run")
+    (tmp_path / "run/checkpoints/best.ckpt").unlink()
+    assert resume(tmp_path / "run", "trainer.max_epochs=4")["monitor"]["epoch"] == 3
+    assert "best.ckpt is missing; only epochs from here on count for the best." in caplog.text
+
+
 def test_extension_killed_at_its_start_is_one_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Callbacks that save the best and the last checkpoint of a run, and the state of a resume."""
 
 import functools
+import logging
 import math
 import random
 import time
@@ -44,7 +45,10 @@ from quartet.compat.lightning_loop import (
 )
 from quartet.core.files import write_atomic
 from quartet.core.problems import Context, Problem
+from quartet.core.processes import process_rank
 from quartet.records.loggers import MetricsCSV, rewind
+
+log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -60,8 +64,14 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(relocate_paths(state_dict, self.dirpath))
-        self.current_score = state_dict["current_score"]
+        state = relocate_paths(state_dict, self.dirpath)
+        best, kept = Path(state["best_model_path"]), Path(str(self.dirpath)) / "mid_epoch_best.ckpt"
+        if self.monitor and state["best_model_path"] and not (best.exists() or kept.exists()):
+            if process_rank() == 0:
+                log.warning("%s is missing; only epochs from here on count for the best.", best)
+            return
+        super().load_state_dict(state)
+        self.current_score = state["current_score"]
 
 
 def saved_checkpoints(trainer: Trainer) -> tuple[dict[str, str], float | None]:
