@@ -597,7 +597,7 @@ FLAWS: dict[str, tuple[str, Callable[..., None], str]] = {
     "missing class": (
         "multiclass",
         swap("train", 1, lambda targets: targets.clamp(max=1)),
-        r"^data: no training sample of class c; choose another data.split_seed, add samples",
+        r"^data: no training sample of class c; add some, leave the class out",
     ),
     "constant label": (
         "multilabel",

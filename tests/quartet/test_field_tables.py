@@ -538,6 +538,59 @@ def error_of(run: Path, path: Path) -> float:
     return float((found.target - found.prediction).abs().mean())
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("1e39", "column 'a' has a number that 32 bits cannot hold; correct it"),
+        ("true", "column 'a' has true or false, and the training had numbers alone"),
+    ],
+)
+def test_a_value_that_the_training_could_not_have_is_refused(
+    run: Path, tmp_path: Path, value: str, words: str
+) -> None:
+    frame = prices(0, 0).astype(str)
+    frame.loc[3, "a"] = value
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(ConfigError, match=words):
+        predict(evaluation_config(run, []), run, input=tmp_path / "new.csv")
+    with pytest.raises(ConfigError, match=words):
+        evaluate(evaluation_config(run, []), run, input=tmp_path / "new.csv")
+
+
+@pytest.mark.parametrize("command", [predict, evaluate])
+def test_missing_values_that_are_filled_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, command: Callable[..., Any]
+) -> None:
+    prices(0, 0).to_csv(tmp_path / "old.csv", index=False)
+    train(
+        config(tmp_path / "old.csv", "data.missing=mean", *SHORT, target="price"), tmp_path / "run"
+    )
+    prices(0, 0).assign(b=np.nan).to_csv(tmp_path / "new.csv", index=False)
+    command(evaluation_config(tmp_path / "run", []), tmp_path / "run", input=tmp_path / "new.csv")
+    assert f"the mean of the training: b of {len(prices(0, 0))} rows" in caplog.text
+
+
+def test_categories_that_differ_in_blanks_or_capitals_are_told(tmp_path: Path) -> None:
+    kinds = ["red", "red ", "Blue", "blue", "green"] * 6
+    notes = load(tmp_path, table("x,c,y", X, kinds, Y)).notes
+    (told,) = (note for note in notes if "differ in capitals" in note)
+    assert "c has categories that differ in capitals or blanks alone: 'Blue' and 'blue'" in told
+    assert not any("differ" in note for note in load(tmp_path, table("x,c,y", X, KINDS, Y)).notes)
+
+
+def test_id_without_a_table_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^id=a: names a column of a table; add input=FILE"):
+        predict(evaluation_config(run, []), run, id="a")
+
+
+@pytest.mark.parametrize("header", ["a;b;y", "a\tb\ty", "a|b|y"])
+def test_a_separator_is_found_before_a_title(tmp_path: Path, header: str) -> None:
+    sign = header[1]
+    rows = [sign.join(["1,5", "2,5", "3,5"])] * 5  # commas that are decimal
+    with pytest.raises(ConfigError, match=r"has one column, .*data.separator=.* divides it"):
+        load(tmp_path, "\n".join([header, *rows]))
+
+
 @pytest.mark.parametrize("order", ["abc", "cba", "whole"])
 def test_another_table_is_prepared_as_that_of_the_run(
     run: Path, tmp_path: Path, order: str, caplog: pytest.LogCaptureFixture

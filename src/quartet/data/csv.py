@@ -16,6 +16,7 @@ from torch import Tensor
 from quartet.core.messages import format_value, join_or, shorten, suggest_name
 from quartet.data.split import Fold, Hashes, IntArray, Parts, Rows, assemble, find_duplicates, split
 from quartet.data.table import (
+    BOOLEANS,
     MISSING,
     Chunk,
     Column,
@@ -25,6 +26,7 @@ from quartet.data.table import (
     TableFile,
     Texts,
     find_kind,
+    is_one_of,
     spell,
     to_texts,
 )
@@ -193,13 +195,14 @@ def csv(
     if not known:
         cautions += _find_answers(table, fitted, form, targets, rows.train, kind)
     strange: Counter[str] | None = None if whole and unseen != "zeros" else Counter()
+    filled = Counter[str]()
     encoded = torch.empty(len(targets), len(list_features(fitted)))
     table.chunks.reverse()
     place = 0
     while table.chunks:  # which frees the memory of each
-        part = encode(table.chunks.pop(), fitted, form, strange)
+        part = encode(table.chunks.pop(), fitted, form, strange, filled)
         encoded[place : (place := place + len(part))] = part
-    notes += describe_unseen(strange)
+    notes += describe_unseen(strange, filled if whole else Counter())
     final, scale = _scale_targets(targets, fitted["scale"], kind)
     parts = assemble(
         rows,
@@ -529,6 +532,7 @@ def _fit_column(
             return
         numbers: dict[str, Any] = {"fill": fill if missing == "mean" else None}
         numbers |= {"mean": float(values.mean()), "std": float(values.std())}
+        numbers["has_words"] = has_words(texts)
         encoding["numeric"][name] = numbers | ({"unit": unit} if unit else {})
 
 
@@ -545,6 +549,7 @@ def encode(
     encoding: Mapping[str, Any],
     form: Format,
     unseen: Counter[str] | None = None,
+    filled: Counter[str] | None = None,
 ) -> Tensor:
     """Encodes rows of a table: float32 ``(rows, encoded columns)``, first the numbers, then the categories.
 
@@ -556,6 +561,7 @@ def encode(
         form: How values are written.
         unseen: Counts, by column, categories that the training did not have, which become zeros;
             None refuses them.
+        filled: Counts, by column, missing values, which become the mean of the training.
 
     Raises:
         ValueError: a value does not fit its column.
@@ -563,14 +569,23 @@ def encode(
     blocks: list[NDArray[Any]] = []
     for name, numbers in encoding["numeric"].items():
         values = read_numbers(name, columns[name], form, numbers.get("unit", ""))
+        if not numbers.get("has_words", True) and has_words(columns[name]):
+            raise ValueError(
+                f"column {name!r} has true or false, and the training had numbers alone; write numbers."
+            )
         if (gaps := np.isnan(values)).any():
+            if filled is not None:
+                filled[name] += int(gaps.sum())
             if numbers["fill"] is None:
                 raise ValueError(
                     f"column {name!r} has {gaps.sum()} missing values, and the training had none; "
                     "fill them in, or train with data.missing=mean."
                 )
             values = np.where(gaps, numbers["fill"], values)
-        blocks.append(((values - numbers["mean"]) / numbers["std"])[:, None])
+        values = (values - numbers["mean"]) / numbers["std"]
+        if len(values) and np.abs(values).max() > np.finfo(np.float32).max:
+            raise ValueError(f"column {name!r} has a number that 32 bits cannot hold; correct it.")
+        blocks.append(values[:, None])
     for name, known in encoding["categories"].items():
         places = {value: place for place, value in enumerate(known)}
         texts = columns[name]
@@ -591,10 +606,17 @@ def encode(
     return torch.from_numpy(np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe"))
 
 
-def describe_unseen(unseen: Counter[str] | None) -> Iterator[str]:
-    """Describes the categories that the training did not have, if `encode` found some."""
+def describe_unseen(unseen: Counter[str] | None, filled: Counter[str]) -> Iterator[str]:
+    """Describes the values that the training did not have, if `encode` found some."""
     for name, count in (unseen or {}).items():
         yield f"categories that the training did not have became zeros: {name} of {count} rows"
+    for name, count in filled.items():
+        yield f"missing values became the mean of the training: {name} of {count} rows"
+
+
+def has_words(texts: Column) -> bool:
+    """Whether a column of numbers has true or false for some."""
+    return texts.dtype == object and bool(is_one_of(texts, BOOLEANS).any())
 
 
 def read_numbers(name: str, texts: Column, form: Format, unit: str = "") -> Floats:
@@ -700,6 +722,14 @@ def _find_answers(
             way_out = f"leave it out if it is an identifier, {spell('drop', name)}"
             cautions.append(
                 f"{name} has another value in every row of the training part; {way_out}"
+            )
+        alike: dict[str, list[str]] = {}
+        for each in known:
+            alike.setdefault(" ".join((each or "").split()).casefold(), []).append(each)
+        if twice := [group for group in alike.values() if len(group) > 1]:
+            shown = " and ".join(map(repr, twice[0]))
+            cautions.append(
+                f"{name} has categories that differ in capitals or blanks alone: {shown}"
             )
     if len(train) < 20 or targets.reshape(len(targets), -1).shape[1] > 1:
         return cautions

@@ -380,12 +380,14 @@ class TableFile:
                 counting = counting and number == (number if last is None else last + 1) >= 0
                 last = number
             filled.update(place for place in unnamed if place < len(row) and row[place])
-        self._check_widths(names, widths, trailing, counting)
-        signs = [sign for sign in ";\t|, " if len(names) == 1 and sign in names[0].strip()]
+        # A title may have commas and blanks, before lines of several values.
+        likely = ";\t|, " if set(widths) <= {1} else ";\t|"
+        signs = [sign for sign in likely if len(names) == 1 and sign in names[0].strip()]
         if signs:
             raise ValueError(
                 f"{self.path} has one column, {names[0]!r}; {spell('separator', signs[0])} divides it."
             )
+        self._check_widths(names, widths, trailing, counting)
         if not named:
             names = [f"c{number}" for number in range(1, len(names) + 1)]
         names = [name.strip() for name in names]

@@ -491,8 +491,8 @@ class Multiclass(Classification):
             absent = [names[i] for i in (~present).nonzero().flatten().tolist()]
             yield Problem(
                 "data",
-                f"no training sample of class {shorten(absent)}; choose another data.split_seed, "
-                "add samples, or set data.num_classes to the classes there are.",
+                f"no training sample of class {shorten(absent)}; add some, leave the class out of the "
+                "other parts, or divide the data otherwise, data.split_seed=N if that is by chance.",
             )
 
     def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:

@@ -107,6 +107,9 @@ def predict(
     default = unique_path(Path(directory) / f"predictions-{name}{suffix}")
     output = Path(output).expanduser() if output else default
     check_output(output, has_columns, cfg)
+    if source is None and id is not None:
+        message = "names a column of a table; add input=FILE, or leave it out."
+        raise ConfigError(Problem("id", message, id))
     if source is None:
         splits = ("test", "val", "train")
         run, path = rebuild_run(cfg, Path(directory), split, checkpoint, splits=splits)
@@ -267,11 +270,12 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
     texts = [*encoding["categories"], *targets, *([] if key is None else [key])]
     columns = [*dict.fromkeys([*encoding["numeric"], *texts])]
     unseen: Counter[str] | None = Counter() if config.get("unseen") == "zeros" else None
+    filled = Counter[str]()
     start = 0
     with tqdm(desc="predicting", unit="row", unit_scale=True) as bar:
         for chunk in table.chunks(columns, texts, max(CHUNK, config["eval_batch_size"])):
             try:
-                inputs = encode(chunk, encoding, form, unseen)
+                inputs = encode(chunk, encoding, form, unseen, filled)
                 known = known_targets({name: chunk[name] for name in targets}, task, form)
             except ValueError as error:
                 raise ValueError(f"{path}, rows from {start + 1}: {error}") from None
@@ -284,7 +288,7 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
             )
             start += count
             bar.update(count)
-    for note in describe_unseen(unseen):
+    for note in describe_unseen(unseen, filled):
         log.warning("%s: %s.", path, note)
 
 
