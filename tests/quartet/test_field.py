@@ -1196,9 +1196,9 @@ def test_another_working_directory(
     monkeypatch.chdir(tmp_path / "there")
     assert command("predict.py", "run=../moved", "input=../pets", "output=p.csv") == 0
     assert command("evaluate.py", "run=../moved", "data.path=../pets") == 0
-    assert command("train.py", "resume=../moved", "data.path=../pets", "trainer.max_epochs=2") == 2
+    assert command("train.py", "resume=../moved", "data.path=../pets", "trainer.max_epochs=2") == 0
     monkeypatch.chdir(tmp_path)
-    assert command("train.py", "resume=moved", "trainer.max_epochs=2") == 0
+    assert command("train.py", "resume=moved", "data.path=pets", "trainer.max_epochs=3") == 0
 
 
 # Rankings

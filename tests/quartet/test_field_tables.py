@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import r2_score
 
 from quartet.build import build
+from quartet.checkpoints.storage import load as load_checkpoint
 from quartet.config.compose import evaluation_config
 from quartet.core.problems import ConfigError
 from quartet.data.csv import csv as csv_source
@@ -640,6 +641,29 @@ def test_a_run_is_not_continued_on_a_table_that_changed(tmp_path: Path) -> None:
     changed.to_csv(path, index=False)
     with pytest.raises(ConfigError, match=r"t.csv has changed since this training began"):
         train(composed([longer[0], "trainer.max_epochs=3"]))
+
+
+def test_a_run_goes_on_with_its_table_at_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prices(0, 0).to_csv(path := tmp_path / "t.csv", index=False)
+    for name, length in (("whole", 2), ("run", 1)):
+        words = ["trainer=cpu", "logger=none", f"trainer.max_epochs={length}"]
+        train(config(path, *words, target="price"), tmp_path / name)
+    path.rename(tmp_path / "moved.csv")
+    longer = [f"resume={tmp_path}/run", "trainer.max_epochs=2"]
+    with pytest.raises(ConfigError, match=r"is not a file.*; set data.path=FILE"):
+        train(composed(longer))
+    moved = f"data.path={tmp_path}/moved.csv"
+    assert train(composed([*longer, moved]))["status"] == "finished"
+    one, other = ((tmp_path / name / "metrics.csv").read_text() for name in ("whole", "run"))
+    assert one == other
+    # Without the numbers of its samples nobody knows whether the table is the same.
+    content = load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    del content["metadata"]["identity"]
+    monkeypatch.setattr("quartet.checkpoints.storage.load", lambda *a, **k: content)
+    with pytest.raises(ConfigError, match=r"^data.path=.*: must be where it was"):
+        train(composed([longer[0], "trainer.max_epochs=3", moved]))
 
 
 def test_weights_of_columns_in_another_order_are_refused(run: Path, tmp_path: Path) -> None:

@@ -74,10 +74,12 @@ REFERENCE = re.compile(r"\$\{\.*[\w.]+\}")
 VARIABLE = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")
 PROFILERS = (None, "simple", "advanced", "pytorch")
 
+# Where the data lies; a run knows its samples.
+PATHS = ("data.path", "data.test_path")
 # What may change when a run continues: its length and how it is watched, nothing else.
 CHANGEABLE = (
     *("resume", "check", "pictures", "directory", *LENGTH, "callbacks", "logger"),
-    *("data.num_workers", "data.eval_batch_size", "data.dir"),
+    *("data.num_workers", "data.eval_batch_size", "data.dir", *PATHS),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
 )
 # Callbacks that change what is trained, or which of its checkpoints there are.
@@ -352,6 +354,10 @@ def place_of(cfg: DictConfig) -> Place | None:
         return Place(None, 0, extended=False)
     except CheckpointError as error:
         raise ConfigError(Problem("resume", f"{error} Start it anew.", directory)) from None
+    moved = [key for key in PATHS if before.get(key) != OmegaConf.select(cfg, key)]
+    if moved and not (saved.get("metadata") or {}).get("identity"):
+        message = "must be where it was, as this run does not know its samples; put the data there."
+        raise ConfigError(Problem(moved[0], message, before.get(moved[0])))
     # By the checkpoint and not by the records: a start that was killed at once left one, too.
     extended = saved.get("resume_state", {}).get("end") != end(cfg)
     if finished and not extended:
@@ -391,7 +397,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -
     if problems:
         message = (
             "continues the same training, which this would change; leave it out, or start a run of "
-            f"its own without resume. These may change: {', '.join(CHANGEABLE[3:])}."
+            f"its own without resume. These may change: {', '.join(CHANGEABLE[4:])}."
         )
         problems.append(Problem("resume", message, directory))
     return problems
