@@ -99,6 +99,8 @@ class Command:
     ) -> None:
         line = [str(ROOT / script), *map(str, arguments)]
         self.output = Path(tempfile.mkdtemp())
+        for name in ("out", "err"):  # it may be killed before it writes
+            (self.output / name).touch()
         variables = {**os.environ, **(environment or {}), MARK: str(self.output)}
         self.process = CONTEXT.Process(target=play, args=(line, directory, variables, self.output))
         self.process.start()
