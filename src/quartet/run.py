@@ -56,7 +56,6 @@ def train_locked(
     from quartet.compat import quieten
     from quartet.config import records
     from quartet.data.datamodule import DataModule
-    from quartet.data.split import identify_files
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
     from quartet.reports.run import describe_caption, describe_stop, draw_training, table
     from quartet.training.callbacks.interruption import StopAtBatchEnd
@@ -101,8 +100,8 @@ def train_locked(
     pruners = [] if place else make_pruning_callbacks(run.directory, metric)
     trainer.callbacks += [timer, StopAtBatchEnd(shutdown), *pruners]  # type: ignore[attr-defined]
     result = record.initial_result(cfg)
-    paths = run.data.paths if main and isinstance(run.data, DataModule) else ()
-    result["data_files"] = (identify_files(paths) or {}).get("fingerprint")
+    if main and isinstance(run.data, DataModule):
+        result["data_files"] = run.data.fingerprint()
     if place:
         result["choices"] = record.group_choices(records.read_choices(run.directory))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

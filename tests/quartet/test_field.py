@@ -498,6 +498,23 @@ def test_result_tells_whether_the_file_of_a_table_has_changed_however_it_is_divi
     assert train(composed(["data=digits", "model=linear", *SHORT]))["data_files"] is None
 
 
+def test_result_tells_whether_pictures_have_changed_however_they_are_divided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, 12)
+    # The start has listed them; a folder of many files is not walked again.
+    monkeypatch.setattr("quartet.data.datamodule.identify_files", Mock(side_effect=AssertionError))
+
+    def files_of(*words: str) -> Any:
+        names = ["data=image_folder", f"data.path={tmp_path}", "data.image_size=8", "model=linear"]
+        return train(composed([*names, *SHORT, *words]))["data_files"]
+
+    before = files_of()
+    assert before == files_of("data.split_seed=1") == files_of("data.folds=3", "data.fold=1")
+    fill(tmp_path, 13)
+    assert files_of() not in (before, None)
+
+
 def test_pictures_that_are_in_two_parts_are_told(tmp_path: Path) -> None:
     for part in ("train", "test"):
         fill(tmp_path / part)

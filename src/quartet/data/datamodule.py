@@ -138,6 +138,15 @@ class DataModule(LightningDataModule):
             self.identity = identify(hashes) if hashes else identify_files(self.paths)
         return self.parts
 
+    def fingerprint(self) -> str | None:
+        """Tells the data from other data, however it is divided; None if it has no files."""
+        hashes, found = self.parts.hashes, self.identity
+        if self.parts.encoding is not None:  # whose rows are encoded as their division asks
+            found = identify_files(self.paths)
+        elif hashes:
+            return f"{sum(int(part.sum()) for part in hashes.values()) % 2**64:x}"
+        return str(found["fingerprint"]) if found else None
+
     @property
     def loaded(self) -> bool:
         """Whether the parts were read."""

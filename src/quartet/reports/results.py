@@ -380,7 +380,7 @@ def cautions(jobs: pd.DataFrame, metric: str, knobs: Sequence[str] = ()) -> list
             f"{' and '.join(data)} differs between these jobs: {metric} on one data set says little "
             "about another; compare within each."
         )
-    places: Any = [key for key in jobs if re.fullmatch(r"data(\..*path)?", str(key))]
+    places: Any = [key for key in jobs if re.fullmatch(r"data(\..*path|\.keep)?", str(key))]
     files = jobs.groupby(places or (lambda _: 0), dropna=False)["data_files"]
     if (files.nunique() > 1).any():
         found.append(
