@@ -26,7 +26,7 @@ __all__ = ["sweep"]
 # Long enough to be disturbed within; with dropout, so that a wrong state of a random generator shows.
 WINE = [
     *("data=wine", "data.batch_size=8", "model.hidden=[16]", "model.dropout=0.3", "trainer=cpu"),
-    *("trainer.max_epochs=40", "hydra.sweep.dir=s"),
+    *("trainer.max_epochs=150", "hydra.sweep.dir=s"),  # still at it when a test looks
 ]
 FOREVER = [*ENDLESS, "hydra.sweep.dir=s"]
 ENDS = [*SMOKE, "loss._target_=hydra_plugins.losses.Ends", "hydra.sweep.dir=s"]
@@ -342,8 +342,7 @@ def test_node_of_ray_that_dies_ends_no_other_job(tmp_path: Path) -> None:
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         node = cluster.add_node(num_cpus=1)
-        words = [*WINE[:-2], "trainer.max_epochs=150", "hydra.sweep.dir=s", "seed=1,2"]
-        command = ["-m", *words, "launcher=ray", f"launcher.address={cluster.address}"]
+        command = ["-m", *WINE, "seed=1,2", "launcher=ray", f"launcher.address={cluster.address}"]
         process = start(tmp_path, *command)
         for job in (0, 1):
             wait_for(f"s/{job}/metrics.csv", tmp_path, process)
