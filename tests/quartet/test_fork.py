@@ -238,6 +238,7 @@ def test_fork_without_history_names_its_version(fork: Path, template: Path) -> N
     assert (fork / "src/quartet/new.py").exists()
 
 
+@pytest.mark.slow
 def test_this_template_trains_under_another_name_without_its_examples(tmp_path: Path) -> None:
     place = tmp_path / "fork"
     for name in git(ROOT, "ls-files").splitlines():

@@ -264,11 +264,10 @@ SETTINGS: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-# Settings whose state no other test has.
+# Of most kinds of state one; the others are slow tests.
 QUICK_SETTINGS = (
-    *("classification", "a limit of steps", "validation twice an epoch", "no validation"),
-    *("warm-up and a cosine by steps", "ranking", "mixup and cutmix", "gradual unfreezing"),
-    *("moving average", "stochastic weight averaging"),
+    *("a limit of steps", "validation twice an epoch", "warm-up and a cosine by steps"),
+    *("ranking", "mixup and cutmix", "gradual unfreezing", "moving average"),
 )
 
 
@@ -476,7 +475,13 @@ def test_signal_ends_a_training_where_it_can_go_on_exactly(
 
 
 # Ends of a training: by steps, where a validation is scheduled and where not, and by epochs.
-@pytest.mark.parametrize("end", ["max_steps=8", "max_steps=6", "check_val_every_n_epoch=2"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        *("max_steps=6", "check_val_every_n_epoch=2"),
+        pytest.param("max_steps=8", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     "place",
     [
@@ -560,10 +565,13 @@ STEPS = ("scheduler=step", "scheduler.step_size=1")
     [
         ("", "max_epochs=2", "max_epochs=3"),
         ("", "max_steps=6", "max_steps=-1"),  # within an epoch
-        ("", "max_steps=6", "max_steps=10"),
+        pytest.param("", "max_steps=6", "max_steps=10", marks=pytest.mark.slow),
         # The weights at the early end are better than those after any epoch.
         ("optimizer=sgd optimizer.lr=0.5 seed=2 scheduler.gamma=1", "max_steps=6", "max_steps=-1"),
-        ("callbacks=[ema,early_stopping]", "max_steps=6", "max_steps=-1"),
+        pytest.param(
+            *("callbacks=[ema,early_stopping]", "max_steps=6", "max_steps=-1"),
+            marks=pytest.mark.slow,
+        ),
         # At the end of an epoch, where no validation is scheduled.
         ("trainer.check_val_every_n_epoch=2", "max_epochs=1", "max_epochs=3"),
         ("trainer.check_val_every_n_epoch=2", "max_steps=4", "max_steps=-1"),
