@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import functools
+import gc
 import logging
 import os
 import re
@@ -35,6 +36,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [i for i in items if zlib.crc32(i.nodeid.encode()) % count != number % count]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector of garbage need not look through it again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
