@@ -57,7 +57,7 @@ def train_locked(
     from quartet.config import records
     from quartet.data.datamodule import DataModule
     from quartet.records.loggers import clear_loggers, log_best, shorten_float
-    from quartet.reports.run import describe_caption, describe_stop, draw_training, table
+    from quartet.reports.run import describe_captions, describe_stop, draw_training, table
     from quartet.training.callbacks.interruption import StopAtBatchEnd
     from quartet.training.callbacks.predictions import PredictionCollector
     from quartet.training.callbacks.progress import Timer
@@ -141,7 +141,7 @@ def train_locked(
             result["pruned"] = pruners[0].epoch
         if pictures and run.is_known and not run.has_part("test") and run.has_part("val"):
             collect_validation(run, collector, path)
-        caption = "\n".join([*describe_caption(run, collector), *stopped])
+        caption = "\n".join([*describe_captions(run, collector), *stopped])
         if main:
             log_best(trainer.loggers, result, trainer.global_step)
             if pictures:

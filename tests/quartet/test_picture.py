@@ -234,6 +234,28 @@ def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
     assert {path.parts[0] for path in of_winner} == {str(best)}
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["data.val_fraction=0", "data.test_fraction=0", "monitor.metric=train/loss"],
+        ["callbacks.best=null"],
+    ],
+)
+def test_a_winner_without_parts_or_without_a_best_checkpoint_is_drawn(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    words = ["-m", "data=wine", "seed=0,1", "trainer.max_epochs=1", "logger=none", *more]
+    for name, pictures in (("own", "null"), ("all", "true")):
+        assert command("train.py", *words, f"pictures={pictures}", f"hydra.sweep.dir={name}") == 0
+    own, every = (
+        {path.relative_to(name): path.read_bytes() for path in Path(name).glob("*/*.png")}
+        for name in ("own", "all")
+    )
+    assert own
+    assert own.items() <= every.items()
+    assert len(every) == 2 * len(own)
+
+
 def test_a_winner_that_cannot_be_drawn_costs_the_sweep_nothing(
     command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

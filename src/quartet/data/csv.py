@@ -532,7 +532,7 @@ def _fit_column(
             return
         numbers: dict[str, Any] = {"fill": fill if missing == "mean" else None}
         numbers |= {"mean": float(values.mean()), "std": float(values.std())}
-        numbers["has_words"] = has_words(texts)
+        numbers["has_booleans"] = has_booleans(texts)
         encoding["numeric"][name] = numbers | ({"unit": unit} if unit else {})
 
 
@@ -555,8 +555,9 @@ def encode(
 
     Args:
         columns: Those that `encoding` names; categories are texts.
-        encoding: In plain containers: ``numeric`` gives each column its ``mean``, its ``std`` and
-            the value to ``fill`` in for missing ones; ``categories`` gives each column its values as
+        encoding: In plain containers: ``numeric`` gives each column its ``mean``, its ``std``, the
+            value to ``fill`` in for missing ones, whether it ``has_booleans``, and a ``unit`` if
+            there is one; ``categories`` gives each column its values as
             strings, None for a missing one.
         form: How values are written.
         unseen: Counts, by column, categories that the training did not have, which become zeros;
@@ -569,7 +570,7 @@ def encode(
     blocks: list[NDArray[Any]] = []
     for name, numbers in encoding["numeric"].items():
         values = read_numbers(name, columns[name], form, numbers.get("unit", ""))
-        if not numbers.get("has_words", True) and has_words(columns[name]):
+        if not numbers.get("has_booleans", True) and has_booleans(columns[name]):
             raise ValueError(
                 f"column {name!r} has true or false, and the training had numbers alone; write numbers."
             )
@@ -614,7 +615,7 @@ def describe_unseen(unseen: Counter[str] | None, filled: Counter[str]) -> Iterat
         yield f"missing values became the mean of the training: {name} of {count} rows"
 
 
-def has_words(texts: Column) -> bool:
+def has_booleans(texts: Column) -> bool:
     """Whether a column of numbers has true or false for some."""
     return texts.dtype == object and bool(is_one_of(texts, BOOLEANS).any())
 

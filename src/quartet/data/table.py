@@ -31,7 +31,9 @@ Chunk = dict[str, Column]  # rows, by the names of the columns
 
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 CHUNK = 8192  # rows that are read at once
-BLOCK = 1 << 26  # bytes of a plain file that are read at once; fewer for few rows at once
+BLOCK = (
+    1 << 26
+)  # bytes of a plain file that are read at once; a 32nd of them where rows are streamed
 # Older versions of pandas read some numbers wrong in the last digit.
 IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
 # What stands for a missing value in a column of numbers, unless a setting says otherwise.

@@ -11,7 +11,7 @@ from quartet.core.messages import cut, format_value, redact
 from quartet.inference.predictor import rebuild_run
 from quartet.records.loggers import shorten_float
 from quartet.records.run_directory import finite_figures, read_result, write_new
-from quartet.reports.run import columns, describe_caption, draw_evaluation, draw_training
+from quartet.reports.run import columns, describe_captions, draw_evaluation, draw_training
 from quartet.training.callbacks.predictions import PredictionCollector
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def evaluate(
         return figures
     changed = changed_settings(cfg, Path(directory)).items()
     head = cut(source.stem) if source else "test"
-    print(columns(figures, head), *describe_caption(run, collector), sep="\n")
+    print(columns(figures, head), *describe_captions(run, collector), sep="\n")
     file = write_new(
         Path(directory) / f"evaluation-{source.stem if source else split}.json",
         {
@@ -88,6 +88,12 @@ def draw(directory: Path) -> list[Path]:
         quartet.core.problems.ConfigError: it cannot be built again.
     """
     cfg = evaluation_config(directory, [], "evaluate")
-    is_tested = any(name.startswith("test/") for name in read_result(directory)["metrics"])
-    run, _, collector = score(cfg, directory, "test" if is_tested else "val", "best")
+    result = read_result(directory)
+    checkpoint = "best" if result["checkpoints"]["best"] else "last"
+    parts = {name.partition("/")[0] for name in result["metrics"]}
+    if part := next((part for part in ("test", "val") if part in parts), None):
+        run, _, collector = score(cfg, directory, part, checkpoint)
+    else:
+        run, _ = rebuild_run(cfg, directory, "train", checkpoint, ("train",))
+        collector = PredictionCollector()
     return draw_training(run, collector)

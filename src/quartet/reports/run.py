@@ -255,7 +255,7 @@ def sheet(width: float, height: float, title: str) -> tuple[Canvas, Axes]:
 # Texts
 
 
-def describe_caption(run: Run, collector: PredictionCollector) -> list[str]:
+def describe_captions(run: Run, collector: PredictionCollector) -> list[str]:
     """The lines that the task of a run adds below its figures."""
     if not run.is_known or not isinstance(task := run.module.task, StandardTask):
         return []
