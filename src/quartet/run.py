@@ -101,7 +101,8 @@ def train_locked(
     trainer.callbacks += [timer, StopAtBatchEnd(shutdown), *pruners]  # type: ignore[attr-defined]
     result = record.initial_result(cfg)
     if main and isinstance(run.data, DataModule):
-        result["data_files"] = run.data.fingerprint()
+        same = place and prepared and read_result(run.directory).get("data_files")
+        result["data_files"] = same or run.data.fingerprint()
     if place:
         result["choices"] = record.group_choices(records.read_choices(run.directory))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

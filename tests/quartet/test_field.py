@@ -29,6 +29,8 @@ from made import composed, options
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import ndcg_score, recall_score
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from quartet.build import build, compose
 from quartet.checkpoints import storage
@@ -36,7 +38,7 @@ from quartet.config.compose import evaluation_config
 from quartet.config.overrides import quote_values, to_path
 from quartet.core import files
 from quartet.core.files import CONF
-from quartet.core.problems import ConfigError
+from quartet.core.problems import ConfigError, TrainingError
 from quartet.data.pictures import PictureError, list_pictures, read_picture
 from quartet.data.split import identify_files
 from quartet.inference.evaluate import evaluate
@@ -1344,6 +1346,62 @@ def test_the_loss_of_a_part_does_not_depend_on_its_batches(
         (figures,) = run.trainer.test(run.module, run.data, verbose=False)
         found.append(figures["test/loss"])
     assert found == pytest.approx([found[-1]] * 3, rel=1e-5)
+
+
+class OwnLoss(nn.Module):
+    """Cross-entropy with weights; `kind` says how it gives the loss and its divisor."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.weight = kind, torch.tensor([1.0, 1.0, 50.0])
+        if kind == "attribute":
+            self.divisor: Any = 2.0
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Any:
+        if self.kind == "attribute":
+            return cross_entropy(outputs, targets)
+        loss = cross_entropy(outputs, targets, weight=self.weight)
+        return {"loss": loss, "half": loss / 2} if self.kind == "dict" else loss
+
+
+class WithDivisor(OwnLoss):
+    def divisor(self, outputs: Tensor, targets: Tensor) -> Any:
+        found = self.weight[targets].sum()
+        return float(found) if self.kind == "number" else found
+
+
+@pytest.mark.parametrize("kind", ["attribute", "dict", "number", "recorded alone", "another"])
+def test_only_the_loss_that_was_computed_is_weighed(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> None:
+        inputs, targets, _ = self.task.split(batch)
+        outputs = self.model(inputs)
+        loss = self.compute_loss(outputs, targets)
+        if kind == "recorded alone":
+            self.record("test", loss, size=len(targets))
+        else:  # a mean over the samples
+            self.record("test", cross_entropy(outputs, targets), targets=targets)
+
+    found = []
+    for size in (1, 7, 1024):
+        words = ["data=wine", "model=linear", f"data.eval_batch_size={size}", "metrics=none"]
+        run = build(composed([*words, "data.test_fraction=0.6", "trainer=cpu"]))
+        run.module.loss = OwnLoss(kind) if kind == "attribute" else WithDivisor(kind)
+        if kind in ("recorded alone", "another"):
+            monkeypatch.setattr(type(run.module), "test_step", step)
+        (figures,) = run.trainer.test(run.module, run.data, verbose=False)
+        found.append(figures["test/loss"])
+        assert figures.get("test/half", found[-1] / 2) == pytest.approx(found[-1] / 2)
+    assert found == pytest.approx([found[-1]] * 3, rel=1e-5)
+
+
+def test_a_part_of_which_no_target_counts_ends_the_training_with_the_reason(tmp_path: Path) -> None:
+    words = ["data=wine", "model=linear", "loss.ignore_index=0", *SHORT]
+    run = build(composed(words), tmp_path)
+    run.data.load().val.tensors[1].fill_(0)
+    with pytest.raises(TrainingError, match="no target of the val part counts for the loss"):
+        run.trainer.fit(run.module, run.data)
 
 
 def test_metrics_that_agree_once_are_not_merged(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import gzip
 import inspect
 import io
+import json
 import lzma
 import re
 import shlex
@@ -650,12 +651,14 @@ def test_a_run_goes_on_with_its_table_at_another_place(
     for name, length in (("whole", 2), ("run", 1)):
         words = ["trainer=cpu", "logger=none", f"trainer.max_epochs={length}"]
         train(config(path, *words, target="price"), tmp_path / name)
-    path.rename(tmp_path / "moved.csv")
+    prices(0, 0).to_csv(tmp_path / "moved.csv.gz", index=False)
+    path.unlink()
     longer = [f"resume={tmp_path}/run", "trainer.max_epochs=2"]
     with pytest.raises(ConfigError, match=r"is not a file.*; set data.path=FILE"):
         train(composed(longer))
-    moved = f"data.path={tmp_path}/moved.csv"
-    assert train(composed([*longer, moved]))["status"] == "finished"
+    moved = f"data.path={tmp_path}/moved.csv.gz"
+    files = json.loads((tmp_path / "whole/result.json").read_text())["data_files"]
+    assert train(composed([*longer, moved]))["data_files"] == files is not None
     one, other = ((tmp_path / name / "metrics.csv").read_text() for name in ("whole", "run"))
     assert one == other
     # Without the numbers of its samples nobody knows whether the table is the same.

@@ -23,13 +23,13 @@ from quartet.core.problems import TrainingError
 from quartet.data import nest
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task
-from quartet.training.metric_buffer import MetricBuffer
+from quartet.training.metric_buffer import MetricBuffer, name_losses
 from quartet.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
 NO_EXTRAS: Mapping[str, Any] = MappingProxyType({})
-DIVISOR = "divisor of the loss"  # stands among the losses of a batch
+SHARE = "share of "  # name of what a loss counts for, beside that of the loss
 
 
 class NonFiniteLossError(TrainingError):
@@ -298,21 +298,23 @@ class Module(LightningModule):
         """
         if self.loss is None:
             return model_losses(outputs)
-        return self.loss(outputs, targets, **self._extras_of_loss(extras))
+        found = self.loss(outputs, targets, **self._extras_of_loss(extras))
+        if not torch.is_grad_enabled():  # `record` weighs this loss, and no other
+            vars(self)["_computed"] = found, outputs, targets, extras
+        return found
 
     def _extras_of_loss(self, extras: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.loss_extras is None:
             return extras
         return {name: extras[name] for name in self.loss_extras if name in extras}
 
-    def _divisor(self, outputs: Any, targets: Any, extras: Mapping[str, Any]) -> Tensor | None:
+    def _divisor(self, outputs: Any, targets: Any, extras: Mapping[str, Any]) -> Any:
         """Returns what the loss of a batch divides by, where that may not be the number of samples.
 
         The mean over an epoch depends on it. A loss of a project's own has a method `divisor`.
         """
-        if hasattr(self.loss, "divisor"):
-            found: Tensor = self.loss.divisor(outputs, targets, **self._extras_of_loss(extras))
-            return found
+        if callable(own := getattr(self.loss, "divisor", None)):
+            return own(outputs, targets, **self._extras_of_loss(extras))
         if (
             not isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss)
             or self.loss.reduction != "mean"
@@ -360,11 +362,16 @@ class Module(LightningModule):
                 "self.record needs the targets of the batch, or its number of samples, size=N."
             )
             raise TrainingError(message)
-        if stage != "train" and isinstance(loss, Tensor) and targets is not None:
-            divisor = self._divisor(outputs, targets, extras)
-            if divisor is not None:  # without any the mean is NaN
-                share = divisor / (nest.size(targets) if size is None else size)
-                loss = {"loss": (loss * share).where(divisor > 0, 0), DIVISOR: share}
+        computed = vars(self).pop("_computed", (None,))
+        if stage != "train" and loss is not None and computed[0] is loss:
+            divisor = self._divisor(*computed[1:])
+            if divisor is not None:
+                named = name_losses(loss)
+                share = torch.as_tensor(divisor, device=self.device)
+                share = share / (nest.size(targets) if size is None else size)
+                loss = {SHARE + name: share for name in named}
+                # Without any divisor the mean is NaN.
+                loss |= {name: (value * share).where(share > 0, 0) for name, value in named.items()}
         buffers[stage].append(loss, outputs, targets, extras, size)
 
     def on_train_epoch_start(self) -> None:
@@ -443,8 +450,11 @@ class Module(LightningModule):
             share = sums.get(name, torch.zeros(2)).to(self.device)
             total, samples = self.trainer.strategy.reduce(share, reduce_op="sum")
             means[f"{stage}/{name}"] = total / samples
-        if (share := means.pop(f"{stage}/{DIVISOR}", None)) is not None:
-            means[f"{stage}/loss"] /= share
+        for name in [name for name in means if name.startswith(f"{stage}/{SHARE}")]:
+            if not (share := means.pop(name)) and stage == "val":
+                message = "no target of the val part counts for the loss; give it some that do, or"
+                raise TrainingError(f"{message} leave the part out, data.val_fraction=0.")
+            means[name.replace(SHARE, "", 1)] /= share
         loss = means.get("val/loss")
         if loss is not None and self.trainer.state.fn == TrainerFn.FITTING and not loss.isfinite():
             self.stop_non_finite(f"the validation loss became {loss.item()} at the end")
