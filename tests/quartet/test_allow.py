@@ -79,10 +79,7 @@ HOSTILE += [
 # Where a target may stand: the key with which it is refused, and the settings that bring it there.
 PLACES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "top": ("loss._target_", lambda target: {"loss": {"_target_": target}}),
-    "partial": (
-        "loss._target_",
-        lambda target: {"loss": {"_target_": target, "_partial_": True}},
-    ),
+    "partial": ("loss._target_", lambda target: {"loss": {"_target_": target, "_partial_": True}}),
     "nested": (
         "model.activation._target_",
         lambda target: {"model.activation": {"_target_": target, "command": "touch canary"}},
@@ -103,10 +100,7 @@ PLACES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         "optimizer.lr_factors.a._target_",
         lambda target: {"optimizer.lr_factors": {"a": {"_target_": target}}},
     ),
-    "interpolated": (
-        "loss._target_",
-        lambda target: {"evil": target, "loss._target_": "${evil}"},
-    ),
+    "interpolated": ("loss._target_", lambda target: {"evil": target, "loss._target_": "${evil}"}),
     "interpolated_node": (
         "loss.a._target_",
         lambda target: {"evil": {"_target_": target}, "loss.a": "${evil}"},

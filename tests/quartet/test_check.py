@@ -226,14 +226,8 @@ REFUSED = [
     ("monitor.mode=foo", r"^monitor.mode=foo: must be min, max or null\.$"),
     ("check=foo", r"^check=foo: must be only or null\.$"),
     # Ranges
-    (
-        "data.batch_size=0",
-        r"^data.batch_size=0: must be at least 1; full is the whole training se",
-    ),
-    (
-        "data.val_fraction=2",
-        r"^data.val_fraction=2: must be in \[0, 1\); 0 trains witho",
-    ),
+    ("data.batch_size=0", r"^data.batch_size=0: must be at least 1; full is the whole training se"),
+    ("data.val_fraction=2", r"^data.val_fraction=2: must be in \[0, 1\); 0 trains witho"),
     (
         "data.val_fraction=0.9",
         r"^data.val_fraction: val_fraction \+ test_fraction must be below 1, got 0.9 \+ 0",

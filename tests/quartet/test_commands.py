@@ -292,11 +292,7 @@ def spoils(place: Path, output: str) -> list[str]:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_secrets_of_the_environment_are_written_nowhere(
-    overrides: list[str],
-    status: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str], status: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_losses(tmp_path)
     monkeypatch.setenv("MY_TOKEN" if "${oc.env:MY_TOKEN}" in message else "MINE", SECRET)

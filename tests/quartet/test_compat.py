@@ -233,7 +233,7 @@ def test_hydra_returns_the_error_of_a_job() -> None:
 def test_hydra_formats_values_as_overrides() -> None:
     values = (3, 0.5, "sgd", True, None, [16, 8], {"a": 1})
     assert [compat.format_value(value) for value in values] == [
-        *("3", "0.5", "sgd", "True", "null", "[16,8]", "{a:1}"),
+        *("3", "0.5", "sgd", "True", "null", "[16,8]", "{a:1}")
     ]
 
 

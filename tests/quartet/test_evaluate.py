@@ -126,10 +126,7 @@ def test_samples_that_were_trained_on_are_not_scored(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            "data=digits",
-            "was trained with data=csv; leave it out. Other data",
-        ),
+        ("data=digits", "was trained with data=csv; leave it out. Other data"),
         ("model=linear", "model=linear: the run in "),
         ("data.path=narrow.csv", "narrow.csv has no column 'c'; there are a, b, kind"),
         ("optimizer.lr=3", "optimizer.lr=3: is a setting of the training; leave it out, or train"),

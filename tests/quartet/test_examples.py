@@ -620,10 +620,7 @@ def test_model_is_exported_or_a_sentence_says_why_not(job: Job, whole: Path) -> 
     ],
 )
 def test_mistake_is_refused(name: str, words: str, message: str, tmp_path: Path) -> None:
-    with (
-        examples.installed(name, tmp_path),
-        pytest.raises(ConfigError, match=message),
-    ):
+    with examples.installed(name, tmp_path), pytest.raises(ConfigError, match=message):
         build(composed([*TINY, *JOBS[name].options, *words.split()]))
 
 
@@ -644,10 +641,7 @@ def test_mistake_is_refused(name: str, words: str, message: str, tmp_path: Path)
     ],
 )
 def test_option_that_goes_with_another_says_so(words: str, message: str, tmp_path: Path) -> None:
-    with (
-        examples.installed("segmentation", tmp_path),
-        pytest.raises(ConfigError, match=message),
-    ):
+    with examples.installed("segmentation", tmp_path), pytest.raises(ConfigError, match=message):
         build(composed([*TINY, *words.split()]))
 
 

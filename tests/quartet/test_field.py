@@ -89,8 +89,7 @@ def save_oriented(path: Path, values: NDArray[Any], orientation: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("a.png", "<u2"), ("a.tif", "<u2"), ("a.tif", ">u2"), ("a.tif", np.float32)],
+    ("name", "kind"), [("a.png", "<u2"), ("a.tif", "<u2"), ("a.tif", ">u2"), ("a.tif", np.float32)]
 )
 def test_picture_of_more_than_8_bits_is_scaled(tmp_path: Path, name: str, kind: Any) -> None:
     path = tmp_path / name
@@ -789,10 +788,7 @@ LR = "optimizer.lr=tag(log,interval(1e-3,1.0))"
     ],
 )
 def test_search_is_told_the_mean_over_seeds_and_folds(
-    sweep: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
-    repeats: list[str],
-    count: int,
+    sweep: Callable[..., int], capsys: pytest.CaptureFixture[str], repeats: list[str], count: int
 ) -> None:
     optuna = pytest.importorskip("optuna")
     assert sweep("sweep=optuna", "sweep.n_trials=4", LR, *repeats, "hydra.sweep.dir=s") == 0
@@ -900,10 +896,7 @@ def test_experiments_that_are_sweeps_are_expanded(
     ],
 )
 def test_experiment_that_is_a_sweep_needs_one(
-    train_py: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    message: str,
+    train_py: Callable[..., int], capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert train_py(*words, *SHORT) == 2
     assert message in capsys.readouterr().err
@@ -1166,9 +1159,7 @@ def test_place_that_cannot_be_written_is_refused(
 
 
 def test_read_only_run_is_scored_and_what_cannot_be_written_is_told(
-    command: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["data=wine", "model=linear", "trainer.max_epochs=1", *SHORT, "hydra.run.dir=run"]
     assert command("train.py", *words) == 0

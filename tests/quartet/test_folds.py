@@ -104,10 +104,7 @@ def test_report_gathers_folds(tmp_path: Path) -> None:
             r"^data.fold=5: with data.folds=5 they are 0 to 4; in a sweep",
         ),
         ("data.folds=1", r"^data.folds=1: must be at least 2; null"),
-        (
-            "data=wine data.folds=50",
-            r"^data.folds=50: there are 38 rows of class '2' beside",
-        ),
+        ("data=wine data.folds=50", r"^data.folds=50: there are 38 rows of class '2' beside"),
         ("data=linear data.folds=90", r"^data.folds=90: there are 80 rows beside the test part"),
     ],
 )

@@ -159,7 +159,7 @@ def test_check_lists_what_was_not_checked(tmp_path: Path) -> None:
     assert "parameters  12,762 trained" in found
     unchecked = [line for line in found.splitlines() if line.startswith("not checked")]
     assert [line.split(None, 2)[2].partition(":")[0] for line in unchecked] == [
-        *("module", "monitor.metric=val/loss", "data", "a resume within an epoch"),
+        *("module", "monitor.metric=val/loss", "data", "a resume within an epoch")
     ]
     assert "\nloss " not in found  # groups that are not built
 

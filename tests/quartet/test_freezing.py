@@ -140,10 +140,7 @@ def by_hand(overrides: tuple[str, ...], first_epoch: dict[int, int]) -> nn.Modul
     ("names", "first_epoch"),
     [
         (["optimizer.freeze=['layers.[01].*']"], {0: 9, 1: 9}),
-        (
-            ["callbacks=unfreeze", "callbacks.unfreeze.epochs={2: ['layers.[01].*']}"],
-            {0: 2, 1: 2},
-        ),
+        (["callbacks=unfreeze", "callbacks.unfreeze.epochs={2: ['layers.[01].*']}"], {0: 2, 1: 2}),
         (
             [
                 *("optimizer.freeze=['layers.1.*']", "callbacks=unfreeze"),

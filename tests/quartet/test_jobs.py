@@ -138,10 +138,7 @@ def test_directory_is_free_again_when_its_process_is_killed(tmp_path: Path) -> N
 
 def test_lock_without_a_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "try_lock", lambda directory: False)  # and no .lock file is there
-    with (
-        pytest.raises(ConfigError, match="unknown; wait until it ends"),
-        locks.lock(tmp_path),
-    ):
+    with pytest.raises(ConfigError, match="unknown; wait until it ends"), locks.lock(tmp_path):
         pass
 
 

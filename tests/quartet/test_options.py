@@ -148,11 +148,7 @@ def test_every_option_trains(
     assert all(math.isfinite(value) for value in result["metrics"].values())
     # A module of a fork may log no loss.
     assert "test/loss" in result["metrics"] or result["choices"].get("loss", "none") == "none"
-    for name in (
-        "environment.json",
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
-    ):
+    for name in ("environment.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         assert (directory / name).exists()
         if name.endswith(".ckpt"):
             step = torch.load(directory / name, weights_only=True)["global_step"]

@@ -169,10 +169,7 @@ WITHIN: Place = ("on_train_batch_end", 7)  # the second epoch, of 3 of 4 batches
 
 
 def check(
-    overrides: Sequence[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    *places: Place,
+    overrides: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *places: Place
 ) -> None:
     """Trains without and with crashes, and compares."""
     names = [*TINY, "callbacks.last.every_n_steps=3", *overrides]

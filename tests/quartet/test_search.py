@@ -82,10 +82,7 @@ def states(directory: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "sampler",
-    [
-        "tpe",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("random", "qmc", "nsgaii")),
-    ],
+    ["tpe", *(pytest.param(n, marks=pytest.mark.slow) for n in ("random", "qmc", "nsgaii"))],
 )
 def test_resumed_search_asks_what_an_uninterrupted_one_does(
     sampler: str, search: Search, capsys: pytest.CaptureFixture[str]
@@ -322,10 +319,7 @@ def test_another_search_in_the_same_directory_is_refused(
         (["sweep.over=[optimizer.lrr]"], "for which optimizer names a range: lr, weight_decay;"),
         (["sweep.over=[]"], "There is nothing to search: name groups such as"),
         (["sweep.space={optimizer.lr: 3}"], "optimizer.lr=3: must be {low: 0.001, high"),
-        (
-            ["sweep.space={seed: [1, 2]}", "seed=3"],
-            "seed is on the command line too, as seed=3",
-        ),
+        (["sweep.space={seed: [1, 2]}", "seed=3"], "seed is on the command line too, as seed=3"),
         (["+optimizer.search.lrr=[1, 2]"], "optimizer.search.lrr: optimizer has no such setting"),
         (["monitor.metric=null"], "monitor.metric=null: name what to optimise"),
     ],
