@@ -9,7 +9,7 @@ import runpy
 import signal
 import sys
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -109,7 +109,9 @@ def quiet() -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[processes.Cli]:
     """Runs a command in this process and in `tmp_path`. Gives its exit status."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
@@ -123,7 +125,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         return 0
 
-    yield run
+    yield processes.Cli(run, capsys)
     root = logging.getLogger()
     for handler in list(root.handlers):
         if str(tmp_path) in getattr(handler, "baseFilename", ""):  # its directory may be gone
@@ -134,10 +136,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 @pytest.fixture
-def train_py(command: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def train_py(command: processes.Cli, monkeypatch: pytest.MonkeyPatch) -> processes.Cli:
     """``python train.py`` in this process, without reports."""
     monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
-    return functools.partial(command, "train.py")
+    return command.with_words("train.py")
 
 
 @pytest.fixture

@@ -22,10 +22,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from quartet.build import compose
+from quartet.build import build, compose
 from quartet.config.overrides import quote_values
 from quartet.config.unknown import explain
 from quartet.core.files import CONF, PROJECTS
+from quartet.core.problems import ConfigError
 
 # Of conf/, those whose options a training takes.
 GROUPS = {"data", "data/task", "loss", "metrics", "model", "module", "optimizer", "scheduler"}
@@ -82,6 +83,15 @@ def composed(words: Sequence[str] = ()) -> DictConfig:
         cfg.hydra = told
         cfg.hydra.overrides.task = [*words]
     return cfg
+
+
+def assert_refused(words: Sequence[str], message: str) -> None:
+    """Asserts that nothing is built of these words, for a reason that matches.
+
+    One text is divided at its blanks.
+    """
+    with pytest.raises(ConfigError, match=message):
+        build(composed(words.split() if isinstance(words, str) else words))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The commands as processes, forked off one that has imported torch already."""
+"""The commands: in this process, and as processes forked off one that has imported torch already."""
 
 import atexit
 import json
@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,45 @@ class Command:
 
     def kill(self) -> None:
         self.process.kill()
+
+
+@dataclass(frozen=True)
+class Cli:
+    """A command in this process: what it is called with, and what it prints.
+
+    Attributes:
+        run: Takes the script and its arguments; gives the exit status.
+        capsys: Holds what is printed; `out`, `err` and `printed`, both of them, forget what they give.
+        words: The first ones, given in each call.
+    """
+
+    run: Callable[..., int]
+    capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...] = ()
+
+    def __call__(self, *words: str) -> int:
+        return self.run(*self.words, *words)
+
+    def with_words(self, *words: str) -> "Cli":
+        return replace(self, words=(*self.words, *words))
+
+    @property
+    def printed(self) -> str:
+        return "".join(reversed(self.capsys.readouterr()))
+
+    @property
+    def out(self) -> str:
+        return self.capsys.readouterr().out
+
+    @property
+    def err(self) -> str:
+        return self.capsys.readouterr().err
+
+    def refuse(self, *words: str) -> str:
+        """Calls a command, which must end with status 2; returns its message."""
+        self.capsys.readouterr()
+        assert self(*words) == 2
+        return self.err
 
 
 def end_all() -> None:

@@ -84,39 +84,29 @@ def test_balanced_class_weights_must_be_fitted_before_use() -> None:
         loss(*example("multiclass"))
 
 
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        (torch.tensor([0, 2, 2]), "no sample of class 1, 3, .* give weight as a list"),
-        (torch.tensor([0, 1, 4]), r"in 0 to 3, got \(3,\) int64 up to 4; correct num_classes"),
-        (
-            torch.tensor([0.0, 1.0]),
-            r"int64 class indices \(samples,\) in 0 to 3, got \(2,\) float32",
-        ),
-        (
-            torch.tensor([[0], [1]]),
-            r"int64 class indices \(samples,\) in 0 to 3, got \(2, 1\) int64",
-        ),
-    ],
-)
+UNSUITABLE_TARGETS = [
+    (torch.tensor([0, 2, 2]), "no sample of class 1, 3, .* give weight as a list"),
+    (torch.tensor([0, 1, 4]), r"in 0 to 3, got \(3,\) int64 up to 4; correct num_classes"),
+    (torch.tensor([0.0, 1.0]), r"int64 class indices \(samples,\) in 0 to 3, got \(2,\) float32"),
+    (torch.tensor([[0], [1]]), r"int64 class indices \(samples,\) in 0 to 3, got \(2, 1\) int64"),
+]
+
+
+@pytest.mark.parametrize(("targets", "message"), UNSUITABLE_TARGETS)
 def test_balanced_class_weights_refuse_unsuitable_targets(targets: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WeightedCrossEntropy(weight="balanced", num_classes=4).fit(targets)
 
 
-@pytest.mark.parametrize(
-    ("weight", "num_classes", "message"),
-    [
-        ("even", 3, "weight must have one number for each of the 3 classes, got 'even'; balanced"),
-        (
-            [1.0, 2.0],
-            3,
-            r"one number for each of the 3 classes, got \[1.0, 2.0\]; balanced computes",
-        ),
-        ([1.0, 0.0, 1.0], 3, r"weight must hold positive numbers, got \[1.0, 0.0, 1.0\]"),
-        ("balanced", None, "num_classes must be at least 2, got None; .* for multiclass"),
-    ],
-)
+CLASS_WEIGHTS = [
+    ("even", 3, "weight must have one number for each of the 3 classes, got 'even'; balanced"),
+    ([1.0, 2.0], 3, r"one number for each of the 3 classes, got \[1.0, 2.0\]; balanced computes"),
+    ([1.0, 0.0, 1.0], 3, r"weight must hold positive numbers, got \[1.0, 0.0, 1.0\]"),
+    ("balanced", None, "num_classes must be at least 2, got None; .* for multiclass"),
+]
+
+
+@pytest.mark.parametrize(("weight", "num_classes", "message"), CLASS_WEIGHTS)
 def test_class_weights_out_of_range_are_refused(
     weight: Any, num_classes: int | None, message: str
 ) -> None:

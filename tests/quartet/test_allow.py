@@ -12,6 +12,7 @@ import pytest
 import torch
 from made import PROJECT
 from omegaconf import DictConfig, OmegaConf, open_dict
+from processes import Cli
 
 from quartet import build
 from quartet.checkpoints import storage
@@ -350,15 +351,13 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_read_as_plain_data(
-    name: str, tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_record_is_read_as_plain_data(name: str, tmp_path: Path, command: Cli) -> None:
     record = tmp_path / "run" / ".hydra"
     record.mkdir(parents=True)
     (record / "config.yaml").write_text(RECORDS[name])
     for line in (("evaluate.py", "run=run"), ("train.py", "resume=run")):
         assert command(*line) == 2
-        err = capsys.readouterr().err
+        err = command.err
         assert "run/.hydra/config.yaml: " in err
         assert "Traceback" not in err
     assert [path.name for path in tmp_path.rglob("*")] == ["run", ".hydra", "config.yaml"]
@@ -572,11 +571,7 @@ def test_a_recorded_profiler_that_says_where_it_writes_is_left_out(
 
 @pytest.mark.parametrize(("script", "key"), [("evaluate.py", "run"), ("train.py", "resume")])
 def test_nothing_is_written_through_a_link(
-    script: str,
-    key: str,
-    tmp_path: Path,
-    command: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
+    script: str, key: str, tmp_path: Path, command: Cli
 ) -> None:
     for folder in ("run/.hydra", "run/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
@@ -585,10 +580,7 @@ def test_nothing_is_written_through_a_link(
     for name in (".lock", "train.log", ".hydra/a", "checkpoints/.last.ckpt.part"):
         (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
     assert command(script, f"{key}=run") == 2
-    assert (
-        capsys.readouterr().err.count(f"is a link to {tmp_path}/mine; put the file itself there.")
-        == 4
-    )
+    assert command.err.count(f"is a link to {tmp_path}/mine; put the file itself there.") == 4
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -644,10 +636,7 @@ def test_links_within_a_directory_and_those_of_wandb_are_none_of_ours(tmp_path: 
 
 
 def test_what_would_direct_a_terminal_is_written_out(
-    composed: DictConfig,
-    tmp_path: Path,
-    command: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
+    composed: DictConfig, tmp_path: Path, command: Cli
 ) -> None:
     cfg = composed.copy()
     with open_dict(cfg):
@@ -659,10 +648,7 @@ def test_what_would_direct_a_terminal_is_written_out(
     content = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "loops": loops}
     storage.save(content, tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert command("evaluate.py", "run=run") == 2
-    assert (
-        "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training"
-        in capsys.readouterr().err
-    )
+    assert "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training" in command.err
 
 
 # The only door

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from made import composed
+from made import assert_refused, composed
 
 from quartet.build import build
-from quartet.core.problems import ConfigError
 from quartet.data.datamodule import balancing_weights
 from quartet.data.loader import Batches
 
@@ -75,5 +74,4 @@ def test_run_draws_rare_classes_as_often_as_others() -> None:
     ],
 )
 def test_balance_that_cannot_be_is_refused(overrides: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        build(composed(["data.balance=true", *overrides.split()]))
+    assert_refused(["data.balance=true", *overrides.split()], words)

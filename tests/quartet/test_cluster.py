@@ -14,7 +14,7 @@ from typing import Any
 import fake_slurm
 import pytest
 import torch
-from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
+from processes import ENDLESS, SMOKE, Cli, result, run, start, wait_for, write_losses
 from test_sweep import Sweep, contents, sweep
 
 from quartet.records.sweep import Job, Table
@@ -72,14 +72,14 @@ def test_engine_that_is_not_installed_is_named_with_its_extra(
     sweep: Sweep,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    train_py: Cli,
 ) -> None:
     found = importlib.util.find_spec
     without = lambda name, *rest: None if name == package else found(name, *rest)  # noqa: E731
     monkeypatch.setattr("quartet.sweeps.launch.find_spec", without)
     assert sweep("-m", "seed=1,2", f"launcher={launcher}") == (2, [])
     line = f"launcher={launcher} needs {package}: pip install -e '.[{launcher}]'\n"
-    assert capsys.readouterr().err == line
+    assert train_py.err == line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,15 +105,11 @@ def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_wrong_setting_is_refused_and_leaves_nothing(
-    setting: list[str],
-    message: str,
-    sweep: Sweep,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    setting: list[str], message: str, sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     launcher, *rest = setting
     assert sweep("-m", "seed=1,2", f"launcher={launcher}", *rest) == (2, [])
-    assert message in capsys.readouterr().err
+    assert message in train_py.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,9 +133,7 @@ class Scripted(launch.Engine):
         self.closed = True
 
 
-def test_jobs_are_watched_until_each_has_ended(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_are_watched_until_each_has_ended(tmp_path: Path, train_py: Cli) -> None:
     table = Table(tmp_path)
     with table.changing():
         for seed in range(3):
@@ -149,7 +143,7 @@ def test_jobs_are_watched_until_each_has_ended(
     assert (engine.submitted, engine.closed) == ([0, 1, 2, 1], True)
     reasons = [job.exit_reason for job in Table(tmp_path).current]
     assert reasons == [None, "lost by Ray: Died", "killed by signal 9"]
-    assert "job 2 (seed=2) killed by signal 9; sweep: 0 of 3 done" in capsys.readouterr().err
+    assert "job 2 (seed=2) killed by signal 9; sweep: 0 of 3 done" in train_py.err
 
 
 def test_work_trains_a_job_in_a_process_of_its_own(tmp_path: Path) -> None:

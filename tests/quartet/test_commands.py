@@ -9,13 +9,12 @@ import sys
 import threading
 import time
 from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from made import composed
-from processes import ENDLESS, SMALL, SMOKE, result, run, start, wait_for, write_losses
+from processes import ENDLESS, SMALL, SMOKE, Cli, result, run, start, wait_for, write_losses
 from torch import Tensor, nn
 
 from quartet.compat import allow_lazy_help
@@ -25,7 +24,6 @@ from quartet.run import train
 from quartet.training.module import NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]
-TrainPy = Callable[..., int]
 
 
 def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -40,7 +38,7 @@ def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def test_refusal_exits_with_2_and_leaves_nothing(
-    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train_py: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train_py("optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run") == 2
     out, err = capsys.readouterr()
@@ -54,10 +52,10 @@ def test_refusal_exits_with_2_and_leaves_nothing(
 
 
 def test_checking_only_says_what_would_run_and_leaves_nothing(
-    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train_py: Cli, tmp_path: Path
 ) -> None:
     assert train_py("check=only", "data=wine", "scheduler=cosine") == 0
-    out = capsys.readouterr().out
+    out = train_py.out
     assert not list(tmp_path.iterdir())
     assert "None" not in out  # of an experiment
     for words in (
@@ -73,7 +71,7 @@ def test_checking_only_says_what_would_run_and_leaves_nothing(
 
 
 def test_two_runs_get_two_directories_and_a_run_is_never_written_over(
-    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train_py: Cli, tmp_path: Path
 ) -> None:
     pair = [start(tmp_path, *SMOKE), start(tmp_path, *SMOKE)]
     outputs = [process.communicate(timeout=300) for process in pair]
@@ -88,7 +86,7 @@ def test_two_runs_get_two_directories_and_a_run_is_never_written_over(
     before = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
     assert train_py(*SMOKE, f"hydra.run.dir='{directories[0]}'") == 2
     words = "already holds a run, and nothing in it was touched; name another directory"
-    assert words in capsys.readouterr().err
+    assert words in train_py.err
     after = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
     assert before == after
 
@@ -247,9 +245,7 @@ def test_job_that_slurm_does_not_requeue_says_so(slurm: Path) -> None:
     assert "train.py resume=" in err.splitlines()[-1]
 
 
-def test_refused_start_leaves_what_was_there(
-    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_start_leaves_what_was_there(train_py: Cli, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "server.log").write_text("mine")
@@ -257,8 +253,7 @@ def test_refused_start_leaves_what_was_there(
         assert train_py(*SMOKE, argument, "hydra.run.dir=mine") == status
         assert [path.name for path in mine.iterdir()] == ["server.log"]
     (mine / "train.log").write_text("mine, too")
-    assert train_py(*SMOKE, "optimizer.lr=-1", "hydra.run.dir=mine") == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already holds a run" in train_py.refuse(*SMOKE, "optimizer.lr=-1", "hydra.run.dir=mine")
     assert (mine / "train.log").read_text() == "mine, too"
 
 
@@ -311,12 +306,10 @@ def test_secrets_of_the_environment_are_written_nowhere(
 # Failures
 
 
-def test_diverging_run_exits_with_1_and_says_where(
-    train_py: TrainPy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_diverging_run_exits_with_1_and_says_where(train_py: Cli, tmp_path: Path) -> None:
     broken = ["optimizer.lr=1e30", "hydra.run.dir=run", "callbacks.progress_bar=null"]
     assert train_py(*SMALL, *broken) == 1
-    err = capsys.readouterr().err
+    err = train_py.err
     message = r"the (validation )?loss became (nan|inf) .* of epoch 1, at learning rate 1e\+30; try"
     assert re.search(rf"^Failed: {message} a smaller optimizer.lr", err, re.MULTILINE)
     assert "Traceback" not in err

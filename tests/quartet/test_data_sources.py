@@ -614,28 +614,22 @@ def test_folds_are_of_groups_and_of_no_order() -> None:
         split(20, val_fraction=0, test_fraction=0.2, split_seed=0, fold=(0, 4), order=groups)
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        (
-            "data.order=noon",
-            r"order column 'noon' holds '10.03.2024', and must hold numbers or dates",
-        ),
-        ("data.order=dya", "order 'dya' is not a column; did you mean day"),
-        (
-            "data.order=day data.group=patient",
-            "group=patient: data.order=day divides the rows already",
-        ),
-        (
-            "data.order=day data.val_fraction=0 data.test_fraction=0.95",
-            "test_fraction: 40 rows have 10",
-        ),
-        (
-            "data.division=patient",
-            "column 'patient' holds p0, .*; its values must be train, val and test",
-        ),
-    ],
-)
+DIVISIONS = [
+    ("data.order=noon", r"order column 'noon' holds '10.03.2024', and must hold numbers or dates"),
+    ("data.order=dya", "order 'dya' is not a column; did you mean day"),
+    ("data.order=day data.group=patient", "group=patient: data.order=day divides the rows already"),
+    (
+        "data.order=day data.val_fraction=0 data.test_fraction=0.95",
+        "test_fraction: 40 rows have 10",
+    ),
+    (
+        "data.division=patient",
+        "column 'patient' holds p0, .*; its values must be train, val and test",
+    ),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), DIVISIONS)
 def test_division_that_does_not_fit_is_refused(visits: Path, override: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}|{words}"):
         table(visits, "y", "regression", *PLAIN, *override.split())
@@ -678,19 +672,16 @@ def test_table_that_does_not_fit_is_refused(
         table(pets, target, task, *filter(None, [override]))
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "has no rows; it needs a line of column names"),
-        ("a,y\n", "has no rows; it needs a line of column names"),
-        ("a,y\n1,2\n1,2,3,4\n", "cannot be read as a csv table: .*line 3"),
-        ("a,y\n1,2\ninf,3\n", "column 'a' has infinite values"),
-        (
-            "a,y\n1,2\n3,inf\n",
-            "target column 'y' has 1 missing or infinite values, in rows 2; remove",
-        ),
-    ],
-)
+UNREADABLE = [
+    ("", "has no rows; it needs a line of column names"),
+    ("a,y\n", "has no rows; it needs a line of column names"),
+    ("a,y\n1,2\n1,2,3,4\n", "cannot be read as a csv table: .*line 3"),
+    ("a,y\n1,2\ninf,3\n", "column 'a' has infinite values"),
+    ("a,y\n1,2\n3,inf\n", "target column 'y' has 1 missing or infinite values, in rows 2; remove"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), UNREADABLE)
 def test_unreadable_table_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     overrides = ("data.val_fraction=0", "data.test_fraction=0")

@@ -1,9 +1,7 @@
 """Runs scored again, from the command line and from Python."""
 
-import functools
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,18 @@ import pandas as pd
 import pytest
 from made import composed
 from made_runs import made_run
+from processes import Cli
 
 from quartet.inference.evaluate import evaluate
 from quartet.records.sweep import Job, Table
 from quartet.run import train
 from quartet.sweeps.directory import find_run, find_winner
 
-Command = Callable[..., int]
-
 
 @pytest.fixture
-def rescore(command: Command) -> Command:
+def rescore(command: Cli) -> Cli:
     """Runs evaluate.py in this process and returns its exit status."""
-    return functools.partial(command, "evaluate.py")
+    return command.with_words("evaluate.py")
 
 
 def table(path: Path, seed: int, columns: str = "abc") -> None:
@@ -80,7 +77,7 @@ def test_figures_are_those_of_the_training_to_the_last_digit(
         assert again == found == written(tmp_path, split)["metrics"]
 
 
-def test_last_and_a_path_are_scored_too(run: Path, rescore: Command) -> None:
+def test_last_and_a_path_are_scored_too(run: Path, rescore: Cli) -> None:
     # Of validation, the figures of the last epoch are on record.
     rows = pd.read_csv(run / "metrics.csv")
     last = {name: rows[name].iloc[-1] for name in rows if name.startswith("val/")}
@@ -90,7 +87,7 @@ def test_last_and_a_path_are_scored_too(run: Path, rescore: Command) -> None:
     assert written(run, "val-1") == written(run, "val")
 
 
-def test_other_data_of_the_same_kind(run: Path, rescore: Command, tmp_path: Path) -> None:
+def test_other_data_of_the_same_kind(run: Path, rescore: Cli, tmp_path: Path) -> None:
     table(tmp_path / "other.csv", 1)
     assert rescore(f"run={run}", f"data.path={tmp_path}/other.csv") == 0
     assert rescore(f"run={run}", "data=csv", f"data.path={tmp_path}/other.csv") == 0
@@ -104,17 +101,14 @@ def test_other_data_of_the_same_kind(run: Path, rescore: Command, tmp_path: Path
 
 
 def test_samples_that_were_trained_on_are_not_scored(
-    tmp_path: Path,
-    command: Command,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, command: Cli, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(composed(["data=linear", "trainer.max_epochs=1"]), tmp_path / "r")
     for setting in ("split_seed=5", "test_fraction=0.3", "val_fraction=0.3", "folds=3"):
         for script in ("evaluate.py", "predict.py"):
             assert command(script, "run=r", f"data.{setting}") == 2
             message = "is not what the run was trained with, and samples to score would be some"
-            assert f"data.{setting}: {message}" in capsys.readouterr().err
+            assert f"data.{setting}: {message}" in command.err
     assert command("evaluate.py", "run=r", "seed=2", "data.num_workers=1") == 0
     assert "Caution" not in caplog.text
     assert command("evaluate.py", "run=r", "data.seed=3") == 0
@@ -140,17 +134,11 @@ def test_samples_that_were_trained_on_are_not_scored(
     ],
 )
 def test_what_does_not_fit_is_refused(
-    overrides: str,
-    message: str,
-    run: Path,
-    rescore: Command,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    overrides: str, message: str, run: Path, rescore: Cli, tmp_path: Path
 ) -> None:
     table(tmp_path / "narrow.csv", 1, "ab")
     before = sorted(run.rglob("*"))
-    assert rescore(f"run={run}", *overrides.split()) == 2
-    assert message in capsys.readouterr().err
+    assert message in rescore.refuse(f"run={run}", *overrides.split())
     assert sorted(run.rglob("*")) == before
 
 
@@ -208,9 +196,7 @@ def test_a_sweep_that_is_not_what_it_says_is_refused(
     assert "is no table of a sweep's jobs" in told
 
 
-def test_a_sweep_is_evaluated_as_its_winner(
-    tmp_path: Path, rescore: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_is_evaluated_as_its_winner(tmp_path: Path, rescore: Cli) -> None:
     for number, rate in enumerate(("1e-6", "0.01")):
         overrides = [f"optimizer.lr={rate}", "trainer.max_epochs=2", "data=wine"]
         train(composed(overrides), tmp_path / "s" / str(number))
@@ -218,7 +204,7 @@ def test_a_sweep_is_evaluated_as_its_winner(
     table.jobs = {n: Job(tmp_path / "s" / str(n), [], "") for n in range(2)}
     table.write()
     assert rescore("run=s", "split=test") == 0
-    assert "The winner of s by val/loss (min) is job 1, " in capsys.readouterr().out
+    assert "The winner of s by val/loss (min) is job 1, " in rescore.out
     figures = json.loads((tmp_path / "s/1/result.json").read_text())["metrics"]
     for name, value in written(tmp_path / "s" / "1", "test")["metrics"].items():
         assert value == figures[name]

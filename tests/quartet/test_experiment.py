@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from made import composed, idx_files, options, write
 from omegaconf import OmegaConf
+from processes import Cli
 from torch import nn
 
 from hydra_plugins.quartet import GridSweeper
@@ -73,7 +73,7 @@ def test_header_says_how_to_run_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_sweep_is_the_one_that_the_file_names(
-    name: str, train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    name: str, train_py: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = []
 

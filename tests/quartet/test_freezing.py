@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from made import composed
+from made import assert_refused, composed
 from torch import Tensor, nn
 
 from quartet.build import build
-from quartet.core.problems import ConfigError
 from quartet.reports.run import describe_run
 from quartet.training.parameters import freeze
 from quartet.validation.dry_run import pass_through
@@ -68,18 +67,18 @@ def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
     ],
 )
 def test_unfreezing_that_cannot_be_is_refused(epochs: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        build(composed(["callbacks=unfreeze", f"callbacks.unfreeze.epochs={epochs}"]))
+    assert_refused(f"callbacks=unfreeze callbacks.unfreeze.epochs={epochs}", words)
 
 
 def test_frozen_parameters_stay_so_and_several_processes_are_refused() -> None:
     names = ["callbacks=unfreeze", "callbacks.unfreeze.epochs={2: ['layers.0.*']}"]
-    with pytest.raises(ConfigError, match=r"'layers.0.\*' matches no trainable parameter"):
-        build(composed([*names, "optimizer.freeze=['layers.0.*']"]))
-    with pytest.raises(
-        ConfigError, match=r"^callbacks.unfreeze: several .*; set trainer.devices=1"
-    ):
-        build(composed([*names, "trainer=ddp", "trainer.accelerator=cpu"]))
+    assert_refused(
+        [*names, "optimizer.freeze=['layers.0.*']"], r"'layers.0.\*' matches no trainable parameter"
+    )
+    assert_refused(
+        [*names, "trainer=ddp", "trainer.accelerator=cpu"],
+        r"^callbacks.unfreeze: several .*; set trainer.devices=1",
+    )
 
 
 class Encoder(nn.Module):

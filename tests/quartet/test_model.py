@@ -209,31 +209,25 @@ def test_weights_that_do_not_arrive_are_refused(monkeypatch: pytest.MonkeyPatch)
     assert str(refusal.value).count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"name": "resnet81"}, r"model.name=resnet81 is unknown; did you mean \w*resnet"),
-        ({"name": "zzz"}, r"model.name=zzz is unknown; there are alexnet, .*wide_resnet50_2"),
-        ({"weights": "IMAGENET"}, r"weights=IMAGENET is unknown; did you mean IMAGENET1K_V1"),
-        ({"stem": "tiny"}, r"model.stem=tiny is unknown; there are auto, imagenet, small"),
-        (
-            {"stem": "small", "name": "mnasnet0_5"},
-            r"stem=small is for ResNets, not mnasnet0_5.*stem=imagenet",
-        ),
-        ({"image_size": 0}, r"image_size must be at least 1, got 0; null does not resize"),
-        ({"input_shape": [64]}, r"input_shape must be .*got \(64,\); model=mlp takes any shape"),
-        ({"name": "alexnet"}, r"(?s)alexnet does not accept images of 32x32: .*\n.*image_size=224"),
-        (
-            {"name": "vit_b_16", "image_size": 30},
-            r"vit_b_16 does not accept images of 30x30: .*patch",
-        ),
-        (
-            {"name": "vit_b_16", "input_shape": [3, 16, 32]},
-            r"does not accept images of 16x32: .*width",
-        ),
-        ({"name": "maxvit_t"}, r"maxvit_t does not accept images of 32x32: .*not divisible"),
-    ],
-)
+REFUSED = [
+    ({"name": "resnet81"}, r"model.name=resnet81 is unknown; did you mean \w*resnet"),
+    ({"name": "zzz"}, r"model.name=zzz is unknown; there are alexnet, .*wide_resnet50_2"),
+    ({"weights": "IMAGENET"}, r"weights=IMAGENET is unknown; did you mean IMAGENET1K_V1"),
+    ({"stem": "tiny"}, r"model.stem=tiny is unknown; there are auto, imagenet, small"),
+    (
+        {"stem": "small", "name": "mnasnet0_5"},
+        r"stem=small is for ResNets, not mnasnet0_5.*stem=imagenet",
+    ),
+    ({"image_size": 0}, r"image_size must be at least 1, got 0; null does not resize"),
+    ({"input_shape": [64]}, r"input_shape must be .*got \(64,\); model=mlp takes any shape"),
+    ({"name": "alexnet"}, r"(?s)alexnet does not accept images of 32x32: .*\n.*image_size=224"),
+    ({"name": "vit_b_16", "image_size": 30}, r"vit_b_16 does not accept images of 30x30: .*patch"),
+    ({"name": "vit_b_16", "input_shape": [3, 16, 32]}, r"does not accept images of 16x32: .*width"),
+    ({"name": "maxvit_t"}, r"maxvit_t does not accept images of 32x32: .*not divisible"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED)
 def test_torchvision_refuses(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         torchvision_model(**overrides)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import composed
+from made import assert_refused, composed
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric, MetricCollection
@@ -382,10 +382,10 @@ OWN = [
 
 
 def test_a_third_tensor_is_no_query() -> None:
-    with pytest.raises(
-        ConfigError, match="has 3 items, and a regression task takes inputs and targ"
-    ):
-        build(composed([*OWN, f"data._target_={__name__}.weighted"]))
+    assert_refused(
+        [*OWN, f"data._target_={__name__}.weighted"],
+        "has 3 items, and a regression task takes inputs and targ",
+    )
     run = build(composed([*OWN, f"data._target_={__name__}.weighted", "+data.extra=false"]))
     assert run.steps_per_epoch == 2
 
@@ -411,10 +411,10 @@ def test_a_task_names_its_extras_for_the_loss(tmp_path: Path) -> None:
 def test_a_loss_whose_extras_are_not_there_is_refused() -> None:
     words = [*OWN, f"data._target_={__name__}.weighted", f"data.task={__name__}.Weighted"]
     model = ["model.input_shape=[10]", "model.num_outputs=1"]
-    with pytest.raises(
-        ConfigError, match=r"^loss: needs indexes of a batch, and a batch has .* weigh"
-    ):
-        build(composed([*words, *model, "loss=ranknet", "~loss.tasks"]))
+    assert_refused(
+        [*words, *model, "loss=ranknet", "~loss.tasks"],
+        r"^loss: needs indexes of a batch, and a batch has .* weigh",
+    )
 
 
 class NamedLikeAMetric(nn.Module):
@@ -431,10 +431,11 @@ def test_two_values_of_one_name_are_refused() -> None:
     words += ["model.num_outputs=1", "metrics=regression", "~metrics.tasks"]
     loss, data = f"loss._target_={__name__}.NamedLikeAMetric", f"data._target_={__name__}.ambiguous"
     words[words.index("metrics=none")] = "loss=mse"
-    with pytest.raises(ConfigError, match=r"metrics\.mae: logs mae, as the loss or another metric"):
-        build(composed([*words, loss, f"data._target_={__name__}.weighted"]))
-    with pytest.raises(ConfigError, match="data: class_names has 'cat' twice; give each class a"):
-        build(composed([*words, data]))
+    assert_refused(
+        [*words, loss, f"data._target_={__name__}.weighted"],
+        r"metrics\.mae: logs mae, as the loss or another metric",
+    )
+    assert_refused([*words, data], "data: class_names has 'cat' twice; give each class a")
 
 
 def faulty(kind: str) -> quartet.Parts:
@@ -463,38 +464,18 @@ class Pictureless(quartet.Task):
         return None
 
 
-@pytest.mark.parametrize(
-    ("kind", "task", "message"),
-    [
-        (
-            "nothing",
-            "Weighted",
-            r"^data: Parts\(augment=...\) gives NoneType for \(2 x 4 float32, 2 x",
-        ),
-        (
-            "fewer",
-            "Weighted",
-            r"gives \(1 x 4 .* for \(2 x 4 .*; it must keep the form of the batch",
-        ),
-        ("flat", "Weighted", r"^loss: .*model gives 2 x 2 float32; targets are 2 x 1 float32\.$"),
-        (
-            "narrow",
-            "Weighted",
-            r"^data: the val inputs are 2 x 3 float32, of two samples: mat1 and",
-        ),
-        (
-            "infinite",
-            "Weighted",
-            r"^loss: is NaN or infinite for the first batch, before any train",
-        ),
-        (
-            "fine",
-            "Misspelt",
-            r"^data.task: Misspelt.prediction_column is no .* prediction_columns\?$",
-        ),
-        ("fine", "Pictureless", None),
-    ],
-)
+FAULTS = [
+    ("nothing", "Weighted", r"^data: Parts\(augment=...\) gives NoneType for \(2 x 4 float32, 2 x"),
+    ("fewer", "Weighted", r"gives \(1 x 4 .* for \(2 x 4 .*; it must keep the form of the batch"),
+    ("flat", "Weighted", r"^loss: .*model gives 2 x 2 float32; targets are 2 x 1 float32\.$"),
+    ("narrow", "Weighted", r"^data: the val inputs are 2 x 3 float32, of two samples: mat1 and"),
+    ("infinite", "Weighted", r"^loss: is NaN or infinite for the first batch, before any train"),
+    ("fine", "Misspelt", r"^data.task: Misspelt.prediction_column is no .* prediction_columns\?$"),
+    ("fine", "Pictureless", None),
+]
+
+
+@pytest.mark.parametrize(("kind", "task", "message"), FAULTS)
 def test_faults_of_other_parts_and_of_augmentations_are_refused(
     kind: str, task: str, message: str | None
 ) -> None:
@@ -506,8 +487,7 @@ def test_faults_of_other_parts_and_of_augmentations_are_refused(
             "predict.py: it writes tensors, since the task has no method prediction_columns",
         ]
     else:
-        with pytest.raises(ConfigError, match=message):
-            build(composed(words))
+        assert_refused(words, message)
 
 
 def test_the_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:
@@ -540,8 +520,7 @@ def test_flips_of_inputs_alone_are_refused(words: list[str], message: str) -> No
     ],
 )
 def test_a_name_of_no_task_is_refused(name: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=f"^data.task={name}: {words}"):
-        build(composed(["data=wine", f"data.task={name}"]))
+    assert_refused(f"data=wine data.task={name}", f"^data.task={name}: {words}")
 
 
 @pytest.mark.parametrize("epochs", [2])

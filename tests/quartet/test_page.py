@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from made_runs import made_run, made_search, made_sweep
-from processes import SMALL, start, wait_for
+from processes import SMALL, Cli, start, wait_for
 
 from quartet.reports.page import report
 from quartet.sweeps.directory import write_report
@@ -171,7 +170,7 @@ SWEEP = ["-m", *SMALL, "hydra.sweep.dir=sweep", "callbacks.progress_bar=null"]
 
 
 def test_sweep_goes_on_after_a_refused_and_a_failing_job_and_ends_with_the_report(
-    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = ["optimizer.lr=0.1,-1,1e30,0.2", "trainer.max_epochs=1"]
     assert command("train.py", *SWEEP, *jobs) == 1
@@ -217,17 +216,17 @@ def test_a_report_that_cannot_be_made_fails_no_sweep(
 
 
 def test_the_command_refuses_a_directory_without_runs_or_with_a_damaged_table(
-    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Cli
 ) -> None:
     assert command("scripts/report.py", str(tmp_path)) == 2
     start = f"{tmp_path} holds no run; name a sweep, such as multirun/"
-    assert capsys.readouterr().err.startswith(start)
+    assert command.err.startswith(start)
     assert not any(tmp_path.iterdir())
     made_run(tmp_path / "0")
     (tmp_path / "sweep.json").write_text('{"command": [], "jobs": {"0": {"overrides": 1}}}')
     assert command("scripts/report.py", str(tmp_path)) == 2
     start = f"{tmp_path}/sweep.json is no table of a sweep's jobs: "
-    assert capsys.readouterr().err.startswith(start)
+    assert command.err.startswith(start)
 
 
 @browser

@@ -3,7 +3,7 @@
 import csv
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,6 +14,7 @@ import pytest
 import torch
 from made import composed, labelled_table, paint
 from PIL import Image
+from processes import Cli
 from sklearn import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics.functional.classification import (
@@ -217,7 +218,7 @@ def test_the_most_wrong_is_the_least_probable_truth() -> None:
 
 @pytest.mark.parametrize("part", ["test", pytest.param("val", marks=pytest.mark.slow)])
 def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
-    command: Callable[..., int], tmp_path: Path, part: str
+    command: Cli, tmp_path: Path, part: str
 ) -> None:
     words = ["-m", "data=wine", "seed=0,1", "trainer.max_epochs=1", "logger=none"]
     words += [] if part == "test" else ["data.test_fraction=0"]
@@ -242,7 +243,7 @@ def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
     ],
 )
 def test_a_winner_without_parts_or_without_a_best_checkpoint_is_drawn(
-    command: Callable[..., int], capsys: pytest.CaptureFixture[str], more: list[str]
+    command: Cli, more: list[str]
 ) -> None:
     words = ["-m", "data=wine", "seed=0,1", "trainer.max_epochs=1", "logger=none", *more]
     for name, pictures in (("own", "null"), ("all", "true")):
@@ -257,12 +258,12 @@ def test_a_winner_without_parts_or_without_a_best_checkpoint_is_drawn(
 
 
 def test_a_winner_that_cannot_be_drawn_costs_the_sweep_nothing(
-    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quartet.inference.evaluate.draw", Mock(side_effect=ValueError("why")))
     words = ["trainer.max_epochs=1", "logger=none", "hydra.sweep.dir=s"]
     assert command("train.py", "-m", "seed=0,1", *words) == 0
-    assert "No pictures of the winner: why" in capsys.readouterr().err
+    assert "No pictures of the winner: why" in command.err
 
 
 # Predictions kept

@@ -5,7 +5,6 @@ import re
 import shlex
 import sys
 import types
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from made import PROJECT
+from processes import Cli
 
 from quartet.build import build, compose
 from quartet.checkpoints.storage import load
@@ -61,9 +61,6 @@ def _without_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quartet.sweeps.directory.write_report", lambda directory: None)
 
 
-Command = Callable[..., int]
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the tables that the commands name."""
@@ -81,11 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance")
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_ends_well(
-    line: str,
-    folder: Path,
-    command: Command,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    line: str, folder: Path, command: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "export.py" in line:
         pytest.importorskip("onnxscript")
@@ -105,7 +98,7 @@ def test_command_ends_well(
     if alone:
         line += " hydra.run.dir=run"
     with examples.installed(MIGRATED, folder) if "mnist_lit" in line else nullcontext():
-        assert command(*shlex.split(line)[1:]) == 0, capsys.readouterr().err
+        assert command(*shlex.split(line)[1:]) == 0, command.err
     if alone:
         result = json.loads((folder / "run/result.json").read_text())
         assert result["status"] == "finished"

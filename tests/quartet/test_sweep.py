@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
-from processes import ENDLESS, SMOKE, result, run, start, wait_for, write_losses
+from processes import ENDLESS, SMOKE, Cli, result, run, start, wait_for, write_losses
 
 from quartet.records import run_directory as record
 from quartet.records.sweep import Table
@@ -33,7 +33,7 @@ Sweep = Callable[..., tuple[int, list[tuple[str, int]]]]
 
 
 @pytest.fixture
-def sweep(train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Sweep:
+def sweep(train_py: Cli, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Gives the status of train.py, and the optimizer and seed of each training."""
     trained: list[tuple[str, int]] = []
 
@@ -57,7 +57,7 @@ def sweep(train_py: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Swee
 
 
 def test_finished_jobs_are_skipped_and_new_ones_get_the_next_numbers(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     assert sweep("-m", "seed=1,2", "hydra.sweep.dir=s") == (0, [("adam", 1), ("adam", 2)])
     before = contents(tmp_path / "s")
@@ -71,7 +71,7 @@ def test_finished_jobs_are_skipped_and_new_ones_get_the_next_numbers(
     assert seeds == [1, 2, 3, 1]
     after = contents(tmp_path / "s")
     assert all(after[path] == before[path] for path in before if path.name != "sweep.json")
-    assert "4 of 4 jobs finished: s" in capsys.readouterr().out
+    assert "4 of 4 jobs finished: s" in train_py.out
 
 
 def test_resume_alone_resumes_all_jobs(sweep: Sweep, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_resume_alone_resumes_all_jobs(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_failed_jobs_are_trained_again_under_new_numbers_and_interrupted_ones_always(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     sweep("-m", "seed=1,13", "hydra.sweep.dir=s")
     before = contents(tmp_path / "s" / "1")
@@ -91,11 +91,11 @@ def test_failed_jobs_are_trained_again_under_new_numbers_and_interrupted_ones_al
     assert sweep(*again, "sweep.retry=failed") == (1, [("adam", 13)])
     assert contents(tmp_path / "s" / "1") == before
     assert Table(tmp_path / "s").jobs[1].retried_as == 2
-    assert "1 of 2 jobs finished" in capsys.readouterr().out
+    assert "1 of 2 jobs finished" in train_py.out
     record.write_result(tmp_path / "s/0", result(tmp_path / "s/0") | {"status": "interrupted"})
     assert sweep(*again) == (1, [("adam", 1)])  # without a word, failed ones are left
     assert sweep(*again, "sweep.retry=all") == (2, [])
-    assert "sweep.retry=all: must be failed" in capsys.readouterr().err
+    assert "sweep.retry=all: must be failed" in train_py.err
 
 
 MINE = ("-m", "--config-dir=mine", "experiment=mine", "hydra.sweep.dir=s")
@@ -109,7 +109,7 @@ def write_experiment(lr: float, comment: str = "") -> None:
 
 
 def test_changed_configuration_is_refused_with_a_diff(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     write_experiment(0.5)
     command = (*MINE, "seed=1,2")
@@ -117,9 +117,9 @@ def test_changed_configuration_is_refused_with_a_diff(
     before = contents(tmp_path / "s")
 
     write_experiment(0.25)
-    capsys.readouterr()
+    assert train_py.err
     assert sweep(*command) == (2, [])
-    assert capsys.readouterr().err == (
+    assert train_py.err == (
         "conf/ has changed since jobs in s were trained, and nothing in it was touched:\n"
         "  job 0: experiment=mine seed=1\n"
         "    optimizer.lr: 0.5 -> 0.25\n"
@@ -152,36 +152,36 @@ def test_refused_and_retried_jobs_ignore_changed_files(sweep: Sweep, tmp_path: P
 
 
 def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     assert sweep("-m", "optimizer=sgd,adamm", "seed=1,2") == (2, [])
     assert sweep("-m", "optimizer=sgd", "optimizer.lrr=1,2", "hydra.sweep.dir=s") == (2, [])
-    said = capsys.readouterr().err
+    said = train_py.err
     assert "optimizer=adamm: there is no such option; did you mean adam?" in said
     assert "optimizer.lrr=1,2: there is no such key; did you mean optimizer.lr?" in said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_sweep_with_a_combination_that_cannot_be_composed_is_refused(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     combinations = ("optimizer=adam,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]")
     assert sweep("-m", *combinations, "hydra.sweep.dir=s") == (2, [])
     assert "betas=[0.9,0.99],[0.8,0.9]: there is no such key with optimizer=sgd; there are" in (
-        capsys.readouterr().err
+        train_py.err
     )
 
 
 def test_check_only_says_what_would_run_and_leaves_nothing(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     data = ("-m", "data=wine", "check=only", "launcher=local")
     assert sweep(*data, "optimizer=sgd,adam") == (0, [])
-    assert capsys.readouterr().out.count("Nothing is wrong with it. It would run:") == 2
+    assert train_py.out.count("Nothing is wrong with it. It would run:") == 2
     assert sweep(*data, "optimizer.lr=0.1,-1") == (2, [])
-    printed = capsys.readouterr()
-    assert printed.out.count("Nothing is wrong with it. It would run:") == 1
-    assert "1 of 2 jobs would be refused" in printed.err
+    said = train_py.printed
+    assert said.count("Nothing is wrong with it. It would run:") == 1
+    assert "1 of 2 jobs would be refused" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,9 +197,7 @@ class OtherLauncher(Launcher):
 
 
 def test_launcher_of_another_package_is_refused(
-    train_py: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    train_py: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugins, store = Plugins.instance(), ConfigStore.instance()
     package = ModuleType("hydra_plugins.other")
@@ -209,15 +207,15 @@ def test_launcher_of_another_package_is_refused(
     node = {"_target_": "hydra_plugins.other.OtherLauncher"}
     store.store(group="hydra/launcher", name="other", node=node, provider="test")
     assert train_py("-m", *SMOKE, "seed=0,1", "hydra/launcher=other") == 2
-    assert "hydra/launcher=other: does not train the jobs of sweep=grid" in capsys.readouterr().err
+    assert "hydra/launcher=other: does not train the jobs of sweep=grid" in train_py.err
 
 
 def test_further_devices_need_a_process_for_each_job(
-    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     assert sweep("-m", "trainer=ddp", "seed=1", "hydra.sweep.dir=s") == (1, [])
     assert result(tmp_path / "s/0")["status"] == "refused"
-    assert "add launcher=local" in capsys.readouterr().err
+    assert "add launcher=local" in train_py.err
 
 
 # Processes
@@ -263,9 +261,7 @@ def test_signal_reaches_the_jobs_which_go_on_later(tmp_path: Path) -> None:
     assert not (tmp_path / "s/1").exists()
 
 
-def test_run_is_not_trained_by_two_processes(
-    train_py: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_is_not_trained_by_two_processes(train_py: Cli, tmp_path: Path) -> None:
     endless = [*ENDLESS, "hydra.run.dir=run"]
     first = start(tmp_path, *endless)
     wait_for("run/checkpoints/last.ckpt", tmp_path, first)
@@ -275,7 +271,7 @@ def test_run_is_not_trained_by_two_processes(
     assert first.returncode == 143
     assert status == 2
     words = f"another process trains in run: process {first.pid} on"
-    assert words in capsys.readouterr().err
+    assert words in train_py.err
     assert not (tmp_path / "run/.hydra/resume-1").exists()
     assert not (tmp_path / "run/.lock").exists()
 

@@ -50,33 +50,21 @@ def test_limited_epoch_that_is_shorter_than_the_interval_validates_at_its_end(
         assert all(row["val/loss"] for row in rows(tmp_path / str(number)))
 
 
-@pytest.mark.parametrize(
-    ("stage", "options", "key"),
-    [
-        ("val", [], "monitor.metric=val/loss"),
-        ("val", ["callbacks=early_stopping", "callbacks.best=null"], "monitor.metric=val/loss"),
-        (
-            "val",
-            ["monitor.metric=train/loss", "scheduler=plateau", "scheduler.monitor=val/loss"],
-            "scheduler.monitor=val/loss",
-        ),
-        (
-            "train",
-            ["monitor.metric=train/loss", "callbacks=early_stopping"],
-            "monitor.metric=train",
-        ),
-        (
-            "train",
-            ["monitor.metric=train/loss", "scheduler=plateau"],
-            "scheduler.monitor=train/loss",
-        ),
-        (
-            "train",
-            ["monitor.metric=train/loss", "data.val_fraction=0"],
-            "monitor.metric=train/loss",
-        ),
-    ],
-)
+MONITORED = [
+    ("val", [], "monitor.metric=val/loss"),
+    ("val", ["callbacks=early_stopping", "callbacks.best=null"], "monitor.metric=val/loss"),
+    (
+        "val",
+        ["monitor.metric=train/loss", "scheduler=plateau", "scheduler.monitor=val/loss"],
+        "scheduler.monitor=val/loss",
+    ),
+    ("train", ["monitor.metric=train/loss", "callbacks=early_stopping"], "monitor.metric=train"),
+    ("train", ["monitor.metric=train/loss", "scheduler=plateau"], "scheduler.monitor=train/loss"),
+    ("train", ["monitor.metric=train/loss", "data.val_fraction=0"], "monitor.metric=train/loss"),
+]
+
+
+@pytest.mark.parametrize(("stage", "options", "key"), MONITORED)
 def test_monitored_value_that_no_step_records_ends_the_training_with_its_name(
     stage: str, options: list[str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

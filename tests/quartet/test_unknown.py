@@ -2,9 +2,9 @@
 
 import re
 import shlex
-from collections.abc import Callable
 
 import pytest
+from processes import Cli
 
 from quartet.build import compose
 from quartet.config.unknown import check_words
@@ -75,16 +75,9 @@ def test_ways_out_work_when_typed() -> None:
         ("-m optimizer.lr=1,2 dat=wine", "dat=wine: there is no such key; did you mean data?"),
     ],
 )
-def test_command_ends_with_2_and_leaves_nothing(
-    line: str,
-    message: str,
-    train_py: Callable[..., int],
-    tmp_path: object,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_command_ends_with_2_and_leaves_nothing(line: str, message: str, train_py: Cli) -> None:
     assert train_py(*line.split(), "check=only") == 2
-    error = capfd.readouterr()
-    said = error.err + error.out
+    said = train_py.printed
     assert re.search(r"Refused(, before the first batch)?:\n  " + re.escape(message), said)
     assert "HYDRA_FULL_ERROR" not in said
     assert "search path" not in said

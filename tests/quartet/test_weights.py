@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import composed
+from made import assert_refused, composed
 from torch import nn
 
 import quartet
@@ -69,10 +69,7 @@ def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path
     figures = evaluate(composed(names), run)
     assert figures == {k: v for k, v in result["metrics"].items() if k.startswith("test/")}
     assert train(composed([f"resume={run}", "trainer.max_epochs=2"]))["status"] == "finished"
-    with pytest.raises(
-        ConfigError, match=r"no best.ckpt or last.ckpt in .*; name the directory of a"
-    ):
-        build(composed(names))
+    assert_refused(names, r"no best.ckpt or last.ckpt in .*; name the directory of a")
 
 
 @pytest.mark.parametrize(
@@ -86,16 +83,12 @@ def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path
     ],
 )
 def test_weights_that_are_not_there_are_refused(overrides: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        build(composed(overrides.split()))
+    assert_refused(overrides, words)
 
 
 def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
     names = ["data=digits", "model=cnn", "model.strict=false", f"model.weights='{before}'"]
-    with pytest.raises(
-        ConfigError, match=r"nothing in .*best.ckpt fits this model: layers.0.weight on"
-    ):
-        build(composed(names))
+    assert_refused(names, r"nothing in .*best.ckpt fits this model: layers.0.weight on")
 
 
 def test_part_of_the_weights_is_taken(before: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -142,17 +135,13 @@ def test_modules_are_taken_under_other_names(before: Path) -> None:
 )
 def test_part_that_is_not_there_is_refused(keys: str, words: str, before: Path) -> None:
     names = ["data=wine", "model.hidden=[128,64]", f"model.weights='{before}'"]
-    with pytest.raises(ConfigError, match=words):
-        build(composed([*names, f"model.weights_keys={keys}"]))
+    assert_refused([*names, f"model.weights_keys={keys}"], words)
 
 
 @pytest.mark.parametrize("place", ["null", "DEFAULT"])
 def test_part_of_no_run_is_refused(place: str) -> None:
     names = ["model=torchvision", f"model.weights={place}", "model.weights_keys=['layer1.*']"]
-    with pytest.raises(
-        ConfigError, match=r"^model.weights_keys=\['layer1.*model.weights must name"
-    ):
-        build(composed(names))
+    assert_refused(names, r"^model.weights_keys=\['layer1.*model.weights must name")
 
 
 # A trained model within another run
