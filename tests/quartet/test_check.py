@@ -309,6 +309,8 @@ REFUSED = [
         r"mode=max: contradicts val/loss",
     ),
     # Parts that do not fit the task
+    ("data=wine data.flip=true", r"@: needs images .*\[13\]; leave it out"),
+    ("data=wine data.crop=2", "@: needs images"),
     (
         "loss=bce",
         r"use loss=cross_entropy, focal, label_smoothing, nll or weighted_cross_entropy\.$",
@@ -316,10 +318,8 @@ REFUSED = [
     ("data=diabetes loss=listnet", "@: is for ranking tasks, .*regression; use loss=hu"),
     ("metrics=regression", r"@: is for .*multiclass; use metrics=classification\.$"),
     ("data.task=regression", r"targets are torch.int64 of shape \[1258\]; a regression task takes"),
-    (
-        "data.task=foo",
-        "@: must be multiclass, binary, multilabel, regression or ranking, or the path",
-    ),
+    ("data.task=foo", "@: must be multiclass, .* or ranking, or the path of a task of your own"),
+    ("data.task=os.path", "@: is no part of a training"),
     (
         "metrics.f1.num_classes=3",
         r"^metrics.f1: .*must suit this multiclass task with num_outputs=",

@@ -13,7 +13,6 @@ from torch.nn.functional import softplus
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from quartet.build import build
-from quartet.reports.run import describe_run
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -55,9 +54,3 @@ def test_rates_of_both_are_logged_and_samples_are_saved(tmp_path: Path) -> None:
     rates = pd.read_csv(tmp_path / "run/metrics.csv")["lr/discriminator_optimizer"]
     assert rates.tolist() == pytest.approx([0.001, 0.00075, 0.00025])
     assert len(torch.load(tmp_path / "run/samples/2.pt")) == 100
-
-
-def test_check_names_both_optimizers() -> None:
-    text = describe_run(composed(TINY))
-    assert "0.002 at the end, of 82 parameters" in text
-    assert "0.00025 at the end, of 65 parameters" in text

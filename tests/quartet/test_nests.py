@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ import pytest
 import torch
 from made import assert_refused, composed
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric, MetricCollection
 from torchmetrics.wrappers import BinaryTargetTransformer, MinMaxMetric
 
 import quartet
 from quartet.build import build
 from quartet.config import allow
-from quartet.core.problems import ConfigError, TrainingError
+from quartet.core.problems import TrainingError
 from quartet.data import nest
 from quartet.data.loader import Batches, TensorLoader, make_normalizer, prepare_batch
 from quartet.data.task import Multiclass, Regression
@@ -225,21 +224,26 @@ def test_a_metric_may_ask_for_each_batch() -> None:
         buffer.compute()
 
 
-def test_named_losses_are_means_over_samples_of_their_own() -> None:
+@pytest.mark.parametrize(
+    ("losses", "sums"),
+    [
+        # Means over the samples of their own: 4 and 3.
+        (
+            [{"loss": torch.tensor(1.0), "dice": 3.0}, {"loss": 5.0}],
+            {"loss": [16, 4], "dice": [3, 1]},
+        ),
+        (
+            [{"loss": torch.tensor([1.0]), "kl": 0.5, "none": None}, {"loss": 3.0, "kl": 1.5}],
+            {"loss": [10, 4], "kl": [5, 4]},
+        ),
+    ],
+    ids=["one that is not always there", "numbers and None"],
+)
+def test_named_losses_are_summed_over_their_samples(losses: Any, sums: dict[str, Any]) -> None:
     buffer = MetricBuffer(quartet.Task(), MetricCollection({}))
-    buffer.append({"loss": torch.tensor(1.0), "dice": torch.tensor(3.0)}, size=1)
-    buffer.append({"loss": torch.tensor(5.0)}, size=3)
-    sums = {name: (total / count).item() for name, (total, count) in buffer.loss_sums().items()}
-    assert sums == {"loss": 4.0, "dice": 3.0}
-
-
-def test_named_losses_may_be_numbers_or_none() -> None:
-    buffer = MetricBuffer(quartet.Task(), MetricCollection({}))
-    for count in (1, 3):
-        losses = {"loss": torch.tensor([1.0 * count]), "kl": 0.5 * count, "none": None}
-        buffer.append(losses, size=count)
-    sums = {name: values.tolist() for name, values in buffer.loss_sums().items()}
-    assert sums == {"loss": [10, 4], "kl": [5, 4]}
+    for size, step in zip((1, 3), losses, strict=True):
+        buffer.append(step, size=size)
+    assert {name: values.tolist() for name, values in buffer.loss_sums().items()} == sums
 
 
 @pytest.mark.parametrize(
@@ -340,26 +344,6 @@ def weighted(extra: bool = True) -> quartet.Parts:
     rows = numbers.split([10, 1, 1], dim=1)
     data = TensorDataset(*rows[:2], *([rows[2].flatten().abs()] if extra else []))
     return quartet.Parts(data, None, None)
-
-
-class Drawing(Dataset[Any]):
-    """Draws random numbers whenever a sample is read, and is told the epoch."""
-
-    epoch = -1
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        draws = [torch.rand(1).item(), float(np.random.rand()), self.epoch, row]
-        return torch.tensor(draws), torch.zeros(1)
-
-
-def drawing() -> quartet.Parts:
-    return quartet.Parts(Drawing(), None, None)
 
 
 def masks() -> quartet.Parts:
@@ -496,49 +480,7 @@ def test_the_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     assert run.module.model.positions is None
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["data=wine", "data.flip=true"], r"^data.flip=true: needs images .*\[13\]; leave it out"),
-        (["data=wine", "data.crop=2"], r"^data.crop=2: needs images"),
-        ([*OWN, f"data._target_={__name__}.masks", "data.task={here}.Weighted", "data.flip=true",
-          "model.input_shape=[64]", "model.num_outputs=1"], "^data.flip=true: moves images, and noth"),
-    ],
-)  # fmt: skip
-def test_flips_of_inputs_alone_are_refused(words: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        build(composed([word.format(here=__name__) for word in words]))
-    assert any(re.search(message, each) for each in refusal.value.messages)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("nothing", "must be multiclass, binary, .* or ranking, or the path of a task of your own"),
-        ("torch.nn.Linear", "must be a subclass of quartet.Task"),
-        ("os.path", "is no part of a training"),
-    ],
-)
-def test_a_name_of_no_task_is_refused(name: str, words: str) -> None:
-    assert_refused(f"data=wine data.task={name}", f"^data.task={name}: {words}")
-
-
-@pytest.mark.parametrize("epochs", [2])
-def test_draws_of_a_data_set_do_not_depend_on_the_workers(epochs: int) -> None:
-    seen = []
-    for workers in (0, 2):
-        data = quartet.DataModule(
-            drawing, task="regression", batch_size=3, eval_batch_size=4, seed=1, shuffle=True,
-            balance=False, drop_last=False, num_workers=workers, mean=None, std=None, flip=False,
-            crop=0,
-        )  # fmt: skip
-        data.load()
-        loader, before = data.train_dataloader(), torch.get_rng_state()
-        for epoch in range(epochs):
-            loader.batch_sampler.sampler.set_epoch(epoch)
-            seen.append(torch.cat([inputs for inputs, _ in loader]))
-        assert torch.equal(torch.get_rng_state(), before)  # of the training
-    assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:]))
-    assert seen[0][:, 2].unique().tolist() == [0]
-    assert seen[1][:, 2].unique().tolist() == [1]
-    assert len(torch.cat(seen[:2])[:, 0].unique()) == 16
+def test_flips_of_inputs_alone_are_refused() -> None:
+    data = [f"data._target_={__name__}.masks", f"data.task={__name__}.Weighted", "data.flip=true"]
+    words = [*OWN, *data, "model.input_shape=[64]", "model.num_outputs=1"]
+    assert_refused(words, "(?m)^data.flip=true: moves images, and noth")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, Rprop
-from training_by_hand import assert_equal_models, settings, small_model, train
+from training_by_hand import settings, small_model, train
 
 from quartet.training.parameters import create, freeze
 
@@ -94,17 +94,6 @@ def test_last_matching_pattern_sets_the_learning_rate() -> None:
         "3.weight": (0.1, 0.2),
         "3.bias": (0.2, 0.0),
     }
-
-
-def test_learning_rate_factors_step_as_groups_by_hand() -> None:
-    model, by_hand = small_model(), small_model()
-    factory = functools.partial(Adam, lr=0.01)
-    optimizer = create(factory, model, lr_factors={"3.*": 10}, decay_bias_and_norm=True)
-    groups = [{"params": list(by_hand[:3].parameters())}, {"params": by_hand[3].parameters()}]
-    groups[1]["lr"] = 0.1
-    train(model, optimizer, 3)
-    train(by_hand, Adam(groups, lr=0.01), 3)
-    assert_equal_models(model, by_hand)
 
 
 def test_frozen_parameters_stay_and_are_not_given_to_the_optimizer() -> None:
