@@ -67,7 +67,7 @@ def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
     ],
 )
 def test_unfreezing_that_cannot_be_is_refused(epochs: str, words: str) -> None:
-    assert_refused(f"callbacks=unfreeze callbacks.unfreeze.epochs={epochs}", words)
+    assert_refused(["callbacks=unfreeze", f"callbacks.unfreeze.epochs={epochs}"], words)
 
 
 def test_frozen_parameters_stay_so_and_several_processes_are_refused() -> None:
