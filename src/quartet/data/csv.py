@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from quartet.core.messages import format_value, join_or, shorten, suggest_name
-from quartet.data.split import Fold, Hashes, IntArray, Parts, Rows, assemble, find_duplicates, split
+from quartet.data.split import Fold, Hashes, IntArray, Parts, Rows, find_duplicates, split
 from quartet.data.table import (
     BOOLEANS,
     MISSING,
@@ -26,6 +27,7 @@ from quartet.data.table import (
     TableFile,
     Texts,
     find_kind,
+    in_threads,
     is_one_of,
     spell,
     to_texts,
@@ -194,25 +196,18 @@ def csv(
     cautions = list(_describe_groups(table, groups, form, rows))
     if not known:
         cautions += _find_answers(table, fitted, form, targets, rows.train, kind)
-    strange: Counter[str] | None = None if whole and unseen != "zeros" else Counter()
-    filled = Counter[str]()
-    encoded = torch.empty(len(targets), len(list_features(fitted)))
-    table.chunks.reverse()
-    place = 0
-    while table.chunks:  # which frees the memory of each
-        part = encode(table.chunks.pop(), fitted, form, strange, filled)
-        encoded[place : (place := place + len(part))] = part
-    notes += describe_unseen(strange, filled if whole else Counter())
     final, scale = _scale_targets(targets, fitted["scale"], kind)
-    parts = assemble(
-        rows,
-        encoded,
-        final,
-        class_names=names,
-        target_scale=scale,
-        feature_names=list_features(fitted),
+    refuses_unseen = whole and unseen != "zeros"
+    inputs, every, strange, filled = _encode_parts(
+        table, rows, final, names, fitted, form, refuses_unseen
     )
-    every = hash_rows(encoded, final, names)
+    notes += describe_unseen(strange, filled if whole else Counter())
+    train, val, test = (
+        TensorDataset(encoded, final[part]) if len(part) else None
+        for encoded, part in zip(inputs, map(torch.from_numpy, rows), strict=True)
+    )
+    assert train is not None
+    parts = Parts(train, val, test, names, scale, list_features(fitted))
     hashes = {part: every[getattr(rows, part)] for part in Rows._fields}
     if not known:
         notes += [*_describe_duplicates(hashes), *cautions]
@@ -519,14 +514,18 @@ def _fit_column(
             encoding["dropped"][name] = CONSTANT
     else:
         values = read_numbers(name, texts, form, unit)
-        gaps, values = np.isnan(values), values[train]
-        if missing == "error" and gaps.any():
+        gaps = np.isnan(values)
+        values, has_gaps = values[train], bool(gaps.any())
+        if missing == "error" and has_gaps:
             raise ValueError(
                 f"column {name!r} has {gaps.sum()} missing values; data.missing=mean replaces them by "
                 f"the mean of the training part, {spell('drop', *lists['drop'], name)} leaves the column out."
             )
-        fill = 0.0 if gaps[train].all() else float(np.nanmean(values))
-        values = np.where(gaps[train], fill, values)
+        if has_gaps:
+            fill = 0.0 if gaps[train].all() else float(np.nanmean(values))
+            values = np.where(gaps[train], fill, values)
+        else:
+            fill = float(values.mean())
         if np.ptp(values) == 0:
             encoding["dropped"][name] = CONSTANT
             return
@@ -534,6 +533,42 @@ def _fit_column(
         numbers |= {"mean": float(values.mean()), "std": float(values.std())}
         numbers["has_booleans"] = has_booleans(texts)
         encoding["numeric"][name] = numbers | ({"unit": unit} if unit else {})
+
+
+def _encode_parts(
+    table: Table,
+    rows: Rows,
+    targets: Tensor,
+    class_names: Sequence[str] | None,
+    encoding: Mapping[str, Any],
+    form: Format,
+    refuses_unseen: bool,
+) -> tuple[list[Tensor], Hashes, Counter[str], Counter[str]]:
+    """Encodes a table, whose memory it frees.
+
+    Returns:
+        The inputs of each part, a number for each row, and the counts of `encode`.
+    """
+    width = len(list_features(encoding))
+    parts = [torch.empty(len(part), width) for part in rows]
+    hashes = np.empty(len(targets), dtype=np.uint64)
+
+    def prepare(block: tuple[int, Chunk]) -> tuple[Counter[str], Counter[str]]:
+        start, chunk = block
+        unseen, filled = Counter[str](), Counter[str]()
+        encoded = encode(chunk, encoding, form, None if refuses_unseen else unseen, filled)
+        stop = start + len(encoded)
+        hashes[start:stop] = hash_rows(encoded, targets[start:stop], class_names)
+        for part, own in zip(parts, rows, strict=True):  # the rows of a part are in ascending order
+            first, last = np.searchsorted(own, (start, stop))
+            part[first:last] = encoded[own[first:last] - start]
+        return unseen, filled
+
+    unseen, filled = Counter[str](), Counter[str]()
+    for counts in in_threads(prepare, table.take_chunks()):
+        unseen.update(counts[0])
+        filled.update(counts[1])
+    return parts, hashes, unseen, filled
 
 
 def list_features(encoding: Mapping[str, Any]) -> tuple[str, ...]:
@@ -583,8 +618,9 @@ def encode(
                     "fill them in, or train with data.missing=mean."
                 )
             values = np.where(gaps, numbers["fill"], values)
-        values = (values - numbers["mean"]) / numbers["std"]
-        if len(values) and np.abs(values).max() > np.finfo(np.float32).max:
+        values = values - numbers["mean"]
+        values /= numbers["std"]
+        if np.abs(values).max(initial=0) > np.finfo(np.float32).max:
             raise ValueError(f"column {name!r} has a number that 32 bits cannot hold; correct it.")
         blocks.append(values[:, None])
     for name, known in encoding["categories"].items():
@@ -627,6 +663,8 @@ def read_numbers(name: str, texts: Column, form: Format, unit: str = "") -> Floa
         ValueError: a text is neither, or a number infinite.
     """
     values = form.to_numbers(texts, unit)
+    if texts.dtype != object:
+        return values
     gaps = form.is_missing(texts, True)
     wrong = np.isnan(values) & ~gaps
     if wrong.any():
@@ -664,13 +702,17 @@ def hash_rows(inputs: Tensor, targets: Tensor, class_names: Sequence[str] | None
     values = targets.reshape(len(targets), -1).float()
     if class_names and len(class_names) > 1 and values.shape[1] == 1:
         values = torch.from_numpy(np.argsort(np.argsort(class_names)))[values.long()].float()
-    columns = [each.numpy().view(np.uint32) for each in (inputs, values)]
-    weights = np.random.default_rng(0)
-    total = np.zeros(len(inputs), dtype=np.uint64)
-    for column in (column for block in columns for column in block.T):
-        total += column * weights.integers(1, 2**64 - 1, dtype=np.uint64) + np.uint64(1)
-        total ^= total >> np.uint64(29)
-    return total
+    blocks = [each.numpy().view(np.uint32) for each in (inputs, values)]
+    width = sum(block.shape[1] for block in blocks)
+    weights = np.random.default_rng(0).integers(1, 2**64 - 1, width, dtype=np.uint64)
+    hashes = np.zeros(len(inputs), dtype=np.uint64)
+    for start in range(0, len(hashes), 4096):  # rows that stay in the cache of a processor
+        total = hashes[start : start + 4096]
+        columns = (column for block in blocks for column in block[start : start + 4096].T)
+        for column, weight in zip(columns, weights, strict=True):
+            total += column * weight + np.uint64(1)
+            total ^= total >> np.uint64(29)
+    return hashes
 
 
 def _describe_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[str]:
@@ -759,6 +801,11 @@ def tells(values: Floats | None, texts: Texts, truth: NDArray[Any], of_classes: 
         return False
     if not of_classes:
         return abs(float(np.corrcoef(values, truth)[0, 1])) > 0.99999
+    return all(has_ranges(values[:count], truth[:count]) for count in (100, len(values)))
+
+
+def has_ranges(values: Floats, truth: NDArray[Any]) -> bool:
+    """Whether each class has a range of the values of its own."""
     order = np.argsort(values, kind="stable")
     changes = truth[order][1:] != truth[order][:-1]
     ties = values[order][1:] == values[order][:-1]

@@ -6,16 +6,19 @@ import csv
 import gzip
 import io
 import lzma
+import os
 import re
 import shlex
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,8 @@ from numpy.typing import NDArray
 
 from quartet.core.messages import format_value, join_or, shorten
 
+T = TypeVar("T")
+U = TypeVar("U")
 Texts = NDArray[np.object_]
 Floats = NDArray[np.float64]
 # A column that needs no decision is read as numbers, NaN for missing ones; all others as texts.
@@ -31,9 +36,8 @@ Chunk = dict[str, Column]  # rows, by the names of the columns
 
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 CHUNK = 8192  # rows that are read at once
-BLOCK = (
-    1 << 26
-)  # bytes of a plain file that are read at once; a 32nd of them where rows are streamed
+BLOCK = 1 << 23  # bytes of a plain file that are read at once; a quarter where rows are streamed
+THREADS = min(4, os.cpu_count() or 1)  # that read blocks of a file
 # Older versions of pandas read some numbers wrong in the last digit.
 IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
 # What stands for a missing value in a column of numbers, unless a setting says otherwise.
@@ -193,6 +197,15 @@ class Table:
     def __len__(self) -> int:
         return sum(map(count_rows, self.chunks))
 
+    def take_chunks(self) -> Iterator[tuple[int, Chunk]]:
+        """Yields the number of the first row of each chunk, and the chunk, which leaves the table."""
+        self.chunks.reverse()
+        start = 0
+        while self.chunks:
+            chunk = self.chunks.pop()
+            yield start, chunk
+            start += count_rows(chunk)
+
     def __getitem__(self, name: str) -> Any:
         return np.concatenate([chunk[name] for chunk in self.chunks])
 
@@ -258,7 +271,7 @@ class TableFile:
         if self.is_parquet:
             blocks = self._read_parquet(places, texts)
         elif self.plain:
-            blocks = self._read_plain(places, texts, self.plain.odd, BLOCK >> 5 if size else BLOCK)
+            blocks = self._read_plain(places, texts, self.plain.odd, BLOCK >> 2 if size else BLOCK)
         else:
             blocks = self._read_rows(places, texts)
         count = 0
@@ -291,15 +304,15 @@ class TableFile:
         self, places: Mapping[str, int], texts: Collection[str], odd: Collection[int], size: int
     ) -> Iterator[Chunk]:
         """Yields the rows of a csv file in which pandas finds what `_read_rows` does."""
-        numeric = {
-            place for name, place in places.items() if name not in texts and place not in odd
-        }
+        likely = {place for name, place in places.items() if name not in texts and place not in odd}
+        mixed: set[int] = set()  # columns that some block has shown to hold texts
 
-        def read(block: bytes) -> pd.DataFrame:
+        def read(block: bytes) -> Chunk:
+            numeric = likely - mixed
             options: Any = {"float_precision": "round_trip"} if IS_OLD else {}
             options["dtype"] = {place: object for place in places.values() if place not in numeric}
             options["na_values"] = {place: [""] for place in numeric}
-            found: pd.DataFrame = pd.read_csv(
+            frame = pd.read_csv(
                 io.BytesIO(block),
                 sep=self.form.separator,
                 header=None,
@@ -310,31 +323,28 @@ class TableFile:
                 low_memory=False,
                 **options,
             )
-            return found
+            if others := {place for place in numeric if not is_plain(frame[place])}:
+                mixed.update(others)
+                return read(block)
+            return columns_of(frame, places, numeric)
 
         with open_bytes(self.path) as file:
             if self.form.header is not False:
                 file.readline()
-            for block in read_lines(file, size):
-                frame = read(block)
-                if others := {place for place in numeric if not is_plain(frame[place])}:
-                    numeric -= others
-                    frame = read(block)
-                yield columns_of(frame, places, numeric)
+            yield from in_threads(read, read_lines(file, size))
 
     def _read_parquet(self, places: Mapping[str, int], texts: Collection[str]) -> Iterator[Chunk]:
         """Yields the rows of a parquet file."""
-        for frame, _ in islice(read_parquet(self.path), 1, None):
-            frame.columns = pd.RangeIndex(frame.shape[1])
-            numeric = {
-                place
-                for name, place in places.items()
-                if name not in texts and is_plain(frame[place])
-            }
-            for place in {*places.values()} - numeric:
-                known = frame[place].astype(object).where(frame[place].notna(), "")
-                frame[place] = pd.Series(to_texts(map(str, known)), dtype=object)
-            yield columns_of(frame, places, numeric)
+
+        def read(name: str, column: Any) -> Column:
+            values = column.to_pandas(integer_object_nulls=True)
+            if name not in texts and is_plain(values):
+                numbers: Floats = values.to_numpy(np.float64)
+                return numbers
+            return to_texts(map(str, values.astype(object).where(values.notna(), "")))
+
+        for batch, _ in islice(read_parquet(self.path), 1, None):
+            yield {name: read(name, batch.column(place)) for name, place in places.items()}
 
     def _rows(self) -> Generator[tuple[int, list[str]], None, None]:
         """Yields the number of each line, and its values."""
@@ -486,6 +496,18 @@ def read_lines(file: IO[bytes], size: int) -> Iterator[bytes]:
         yield block.replace(b"\r\n", b"\n") if b"\r" in block else block
 
 
+def in_threads(function: Callable[[T], U], blocks: Iterable[T]) -> Iterator[U]:
+    """Yields a function's value of each block, in their order; threads are ahead by a few."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting = deque[Future[U]]()
+        for block in blocks:
+            waiting.append(pool.submit(function, block))
+            if len(waiting) > THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 class Plain(NamedTuple):
     """A csv file without quotes, comments, blanks and uneven lines, which pandas reads quickly.
 
@@ -503,7 +525,7 @@ class Plain(NamedTuple):
 
 def survey(path: Path, form: Format) -> Plain | None:
     """Looks through a csv file, and returns None if it is not plain."""
-    encoding, separator, end = find_encoding(path, form), form.separator, ord("\n")
+    encoding, separator = find_encoding(path, form), form.separator
     is_usual = form.decimal in (".", None) and form.thousands is None and form.comment is None
     words = form.to_numbers(to_texts(form.missing_values or ()))
     if (
@@ -514,45 +536,59 @@ def survey(path: Path, form: Format) -> Plain | None:
         or not np.isnan(words).all()
     ):
         return None
-    found: Plain | None = None
+    is_row = form.header is False
     with open_bytes(path) as file:
-        for block in read_lines(file, BLOCK >> 4):
-            if any(sign in block for sign in (b'"', b"\0", b"\r")):
+        first = next(read_lines(file, 1), b"")
+        try:
+            names = first.decode(encoding).removesuffix("\n").split(separator)
+        except UnicodeError:
+            return None
+        if len(names) < 2 or has_marks(first) or (is_row and encoding != "utf-8"):
+            return None
+        found = Plain(names, set(), set())
+        look = partial(look_through, encoding=encoding, separator=separator, width=len(names))
+        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 4))
+        for places in in_threads(look, blocks):
+            if places is None:
                 return None
-            try:
-                text = block.decode(encoding)
-            except UnicodeError:
-                return None
-            if found is None:
-                line = text[: text.index("\n")]
-                found = Plain(line.split(separator), set(), set())
-                if form.header is not False:
-                    block = block[block.index(b"\n") + 1 :]
-                elif encoding != "utf-8":
-                    return None
-            width = len(found.names)
-            signs = np.frombuffer(block + b"\0", dtype=np.uint8)
-            ends = np.flatnonzero((signs == ord(separator)) | (signs == end))
-            starts = np.append(0, ends + 1)[:-1]
-            first, second = signs[starts], signs[starts + 1]
-            shape, is_last = (-1, width), np.arange(width) == width - 1
-            if (
-                width < 2
-                or len(ends) % width
-                or ((signs[ends] == end).reshape(shape) != is_last).any()
-                or (first == ord(" ")).any()
-            ):
-                return None
-            is_code = (first == ord("0")) & (ord("0") <= second) & (second <= ord("9"))
-            letter = np.where((first == ord("+")) | (first == ord("-")), second, first)
-            is_odd = is_code | (letter == ord("n")) | (letter == ord("N"))
-            found.odd.update(np.flatnonzero(is_odd.reshape(shape).any(0)).tolist())
-            found.filled.update(np.flatnonzero((ends > starts).reshape(shape).any(0)).tolist())
+            found.filled.update(places[0])
+            found.odd.update(places[1])
     return found
 
 
-def read_parquet(path: Path) -> Iterator[tuple[pd.DataFrame, list[str]]]:
-    """Yields an empty frame, then the rows of a parquet file; each with the names of its columns.
+def look_through(
+    block: bytes, encoding: str, separator: str, width: int
+) -> tuple[list[int], list[int]] | None:
+    """Returns the places of `Plain.filled` and `Plain.odd` in lines; None if they are not plain."""
+    try:
+        block.decode(encoding)
+    except UnicodeError:
+        return None
+    end, signs = ord("\n"), np.frombuffer(block + b"\0", dtype=np.uint8)
+    ends = np.flatnonzero((signs == ord(separator)) | (signs == end))
+    is_even = (
+        block.count(b"\n") * width == len(ends) and (signs[ends[width - 1 :: width]] == end).all()
+    )
+    starts = np.append(0, ends[:-1] + 1)
+    first = signs[starts]
+    if has_marks(block) or not is_even or (first == ord(" ")).any():
+        return None
+    is_odd, zeros = np.zeros(len(ends), dtype=bool), np.flatnonzero(first == ord("0"))
+    second = signs[starts[zeros] + 1]
+    is_odd[zeros] = (ord("0") <= second) & (second <= ord("9"))
+    if b"n" in block or b"N" in block:
+        letter = np.where((first == ord("+")) | (first == ord("-")), signs[starts + 1], first)
+        is_odd |= (letter == ord("n")) | (letter == ord("N"))
+    filled, odd = (each.reshape(-1, width).any(0) for each in (ends > starts, is_odd))
+    return np.flatnonzero(filled).tolist(), np.flatnonzero(odd).tolist()
+
+
+def has_marks(block: bytes) -> bool:
+    return any(sign in block for sign in (b'"', b"\0", b"\r"))
+
+
+def read_parquet(path: Path) -> Iterator[tuple[Any, list[str]]]:
+    """Yields an empty table, then the rows of a parquet file; each with the names of its columns.
 
     Raises:
         ValueError: pyarrow is not installed, or the file is damaged.
@@ -571,8 +607,7 @@ def read_parquet(path: Path) -> Iterator[tuple[pd.DataFrame, list[str]]]:
         places, names = map(list, zip(*named, strict=True)) if named else ([], [])
         batches = file.iter_batches(CHUNK * 8)
         for batch in chain([file.schema_arrow.empty_table()], batches):
-            kept = batch.select(places)
-            yield kept.to_pandas(integer_object_nulls=True, ignore_metadata=True), names
+            yield batch.select(places), names
 
 
 def columns_of(frame: pd.DataFrame, places: Mapping[str, int], numeric: Collection[int]) -> Chunk:
