@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
@@ -37,6 +37,7 @@ Chunk = dict[str, Column]  # rows, by the names of the columns
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 CHUNK = 8192  # rows that are read at once
 BLOCK = 1 << 23  # bytes of a plain file that are read at once; a quarter where rows are streamed
+JOINED = 8  # blocks that are kept together
 THREADS = min(4, os.cpu_count() or 1)  # that read blocks of a file
 # Older versions of pandas read some numbers wrong in the last digit.
 IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
@@ -185,14 +186,18 @@ class Table:
     def __init__(
         self, files: Sequence["TableFile"], names: Sequence[str], texts: Collection[str]
     ) -> None:
-        parts = [list(file.chunks(names, texts, None)) for file in files]
+        parts = [list(join(file.chunks(names, texts, None))) for file in files]
         self.chunks = [chunk for part in parts for chunk in part]
         self.count = sum(map(count_rows, parts[0]))
         mixed = [name for name in names if len({chunk[name].dtype for chunk in self.chunks}) > 1]
         if mixed:
-            again = (chunk for file in files for chunk in file.chunks(mixed, mixed, None))
-            for chunk, other in zip(self.chunks, again, strict=True):
-                chunk.update(other)
+            again = [chunk for file in files for chunk in file.chunks(mixed, mixed, None)]
+            columns = {name: np.concatenate([chunk[name] for chunk in again]) for name in mixed}
+            start = 0
+            for chunk in self.chunks:
+                stop = start + count_rows(chunk)
+                chunk.update({name: column[start:stop] for name, column in columns.items()})
+                start = stop
 
     def __len__(self) -> int:
         return sum(map(count_rows, self.chunks))
@@ -212,6 +217,23 @@ class Table:
 
 def count_rows(chunk: Chunk) -> int:
     return len(next(iter(chunk.values())))
+
+
+def join(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Joins chunks to larger ones, whose numbers are one array: its memory is freed as a whole."""
+
+    def kinds(chunk: Chunk) -> list[bool]:
+        return [column.dtype == object for column in chunk.values()]
+
+    for _, alike in groupby(chunks, kinds):
+        while parts := [*islice(alike, JOINED)]:
+            names = [name for name, column in parts[0].items() if column.dtype != object]
+            numbers = np.empty((len(names), sum(map(count_rows, parts))))
+            rows = dict(zip(names, numbers, strict=True))
+            yield {
+                name: np.concatenate([part[name] for part in parts], out=rows.get(name))
+                for name in parts[0]
+            }
 
 
 class TableFile:
@@ -326,7 +348,7 @@ class TableFile:
             if others := {place for place in numeric if not is_plain(frame[place])}:
                 mixed.update(others)
                 return read(block)
-            return columns_of(frame, places, numeric)
+            return {name: frame[place].to_numpy() for name, place in places.items()}
 
         with open_bytes(self.path) as file:
             if self.form.header is not False:
@@ -597,7 +619,8 @@ def read_parquet(path: Path) -> Iterator[tuple[Any, list[str]]]:
         from pyarrow import parquet
     except ImportError:
         raise ValueError(f'{path} needs pyarrow; pip install -e ".[parquet]".') from None
-    with parquet.ParquetFile(path) as file:
+    # So that a group of rows is read piece by piece.
+    with parquet.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
         # An index without a name is none of the columns; one with a name is, where it was stored.
         named = [
             (place, name)
@@ -605,21 +628,9 @@ def read_parquet(path: Path) -> Iterator[tuple[Any, list[str]]]:
             if not name.startswith("__index_level_")
         ]
         places, names = map(list, zip(*named, strict=True)) if named else ([], [])
-        batches = file.iter_batches(CHUNK * 8)
+        batches = file.iter_batches(max(CHUNK, (1 << 20) // max(1, len(names))))
         for batch in chain([file.schema_arrow.empty_table()], batches):
             yield batch.select(places), names
-
-
-def columns_of(frame: pd.DataFrame, places: Mapping[str, int], numeric: Collection[int]) -> Chunk:
-    """Returns columns of a frame; those of numbers in one array, whose memory is freed as a whole."""
-    numbers = np.empty((len(numeric), len(frame)))
-    rows = dict(zip(numeric, numbers, strict=True))
-    for place, row in rows.items():
-        row[:] = frame[place]
-    return {
-        name: rows[place] if place in rows else frame[place].to_numpy(object)
-        for name, place in places.items()
-    }
 
 
 def are_plain(numbers: Floats) -> bool:
