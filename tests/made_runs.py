@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,18 @@ def made_run(
     mode: str = "min",
     epochs: int = 3,
     error: dict[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
     **test: float,
 ) -> Path:
-    """Writes a run that falls to `best` in its last epoch; without a status it has no result."""
+    """Writes a run that falls to `best` in its last epoch; without a status it has no result.
+
+    `more` are further entries of the result.
+    """
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+    if config:
+        (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(dict(config)))
     seed = next((int(each[5:]) for each in overrides if each.startswith("seed=")), 0)
     if epochs:
         lines = ["epoch,step,val/loss,val/accuracy,lr,train/loss"]
@@ -48,7 +55,7 @@ def made_run(
         "samples_per_second": 1e4,
         "error": error,
     }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "result.json").write_text(json.dumps(result | dict(more or {})))
     return folder
 
 

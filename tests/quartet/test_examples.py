@@ -23,7 +23,7 @@ import pytest
 import torch
 from made import assert_refused, composed, weights
 from processes import ROOT, Cli, wait_for
-from test_resume import assert_same, crash, marked, resume
+from test_resume import assert_resumes, assert_same, marked
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot
 
@@ -397,12 +397,8 @@ def train_by_hand(model: nn.Module, loss: Callable[..., Tensor], run: Run) -> No
 
 
 @of_quick_jobs
-def test_resumed_run_is_the_uninterrupted_one(
-    job: Job, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    crash(everything(job), tmp_path / "run", "on_train_batch_end", 3, monkeypatch)
-    resume(tmp_path / "run")
-    assert_same(whole, tmp_path / "run")
+def test_resumed_run_is_the_uninterrupted_one(job: Job, whole: Path, tmp_path: Path) -> None:
+    assert_resumes(everything(job), tmp_path / "run", "on_train_batch_end", 3, whole)
 
 
 @pytest.mark.slow

@@ -891,8 +891,7 @@ def test_report_has_what_experiments_set_and_cautions_about_divisions(tmp_path: 
     for number, (name, (lr, part)) in enumerate(experiments.items()):
         given = [f"experiment={name}", f"data.val_fraction={part}"]
         config = {"optimizer": {"lr": lr}, "trainer": {"max_epochs": 9}}
-        run = made_run(tmp_path / str(number), given, 1.0)
-        (run / ".hydra/config.yaml").write_text(json.dumps(config))
+        made_run(tmp_path / str(number), given, 1.0, config=config)
     results = read_results([tmp_path])
     assert list(results.jobs["optimizer.lr"]) == [0.01, 0.001]
     assert {"experiment", "optimizer.lr", "data.val_fraction"} <= set(results.knobs)

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from made import assert_refused, composed
 from processes import Cli
-from test_resume import assert_same, crash, differences, resume
+from test_resume import assert_resumes, differences
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -91,13 +91,9 @@ def test_trains_as_lightning_does_bit_for_bit(trained: Path, tmp_path: Path) -> 
     ("hook", "number"),
     [("on_train_batch_end", 3), ("on_train_batch_end", 9), ("on_train_epoch_start", 2)],
 )
-def test_resumes_exactly(
-    hook: str, number: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumes_exactly(hook: str, number: int, trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    crash(LONGER, folder, hook, number, monkeypatch)
-    resume(folder)
-    assert_same(trained, folder)
+    assert_resumes(LONGER, folder, hook, number, trained)
 
 
 def test_scheduler_of_steps_that_compares_a_value_is_resumed_exactly(
@@ -119,9 +115,7 @@ def test_scheduler_of_steps_that_compares_a_value_is_resumed_exactly(
     train(composed(words), tmp_path / "whole")
     for number in (3, 7):
         folder = tmp_path / f"run{number}"
-        crash(words, folder, "on_train_batch_end", number, monkeypatch)
-        resume(folder)
-        assert_same(tmp_path / "whole", folder)
+        assert_resumes(words, folder, "on_train_batch_end", number, tmp_path / "whole")
 
 
 def test_evaluates_as_the_training_did(trained: Path) -> None:
@@ -289,16 +283,12 @@ def test_groups_train_on_foreign_data(tmp_path: Path) -> None:
         build(composed([*words, "data.task=null"]), tmp_path / "other")
 
 
-def test_averages_early_stopping_and_exact_resume_go_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_averages_early_stopping_and_exact_resume_go_together(tmp_path: Path) -> None:
     words = ["callbacks=[ema,early_stopping]", "callbacks.early_stopping.patience=1"]
     words += [*SHORT, *OFTEN, "callbacks.early_stopping.min_delta=1000", "trainer.max_epochs=9"]
     train(composed(words), tmp_path / "whole")
     assert len(pd.read_csv(tmp_path / "whole/metrics.csv")) == 2
-    crash(words, tmp_path / "run", "on_train_batch_end", 10, monkeypatch)
-    resume(tmp_path / "run")
-    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert_resumes(words, tmp_path / "run", "on_train_batch_end", 10, tmp_path / "whole")
 
 
 def test_weights_and_freezing_are_the_modules_own(trained: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,19 @@ def finish(job: Job, status: str = "finished", best: float | None = None, **moni
     result = record.initial_result() | {"status": status}
     result["monitor"] |= {"best": best, **monitor}
     record.write_result(job.directory, result)
+
+
+def write_table(folder: Path, *overrides: Any, command: Sequence[str] = (), **more: Any) -> None:
+    """A sweep of one job, as it may come from elsewhere."""
+    folder.mkdir(exist_ok=True)
+    job = {"overrides": overrides, "conf": "", **more}
+    (folder / "sweep.json").write_text(json.dumps({"command": command, "jobs": {"0": job}}))
+
+
+def refusal(table: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        directory.with_sweep([f"sweep.resume={table}"])
+    return capsys.readouterr().err
 
 
 # The table
@@ -53,7 +67,10 @@ def test_new_number_is_one_that_no_directory_has(tmp_path: Path) -> None:
     assert table.add([], "").number == 3
 
 
-def test_job_tried_again_counts_once(tmp_path: Path) -> None:
+def test_jobs_are_those_of_directories_or_of_the_table_each_counted_once(tmp_path: Path) -> None:
+    for name in ("10", "9", "pictures"):
+        (tmp_path / name).mkdir()
+    assert [job.number for job in list_jobs(tmp_path)] == [9, 10]
     table = Table(tmp_path)
     table.add(["seed=0"], "").retried_as = 1
     table.add(["seed=0"], "")
@@ -62,19 +79,9 @@ def test_job_tried_again_counts_once(tmp_path: Path) -> None:
     assert [job.number for job in list_jobs(tmp_path)] == [1]
 
 
-def test_sweep_without_a_table_has_the_jobs_of_its_directories(tmp_path: Path) -> None:
-    for name in ("10", "9", "pictures"):
-        (tmp_path / name).mkdir()
-    assert [job.number for job in list_jobs(tmp_path)] == [9, 10]
-
-
-def test_table_of_version_0_1_is_read(tmp_path: Path) -> None:
-    job = {"overrides": ["seed=0"], "conf": "c", "retried_as": None, "ended": "killed by signal 9"}
-    (tmp_path / "sweep.json").write_text(json.dumps({"command": [], "jobs": {"0": job}}))
+def test_table_of_version_0_1_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:
+    write_table(tmp_path, "seed=0", retried_as=None, ended="killed by signal 9")
     assert Table(tmp_path).jobs[0].exit_reason == "killed by signal 9"
-
-
-def test_damaged_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(ValueError, match=r"sweep\.json is no table .* name another directory"):
         Table(tmp_path)
@@ -144,6 +151,7 @@ def test_lock_without_a_file_is_reported(tmp_path: Path, monkeypatch: pytest.Mon
 
 COUNT = """
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from quartet.core import files as locks
 folder = Path(sys.argv[1])
@@ -210,11 +218,9 @@ HOSTILE = [
 def test_record_of_a_sweep_sets_trainings_alone(
     override: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = {"overrides": ["seed=1", override], "conf": ""}
-    (tmp_path / "sweep.json").write_text(json.dumps({"command": [], "jobs": {"0": job}}))
-    with pytest.raises(SystemExit, match="2"):
-        directory.with_sweep([f"sweep.resume={tmp_path}"])
-    assert "may come from elsewhere, and sets more than trainings" in capsys.readouterr().err
+    write_table(tmp_path, "seed=1", override)
+    words = "may come from elsewhere, and sets more than trainings"
+    assert words in refusal(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +233,7 @@ def test_record_of_a_sweep_sets_trainings_alone(
     ],
 )
 def test_recorded_command_starts_nothing_elsewhere(override: str, tmp_path: Path) -> None:
-    job = {"overrides": ["seed=1"], "conf": ""}
-    content = {"command": ["seed=1,2", override], "jobs": {"0": job}}
-    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    write_table(tmp_path, "seed=1", command=["seed=1,2", override])
     with pytest.raises(SystemExit, match="2"):
         directory.with_sweep([f"sweep.resume={tmp_path}"])
     if override.startswith("hydra."):  # what is typed here replaces the record's
@@ -237,27 +241,12 @@ def test_recorded_command_starts_nothing_elsewhere(override: str, tmp_path: Path
         assert kept[3:] == ["seed=1,2", f"hydra.sweep.dir='{tmp_path}'"]
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=1",
-        "optimizer=sgd",
-        "+loss.by=raise",
-        "~scheduler",
-        "data/task=binary",
-        "checkpoint.x=1",
-    ],
-)
+SETTINGS = ["seed=1", "optimizer=sgd", "+loss.by=raise", "~scheduler", "data/task=binary"]
+
+
+@pytest.mark.parametrize("override", [*SETTINGS, "checkpoint.x=1"])
 def test_settings_of_a_training_are_job_overrides(override: str) -> None:
     assert is_job_override(override)
-
-
-def test_resuming_what_is_no_sweep_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        directory.with_sweep([f"sweep.resume={tmp_path}"])
-    assert "holds no sweep: " in capsys.readouterr().err
 
 
 # Processes
@@ -349,14 +338,13 @@ def test_line_of_each_job_shows_the_progress(
     assert "sweep: 2 of 5 done, 1 failed, 1 refused, best " in str(progress)
 
 
-def test_link_that_leads_out_of_a_sweep_is_refused(
+def test_what_is_no_sweep_or_has_a_link_that_leads_out_of_it_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = {"command": [], "jobs": {"0": {"overrides": ["seed=1"], "conf": ""}}}
-    (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(content))
+    assert "holds no sweep: " in refusal(tmp_path, capsys)
+    write_table(tmp_path / "sweep", "seed=1")
     (tmp_path / "sweep" / "0").symlink_to(tmp_path / "mine")
-    for use in (directory.find_run, lambda place: directory.with_sweep([f"sweep.resume={place}"])):
-        with pytest.raises(SystemExit, match="2"):
-            use(tmp_path / "sweep")
-        assert "is a link to" in capsys.readouterr().err
+    assert "is a link to" in refusal(tmp_path / "sweep", capsys)
+    with pytest.raises(SystemExit, match="2"):
+        directory.find_run(tmp_path / "sweep")
+    assert "is a link to" in capsys.readouterr().err

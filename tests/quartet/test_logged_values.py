@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import Callback
 from made import PROJECT, composed, project_part
-from test_resume import assert_same, crash, resume
+from test_resume import assert_resumes
 from torch.nn.utils import get_total_norm
 from torchmetrics import MeanMetric
 
@@ -111,19 +111,13 @@ PLACES = [
 
 @pytest.mark.parametrize(("hook", "number"), PLACES)
 def test_values_are_exact_after_a_resume(
-    hook: str, number: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hook: str, number: int, whole: Path, tmp_path: Path
 ) -> None:
-    crash(TINY, tmp_path / "run", hook, number, monkeypatch)
-    resume(tmp_path / "run")
-    assert_same(whole, tmp_path / "run")
+    assert_resumes(TINY, tmp_path / "run", hook, number, whole)
 
 
-def test_values_of_validations_within_an_epoch_are_exact_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_of_validations_within_an_epoch_are_exact_too(tmp_path: Path) -> None:
     names = [*TINY, "trainer.val_check_interval=0.5"]
     train(composed(names), tmp_path / "whole")
     for number, place in enumerate([("on_validation_batch_end", 3), ("on_train_batch_end", 7)]):
-        crash(names, run := tmp_path / str(number), *place, monkeypatch)
-        resume(run)
-        assert_same(tmp_path / "whole", run)
+        assert_resumes(names, tmp_path / str(number), *place, tmp_path / "whole")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import hydra
@@ -42,6 +43,14 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.fixture
+def pretrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The weights that torchvision would download."""
+    source = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: source)
+    return source
+
+
 @pytest.mark.parametrize(("num_outputs", "input_shape"), [(1, [1, 8, 8]), (10, [3, 32, 32])])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_maps_images_to_raw_outputs(
@@ -64,22 +73,18 @@ def test_torchvision_is_torchvisions_own_model_from_the_same_seed() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_one_channel_sees_what_three_equal_channels_would() -> None:
-    torch.manual_seed(0)
-    grey = torchvision_model(input_shape=[1, 32, 32]).eval()
-    torch.manual_seed(0)
-    colour = torchvision_model(input_shape=[3, 32, 32]).eval()
-    images = torch.randn(2, 1, 32, 32)
-    assert torch.allclose(grey(images), colour(images.expand(2, 3, 32, 32)), atol=1e-5)
+@pytest.mark.parametrize(("channels", "repeats"), [(1, (1, 3)), (6, (2, 1))])
+def test_other_channels_see_what_three_would(channels: int, repeats: tuple[int, int]) -> None:
+    made = []
+    for count in (channels, 3):
+        torch.manual_seed(0)
+        made.append(torchvision_model(input_shape=[count, 32, 32]).eval())
+    images = torch.randn(2, min(channels, 3), 32, 32)
+    own, colours = (images.repeat(1, times, 1, 1) for times in repeats)
+    assert torch.allclose(made[0](own), made[1](colours), atol=1e-5)
 
 
-def test_further_channels_repeat_the_weights_and_keep_the_size() -> None:
-    torch.manual_seed(0)
-    six = torchvision_model(input_shape=[6, 32, 32]).eval()
-    torch.manual_seed(0)
-    three = torchvision_model(input_shape=[3, 32, 32]).eval()
-    images = torch.randn(2, 3, 32, 32)
-    assert torch.allclose(six(images.repeat(1, 2, 1, 1)), three(images), atol=1e-5)
+def test_two_channels_keep_the_size() -> None:
     assert torchvision_model(input_shape=[2, 32, 32])(torch.randn(2, 2, 32, 32)).shape == (2, 10)
 
 
@@ -109,11 +114,8 @@ def test_small_stem_keeps_the_resolution() -> None:
         ({"stem": "small", "image_size": 64}, 3),
     ],
 )
-def test_stem_is_small_where_images_are(
-    overrides: dict[str, Any], kernel: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = torchvision.models.resnet18().state_dict()
-    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: source)
+@pytest.mark.usefixtures("pretrained")
+def test_stem_is_small_where_images_are(overrides: dict[str, Any], kernel: int) -> None:
     assert torchvision_model(**overrides).conv1.kernel_size == (kernel, kernel)
 
 
@@ -178,10 +180,9 @@ def test_regnet_takes_small_grey_images() -> None:
 
 @pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
 def test_pretrained_weights_are_kept_but_for_the_head(
-    weights: str, monkeypatch: pytest.MonkeyPatch
+    weights: str, pretrained: dict[str, Any]
 ) -> None:
-    source = torchvision.models.resnet18().state_dict()
-    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: source)
+    source = pretrained
     ours = torchvision_model(weights=weights, input_shape=[1, 32, 32]).state_dict()
     assert ours["fc.weight"].shape == (10, 512)
     assert torch.equal(ours["conv1.weight"], source["conv1.weight"].sum(1, keepdim=True))
@@ -189,22 +190,16 @@ def test_pretrained_weights_are_kept_but_for_the_head(
     assert changed == {"conv1.weight", "fc.weight", "fc.bias"}
 
 
-def test_pretrained_head_is_kept_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = torchvision.models.resnet18().state_dict()
-    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: source)
+def test_pretrained_head_is_kept_where_it_fits(pretrained: dict[str, Any]) -> None:
     ours = torchvision_model(weights="DEFAULT", num_outputs=1000).state_dict()
-    assert all(torch.equal(ours[name], source[name]) for name in source)
+    assert all(torch.equal(ours[name], pretrained[name]) for name in pretrained)
 
 
 def test_weights_that_do_not_arrive_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise URLError("no route")
-
+    fail = Mock(side_effect=URLError("no route"))
     monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", fail)
-    message = (
-        r"(?s)model.weights=IMAGENET1K_V1 .* https://.*no route.*\n.*checkpoints.*weights=null"
-    )
-    with pytest.raises(ValueError, match=message) as refusal:
+    place = r"(?s)model.weights=IMAGENET1K_V1 .* https://.*no route.*\n.*checkpoints.*weights=null"
+    with pytest.raises(ValueError, match=place) as refusal:
         torchvision_model(weights="DEFAULT")
     assert str(refusal.value).count("\n") == 1
 

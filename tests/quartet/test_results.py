@@ -33,7 +33,7 @@ def test_seeds_are_gathered_to_mean_deviation_and_students_interval(tmp_path: Pa
     assert results.knobs == ["optimizer"]
     table = gather(results.jobs, results.knobs)
     row = table.loc["sgd"]
-    assert row["mean"] == pytest.approx((0.31 + 0.35 + 0.42 + 0.29) / 4)
+    assert row["mean"] == pytest.approx(np.mean(values))
     assert row["sd"] == pytest.approx(np.std(values, ddof=1))
     interval = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (row["low"], row["high"]) == pytest.approx(interval)
@@ -88,15 +88,6 @@ def test_jobs_that_did_not_finish_are_listed_and_not_ranked(tmp_path: Path) -> N
     assert (table["n"].iloc[0], table["of"].iloc[0]) == (1, 3)
 
 
-def test_one_job_is_a_ranking_of_one(tmp_path: Path) -> None:
-    made_run(tmp_path / "run", ["optimizer=sgd"], 0.5)
-    results = read([tmp_path / "run"])
-    assert results.knobs == []
-    table = rank(results, "val/loss")
-    assert table["mean"].tolist() == [0.5]
-    assert list(results.jobs["seed"]) == [0]
-
-
 def test_the_effect_of_a_knob_is_over_all_values_of_the_others(tmp_path: Path) -> None:
     for number in range(8):
         a, b, seed = number // 4, number // 2 % 2, number % 2
@@ -117,27 +108,18 @@ def test_a_directory_without_runs_is_refused(tmp_path: Path) -> None:
 
 
 def test_commands_leave_out_how_the_sweep_was_run_and_are_quoted(tmp_path: Path) -> None:
-    given = [
-        "optimizer=sgd",
-        "launcher=local",
-        "sweep=tpe",
-        "+sweep.trials=9",
-        "model.hidden=[1,2]",
-    ]
-    made_run(tmp_path / "0", given)
+    given = ["optimizer=sgd", "launcher=local", "sweep=tpe", "+sweep.trials=9"]
+    made_run(tmp_path / "0", [*given, "model.hidden=[1,2]"])
     command = read([tmp_path]).jobs["command"].iloc[0]
     assert command == "python train.py optimizer=sgd 'model.hidden=[1,2]'"
     assert shlex.split(command)[2:] == ["optimizer=sgd", "model.hidden=[1,2]"]
 
 
 def test_a_value_that_was_not_given_is_looked_up(tmp_path: Path) -> None:
-    made_run(tmp_path / "a", ["optimizer.lr=0.5"])
-    plain = made_run(tmp_path / "b", ["optimizer=sgd"])
-    for run, name in ((tmp_path / "a", "adam"), (plain, "sgd")):
-        (run / ".hydra" / "config.yaml").write_text("optimizer:\n  lr: 0.25\n")
-        (run / ".hydra" / "hydra.yaml").write_text(
-            f"hydra:\n  runtime:\n    choices:\n      optimizer: {name}\n"
-        )
+    for folder, word, name in (("a", "optimizer.lr=0.5", "adam"), ("b", "optimizer=sgd", "sgd")):
+        run = made_run(tmp_path / folder, [word], config={"optimizer": {"lr": 0.25}})
+        choices = {"hydra": {"runtime": {"choices": {"optimizer": name}}}}
+        (run / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(choices))
     results = read([tmp_path / "a", tmp_path / "b"])
     assert list(results.jobs["optimizer.lr"]) == [0.5, 0.25]
     assert list(results.jobs["optimizer"]) == ["adam", "sgd"]
@@ -172,9 +154,15 @@ def test_a_knob_that_some_jobs_do_not_have_keeps_their_rows(tmp_path: Path) -> N
     assert table["winner"].tolist() == [1, 0]
 
 
-def test_an_override_named_like_a_column_keeps_its_own(tmp_path: Path) -> None:
+def test_one_job_is_a_ranking_of_one_and_a_knob_named_like_a_column_keeps_its_own(
+    tmp_path: Path,
+) -> None:
     for number in range(2):
         made_run(tmp_path / str(number), [f"epochs={number}"])
+    alone = read([tmp_path / "0"])
+    assert alone.knobs == []
+    assert rank(alone, "val/loss")["mean"].tolist() == [0.5]
+    assert list(alone.jobs["seed"]) == [0]
     results = read([tmp_path])
     assert results.knobs == ["override epochs"]
     assert list(results.jobs["epochs"]) == [3, 3]
@@ -220,9 +208,7 @@ def test_what_cannot_be_compared_is_said(
     tmp_path: Path, knob: str, metric: str, config: dict[str, Any] | None, said: str
 ) -> None:
     for number in range(2):
-        run = made_run(tmp_path / str(number), [f"{knob}={number}"], metric=metric)
-        if config:
-            (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+        run = made_run(tmp_path / str(number), [f"{knob}={number}"], metric=metric, config=config)
     found = cautions(read([tmp_path]).jobs, metric)
     assert len(found) == (1 if said else 0)
     assert all(said in each for each in found)
@@ -244,9 +230,8 @@ def test_files_of_the_data_that_have_changed_are_told(
     tmp_path: Path, files: list[str | None], paths: list[str], said: bool
 ) -> None:
     for seed, (file, path) in enumerate(zip(files, paths, strict=True)):
-        run = made_run(tmp_path / str(seed), ["data=csv", f"data.path={path}", f"seed={seed}"])
-        result = json.loads((run / "result.json").read_text()) | {"data_files": file}
-        (run / "result.json").write_text(json.dumps(result))
+        given = ["data=csv", f"data.path={path}", f"seed={seed}"]
+        made_run(tmp_path / str(seed), given, more={"data_files": file})
     results = read([tmp_path])
     found = "files of the data have changed between these jobs, so val/loss is not of the same"
     assert (found in summary(results)) == said
@@ -277,11 +262,8 @@ def test_caution_names_values_that_the_runs_have(
     tmp_path: Path, logged: list[str], config: dict[str, Any], said: str
 ) -> None:
     for number in range(2):
-        run = made_run(tmp_path / str(number), [f"loss={number}"])
-        (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
-        result = json.loads((run / "result.json").read_text())
-        result["metrics"] |= dict.fromkeys(logged, 0.5)
-        (run / "result.json").write_text(json.dumps(result))
+        figures = {"metrics": {"val/loss": 0.5, **dict.fromkeys(logged, 0.5)}}
+        made_run(tmp_path / str(number), [f"loss={number}"], config=config, more=figures)
     (caution,) = cautions(read([tmp_path]).jobs, "val/loss")
     assert said in caution
 
@@ -310,8 +292,8 @@ BOMB = "a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
     ],
 )
 def test_damaged_run_is_named_and_left_out(tmp_path: Path, file: str, content: bytes) -> None:
-    made_run(tmp_path / "0", ["optimizer=adam", "seed=1"], 0.1)
-    (tmp_path / "0/.hydra/config.yaml").write_text("optimizer: {lr: 1}")
+    config = {"optimizer": {"lr": 1}}
+    made_run(tmp_path / "0", ["optimizer=adam", "seed=1"], 0.1, config=config)
     (tmp_path / "0" / file).write_bytes(content)
     made_run(tmp_path / "1", ["optimizer=sgd", "optimizer.lr=0.1", "seed=1"], 0.5)
     results = read([tmp_path])

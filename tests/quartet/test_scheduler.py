@@ -99,12 +99,9 @@ def train(
     return [*rates, rates_of(optimizer)]
 
 
-def test_warmup_counts_parts_of_an_epoch() -> None:
+def test_warmup_counts_parts_of_an_epoch_and_without_one_there_is_no_config() -> None:
     schedule = from_yaml("none", two_groups(), warmup_epochs=1.5, steps_per_epoch=20)
     assert schedule.warmup_steps == 30
-
-
-def test_no_scheduler_and_no_warmup_is_no_config() -> None:
     schedule = from_yaml("none", two_groups())
     assert schedule.configs == []
     assert schedule.warmup is None
@@ -169,16 +166,15 @@ def test_training_without_an_end_has_no_ticks_and_keeps_a_given_horizon() -> Non
     assert schedule.configs[0]["scheduler"].T_max == 7
 
 
-def test_frequency_of_steps_is_left_to_due() -> None:
-    schedule = from_yaml("cosine", two_groups(), interval="step", frequency=4, warmup_steps=2)
-    assert schedule.configs[0]["frequency"] == 1
-    assert [step for step in range(15) if schedule.due(step)] == [6, 10, 14]
-
-
-def test_frequency_of_epochs_is_left_to_lightning() -> None:
-    schedule = from_yaml("cosine", two_groups(), frequency=4, warmup_steps=2)
-    assert schedule.configs[0]["frequency"] == 4
-    assert [step for step in range(6) if schedule.due(step)] == [3, 4, 5]
+@pytest.mark.parametrize(
+    ("interval", "frequency", "due"), [("step", 1, [6, 10, 14]), ("epoch", 4, [*range(3, 15)])]
+)
+def test_frequency_of_steps_is_left_to_due_and_that_of_epochs_to_lightning(
+    interval: str, frequency: int, due: list[int]
+) -> None:
+    schedule = from_yaml("cosine", two_groups(), interval=interval, frequency=4, warmup_steps=2)
+    assert schedule.configs[0]["frequency"] == frequency
+    assert [step for step in range(15) if schedule.due(step)] == due
 
 
 @pytest.mark.parametrize(
@@ -205,13 +201,10 @@ def test_plateau_leaves_a_warmup_alone() -> None:
     assert first_group[-1] == pytest.approx(0.1 * 0.1**3)
 
 
-def test_number_for_max_lr_is_scaled_for_each_group() -> None:
+def test_numbers_for_a_cycle_are_scaled_for_each_group() -> None:
     optimizer = two_groups()
     from_yaml("one_cycle", optimizer, max_lr=1.0)
     assert [group["max_lr"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.2])
-
-
-def test_numbers_for_a_cycle_are_scaled_for_each_group() -> None:
     schedule = from_yaml("cyclic", two_groups(), base_lr=0.5, max_lr=1)
     scheduler = schedule.configs[0]["scheduler"]
     assert scheduler.base_lrs == pytest.approx([0.5, 0.1])
@@ -248,12 +241,7 @@ def test_momentum_cycles_where_there_is_momentum(
     assert (momentum() < top) if cycles else (momentum() == before)
 
 
-@pytest.mark.parametrize("name", ["one_cycle", "cyclic"])
-def test_insisting_on_momentum_without_any_is_refused(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"scheduler.cycle_momentum=true needs momentum.*SGD.*null"
-    ):
-        from_yaml(name, two_groups(), cycle_momentum=True)
+NO_MOMENTUM = r"scheduler.cycle_momentum=true needs momentum.*SGD.*null"
 
 
 @pytest.mark.parametrize(
@@ -264,6 +252,8 @@ def test_insisting_on_momentum_without_any_is_refused(name: str) -> None:
             {"warmup_epochs": 1, "warmup_steps": 5},
             r"warmup_steps=5 sets the warm-up, and so does .*; set one",
         ),
+        ("one_cycle", {"cycle_momentum": True}, NO_MOMENTUM),
+        ("cyclic", {"cycle_momentum": True}, NO_MOMENTUM),
         ("none", {"warmup_steps": 72}, r"warm-up of 72 optimizer steps .* training of 72; shorten"),
         ("cosine", {"warmup_epochs": 30}, r"warm-up of 90 optimizer steps .* training of 72"),
         ("plateau", {"interval": "step"}, r"interval=step does not suit.*interval=epoch"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from made import PROJECT, assert_refused, composed, project_part, weights
 from omegaconf import OmegaConf
-from test_resume import assert_same, crash, resume
+from test_resume import assert_resumes
 from torch import nn
 
 from quartet.build import Run, build
@@ -261,15 +261,13 @@ PLACES = [("on_train_batch_end", 7), ("on_validation_batch_end", 2), ("on_train_
     ids=["two", "accumulating"],
 )
 def test_manual_optimization_goes_on_exactly(
-    name: str, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, settings: list[str], tmp_path: Path
 ) -> None:
     names = [*TINY, module(name), *settings, "callbacks=ema", "callbacks.last.every_n_steps=1"]
     names += CRITIC if name == "Two" else ()
     train(composed(names), tmp_path / "whole")
     for number, place in enumerate(PLACES):
-        crash(names, run := tmp_path / str(number), *place, monkeypatch)
-        resume(run)
-        assert_same(tmp_path / "whole", run)
+        assert_resumes(names, tmp_path / str(number), *place, tmp_path / "whole")
 
 
 def test_module_may_step_its_schedules_itself(

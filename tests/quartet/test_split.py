@@ -38,11 +38,8 @@ def test_split_depends_on_its_seed_alone() -> None:
 def test_stratified_split_keeps_the_shares_of_the_classes() -> None:
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     rows = split(100, val_fraction=0.1, test_fraction=0.2, split_seed=3, stratify=labels)
-    assert [np.bincount(labels[part]).tolist() for part in rows] == [
-        [42, 21, 7],
-        [6, 3, 1],
-        [12, 6, 2],
-    ]
+    counts = [np.bincount(labels[part]).tolist() for part in rows]
+    assert counts == [[42, 21, 7], [6, 3, 1], [12, 6, 2]]
 
 
 def test_grouped_split_keeps_groups_whole() -> None:
@@ -75,39 +72,36 @@ def test_fraction_of_zero_is_an_absent_part() -> None:
     assert len(tensors(parts.train)[0]) == 10
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, math.nan])
-def test_fraction_out_of_range_is_refused(fraction: float) -> None:
-    with pytest.raises(
-        ValueError, match=f"val_fraction must be .* below 1, got {fraction}; 0 means"
-    ):
-        split(10, val_fraction=fraction, test_fraction=0.2, split_seed=0)
-    with pytest.raises(ValueError, match="test_fraction must be"):
-        split(10, val_fraction=0.2, test_fraction=fraction, split_seed=0)
+CUT: dict[str, Any] = {"val_fraction": 0, "test_fraction": 0, "split_seed": 0}
+OUT_OF_RANGE = [-0.1, 1, 1.5, math.nan]
+REFUSED = [
+    *(
+        (10, {"val_fraction": value}, f"val_fraction must be .* below 1, got {value}; 0 means")
+        for value in OUT_OF_RANGE
+    ),
+    *((10, {"test_fraction": value}, "test_fraction must be") for value in OUT_OF_RANGE),
+    (10, {"val_fraction": 0.5, "test_fraction": 0.5}, r"below 1, got 0.5 \+ 0.5; the rest is"),
+    (2, {"val_fraction": 0.4, "test_fraction": 0.59}, "of 2 rows leave no training part; it takes"),
+    (20, {"val_fraction": 0.01}, r"=0.01 makes .* of 20 rows; it takes more of them, or .* 0.05"),
+    (6, {"test_fraction": 0.1, "groups": np.arange(6) // 2}, r"=0.1 makes an empty part of 3 gro"),
+    (
+        31,
+        {"test_fraction": 0.2, "stratify": np.array(["cat"] * 30 + ["dog"])},
+        r"class 'dog' has only 1 row .* test_fraction=0.2",
+    ),
+    (30, {"val_fraction": 0.07, "stratify": np.arange(30) % 3}, "28 and 2, fewer than the 3 class"),
+    (3, {"stratify": np.array([0, 0, 1]), "keep": {7: 0.5}}, "class 7, .* the classes are 0, 1"),
+    (3, {"stratify": np.array([0, 0, 1]), "keep": {1: 0}}, r"must be above 0 .* got 0 for class 1"),
+    (3, {"keep": {1: 0.5}}, "keep needs stratify"),
+]
 
 
-def test_fractions_that_leave_nothing_to_train_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be below 1, got 0.5 \+ 0.5; the rest is"):
-        split(10, val_fraction=0.5, test_fraction=0.5, split_seed=0)
-    with pytest.raises(ValueError, match="of 2 rows leave no training part; it takes more of them"):
-        split(2, val_fraction=0.4, test_fraction=0.59, split_seed=0)
-
-
-def test_empty_part_is_refused() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"val_fraction=0.01 makes .* of 20 rows; it takes more of them, or .* 0.05",
-    ):
-        split(20, val_fraction=0.01, test_fraction=0, split_seed=0)
-    with pytest.raises(ValueError, match=r"test_fraction=0.1 makes an empty part of 3 groups"):
-        split(6, val_fraction=0, test_fraction=0.1, split_seed=0, groups=np.arange(6) // 2)
-
-
-def test_class_too_small_to_stratify_is_refused_by_name() -> None:
-    labels = np.array(["cat"] * 30 + ["dog"])
-    with pytest.raises(ValueError, match=r"class 'dog' has only 1 row .* test_fraction=0.2"):
-        split(31, val_fraction=0, test_fraction=0.2, split_seed=0, stratify=labels)
-    with pytest.raises(ValueError, match="into 28 and 2, fewer than the 3 classes"):
-        split(30, val_fraction=0.07, test_fraction=0, split_seed=0, stratify=np.arange(30) % 3)
+@pytest.mark.parametrize(("rows", "settings", "words"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_division_that_cannot_be_is_refused(
+    rows: int, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        split(rows, **CUT | settings)
 
 
 def test_keep_leaves_the_fraction_of_each_named_class_of_the_training_part() -> None:
@@ -118,16 +112,6 @@ def test_keep_leaves_the_fraction_of_each_named_class_of_the_training_part() -> 
     assert set(left.train) <= set(whole.train)
     assert left.train.tolist() == cut(stratify=labels, keep={0: 0.2, 2: 0.001}).train.tolist()
     assert left.val.tolist() == whole.val.tolist()
-
-
-def test_keep_of_an_unknown_class_or_an_impossible_fraction_is_refused() -> None:
-    cut = functools.partial(split, 3, val_fraction=0, test_fraction=0, split_seed=0)
-    with pytest.raises(ValueError, match=r"keep names class 7, .* the classes are 0, 1"):
-        cut(stratify=np.array([0, 0, 1]), keep={7: 0.5})
-    with pytest.raises(ValueError, match=r"keep must be above 0 .* got 0 for class 1"):
-        cut(stratify=np.array([0, 0, 1]), keep={1: 0})
-    with pytest.raises(ValueError, match="keep needs stratify"):
-        cut(keep={1: 0.5})
 
 
 def test_standardisation_knows_the_training_rows_alone() -> None:

@@ -173,7 +173,7 @@ def test_value_of_a_callback_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_trial_changes_neither_the_weights_nor_the_random_numbers(
-    step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    step: Callable[..., None],
 ) -> None:
     def drawing(module: Any, batch: Any, batch_idx: int) -> Any:
         torch.randn(3)

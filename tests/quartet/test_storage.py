@@ -23,6 +23,7 @@ import pytest
 import torch
 from made import composed
 from omegaconf import OmegaConf
+from processes import SMOKE
 from torch import nn
 
 from quartet.build import build
@@ -80,7 +81,10 @@ def write_archive(path: Path, value: Any, **options: Any) -> Path:
 
 def test_a_checkpoint_comes_back_as_it_was_from_plain_torch_too(tmp_path: Path) -> None:
     path = tmp_path / "new" / "last.ckpt"
+    save(checkpoint(), path)
+    (tmp_path / "new" / ".last.ckpt.part").write_bytes(b"half")  # of a save that was killed
     save(saved := checkpoint(7), path)
+    assert names(tmp_path / "new") == ["last.ckpt"]
     loaded = load(path)
     assert same(saved, loaded)
     assert loaded["lr_schedulers"][0]["milestones"] == Counter([3, 5])
@@ -88,13 +92,6 @@ def test_a_checkpoint_comes_back_as_it_was_from_plain_torch_too(tmp_path: Path) 
         assert same(torch.load(path, weights_only=True, mmap=mmap), saved)
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-
-
-def test_no_other_file_is_left(tmp_path: Path) -> None:
-    (tmp_path / ".last.ckpt.part").write_bytes(b"half")  # of a save that was killed
-    for step in range(3):
-        save(checkpoint(step), tmp_path / "last.ckpt")
-    assert names(tmp_path) == ["last.ckpt"]
 
 
 def test_the_temporary_file_lies_in_the_folder_of_the_checkpoint(
@@ -198,9 +195,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
         with pytest.raises(CheckpointError) as raised:
             save(checkpoint(2), path)
     text = str(raised.value)
-    assert str(path) in text
-    assert os.strerror(number) in text
-    assert f"{len(seal(checkpoint(2))):,} bytes" in text
+    for words in (str(path), os.strerror(number), f"{len(seal(checkpoint(2))):,} bytes"):
+        assert words in text
     assert ("The one before it is intact." in text) == before
     assert names(tmp_path) == ["last.ckpt"] * before
     if before:
@@ -378,18 +374,23 @@ def test_what_names_something_to_call_is_neither_saved_nor_loaded(
         load(path)
 
 
-@pytest.mark.parametrize("value", [[1], torch.zeros(1), None])
-def test_what_is_no_dictionary_is_refused(tmp_path: Path, value: Any) -> None:
+CYCLE: dict[str, Any] = {}
+CYCLE["a"] = CYCLE
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([1], "no dictionary"),
+        (torch.zeros(1), "no dictionary"),
+        (None, "no dictionary"),
+        (CYCLE, "contains itself"),
+    ],
+    ids=["list", "tensor", "None", "itself"],
+)
+def test_what_is_no_plain_dictionary_is_refused(tmp_path: Path, value: Any, words: str) -> None:
     write_archive(tmp_path / "last.ckpt", value)
-    with pytest.raises(CheckpointError, match="no dictionary"):
-        load(tmp_path / "last.ckpt")
-
-
-def test_what_holds_itself_is_refused(tmp_path: Path) -> None:
-    content: dict[str, Any] = {}
-    content["a"] = content
-    write_archive(tmp_path / "last.ckpt", content)
-    with pytest.raises(CheckpointError, match="contains itself"):
+    with pytest.raises(CheckpointError, match=words):
         load(tmp_path / "last.ckpt")
 
 
@@ -411,32 +412,27 @@ def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
     tmp_path: Path, served: tuple[Path, str]
 ) -> None:
     folder, address = served
-    cfg = composed(
-        ["data=linear", "trainer=cpu", "trainer.max_epochs=1", "callbacks.progress_bar=null"]
-    )
+    cfg = composed([*SMOKE, "callbacks.progress_bar=null"])
     run = tmp_path / "run"
     train(cfg, run)
     good = (run / "checkpoints/last.ckpt").read_bytes()
     (folder / "good.ckpt").write_bytes(good)
     (folder / "cut.ckpt").write_bytes(good[:-1])
     write_archive(folder / "evil.ckpt", {"state_dict": {}, "a": Payload(tmp_path / "canary")})
+    problems = {"cut": "is cut short", "evil": "is refused, it has more than plain data"}
+    problems["missing"] = "cannot be read"
+    last = evaluate(cfg, run, checkpoint="last")
+    by_name = predict(cfg, run, checkpoint="last", output=tmp_path / "by-name.csv")
     for number, start in enumerate((address, f"file://{folder}")):
-        first, second = tmp_path / f"{number}.csv", tmp_path / f"{number}-by-name.csv"
-        last = evaluate(cfg, run, checkpoint="last")
         assert evaluate(cfg, run, checkpoint=f"{start}/good.ckpt") == last
-        rows = predict(cfg, run, checkpoint=f"{start}/good.ckpt", output=first)
-        by_name = predict(cfg, run, checkpoint="last", output=second)
+        output = tmp_path / f"{number}.csv"
+        rows = predict(cfg, run, checkpoint=f"{start}/good.ckpt", output=output)
         assert rows.read_text() == by_name.read_text()
-        for name, problem in (
-            ("cut", "is cut short"),
-            ("evil", "is refused, it has more than plain data"),
-            ("missing", "cannot be read"),
-        ):
+        for name, problem in problems.items():
+            place = f"{start}/{name}.ckpt"
             for command in (evaluate, predict):
-                with pytest.raises(
-                    ConfigError, match=rf"checkpoint={start}/{name}.ckpt.*{problem}"
-                ):
-                    command(cfg, run, checkpoint=f"{start}/{name}.ckpt")
+                with pytest.raises(ConfigError, match=rf"checkpoint={place}.*{problem}"):
+                    command(cfg, run, checkpoint=place)
     assert not (tmp_path / "canary").exists()
 
 
@@ -444,27 +440,20 @@ def test_nothing_outside_the_run_is_written_or_removed(tmp_path: Path) -> None:
     mine, folder = tmp_path / "mine.ckpt", tmp_path / "folder"
     mine.touch()
     folder.mkdir()
-    (tmp_path / "run" / "folder.ckpt").mkdir(parents=True)
-    plugin = storage.DurableCheckpoints(tmp_path / "run")
-    for path in (mine, folder, tmp_path / "run" / ".." / "mine.ckpt"):
+    run = tmp_path / "run"
+    (run / "folder.ckpt").mkdir(parents=True)
+    plugin = build(composed(["trainer.accelerator=cpu"]), run).trainer.strategy.checkpoint_io
+    assert type(plugin) is storage.DurableCheckpoints  # of every trainer
+    for path in (mine, folder, run / ".." / "mine.ckpt"):
         with pytest.raises(CheckpointError, match="outside the run's directory"):
             plugin.remove_checkpoint(path)
         with pytest.raises(CheckpointError, match="outside the run's directory"):
             plugin.save_checkpoint({}, path)
-    plugin.remove_checkpoint(tmp_path / "run" / "folder.ckpt")
-    assert mine.exists()
-    assert folder.exists()
-    assert (tmp_path / "run" / "folder.ckpt").exists()
-    run = tmp_path / "run"
-    with pytest.raises(
-        ConfigError, match=r"BestCheckpoint.dirpath=.* is outside the run's directory"
-    ):
+    plugin.remove_checkpoint(run / "folder.ckpt")
+    assert all(path.exists() for path in (mine, folder, run / "folder.ckpt"))
+    outside = r"BestCheckpoint.dirpath=.* is outside the run's directory"
+    with pytest.raises(ConfigError, match=outside):
         build(composed([f"callbacks.best.dirpath={tmp_path}/elsewhere", "trainer=cpu"]), run)
-
-
-def test_every_trainer_saves_and_loads_through_it(tmp_path: Path) -> None:
-    trainer = build(composed(["trainer.accelerator=cpu"]), tmp_path).trainer
-    assert type(trainer.strategy.checkpoint_io) is storage.DurableCheckpoints
 
 
 # What a command says of it
@@ -486,20 +475,13 @@ def test_a_failed_save_needs_no_traceback(tmp_path: Path) -> None:
 # The newest good one
 
 
-def test_the_last_checkpoint_is_taken_without_a_word(
+def test_the_last_checkpoint_or_the_newest_good_one_is_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save(checkpoint(5), tmp_path / "last.ckpt")
-    save(checkpoint(9), tmp_path / "best.ckpt")
+    for name, step in (("last", 6), ("a", 3), ("best", 7), ("c", 5), ("broken", 8)):
+        save(checkpoint(step), tmp_path / f"{name}.ckpt")
     assert find_newest(tmp_path) == tmp_path / "last.ckpt"
     assert not caplog.records
-
-
-def test_a_damaged_last_checkpoint_gives_way_to_the_newest_good_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, step in (("last", 9), ("a", 3), ("best", 7), ("c", 5), ("broken", 8)):
-        save(checkpoint(step), tmp_path / f"{name}.ckpt")
     for name in ("last", "broken"):
         with (tmp_path / f"{name}.ckpt").open("r+b") as file:
             file.truncate(1000)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from made import PROJECT, composed
-from test_resume import assert_same, crash, resume
+from test_resume import assert_resumes
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
@@ -375,9 +375,7 @@ def test_training_goes_on_exactly_from_every_place(
     names = install(kind, monkeypatch)
     if not (wholes / kind).exists():
         train(composed([*names, "data.num_workers=2"]), wholes / kind)
-    crash(names, tmp_path / "run", hook, number, monkeypatch)
-    resume(tmp_path / "run")
-    assert_same(wholes / kind, tmp_path / "run")
+    assert_resumes(names, tmp_path / "run", hook, number, wholes / kind)
 
 
 def test_a_stream_is_evaluated_and_predicted(
