@@ -121,6 +121,11 @@ PLACES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def composed() -> DictConfig:
     return build.compose(["trainer.accelerator=cpu"])
@@ -150,21 +155,15 @@ def hostile(cfg: DictConfig, place: str, target: str) -> DictConfig:
 
 @pytest.mark.parametrize("target", HOSTILE)
 def test_a_hostile_target_is_refused(target: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"no part of a training that a conf|must be a class|has no"
-    ):
+    words = r"no part of a training that a conf|must be a class|has no"
+    with pytest.raises(ValueError, match=words):
         allow.locate(target)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_it_is_refused_wherever_it_stands(
-    composed: DictConfig,
-    instantiated: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: str,
+    composed: DictConfig, instantiated: list[str], tmp_path: Path, place: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     target = "quartet.config.compose.hydra.utils.call"
     with pytest.raises(ConfigError) as raised:
         build.build(hostile(composed, place, target), tmp_path / "run")
@@ -199,10 +198,7 @@ def test_every_hostile_target_is_refused_in_a_configuration(
     ],
     ids=" ".join,
 )
-def test_it_is_refused_from_the_command_line(
-    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_it_is_refused_from_the_command_line(overrides: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no part of a training that a configuration may name"):
         build.build(build.compose(overrides), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
@@ -231,10 +227,7 @@ def test_all_hostile_targets_are_named_at_once(composed: DictConfig) -> None:
     ids=lambda node: str(node).split(" at 0x")[0],
 )
 @pytest.mark.parametrize("partial", [False, True])
-def test_the_choke_point_itself_refuses(
-    node: Any, partial: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_choke_point_itself_refuses(node: Any, partial: bool, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         make(node, partial)
     assert list(tmp_path.iterdir()) == []
@@ -245,9 +238,8 @@ def test_a_target_that_cannot_be_called_is_named(
     monkeypatch: pytest.MonkeyPatch, target: str | None
 ) -> None:
     monkeypatch.setattr("quartet.config.allow.locate", pydoc.locate)
-    with pytest.raises(
-        ValueError, match=f"_target_ within it is {target or 'null'}, and must name"
-    ):
+    words = f"_target_ within it is {target or 'null'}, and must name"
+    with pytest.raises(ValueError, match=words):
         instantiate.instantiate([{"_target_": target}])
 
 
@@ -261,7 +253,6 @@ def test_a_module_outside_the_families_is_not_even_imported(
 ) -> None:
     (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('canary').touch()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no part of a training"):
         allow.locate("evil.Model")
     assert not (tmp_path / "canary").exists()
@@ -412,11 +403,8 @@ COMMANDS["export"] = partial(export, format="torch_export")  # needs no other pa
 
 
 @pytest.mark.parametrize("name", HOSTILE_RECORDS)
-def test_a_hostile_record_runs_nothing(
-    trained: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hostile_record_runs_nothing(trained: Path, name: str, tmp_path: Path) -> None:
     run = with_record(trained, tmp_path / "run", **HOSTILE_RECORDS[name])
-    monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     for command in COMMANDS.values():
         with pytest.raises(ConfigError, match=REFUSALS):
@@ -497,9 +485,8 @@ def test_checkpoint_that_lacks_an_entry_is_refused(
     with pytest.raises(ConfigError, match=rf"^resume=.*({words})"):
         train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
     if entry == "state_dict":
-        with pytest.raises(
-            ConfigError, match=r"it has no state_dict|nothing in .* fits this model"
-        ):
+        words = r"it has no state_dict|nothing in .* fits this model"
+        with pytest.raises(ConfigError, match=words):
             build.build(build.compose([f"model.weights={run}", "data=wine"]))
 
 
@@ -545,12 +532,8 @@ def test_resumed_run_keeps_its_callbacks_beside_those_of_an_option(
     run = with_record(
         trained, tmp_path / "run", callbacks__a={"_target_": SPIKES}, callbacks__last__min_seconds=7
     )
-    options = [
-        "callbacks=early_stopping",
-        "callbacks.a=null",
-        "callbacks.early_stopping.patience=2",
-    ]
-    callbacks = build.compose([f"resume={run}", *options]).callbacks
+    options = ["callbacks.a=null", "callbacks.early_stopping.patience=2"]
+    callbacks = build.compose([f"resume={run}", "callbacks=early_stopping", *options]).callbacks
     assert callbacks.keys() == {"best", "last", "progress_bar", "a", "early_stopping"}
     assert callbacks.last.min_seconds == 7
     assert callbacks.a is None
@@ -601,25 +584,30 @@ def test_a_record_may_refer_as_conf_does(trained: Path, tmp_path: Path) -> None:
     run = with_record(trained, tmp_path / "run", trainer__devices=devices)
     evaluation_config(run, [])
     run = with_record(trained, tmp_path / "other", trainer__devices=devices.replace("LOCAL", "MY"))
-    with pytest.raises(
-        ConfigError, match=r"trainer.devices=.*is a reference that a record may not"
-    ):
+    with pytest.raises(ConfigError, match=r"trainer.devices=.*is a reference that a record may"):
         evaluation_config(run, [])
+
+
+def recorded(composed: DictConfig, run: Path, **model: str) -> DictConfig:
+    """A configuration with another model, and a run of it with an empty checkpoint."""
+    cfg = composed.copy()
+    with open_dict(cfg):
+        cfg.pop("hydra")
+        cfg.model.update(model)
+    (run / ".hydra").mkdir(parents=True)
+    OmegaConf.save(cfg, run / ".hydra" / "config.yaml")
+    loops = {name: {} for name in storage.NESTED["loops"]}
+    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "loops": loops}
+    storage.save(content, run / "checkpoints" / "best.ckpt")
+    return cfg
 
 
 def test_a_reference_of_a_record_that_leads_nowhere_is_refused(
     composed: DictConfig, tmp_path: Path
 ) -> None:
-    cfg = composed.copy()
-    with open_dict(cfg):
-        cfg.pop("hydra")
-        cfg.model.hidden = "${nowhere}"
-    loops = {name: {} for name in storage.NESTED["loops"]}
-    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "loops": loops}
-    storage.save(content, tmp_path / "checkpoints" / "best.ckpt")
-    with pytest.raises(
-        ConfigError, match=r"model.hidden=\$\{nowhere\}: .*; name a key that is there"
-    ):
+    cfg = recorded(composed, tmp_path, hidden="${nowhere}")
+    words = r"model.hidden=\$\{nowhere\}: .*; name a key that is there"
+    with pytest.raises(ConfigError, match=words):
         evaluate(cfg, tmp_path)
 
 
@@ -638,15 +626,7 @@ def test_links_within_a_directory_and_those_of_wandb_are_none_of_ours(tmp_path: 
 def test_what_would_direct_a_terminal_is_written_out(
     composed: DictConfig, tmp_path: Path, command: Cli
 ) -> None:
-    cfg = composed.copy()
-    with open_dict(cfg):
-        cfg.pop("hydra")
-        cfg.model._target_ = "os.\x1b]0;x\a\u202e"
-    (tmp_path / "run" / ".hydra").mkdir(parents=True)
-    OmegaConf.save(cfg, tmp_path / "run" / ".hydra" / "config.yaml")
-    loops = {name: {} for name in storage.NESTED["loops"]}
-    content = {"state_dict": {}, "pytorch-lightning_version": "2.6.6", "loops": loops}
-    storage.save(content, tmp_path / "run" / "checkpoints" / "best.ckpt")
+    recorded(composed, tmp_path / "run", _target_="os.\x1b]0;x\a\u202e")
     assert command("evaluate.py", "run=run") == 2
     assert "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training" in command.err
 

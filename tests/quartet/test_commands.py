@@ -1,20 +1,21 @@
 """The command line: exit statuses, directories, signals, sweeps; each in a process of its own."""
 
-import csv
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from argparse import Action, ArgumentParser, Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from made import composed
 from processes import ENDLESS, SMALL, SMOKE, Cli, result, run, start, wait_for, write_losses
+from test_sweep import contents
 from torch import Tensor, nn
 
 from quartet.compat import allow_lazy_help
@@ -37,16 +38,17 @@ def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_refusal_exits_with_2_and_leaves_nothing(
-    train_py: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def epochs_of(directory: Path) -> list[int]:
+    return list(pd.read_csv(directory / "metrics.csv")["epoch"])
+
+
+def test_refusal_exits_with_2_and_leaves_nothing(train_py: Cli, tmp_path: Path) -> None:
     assert train_py("optimizer.lr=-1", "+model.hiden=3", "hydra.run.dir=a/b/run") == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == (
+    assert tuple(train_py.capsys.readouterr()) == (
+        "",
         "Refused, before the first batch:\n"
         "  model.hiden: MLP has no such argument; did you mean hidden?\n"
-        "  optimizer.lr=-1: must be at least 0.\n"
+        "  optimizer.lr=-1: must be at least 0.\n",
     )
     assert not list(tmp_path.iterdir())
 
@@ -80,34 +82,29 @@ def test_two_runs_get_two_directories_and_a_run_is_never_written_over(
     assert len(directories) == 2
     for directory in directories:
         assert result(directory)["status"] == "finished"
-        with (directory / "metrics.csv").open() as file:
-            assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]
+        assert epochs_of(directory) == [1]
 
-    before = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
-    assert train_py(*SMOKE, f"hydra.run.dir='{directories[0]}'") == 2
+    before = contents(directories[0])
     words = "already holds a run, and nothing in it was touched; name another directory"
-    assert words in train_py.err
-    after = {path: path.read_bytes() for path in directories[0].rglob("*") if path.is_file()}
-    assert before == after
+    assert words in train_py.refuse(*SMOKE, f"hydra.run.dir='{directories[0]}'")
+    assert contents(directories[0]) == before
 
 
 def test_directories_made_at_once_are_all_new(tmp_path: Path) -> None:
-    made: list[Path] = []
-    threads = [
-        threading.Thread(
-            target=lambda: made.append(make_unique_directory(tmp_path / "day" / "12-00-00"))
-        )
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        made = threads.map(make_unique_directory, [tmp_path / "day" / "12-00-00"] * 8)
     numbers = ["", *(f"-{number}" for number in range(1, 8))]
     assert sorted(path.name for path in made) == sorted(f"12-00-00{number}" for number in numbers)
 
 
 # Signals
+
+
+def assert_finite(checkpoint: Path) -> int:
+    """Asserts that the weights of a checkpoint are numbers; returns its epoch."""
+    content = torch.load(checkpoint, weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in content["state_dict"].values())
+    return int(content["epoch"])
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -124,8 +121,7 @@ def test_signal_ends_the_training_after_the_batch(
     assert "Traceback" not in err
     values = result(directory)
     assert (values["status"], values["error"]["type"]) == ("interrupted", "SystemExit")
-    state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(tensor.isfinite().all() for tensor in state.values())
+    assert_finite(directory / "checkpoints" / "last.ckpt")
 
 
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
@@ -361,8 +357,8 @@ def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
         f"callbacks.last.min_seconds={min_seconds}",
     ]
     if checkpoint_every:
-        overrides.append(f"+callbacks.last.every_n_train_steps={checkpoint_every}")
-        overrides.append("callbacks.last.save_on_train_epoch_end=false")
+        overrides += [f"+callbacks.last.every_n_train_steps={checkpoint_every}"]
+        overrides += ["callbacks.last.save_on_train_epoch_end=false"]
     # 5 batches an epoch, so step 12 is the second of the third epoch.
     with pytest.raises(NonFiniteLossError) as stopped:
         train(composed(overrides), tmp_path)
@@ -373,11 +369,8 @@ def test_non_finite_loss_stops_the_epoch_and_spares_the_checkpoints(
     values = result(tmp_path)
     assert (values["status"], values["error"]["message"]) == ("failed", str(stopped.value))
     for file in ("best", "last"):
-        state = torch.load(tmp_path / "checkpoints" / f"{file}.ckpt", weights_only=True)
-        assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
-        assert state["epoch"] in epochs
-    with (tmp_path / "metrics.csv").open() as lines:
-        assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2"]
+        assert assert_finite(tmp_path / "checkpoints" / f"{file}.ckpt") in epochs
+    assert epochs_of(tmp_path) == [1, 2]
 
 
 def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> None:
@@ -386,8 +379,7 @@ def test_weights_that_break_in_the_last_step_are_not_kept(tmp_path: Path) -> Non
     with pytest.raises(NonFiniteLossError, match=r"(weights|loss) became"):
         train(composed([*SMALL, *overrides]), tmp_path)
     for path in (tmp_path / "checkpoints").glob("*.ckpt"):
-        state = torch.load(path, weights_only=True)["state_dict"]
-        assert all(tensor.isfinite().all() for tensor in state.values())
+        assert_finite(path)
 
 
 # Imports

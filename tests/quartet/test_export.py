@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import composed, labelled_table, project_part
+from made import composed, labelled_table
 from PIL import Image
-from test_prediction import SHORT, kept, pets
+from test_prediction import SHORT, digits_to_test, kept, pets, predicted
 from torch import nn
 
 from quartet.core.problems import ConfigError
@@ -58,9 +58,7 @@ def test_the_example_names_the_digit_without_quartet(
     with pytest.raises(ConfigError, match=r"model.onnx: exists; name another file"):
         export(kept(run), run, format="onnx")
     rows = pd.read_csv(predict(kept(run), run))
-    part = project_part("data.digits.digits")(
-        val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None
-    ).test
+    part = digits_to_test()
     monkeypatch.chdir(run)
     capsys.readouterr()
     for row in range(8):
@@ -77,10 +75,7 @@ def test_weights_alone_fit_plain_layers(run: Path) -> None:
     layers = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
     model = nn.Sequential(OrderedDict(layers=layers)).eval()
     model.load_state_dict(load_file(run / "model.safetensors"))
-    part = project_part("data.digits.digits")(
-        val_fraction=0.1, test_fraction=0.2, split_seed=0, keep=None
-    ).test
-    inputs = (part.tensors[0].flatten(1) - 0.305) / 0.376
+    inputs = (digits_to_test().tensors[0].flatten(1) - 0.305) / 0.376
     rows = pd.read_csv(predict(kept(run), run))
     own = [name for name in rows if name.startswith("probability")]
     with torch.no_grad():
@@ -105,9 +100,7 @@ def test_a_program_of_a_table_gives_its_values(tmp_path: Path) -> None:
         columns += [(table[name] == value).astype(float) for value in known]
     inputs = torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
     found = torch.export.load(tmp_path / "m.pt2").module()(inputs)
-    rows = pd.read_csv(
-        predict(kept(directory), directory, input=tmp_path / "t.csv", output=tmp_path / "p.csv")
-    )
+    rows = predicted(directory, tmp_path / "t.csv", output=tmp_path / "p.csv")
     np.testing.assert_allclose(found[:, 0].detach(), rows.prediction, rtol=1e-5)
 
 
@@ -132,10 +125,8 @@ def test_predictions_that_are_a_dict_are_exported(
 
     monkeypatch.setattr(Multiclass, "predictions", several)
     file = export(kept(run), run, format="torch_export", output=tmp_path / "m.pt2")
-    assert read(exporting.description_path(file))["outputs"]["shape"] == {
-        "shares": ["batch", 10],
-        "best": ["batch"],
-    }
+    shapes = read(exporting.description_path(file))["outputs"]["shape"]
+    assert shapes == {"shares": ["batch", 10], "best": ["batch"]}
     found = torch.export.load(file).module()(torch.zeros(3, 1, 8, 8))
     assert found["shares"].dtype is torch.float32
     assert torch.equal(found["shares"].argmax(1), found["best"])

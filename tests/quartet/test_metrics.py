@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 from made import composed, labelled_table, project_part
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
@@ -60,16 +61,14 @@ class Epoch(Callback):
     def on_test_epoch_start(self, *_: Any) -> None:
         self.begin("test")
 
-    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, _: int) -> None:
-        self.end("train", batch)
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.end("train", arguments[3])
 
-    def on_validation_batch_end(
-        self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any
-    ) -> None:
-        self.end("val", batch)
+    def on_validation_batch_end(self, *arguments: Any) -> None:
+        self.end("val", arguments[3])
 
-    def on_test_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
-        self.end("test", batch)
+    def on_test_batch_end(self, *arguments: Any) -> None:
+        self.end("test", arguments[3])
 
 
 def figures(overrides: Sequence[str], directory: Path) -> tuple[Run, Epoch, dict[str, float]]:
@@ -156,12 +155,8 @@ def test_multilabel_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
             truth, probabilities > 0.5, probabilities, average="macro"
         )
 
-    overrides = [
-        "data/task=multilabel",
-        "data.target=[red,round]",
-        f"data.path={tmp_path}/table.csv",
-    ]
-    check(["data=csv", *overrides], tmp_path / "run", expected)
+    overrides = ["data=csv", "data/task=multilabel", "data.target=[red,round]"]
+    check([*overrides, f"data.path={tmp_path}/table.csv"], tmp_path / "run", expected)
 
 
 def regression(targets: Array, predictions: Array) -> dict[str, float]:
@@ -302,9 +297,8 @@ def step(rows: int, classes: int = 3, loss: float = 0.0) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
 def test_auroc_in_bins_takes_classes_of_any_whole_number_type(kind: torch.dtype) -> None:
     scores, classes = torch.rand(50, 3).softmax(1), torch.arange(50) % 3
-    whole, other = (
-        AUROC(task="multiclass", num_outputs=3, exact_values=0, bins=4096) for _ in range(2)
-    )
+    options = {"task": "multiclass", "num_outputs": 3, "exact_values": 0, "bins": 4096}
+    whole, other = AUROC(**options), AUROC(**options)
     whole.update(scores, classes)
     other.update(scores, classes.to(kind))
     assert torch.equal(whole.counts, other.counts)
@@ -369,16 +363,13 @@ def test_buffer_keeps_no_graph() -> None:
     assert not any(tensor.requires_grad for tensor in nest.leaves(buffer.buffer[0]))
 
 
-def test_loss_is_the_mean_over_samples_where_the_last_batch_is_smaller() -> None:
+def test_loss_is_the_mean_over_samples_and_is_summed_in_32_bits() -> None:
     buffer, _ = counting_buffer()
     buffer.append(*step(rows=3, loss=1.0))
-    buffer.append(*step(rows=1, loss=5.0))
+    buffer.append(*step(rows=1, loss=5.0))  # a smaller last batch
     total, samples = buffer.loss_sums()["loss"]
     assert total / samples == 2
     assert buffer.step_losses()["loss"].tolist() == [1, 5]
-
-
-def test_loss_of_16_bit_training_is_summed_in_32_bits() -> None:
     buffer, _ = counting_buffer()
     for _ in range(257):  # the first whole number that bfloat16 does not have
         loss, outputs, targets = step(rows=1, loss=1.0)
@@ -403,23 +394,14 @@ def test_buffer_adds_nothing_to_a_checkpoint_but_the_task(tmp_path: Path) -> Non
     assert all(name.startswith("model.") for name in module.state_dict())
 
 
-class Samples(Callback):
-    """Training samples of each epoch, as the buffer counts them."""
-
-    def __init__(self) -> None:
-        self.epochs: list[int] = []
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.epochs.append(pl_module.train_metrics.samples)
-
-
 def test_each_batch_counts_once_however_often_the_optimizer_evaluates_it(tmp_path: Path) -> None:
     overrides = ["data=wine", "trainer.max_epochs=2", "trainer=cpu", "data.batch_size=32"]
     run = build(composed([*overrides, "optimizer=lbfgs"]), tmp_path)
-    samples = Samples()
-    run.trainer.callbacks.append(samples)  # type: ignore[attr-defined]
+    samples: list[int] = []
+    note = lambda trainer, module: samples.append(module.train_metrics.samples)  # noqa: E731
+    run.trainer.callbacks.append(LambdaCallback(on_train_epoch_end=note))  # type: ignore[attr-defined]
     run.trainer.fit(run.module, run.data)
-    assert samples.epochs == [len(run.data.parts.train)] * 2  # type: ignore[arg-type]
+    assert samples == [len(run.data.parts.train)] * 2  # type: ignore[arg-type]
 
 
 def test_lbfgs_counts_the_first_evaluation_of_a_batch(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from made_runs import made_run, made_search, made_sweep
 from processes import SMALL, Cli, start, wait_for
+from test_sweep import contents
 
 from quartet.reports.page import report
 from quartet.sweeps.directory import write_report
@@ -113,12 +114,12 @@ def test_nothing_of_anyone_else_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="not a report's, and was not touched; move it"):
         report([tmp_path / "sweep"], into=tmp_path)
     assert (tmp_path / "results.csv").read_text() == "my,own\n"
-    before = {p: p.read_bytes() for p in (tmp_path / "sweep").rglob("*") if p.is_file()}
+    before = contents(tmp_path / "sweep")
     report([tmp_path / "sweep"])
     report([tmp_path / "sweep"])  # its own are made anew
-    assert all(path.read_bytes() == content for path, content in before.items())
-    new = {p.name for p in (tmp_path / "sweep").rglob("*") if p.is_file() and p not in before}
-    assert new == {"results.csv", "report.html"}
+    after = contents(tmp_path / "sweep")
+    assert before.items() <= after.items()
+    assert {path.name for path in after.keys() - before.keys()} == {"results.csv", "report.html"}
 
 
 def test_several_directories_make_one_report_where_they_meet(tmp_path: Path) -> None:
@@ -170,11 +171,11 @@ SWEEP = ["-m", *SMALL, "hydra.sweep.dir=sweep", "callbacks.progress_bar=null"]
 
 
 def test_sweep_goes_on_after_a_refused_and_a_failing_job_and_ends_with_the_report(
-    command: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Cli, tmp_path: Path
 ) -> None:
     jobs = ["optimizer.lr=0.1,-1,1e30,0.2", "trainer.max_epochs=1"]
     assert command("train.py", *SWEEP, *jobs) == 1
-    out, err = capsys.readouterr()
+    out, err = command.capsys.readouterr()
     table = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert list(table["status"]) == ["finished", "refused", "failed", "finished"]
     for job, status in enumerate(table["status"]):
@@ -218,15 +219,13 @@ def test_a_report_that_cannot_be_made_fails_no_sweep(
 def test_the_command_refuses_a_directory_without_runs_or_with_a_damaged_table(
     tmp_path: Path, command: Cli
 ) -> None:
-    assert command("scripts/report.py", str(tmp_path)) == 2
-    start = f"{tmp_path} holds no run; name a sweep, such as multirun/"
-    assert command.err.startswith(start)
+    said = command.refuse("scripts/report.py", str(tmp_path))
+    assert said.startswith(f"{tmp_path} holds no run; name a sweep, such as multirun/")
     assert not any(tmp_path.iterdir())
     made_run(tmp_path / "0")
     (tmp_path / "sweep.json").write_text('{"command": [], "jobs": {"0": {"overrides": 1}}}')
-    assert command("scripts/report.py", str(tmp_path)) == 2
-    start = f"{tmp_path}/sweep.json is no table of a sweep's jobs: "
-    assert command.err.startswith(start)
+    said = command.refuse("scripts/report.py", str(tmp_path))
+    assert said.startswith(f"{tmp_path}/sweep.json is no table of a sweep's jobs: ")
 
 
 @browser

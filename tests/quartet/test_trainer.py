@@ -20,8 +20,10 @@ from quartet.training.module import TrainingError
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-def fitted(*overrides: str) -> Any:
+def fitted(*overrides: str, hook: Any = None) -> Any:
     run = build(composed(["trainer.max_epochs=2", "model.hidden=[16]", *overrides]))
+    if hook:
+        run.module.model.register_forward_hook(hook)
     run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
     run.trainer.fit(run.module, run.data)
     return run
@@ -87,16 +89,16 @@ def test_step_may_record_nothing_where_nothing_needs_it(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = quartet.Module.record
-    monkeypatch.setattr(
-        quartet.Module,
-        "record",
-        lambda self, part, *args: None if part == stage else record(self, part, *args),
-    )
+
+    def skip(self: Any, part: str, *args: Any) -> None:
+        if part != stage:
+            record(self, part, *args)
+
+    monkeypatch.setattr(quartet.Module, "record", skip)
     monitored = "train/loss" if stage == "val" else "val/loss"
     result = train(composed(["trainer.max_epochs=1", f"monitor.metric={monitored}"]), tmp_path)
-    assert {name.partition("/")[0] for name in result["metrics"]} == {"train", "val", "test"} - {
-        stage
-    }
+    parts = {name.partition("/")[0] for name in result["metrics"]}
+    assert parts == {"train", "val", "test"} - {stage}
 
 
 def test_training_without_a_step_fails_with_a_sentence(tmp_path: Path) -> None:
@@ -124,12 +126,8 @@ def test_profile_lies_in_the_directory_of_the_run(tmp_path: Path) -> None:
 def test_bf16_computes_in_16_bits_and_learns_in_32() -> None:
     whole = fitted("trainer=cpu")
     seen: set[torch.dtype] = set()
-    run = build(
-        composed(["trainer=bf16", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[16]"])
-    )  # fmt: skip
-    run.module.model.register_forward_hook(lambda model, args, out: seen.add(out.dtype))
-    run.trainer.loggers, run.trainer.callbacks = [], []  # type: ignore[attr-defined]
-    run.trainer.fit(run.module, run.data)
+    look = lambda model, args, out: seen.add(out.dtype)  # noqa: E731
+    run = fitted("trainer=bf16", "trainer.accelerator=cpu", hook=look)
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in run.module.model.parameters()} == {torch.float32}
     torch.testing.assert_close(weights(run), weights(whole), rtol=0, atol=0.05)
