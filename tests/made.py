@@ -94,6 +94,17 @@ def assert_refused(words: Sequence[str], message: str) -> None:
         build(composed(words.split() if isinstance(words, str) else words))
 
 
+def refusals(*cases: tuple[Sequence[str], str], given: Sequence[str] = ()) -> Any:
+    """A test that refuses each of the words, with those that are given before them."""
+
+    @pytest.mark.parametrize(("words", "message"), cases)
+    def test(words: Sequence[str], message: str) -> None:
+        words = words.split() if isinstance(words, str) else words
+        assert_refused([*given, *words], message)
+
+    return test
+
+
 @functools.cache
 def _base(*chosen: str) -> bytes:
     return pickle.dumps(compose(chosen))

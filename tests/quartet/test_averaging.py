@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import assert_refused, composed
+from made import composed, refusals
 from torch import Tensor, nn
 
 from quartet.build import build
@@ -192,22 +192,17 @@ def test_no_update_waits_for_the_device() -> None:
     assert all(tensor.is_meta for tensor in average.module.state_dict().values())
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ("callbacks=[ema,swa]", r"^callbacks: EMA and SWA each average the weights; choose one"),
-        ("callbacks=ema callbacks.ema.decay=1", r"^callbacks.ema.decay=1: must be in \[0, 1\)"),
-        ("callbacks=ema callbacks.ema.every_n_steps=0", r"every_n_steps=0: must be at least 1"),
-        ("callbacks=swa callbacks.swa.start=1", r"^callbacks.swa.start=1: must be in \[0, 1\)"),
-        (
-            "callbacks=swa trainer.max_epochs=-1 trainer.max_time=00:00:01:00",
-            r"callbacks.swa.start=0.75: .* trainer.max_epochs",
-        ),
-        (
-            "+callbacks.mine._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
-            r"EMAWeightAveraging leaves the average out of .*; use callbacks=ema",
-        ),
-    ],
+test_averages_that_cannot_be_are_refused = refusals(
+    ("callbacks=[ema,swa]", r"^callbacks: EMA and SWA each average the weights; choose one"),
+    ("callbacks=ema callbacks.ema.decay=1", r"^callbacks.ema.decay=1: must be in \[0, 1\)"),
+    ("callbacks=ema callbacks.ema.every_n_steps=0", r"every_n_steps=0: must be at least 1"),
+    ("callbacks=swa callbacks.swa.start=1", r"^callbacks.swa.start=1: must be in \[0, 1\)"),
+    (
+        "callbacks=swa trainer.max_epochs=-1 trainer.max_time=00:00:01:00",
+        r"callbacks.swa.start=0.75: .* trainer.max_epochs",
+    ),
+    (
+        "+callbacks.mine._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
+        r"EMAWeightAveraging leaves the average out of .*; use callbacks=ema",
+    ),
 )
-def test_averages_that_cannot_be_are_refused(overrides: str, words: str) -> None:
-    assert_refused(overrides, words)

@@ -1,9 +1,8 @@
 """Epochs that draw every class equally often."""
 
 import numpy as np
-import pytest
 import torch
-from made import assert_refused, composed
+from made import composed, refusals
 
 from quartet.build import build
 from quartet.data.datamodule import balancing_weights
@@ -65,13 +64,9 @@ def test_run_draws_rare_classes_as_often_as_others() -> None:
         torch.testing.assert_close(shares, torch.ones_like(shares) / len(shares), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ("data.shuffle=false", r"^data.balance=true: draws .*; set data.shuffle=true\.$"),
-        ("trainer.overfit_batches=1", r"; set trainer.overfit_batches=0\.$"),
-        ("data=diabetes", r"^data.balance=true: draws classes .* the task is regression; leave it"),
-    ],
+test_balance_that_cannot_be_is_refused = refusals(
+    ("data.shuffle=false", r"^data.balance=true: draws .*; set data.shuffle=true\.$"),
+    ("trainer.overfit_batches=1", r"; set trainer.overfit_batches=0\.$"),
+    ("data=diabetes", r"^data.balance=true: draws classes .* the task is regression; leave it"),
+    given=["data.balance=true"],
 )
-def test_balance_that_cannot_be_is_refused(overrides: str, words: str) -> None:
-    assert_refused(["data.balance=true", *overrides.split()], words)

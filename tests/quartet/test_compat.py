@@ -162,33 +162,22 @@ def test_values_of_an_epoch_are_logged_after_its_hooks(tmp_path: Path) -> None:
     assert callback.values["own"] == 0.5
 
 
-def test_checkpoint_of_a_callback_is_saved(tmp_path: Path) -> None:
-    run = trained(tmp_path)
-    callback = ModelCheckpoint(tmp_path)
-    compat.save_checkpoint(callback, run.trainer, str(tmp_path / "own.ckpt"))
+def test_trained_run_tells_its_trainer_saves_counts_and_is_left(tmp_path: Path) -> None:
+    run = build(composed(SHORT), tmp_path)
+    assert compat.get_trainer(run.module) is None
+    run.trainer.fit(run.module, run.data)
+    trainer = run.trainer
+    assert compat.get_trainer(run.module) is trainer
+    compat.save_checkpoint(ModelCheckpoint(tmp_path), trainer, str(tmp_path / "own.ckpt"))
     assert (tmp_path / "own.ckpt").is_file()
-
-
-def test_restart_is_left(tmp_path: Path) -> None:
-    trainer = trained(tmp_path).trainer
+    state = trainer.fit_loop.state_dict()["epoch_loop.state_dict"]
+    assert state["_batches_that_stepped"] == 4
+    compat.add_logger_step(state)
+    assert state["_batches_that_stepped"] == 5
     trainer.fit_loop.restarting = True
     compat.start_new_epoch(trainer)
     assert not trainer.fit_loop.restarting
     assert not trainer.fit_loop.epoch_loop.restarting
-
-
-def test_logger_step_of_a_saved_loop_is_counted(tmp_path: Path) -> None:
-    state = trained(tmp_path).trainer.fit_loop.state_dict()["epoch_loop.state_dict"]
-    assert state["_batches_that_stepped"] == 4
-    compat.add_logger_step(state)
-    assert state["_batches_that_stepped"] == 5
-
-
-def test_module_tells_its_trainer_if_there_is_one(tmp_path: Path) -> None:
-    run = build(composed(SHORT), tmp_path)
-    assert compat.get_trainer(run.module) is None
-    run.trainer.fit(run.module, run.data)
-    assert compat.get_trainer(run.module) is run.trainer
 
 
 def test_average_of_the_weights_and_its_last_update(tmp_path: Path) -> None:

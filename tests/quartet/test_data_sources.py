@@ -318,22 +318,23 @@ def mirror(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_download_leaves_the_data_and_nothing_else(tmp_path: Path, mirror: Path) -> None:
+def test_download_is_whole_or_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
+    files = idx_files(100, seed=1)
+    files["t10k-images-idx3-ubyte"] = files["t10k-images-idx3-ubyte"][:1000]  # a broken one
+    write(tmp_path / "data/MNIST/raw", files)
+    parts = build(config("data=mnist", f"data.dir='{tmp_path}/data'"))
+    assert len(tensors(parts.test)[0]) == 10
     home = tmp_path / "new" / "data"
     data = config("data=mnist", f"data.dir='{home}'")
     first = build(data)
     assert [path.name for path in home.iterdir()] == ["MNIST"]
     assert {path.name for path in (home / "MNIST/raw").iterdir()} == set(idx_files(10, seed=0))
+    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>no such page</html>")
+    with pytest.raises(ValueError, match="failed: File not found or corrupted"):
+        build(config("data=mnist", f"data.dir='{tmp_path}/none'"))
+    assert not (tmp_path / "none").exists()
     shutil.rmtree(mirror)
     assert torch.equal(tensors(first.train)[0], tensors(build(data).train)[0])
-
-
-def test_download_completes_a_broken_folder(tmp_path: Path, mirror: Path) -> None:
-    files = idx_files(100, seed=1)
-    files["t10k-images-idx3-ubyte"] = files["t10k-images-idx3-ubyte"][:1000]
-    write(tmp_path / "data/MNIST/raw", files)
-    parts = build(config("data=mnist", f"data.dir='{tmp_path}/data'"))
-    assert len(tensors(parts.test)[0]) == 10
 
 
 @pytest.mark.parametrize("option", ["mnist", "fashion_mnist", "cifar10"])
@@ -354,13 +355,6 @@ def test_download_without_network_is_refused_and_leaves_nothing(
         assert len(message.splitlines()) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert not list((tmp_path / "data").iterdir())
-
-
-def test_download_that_fails_half_way_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
-    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>no such page</html>")
-    with pytest.raises(ValueError, match="failed: File not found or corrupted"):
-        build(config("data=mnist", f"data.dir='{tmp_path}/data'"))
-    assert not (tmp_path / "data").exists()
 
 
 # Folders of pictures

@@ -680,13 +680,20 @@ def boxes(tmp_path: Path) -> Iterator[list[str]]:
         yield [*TINY, "data=boxes"]
 
 
-def test_trial_leaves_a_detector_as_it_is(boxes: list[str]) -> None:
+def test_detector_is_tried_without_a_trace_and_trained_to_the_last_image(boxes: list[str]) -> None:
     anchors = build(composed(boxes)).module.model.net.anchor_generator
     assert [(each.device.type, each.dtype) for each in anchors.cell_anchors] == [
         ("cpu", torch.float32)
     ]
     fresh = type(anchors)(anchors.sizes, anchors.aspect_ratios)
     assert all(map(torch.equal, anchors.cell_anchors, fresh.cell_anchors))
+    run = build(composed([*boxes, "data.batch_size=5", "trainer.max_epochs=1"]))  # of 36
+    run.trainer.fit(run.module, run.data)
+    assert run.trainer.global_step == 8
+    assert_refused(
+        [*boxes, "monitor.metric=val/loss"], r"metric=val/loss: will not be logged .*train/loss"
+    )
+    assert_refused([*boxes, "data.mean=[0.5]"], r"^data.mean=\[0.5\]: ")
 
 
 def test_batches_of_zipped_samples_hold_lists(
@@ -701,23 +708,10 @@ def test_batches_of_zipped_samples_hold_lists(
     assert all(map(torch.equal, images, expected))
 
 
-def test_detector_is_trained_on_a_last_batch_of_one_image(boxes: list[str]) -> None:
-    run = build(composed([*boxes, "data.batch_size=5", "trainer.max_epochs=1"]))  # of 36
-    run.trainer.fit(run.module, run.data)
-    assert run.trainer.global_step == 8
-
-
 @pytest.mark.parametrize("job", ["detection"], indirect=True)
 def test_detections_of_a_file_are_refused_with_a_sentence(job: Job, whole: Path) -> None:
     with pytest.raises(ConfigError, match=r"^input=.*nothing tells how this data reads a file"):
         predict(evaluation_config(whole, []), whole, input=whole / "boxes.png")
-
-
-def test_values_of_a_detector_are_told_where_they_are_not_logged(boxes: list[str]) -> None:
-    assert_refused(
-        [*boxes, "monitor.metric=val/loss"], r"metric=val/loss: will not be logged .*train/loss"
-    )
-    assert_refused([*boxes, "data.mean=[0.5]"], r"^data.mean=\[0.5\]: ")
 
 
 def test_teacher_is_named_and_stays_out_of_the_checkpoints(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from made import assert_refused, composed, idx_files, labelled_table, paint, write
+from made import composed, idx_files, labelled_table, paint, refusals, write
 from torch.utils.data import TensorDataset
 
 from quartet.build import build
@@ -95,18 +95,13 @@ def test_report_gathers_folds(tmp_path: Path) -> None:
     assert "3 folds." in render(results, "folds")
 
 
-REFUSED = [
+test_folds_that_cannot_be_are_refused = refusals(
     ("data.fold=1", r"^data.fold=1: is one of data.folds; set that, such as data.folds=5\.$"),
     ("data.folds=5 data.fold=5", r"^data.fold=5: with data.folds=5 they are 0 to 4; in a sweep"),
     ("data.folds=1", r"^data.folds=1: must be at least 2; null"),
     ("data=wine data.folds=50", r"^data.folds=50: there are 38 rows of class '2' beside"),
     ("data=linear data.folds=90", r"^data.folds=90: there are 80 rows beside the test part"),
-]
-
-
-@pytest.mark.parametrize(("overrides", "words"), REFUSED)
-def test_folds_that_cannot_be_are_refused(overrides: str, words: str) -> None:
-    assert_refused(overrides, words)
+)
 
 
 def test_pictures_with_a_validation_part_of_their_own_are_not_folded(tmp_path: Path) -> None:

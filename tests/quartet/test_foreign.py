@@ -12,7 +12,7 @@ import torch
 from examples import installed
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from made import assert_refused, composed
+from made import assert_refused, composed, refusals
 from processes import Cli
 from test_resume import assert_resumes, differences
 from torch import Tensor, nn
@@ -118,14 +118,13 @@ def test_scheduler_of_steps_that_compares_a_value_is_resumed_exactly(
         assert_resumes(words, folder, "on_train_batch_end", number, tmp_path / "whole")
 
 
-def test_evaluates_as_the_training_did(trained: Path) -> None:
-    figures = evaluate(evaluation_config(trained, []), trained)
+def test_is_evaluated_as_the_training_did_and_not_exported(trained: Path) -> None:
+    cfg = evaluation_config(trained, [])
     saved = json.loads((trained / "result.json").read_text())["metrics"]
-    assert figures == {key: saved[key] for key in ("test/loss", "test/acc")}
-    assert (
-        evaluate(evaluation_config(trained, []), trained, split="val")["val/acc"]
-        == saved["val/acc"]
-    )
+    assert evaluate(cfg, trained) == {key: saved[key] for key in ("test/loss", "test/acc")}
+    assert evaluate(cfg, trained, split="val")["val/acc"] == saved["val/acc"]
+    with pytest.raises(ConfigError, match=r"no module of the model group.*its own to_onnx"):
+        export(cfg, trained)
 
 
 def test_predicts_by_its_predict_step(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,11 +143,6 @@ def test_predicts_by_its_predict_step(trained: Path, monkeypatch: pytest.MonkeyP
         predict(cfg, trained, input="table.csv")
 
 
-def test_is_not_exported(trained: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no module of the model group.*its own to_onnx"):
-        export(evaluation_config(trained, []), trained)
-
-
 def test_check_lists_what_was_not_checked(tmp_path: Path) -> None:
     found = text.describe_run(composed(SHORT))
     assert "parameters  12,762 trained" in found
@@ -159,7 +153,7 @@ def test_check_lists_what_was_not_checked(tmp_path: Path) -> None:
     assert "\nloss " not in found  # groups that are not built
 
 
-REFUSED = [
+test_refuses_what_it_does_not_take = refusals(
     ("loss=focal", "^loss=focal: module=mnist_lit has no argument loss; leave it out"),
     ("optimizer=sgd", "^optimizer=sgd: module=mnist_lit sets it in module.optimizer; change"),
     ("optimizer.lr=1", "^optimizer.lr=1: .* sets it in .*; use module.optimizer.lr=1"),
@@ -170,12 +164,8 @@ REFUSED = [
     ("module.optimizer._target_=os.remove", "^module.optimizer._target_=os.remove: is no part"),
     ("monitor.metric=val/acc", "^monitor.mode=null: is not known for val/acc, which the module"),
     ("trainer.compile=true", "^trainer.compile=true: is for the model group"),
-]
-
-
-@pytest.mark.parametrize(("override", "words"), REFUSED)
-def test_refuses_what_it_does_not_take(override: str, words: str) -> None:
-    assert_refused([*SHORT, override], words)
+    given=SHORT,
+)
 
 
 def test_sweep_has_its_report(

@@ -133,7 +133,7 @@ def test_examples_to_drop_are_those_of_the_template() -> None:
         assert {*names.split(), *left[group].split()} == {*options(group)}
 
 
-def test_name_is_refused(template: Path) -> None:
+def test_rename_refuses_names_uncommitted_changes_and_a_second_one(template: Path) -> None:
     for name, message in {
         "my-fork": "letters, digits and underscores",
         "fork_": "does not end in an underscore",
@@ -144,9 +144,6 @@ def test_name_is_refused(template: Path) -> None:
         done = run(template, "scripts/rename.py", name)
         assert (done.returncode, git(template, "status", "--porcelain")) == (2, "")
         assert message in done.stderr
-
-
-def test_rename_refuses_uncommitted_changes_and_a_second_name(template: Path) -> None:
     write(template, {"README.md": "Changed\n"})
     assert "not committed ( M README.md)" in run(template, "scripts/rename.py", "mine").stderr
     git(template, "checkout", "README.md")
@@ -211,7 +208,7 @@ EDITS = {
 }
 
 
-def test_update_refuses_an_edited_engine(fork: Path) -> None:
+def test_update_refuses_edits_changes_and_unknown_versions(fork: Path) -> None:
     for path, listed in EDITS.items():
         write(fork, {path: "edited = 1\n"})
         commit(fork)
@@ -220,9 +217,6 @@ def test_update_refuses_an_edited_engine(fork: Path) -> None:
         assert (f"The fork has edited the engine:\n  {path}\n" in done.stderr) == listed
         assert (git(fork, "status", "--porcelain") == "") == listed
         git(fork, "reset", "--quiet", "--hard", "HEAD~1")
-
-
-def test_update_refuses_changes_and_unknown_versions(fork: Path) -> None:
     assert "v9: cannot be fetched from template" in run(fork, "scripts/update.py", "v9").stderr
     write(fork, {"README.md": "Changed\n"})
     assert "not committed" in run(fork, "scripts/update.py", "v2").stderr

@@ -98,7 +98,7 @@ def evaluated(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if not module.training]
 
 
-def test_module_frozen_whole_is_in_evaluation_mode_with_all_in_it() -> None:
+def test_modes_are_those_of_what_is_frozen_and_a_trial_leaves_them() -> None:
     fixed = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5))
     fixed.requires_grad_(False)
     model = nn.ModuleDict({"encoder": Encoder(), "fixed": fixed, "norm": nn.BatchNorm1d(4)})
@@ -106,9 +106,6 @@ def test_module_frozen_whole_is_in_evaluation_mode_with_all_in_it() -> None:
     assert evaluated(model) == []  # its bias is trained; what the model froze itself is left to it
     freeze(model, ["encoder.*"])
     assert evaluated(model) == ["encoder", "encoder.linear", "encoder.norm", "encoder.dropout"]
-
-
-def test_trial_of_a_model_leaves_each_module_in_its_mode() -> None:
     model = nn.Sequential(Encoder(), nn.Linear(4, 1))
     model[0].eval()
     for training in (False, True):

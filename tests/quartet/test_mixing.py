@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import assert_refused, composed
+from made import composed, refusals
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -128,7 +128,7 @@ def test_evaluation_mixes_nothing() -> None:
     assert values[0] == values[1]
 
 
-REFUSED = [
+test_mixtures_that_cannot_be_are_refused = refusals(
     ("data.mixup=-1", r"^data.mixup=-1: must be at least 0; 0 does not mix\.$"),
     ("data=diabetes data.mixup=1", r"mixes classes, and the task is regression; set data.mixup=0"),
     ("data=wine data.cutmix=1", r"inputs have shape \[13\]; set data.cutmix=0, data.mixup mixes"),
@@ -136,9 +136,4 @@ REFUSED = [
     ("loss=focal data.cutmix=1", r"^data.cutmix=1: FocalLoss has no .*set data.cutmix=0\.$"),
     ("loss=weighted_cross_entropy data.mixup=1", r"WeightedCrossEntropy has no value"),
     ("data=breast_cancer loss=focal data.mixup=1", r"FocalLoss has .*; use loss=bce, or set"),
-]
-
-
-@pytest.mark.parametrize(("overrides", "words"), REFUSED)
-def test_mixtures_that_cannot_be_are_refused(overrides: str, words: str) -> None:
-    assert_refused(overrides, words)
+)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from made import (
-    assert_refused,
     cifar_files,
     composed,
     idx_files,
@@ -20,6 +19,7 @@ from made import (
     options,
     paint,
     pairs,
+    refusals,
     weights,
     write,
 )
@@ -282,7 +282,7 @@ def test_a_seed_decides_the_run_to_the_last_bit(tmp_path: Path) -> None:
     assert not equal(other[1], first[1])
 
 
-def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+def test_pictures_are_standardised_and_worker_processes_change_nothing(tmp_path: Path) -> None:
     paint(tmp_path / "pictures", cat=20, dog=20)
     overrides = ["data=image_folder", f"data.path='{tmp_path}/pictures'", "data.image_size=8"]
     overrides += ["trainer.max_epochs=2", "data.batch_size=8"]
@@ -292,11 +292,6 @@ def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     )
     assert none[0] == two[0]
     assert equal(none[1], two[1])
-
-
-def test_pictures_read_from_files_are_standardised_too(tmp_path: Path) -> None:
-    paint(tmp_path / "pictures", cat=20, dog=20)
-    overrides = ["data=image_folder", f"data.path='{tmp_path}/pictures'", "data.image_size=8"]
     plain, scaled = (
         build(composed([*overrides, "data.shuffle=false", *more])).data
         for more in ([], ["data.mean=[0.1,0.2,0.3]", "data.std=[0.5,0.5,0.25]"])
@@ -348,28 +343,23 @@ def test_run_without_checkpoints_tests_the_weights_it_has(tmp_path: Path) -> Non
     assert "test/accuracy" in result["metrics"]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ("seed=4294967296", r"seed=4294967296: must be in \[0, 4294967295\]"),
-        ("optimizer.lr=null", r"optimizer.lr=null: must be a number"),
-        ("trainer.limit_train_batches=0", r"leaves none of the 40 train batches"),
-        ("trainer.limit_train_batches=0.01", r"a share of them is at least 0.025"),
-        ("trainer.limit_val_batches=0.5", r"limit_val_batches=0.5: leaves none of the 1 val"),
-        ("trainer.limit_val_batches=many", r"limit_val_batches=many: must be a number of batches"),
-        ("trainer.val_check_interval=100", r"val_check_interval=100: an epoch has 40 batches only"),
-        ("data.batch_size=1 model.norm=batch", r"batch_size=1: leaves a batch of one sample"),
-        ("data.batch_size=3 data=wine model.norm=batch", r"batch_size=3: leaves a batch of one"),
-        (
-            "data=linear data.rows=10 data.val_fraction=0.1",
-            r"the val part holds one sample, for which there is no R2",
-        ),
-        ("data=wine data.mean=[0.5] data.std=[0.5]", r"need a number for each channel of images"),
-        ("data.mean=[0.5,0.5] data.std=[1,1]", r"the inputs have shape \[1, 8, 8\]"),
-    ],
+test_settings_that_leave_nothing_to_compute_are_refused = refusals(
+    ("seed=4294967296", r"seed=4294967296: must be in \[0, 4294967295\]"),
+    ("optimizer.lr=null", r"optimizer.lr=null: must be a number"),
+    ("trainer.limit_train_batches=0", r"leaves none of the 40 train batches"),
+    ("trainer.limit_train_batches=0.01", r"a share of them is at least 0.025"),
+    ("trainer.limit_val_batches=0.5", r"limit_val_batches=0.5: leaves none of the 1 val"),
+    ("trainer.limit_val_batches=many", r"limit_val_batches=many: must be a number of batches"),
+    ("trainer.val_check_interval=100", r"val_check_interval=100: an epoch has 40 batches only"),
+    ("data.batch_size=1 model.norm=batch", r"batch_size=1: leaves a batch of one sample"),
+    ("data.batch_size=3 data=wine model.norm=batch", r"batch_size=3: leaves a batch of one"),
+    (
+        "data=linear data.rows=10 data.val_fraction=0.1",
+        r"the val part holds one sample, for which there is no R2",
+    ),
+    ("data=wine data.mean=[0.5] data.std=[0.5]", r"need a number for each channel of images"),
+    ("data.mean=[0.5,0.5] data.std=[1,1]", r"the inputs have shape \[1, 8, 8\]"),
 )
-def test_settings_that_leave_nothing_to_compute_are_refused(overrides: str, words: str) -> None:
-    assert_refused(overrides, words)
 
 
 TEXTS = [

@@ -97,13 +97,10 @@ def test_picture_has_a_panel_for_each_figure(run: tuple[Path, dict[str, Any]]) -
     assert list(panels[-1].lines[0].get_ydata()) == [0.002] * 3
 
 
-def test_picture_of_one_epoch_without_validation(tmp_path: Path) -> None:
+def test_picture_of_one_epoch_or_of_several_validations_an_epoch(tmp_path: Path) -> None:
     panels = panels_of(tmp_path, "epoch,step,lr,train/loss\n1,4,0.1,0.7\n")
     assert [panel.get_title("left") for panel in panels] == ["loss", "learning rate"]
     assert [line.get_marker() for line in panels[0].lines] == ["o"]  # one point shows no line
-
-
-def test_picture_of_several_validations_an_epoch_shows_the_last(tmp_path: Path) -> None:
     rows = "1,4,,,0.9\n1,9,0.1,0.7,0.8\n2,14,,,0.6\n2,19,0.1,0.5,0.5\n"
     panels = panels_of(tmp_path, f"epoch,step,lr,train/loss,val/loss\n{rows}")
     train_loss, val_loss = panels[0].lines

@@ -73,13 +73,17 @@ def test_value_that_no_step_logs_is_refused(step: Callable[..., None]) -> None:
         )
 
 
-def test_metrics_without_outputs_are_not_logged(step: Callable[..., None]) -> None:
+def test_metrics_without_outputs_are_not_logged_and_common_names_are_free(
+    step: Callable[..., None],
+) -> None:
     step(recording_step)
     run = build(composed(TINY))
+    run.module.length = run.module.rates = run.module.loaded = [1]
     run.trainer.fit(run.module, run.data)
     logged = {*run.trainer.callback_metrics}
     assert {"train/loss", "train/size", "val/loss", "val/r2"} <= logged
     assert "train/r2" not in logged
+    assert run.module.length == run.module.rates == run.module.loaded == [1]
 
 
 @pytest.mark.parametrize(
@@ -121,14 +125,6 @@ def test_a_training_without_a_loss_ends(step: Callable[..., None]) -> None:
     step(lambda *args: recording_step(*args) if args[2] else None)  # skips a batch
     run = build(composed(TINY))
     run.trainer.fit(run.module, run.data)
-
-
-def test_attributes_of_common_names_are_free(step: Callable[..., None]) -> None:
-    step(recording_step)
-    run = build(composed(TINY))
-    run.module.length = run.module.rates = run.module.loaded = [1]
-    run.trainer.fit(run.module, run.data)
-    assert run.module.length == run.module.rates == run.module.loaded == [1]
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_train_epoch_end", "on_save_checkpoint"])

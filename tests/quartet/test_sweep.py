@@ -151,7 +151,7 @@ def test_refused_and_retried_jobs_ignore_changed_files(sweep: Sweep, tmp_path: P
     assert sweep(*command) == (1, [])
 
 
-def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(
+def test_misspelt_or_unsuitable_option_refuses_the_sweep_and_leaves_nothing(
     sweep: Sweep, tmp_path: Path, train_py: Cli
 ) -> None:
     assert sweep("-m", "optimizer=sgd,adamm", "seed=1,2") == (2, [])
@@ -160,11 +160,6 @@ def test_misspelt_option_refuses_the_sweep_and_leaves_nothing(
     assert "optimizer=adamm: there is no such option; did you mean adam?" in said
     assert "optimizer.lrr=1,2: there is no such key; did you mean optimizer.lr?" in said
     assert list(tmp_path.iterdir()) == []
-
-
-def test_sweep_with_a_combination_that_cannot_be_composed_is_refused(
-    sweep: Sweep, tmp_path: Path, train_py: Cli
-) -> None:
     combinations = ("optimizer=adam,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]")
     assert sweep("-m", *combinations, "hydra.sweep.dir=s") == (2, [])
     assert "betas=[0.9,0.99],[0.8,0.9]: there is no such key with optimizer=sgd; there are" in (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from made import assert_refused, composed
+from made import assert_refused, composed, refusals
 from torch import nn
 
 import quartet
@@ -72,18 +72,13 @@ def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path
     assert_refused(names, r"no best.ckpt or last.ckpt in .*; name the directory of a")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ("model.weights=foo", r"^model.weights=foo: no such file; name the directory"),
-        ("model.weights=a/b.ckpt model=cnn", r"^model.weights=a/b.ckpt: no such file"),
-        ("model=torchvision model.weights=IMAGENETX", r"^model.weights=IMAGENETX: is unknown; did"),
-        ("model.weights=3", r"^model.weights=3: "),
-        ("model.strict=maybe", r"^model.strict=maybe: "),
-    ],
+test_weights_that_are_not_there_are_refused = refusals(
+    ("model.weights=foo", r"^model.weights=foo: no such file; name the directory"),
+    ("model.weights=a/b.ckpt model=cnn", r"^model.weights=a/b.ckpt: no such file"),
+    ("model=torchvision model.weights=IMAGENETX", r"^model.weights=IMAGENETX: is unknown; did"),
+    ("model.weights=3", r"^model.weights=3: "),
+    ("model.strict=maybe", r"^model.strict=maybe: "),
 )
-def test_weights_that_are_not_there_are_refused(overrides: str, words: str) -> None:
-    assert_refused(overrides, words)
 
 
 def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
