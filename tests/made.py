@@ -40,6 +40,13 @@ SHORT: dict[str, list[str]] = {
     "cyclic": ["scheduler.step_size_up=3"],
     "plateau": ["scheduler.patience=0", "scheduler.threshold=0.5"],
 }
+# 70 training rows: batches of 20, 20, 20 and 10. All is saved that may be resumed.
+TINY = (
+    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
+    *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null"),
+    *("callbacks.last.min_seconds=0", "logger=csv"),
+)
+EACH_STEP = "callbacks.last.every_n_steps=1"
 
 
 def options(group: str) -> list[str]:

@@ -667,9 +667,15 @@ def test_flaw_of_the_data_is_refused(flaw: str) -> None:
     assert len(refused.value.messages) == 1
 
 
-@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel", "regression", "ranking"])
-def test_flawless_data_passes(task: str) -> None:
-    built(task, None)
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [
+        *((task, {}) for task in ("multiclass", "binary", "multilabel", "regression", "ranking")),
+        ("multiclass", {"pairs": True}),
+    ],
+)
+def test_flawless_data_passes(task: str, more: dict[str, bool]) -> None:
+    built(task, None, **more)
 
 
 def test_part_that_cannot_be_scored_passes_without_metrics() -> None:
@@ -695,10 +701,6 @@ def test_data_read_sample_by_sample_is_looked_at_too(flaw: str) -> None:
         built(task, flaw, pairs=True)
 
 
-def test_data_read_sample_by_sample_passes() -> None:
-    built("multiclass", None, pairs=True)
-
-
 COLUMNS = [
     ("a", [None], r"column 'a' has 1 missing values; data.missing=mean replaces them by the mean"),
     ("a", [float("inf")], r"column 'a' has infinite values; correct them"),
@@ -716,13 +718,8 @@ def test_flaw_of_a_table_names_the_column(
     table[column] = table[column].astype(float)
     table.loc[0, column] = values[0]
     table.to_csv(tmp_path / "table.csv", index=False)
-    assert_refused(
-        [
-            *("data=csv", "data/task=binary", f"data.path={tmp_path}/table.csv"),
-            *("data.target=red", "data.drop=[round]"),
-        ],
-        words,
-    )
+    data = ["data=csv", "data/task=binary", f"data.path={tmp_path}/table.csv"]
+    assert_refused([*data, "data.target=red", "data.drop=[round]"], words)
 
 
 def test_flaws_of_all_columns_come_at_once(tmp_path: Path) -> None:

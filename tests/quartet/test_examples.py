@@ -25,7 +25,8 @@ from made import assert_refused, composed, weights
 from processes import ROOT, Cli, wait_for
 from test_resume import assert_resumes, assert_same, marked
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot
+from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot, softplus
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from quartet.build import Run, build
 from quartet.checkpoints.storage import load
@@ -52,7 +53,7 @@ class Job:
     Attributes:
         options: What chooses it, with tiny data; BEFORE is the run before it.
         loss: Of a batch, as a plain loop computes it; of the model of the run before it, too. None:
-            its loop has a test of its own.
+            its loop is `train_gan_by_hand`.
         predict: Columns of predictions, given outputs.
         monitor: A value of its own, and whether its best is the min or max.
         logged: Names of its losses and metrics, in training and validation.
@@ -361,15 +362,31 @@ def trained_model(job: Job, whole: Path) -> nn.Module:
 
 
 def test_weights_are_those_of_a_plain_loop(job: Job) -> None:
-    if job.loss is None:
-        pytest.skip("its loop has a test of its own")
     run = build(composed([*TINY, *job.options]))
     model, state = copy.deepcopy(run.module.model), torch.get_rng_state()
     run.trainer.fit(run.module, run.data)
     torch.set_rng_state(state)
-    train_by_hand(model, job.loss, run)
+    train_gan_by_hand(model, run) if job.loss is None else train_by_hand(model, job.loss, run)
     expected = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert torch.equal(weights(run), expected)
+
+
+def train_gan_by_hand(model: Any, run: Run) -> None:
+    generator = torch.optim.Adam(model.generator.parameters(), lr=0.002)
+    discriminator = torch.optim.Adam(model.discriminator.parameters(), lr=0.001)
+    cosine, batches = CosineAnnealingLR(discriminator, 3), run.data.train_dataloader()
+    for epoch in range(3):
+        batches.batch_sampler.set_epoch(epoch)
+        for points in batches:
+            made = model.generate(len(points))
+            discriminator.zero_grad()
+            (softplus(-model(points)) + softplus(model(made.detach()))).mean().backward()
+            discriminator.step()
+            generator.zero_grad()
+            softplus(-model(made)).mean().backward()
+            generator.step()
+        cosine.step()
+    assert run.trainer.global_step == 12
 
 
 def train_by_hand(model: nn.Module, loss: Callable[..., Tensor], run: Run) -> None:
@@ -472,20 +489,10 @@ def test_suite_of_a_fork_stays_green(tmp_path: Path) -> None:
         package = tmp_path / "src" / made.PROJECT
         shutil.copytree(example / "project", package, dirs_exist_ok=True)
     own = [path.stem for path in examples.EXAMPLES.glob("*/conf/*/*.yaml")]
-    files = [
-        f"tests/quartet/test_{name}.py" for name in ("options", "schema", "data_sources", "model")
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "1",
-        "-k",
-        " or ".join(["own", "schema", *own]),
-        *files,
-    ]
+    names = ("options", "schema", "data_sources", "model")
+    files = [f"tests/quartet/test_{name}.py" for name in names]
+    words = " or ".join(["own", "schema", *own])
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-k", words, *files]
     path = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
     done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -612,21 +619,25 @@ def test_flips_move_images_and_masks_together(tmp_path: Path) -> None:
     assert torch.equal(masks, expected)
 
 
-def test_characters_stay_numbers_and_their_count_comes_from_the_text(tmp_path: Path) -> None:
+def test_characters_stay_numbers_and_text_is_written_after_each_validation(tmp_path: Path) -> None:
     with examples.installed("language_model", tmp_path):
         run = build(composed([*TINY, "experiment=language_model"]))
         ids, _ = next(iter(run.data.train_dataloader()))
-    assert (ids.dtype, int(ids.max())) == (torch.uint8, 27)
-    assert run.config["data"]["vocab_size"] == len(CHARACTERS) == 28
-    assert run.module.model.head.out_features == 28
-
-
-def test_text_is_written_after_each_validation(tmp_path: Path) -> None:
-    with examples.installed("language_model", tmp_path):
         train(composed([*TINY, *JOBS["language_model"].options]), tmp_path / "run")
+    assert (ids.dtype, int(ids.max())) == (torch.uint8, 27)
+    assert run.config["data"]["vocab_size"] == len(CHARACTERS) == 28  # as the text has
+    assert run.module.model.head.out_features == 28
     texts = {path.name: path.read_text() for path in (tmp_path / "run/texts").iterdir()}
     assert texts.keys() == {"4.txt", "8.txt", "12.txt"}
     assert all(text.startswith("the") and len(text) == 23 for text in texts.values())
+
+
+def test_rates_of_both_are_logged_and_samples_are_saved(tmp_path: Path) -> None:
+    with examples.installed("gan", tmp_path):
+        train(composed([*TINY, *JOBS["gan"].options]), tmp_path / "run")
+    rates = pd.read_csv(tmp_path / "run/metrics.csv")["lr/discriminator_optimizer"]
+    assert rates.tolist() == pytest.approx([0.001, 0.00075, 0.00025])
+    assert len(torch.load(tmp_path / "run/samples/2.pt")) == 100
 
 
 def test_another_table_is_prepared_as_that_of_the_training(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Inputs are small and of our own; each test names the right value, which once cam
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -118,25 +119,6 @@ def test_picture_of_more_than_8_bits_is_scaled(tmp_path: Path, name: str, save: 
     assert np.abs(read(tmp_path / name, "L")[..., 0] - RAMP).max() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (RAMP * 255, "values from 0 to 255, and nothing says which is white"),
-        (RAMP - 0.5, "values from -0.5 to 0.5"),
-        (np.where(RAMP > 0.5, np.nan, RAMP), "values from nan"),
-        ((RAMP * 70000).astype(np.int32), "values from 0 to 70000"),
-    ],
-    ids=["of 255", "negative", "nan", "32 bits"],
-)
-def test_picture_without_a_white_is_refused(
-    tmp_path: Path, values: NDArray[Any], message: str
-) -> None:
-    kind = np.int32 if values.dtype == np.int32 else np.float32
-    Image.fromarray(values.astype(kind)).save(tmp_path / "a.tif")
-    with pytest.raises(PictureError, match=message):
-        read(tmp_path / "a.tif")
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 def test_picture_is_upright_as_the_camera_noted(
@@ -174,14 +156,6 @@ def test_transparent_picture_lies_on_white(tmp_path: Path, mode: str) -> None:
     assert difference(tmp_path / "a.png", RAMP > 0.5 if mode == "P" else RAMP) < 0.01
 
 
-def test_white_picture_on_nothing_is_refused(tmp_path: Path) -> None:
-    white = Image.new("RGBA", (8, 6), "white")
-    white.putalpha(grey(RAMP))
-    white.save(tmp_path / "a.png")
-    with pytest.raises(PictureError, match=r"a\.png is blank on white; save it on the background"):
-        read(tmp_path / "a.png")
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
 def test_colours_are_those_of_the_picture(tmp_path: Path, mode: str) -> None:
     Image.new("RGB", (8, 8), (255, 0, 0)).convert(mode).save(tmp_path / "a.tif")
@@ -190,24 +164,45 @@ def test_colours_are_those_of_the_picture(tmp_path: Path, mode: str) -> None:
     assert np.abs(found - right).max() < (0.4 if mode == "1" else 0.02)
 
 
-def test_file_of_several_pictures_is_refused(tmp_path: Path) -> None:
-    pages = [Image.new("L", (8, 8), grey) for grey in (0, 128, 255)]
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(PictureError, match="holds 3 pictures; save each as a file of its own"):
-        read(tmp_path / "a.tif")
+def save_large(path: Path) -> None:
+    """The header of 30,000 pixels by 30,000."""
 
-
-def test_very_large_picture_is_refused(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         checked = kind + content
         return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
 
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
-    (tmp_path / "a.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
-    )
-    with pytest.raises(PictureError, match=r"a\.png has too many pixels; make it smaller"):
-        read(tmp_path / "a.png")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b""))
+
+
+PAGES = [Image.new("L", (8, 8), shade) for shade in (0, 128, 255)]
+WHITE = Image.new("RGBA", (8, 6), "white")
+WHITE.putalpha(grey(RAMP))
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "message"),
+    [
+        ("a.tif", Image.fromarray(RAMP * 255).save, "values from 0 to 255, and nothing says which"),
+        ("a.tif", Image.fromarray(RAMP - 0.5).save, "values from -0.5 to 0.5"),
+        ("a.tif", Image.fromarray(np.where(RAMP > 0.5, np.nan, RAMP)).save, "values from nan"),
+        ("a.tif", Image.fromarray((RAMP * 70000).astype("i4")).save, "values from 0 to 70000"),
+        ("a.png", WHITE.save, r"a\.png is blank on white; save it on the background"),
+        (
+            "a.tif",
+            functools.partial(PAGES[0].save, save_all=True, append_images=PAGES[1:]),
+            "holds 3 pictures; save each as a file of its own",
+        ),
+        ("a.png", save_large, r"a\.png has too many pixels; make it smaller"),
+    ],
+    ids=["of 255", "negative", "nan", "32 bits", "white on nothing", "pages", "large"],
+)
+def test_picture_that_can_mean_two_things_is_refused(
+    tmp_path: Path, name: str, save: Any, message: str
+) -> None:
+    save(tmp_path / name)
+    with pytest.raises(PictureError, match=message):
+        read(tmp_path / name)
 
 
 # Folders of pictures
@@ -248,6 +243,8 @@ def test_validation_part_has_many_names(tmp_path: Path, name: str) -> None:
     run = described(tmp_path)
     assert sizes(run) == [12, 4, 6]
     assert run.data.parts.class_names == ("cat", "dog")
+    fill(tmp_path / "classes", bus=10, train=10)  # a class of trains is no part
+    assert described(tmp_path / "classes").data.parts.class_names == ("bus", "train")
 
 
 @pytest.mark.parametrize("empty", [True, False])
@@ -263,11 +260,6 @@ def test_part_may_lack_a_class(tmp_path: Path, empty: bool) -> None:
         "the val part has all or nothing of dog; auroc is the mean over the others",
         "the test part has all or nothing of cat, dog, elk; it has no auroc",
     ]
-
-
-def test_class_of_trains_is_no_part(tmp_path: Path) -> None:
-    fill(tmp_path, bus=10, train=10)
-    assert described(tmp_path).data.parts.class_names == ("bus", "train")
 
 
 def test_hidden_files_and_links_to_folders_above_are_passed_over(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning import Callback
-from made import PROJECT, composed, project_part
+from made import EACH_STEP, PROJECT, TINY, composed, project_part
 from test_resume import assert_resumes
 from torch.nn.utils import get_total_norm
 from torchmetrics import MeanMetric
@@ -15,12 +15,9 @@ from torchmetrics import MeanMetric
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet")
-# 70 training rows: batches of 20, 20, 20 and 10.
-TINY = (
-    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
-    *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null", "logger=csv"),
-    *("callbacks.last.min_seconds=0", "callbacks.last.every_n_steps=1"),
-    *("trainer.log_every_n_steps=3", f"module._target_={PROJECT}.module.Logging"),
+LOGGING = (
+    *(*TINY, EACH_STEP, "trainer.log_every_n_steps=3"),
+    f"module._target_={PROJECT}.module.Logging",
 )
 REDUCTIONS = {"mean": "mean", "sum": torch.sum, "max": max, "min": "min"}
 
@@ -67,24 +64,24 @@ class Logging(project_part("module.Module")):  # type: ignore[misc]
         return outputs
 
 
+def install(patch: pytest.MonkeyPatch) -> None:
+    """Makes it a module of the project."""
+    patch.setattr(Logging, "__module__", f"{PROJECT}.module")
+    patch.setattr(f"{PROJECT}.module.Logging", Logging, raising=False)
+
+
 @pytest.fixture(autouse=True)
 def _module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Logging, "__module__", f"{PROJECT}.module")
-    monkeypatch.setattr(f"{PROJECT}.module.Logging", Logging, raising=False)
+    install(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def wholes() -> dict[str, Path]:
-    return {}
-
-
-@pytest.fixture
-def whole(wholes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not wholes:
-        directory = tmp_path_factory.mktemp("whole") / "run"
-        train(composed(TINY), directory)
-        wholes["run"] = directory
-    return wholes["run"]
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        train(composed(LOGGING), directory)
+    return directory
 
 
 def test_every_value_is_a_column(whole: Path) -> None:
@@ -113,11 +110,11 @@ PLACES = [
 def test_values_are_exact_after_a_resume(
     hook: str, number: int, whole: Path, tmp_path: Path
 ) -> None:
-    assert_resumes(TINY, tmp_path / "run", hook, number, whole)
+    assert_resumes(LOGGING, tmp_path / "run", hook, number, whole)
 
 
 def test_values_of_validations_within_an_epoch_are_exact_too(tmp_path: Path) -> None:
-    names = [*TINY, "trainer.val_check_interval=0.5"]
+    names = [*LOGGING, "trainer.val_check_interval=0.5"]
     train(composed(names), tmp_path / "whole")
     for number, place in enumerate([("on_validation_batch_end", 3), ("on_train_batch_end", 7)]):
         assert_resumes(names, tmp_path / str(number), *place, tmp_path / "whole")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from made import PROJECT, assert_refused, composed, project_part, weights
+from made import PROJECT, TINY, assert_refused, composed, project_part, weights
 from omegaconf import OmegaConf
 from test_resume import assert_resumes
 from torch import nn
@@ -21,12 +21,7 @@ from quartet.reports.run import describe_run
 from quartet.run import train
 
 pytestmark = pytest.mark.usefixtures("quiet")
-# 70 training rows: batches of 20, 20, 20 and 10.
-TINY = (
-    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
-    *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null", "logger=csv"),
-    *("callbacks.last.min_seconds=0", "optimizer.lr=0.05"),
-)
+SHORT = (*TINY, "optimizer.lr=0.05")
 CRITIC = ("+optimizer@critic_optimizer=adam", "critic_optimizer.lr=0.05")
 Module: Any = project_part("module.Module")
 
@@ -88,7 +83,7 @@ def module(name: str) -> str:
 
 
 def fitted(directory: Path, *overrides: str) -> tuple[Run, pd.DataFrame]:
-    run = build(composed([*TINY, *overrides]), directory)
+    run = build(composed([*SHORT, *overrides]), directory)
     run.trainer.fit(run.module, run.data)
     return run, pd.read_csv(directory / "metrics.csv")
 
@@ -162,7 +157,7 @@ def test_policy_is_that_of_each_group() -> None:
         *("critic_optimizer.weight_decay=0.2", "critic_optimizer.lr_factors={layers.3.bias: 0.5}"),
         *("model.hidden=[16,8]", "critic_optimizer.freeze=[layers.6.weight]"),
     ]
-    run = build(composed([*TINY, module("Two"), *CRITIC, *settings]))
+    run = build(composed([*SHORT, module("Two"), *CRITIC, *settings]))
     run.module.try_optimizers(run.steps_per_epoch, run.total_steps, run.config["trainer"])
     names = {each: name for name, each in run.module.model.named_parameters()}
     found = {
@@ -216,7 +211,7 @@ def test_mistake_is_refused_with_the_way_out(
         monkeypatch.setattr(Two, "make_scheduler", lambda *_: [])
     chosen = [] if override.startswith("~") else [*CRITIC, override]
     with pytest.raises(ConfigError) as error:
-        build(composed([*TINY, module("Two"), *chosen]))
+        build(composed([*SHORT, module("Two"), *chosen]))
     assert any(re.search(REFUSED[override], each) for each in error.value.messages), error.value
 
 
@@ -231,19 +226,19 @@ SCHEDULES = [
 @pytest.mark.parametrize(("setting", "words"), SCHEDULES)
 def test_schedule_is_checked(setting: str, words: str) -> None:
     schedule = ["+scheduler@critic_scheduler=cosine", f"critic_scheduler.{setting}"]
-    assert_refused([*TINY, module("Two"), *CRITIC, *schedule], re.escape(words))
+    assert_refused([*SHORT, module("Two"), *CRITIC, *schedule], re.escape(words))
 
 
 def test_several_optimizers_need_manual_optimization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Two, "__init__", Module.__init__)
     assert_refused(
-        [*TINY, module("Two"), *CRITIC], r"^module: makes 2 optimizers, .* set self.automatic_opti"
+        [*SHORT, module("Two"), *CRITIC], r"^module: makes 2 optimizers, .* set self.automatic_opti"
     )
 
 
 def test_check_shows_every_optimizer() -> None:
     schedule = ["+scheduler@critic_scheduler=cosine"]
-    found = describe_run(composed([*TINY, module("Two"), *CRITIC, *schedule])).splitlines()
+    found = describe_run(composed([*SHORT, module("Two"), *CRITIC, *schedule])).splitlines()
     assert "optimizer@critic_optimizer adam" in found
     assert any(re.match(r"lr +0.05 at .*, 0.05 at the end, of 176 parameters$", x) for x in found)
     assert any(re.match(r"lr/critic_optimizer +0.05 .*, 0.0125 at the end, of", x) for x in found)
@@ -263,7 +258,7 @@ PLACES = [("on_train_batch_end", 7), ("on_validation_batch_end", 2), ("on_train_
 def test_manual_optimization_goes_on_exactly(
     name: str, settings: list[str], tmp_path: Path
 ) -> None:
-    names = [*TINY, module(name), *settings, "callbacks=ema", "callbacks.last.every_n_steps=1"]
+    names = [*SHORT, module(name), *settings, "callbacks=ema", "callbacks.last.every_n_steps=1"]
     names += CRITIC if name == "Two" else ()
     train(composed(names), tmp_path / "whole")
     for number, place in enumerate(PLACES):
@@ -313,7 +308,7 @@ def test_warns_of_steps_that_are_not_those_of_the_schedule(
 
 
 def test_parameters_outside_of_the_model_are_clipped_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = build(composed(TINY))
+    run = build(composed(SHORT))
     run.module.extra = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([run.module.extra, *run.module.model.layers[0].parameters()], lr=1)
     for parameter in run.module.parameters():

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made import PROJECT, composed
+from made import EACH_STEP, PROJECT, TINY, composed
 from test_resume import assert_resumes
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -279,12 +279,7 @@ def test_data_sets_know_the_epoch_and_draw_the_same_with_workers(dataset: Any) -
 
 # Trainings. Of 70 rows: batches of 20, 20, 20 and 10.
 
-
-TINY = (
-    *("data=linear", "data.batch_size=20", "model.hidden=[16]", "model.dropout=0.3"),
-    *("trainer=cpu", "trainer.max_epochs=3", "callbacks.progress_bar=null"),
-    *("callbacks.last.min_seconds=0", "callbacks.last.every_n_steps=1", "logger=csv"),
-)
+SAVING = (*TINY, EACH_STEP)
 SHARDS = 7
 
 
@@ -336,7 +331,7 @@ def install(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return self.parts
 
     monkeypatch.setattr(DataModule, "load", load)
-    return [*TINY, *options]
+    return [*SAVING, *options]
 
 
 PLACES = [
@@ -430,7 +425,7 @@ def test_what_a_stream_does_not_have_is_refused(
 
 def test_classes_of_a_stream_cannot_be_balanced_or_counted(tmp_path: Path) -> None:
     with examples.installed("stream", tmp_path):
-        place = [*TINY[5:], "data=sharded", f"data.dir={tmp_path}", "data.balance=true"]
+        place = [*SAVING[5:], "data=sharded", f"data.dir={tmp_path}", "data.balance=true"]
         with pytest.raises(ConfigError) as caught:
             build(composed([*place, "loss=weighted_cross_entropy"]))
     assert caught.value.messages == [
