@@ -55,6 +55,9 @@ def test_given_class_weights_agree_with_torch() -> None:
     loss.fit(targets)
     expected = nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 4.0]))(outputs, targets)
     assert torch.equal(loss(outputs, targets), expected)
+    loss = WeightedCrossEntropy(weight=[1.0, 2.0], num_classes=2)
+    with pytest.raises(ValueError, match=r"2 columns, as many as num_classes, got \(6, 3\)"):
+        loss(outputs, targets)
 
 
 def test_balanced_class_weights_agree_with_scikit_learn() -> None:
@@ -112,12 +115,6 @@ def test_class_weights_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         WeightedCrossEntropy(weight=weight, num_classes=num_classes)
-
-
-def test_class_weights_refuse_outputs_of_another_width() -> None:
-    loss = WeightedCrossEntropy(weight=[1.0, 2.0], num_classes=2)
-    with pytest.raises(ValueError, match=r"2 columns, as many as num_classes, got \(6, 3\)"):
-        loss(*example("multiclass"))
 
 
 def test_balanced_positives_weigh_as_much_as_negatives() -> None:
@@ -236,7 +233,10 @@ def test_listnet_by_hand() -> None:
     torch.testing.assert_close(value, (first + second) / 2)
 
 
-@pytest.mark.parametrize("loss", [RankNetLoss(sigma=1.0), ListNetLoss()])
+ranking_losses = pytest.mark.parametrize("loss", [RankNetLoss(sigma=1.0), ListNetLoss()])
+
+
+@ranking_losses
 def test_ranking_losses_do_not_depend_on_the_order_of_rows(loss: nn.Module) -> None:
     outputs, targets, indexes = example("ranking")
     rows = torch.tensor([5, 0, 3, 2, 4, 1])
@@ -244,7 +244,7 @@ def test_ranking_losses_do_not_depend_on_the_order_of_rows(loss: nn.Module) -> N
     torch.testing.assert_close(shuffled, loss(outputs, targets, indexes))
 
 
-@pytest.mark.parametrize("loss", [RankNetLoss(sigma=1.0), ListNetLoss()])
+@ranking_losses
 def test_ranking_losses_have_the_gradient_of_finite_differences(loss: nn.Module) -> None:
     outputs, targets, indexes = example("ranking")
     assert torch.autograd.gradcheck(
@@ -253,7 +253,7 @@ def test_ranking_losses_have_the_gradient_of_finite_differences(loss: nn.Module)
     )
 
 
-@pytest.mark.parametrize("loss", [RankNetLoss(sigma=1.0), ListNetLoss()])
+@ranking_losses
 def test_ranking_losses_stay_finite_for_huge_scores(loss: nn.Module) -> None:
     outputs = column(1e30, -1e30, 1e30, 1e4, -1e4).requires_grad_()
     value = loss(outputs, column(0.0, 1.0, 2.0, 1.0, 0.0), torch.tensor([0, 0, 0, 1, 1]))
@@ -270,21 +270,17 @@ def test_ranknet_without_pairs_is_zero_and_has_a_gradient() -> None:
     assert value == 0
     assert outputs.grad is not None
     assert torch.equal(outputs.grad, torch.zeros(3, 1))
-
-
-def test_ranknet_refuses_a_sigma_that_orders_nothing() -> None:
     with pytest.raises(ValueError, match="sigma must be above 0, got 0; 1 is the plain"):
-        RankNetLoss(sigma=0)
+        RankNetLoss(sigma=0)  # which orders nothing
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        NLLLoss(),
-        WeightedCrossEntropy(weight=[1.0] * 3, num_classes=3),
-        FocalLoss(gamma=2.0, alpha=None),
-    ],
+WEIGHTED, FOCAL = (
+    WeightedCrossEntropy(weight=[1.0] * 3, num_classes=3),
+    FocalLoss(gamma=2.0, alpha=None),
 )
+
+
+@pytest.mark.parametrize("loss", [NLLLoss(), WEIGHTED, FOCAL])
 @pytest.mark.parametrize(
     ("outputs", "targets"),
     [
@@ -301,13 +297,12 @@ def test_ranknet_refuses_a_sigma_that_orders_nothing() -> None:
 def test_shapes_of_no_classification_are_refused(
     loss: nn.Module, outputs: Tensor, targets: Tensor
 ) -> None:
-    with pytest.raises(
-        ValueError, match=r"takes outputs \(batch, classes\) with targets \(batch,\)"
-    ):
+    words = r"takes outputs \(batch, classes\) with targets \(batch,\)"
+    with pytest.raises(ValueError, match=words):
         loss(outputs, targets)
 
 
-@pytest.mark.parametrize(("loss"), [RankNetLoss(sigma=1.0), ListNetLoss()])
+@ranking_losses
 @pytest.mark.parametrize(
     ("outputs", "targets", "indexes"),
     [

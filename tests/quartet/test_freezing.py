@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from made import assert_refused, composed
+from made import composed, refusals
 from torch import Tensor, nn
+from training_by_hand import assert_equal_models
 
 from quartet.build import build
 from quartet.reports.run import describe_run
@@ -52,33 +53,29 @@ def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
         schedule.step()
         assert torch.equal(weight, start) == (epoch < 2)
     run.trainer.fit(run.module, run.data)
-    for one, other in zip(run.module.model.parameters(), model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert_equal_models(run.module.model, model)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "words"),
-    [
-        ("null", r"^callbacks.unfreeze.epochs: must be a mapping .*such as \{3: \[layers.0.\*\]\}"),
-        ("{1: ['layers.0.*']}", r"whole numbers from 2, got 1; all other parameters"),
-        ("{2: 'layers.0.*'}", r"epochs\[2\] must be a list of patterns"),
-        ("{2: ['layer.0.*']}", r"'layer.0.\*' matches no trainable parameter. Did you mean"),
-        ("{2: ['*']}", r"must leave a parameter to train in epoch 1"),
-    ],
-)
-def test_unfreezing_that_cannot_be_is_refused(epochs: str, words: str) -> None:
-    assert_refused(["callbacks=unfreeze", f"callbacks.unfreeze.epochs={epochs}"], words)
-
-
-def test_frozen_parameters_stay_so_and_several_processes_are_refused() -> None:
-    names = ["callbacks=unfreeze", "callbacks.unfreeze.epochs={2: ['layers.0.*']}"]
-    assert_refused(
-        [*names, "optimizer.freeze=['layers.0.*']"], r"'layers.0.\*' matches no trainable parameter"
-    )
-    assert_refused(
-        [*names, "trainer=ddp", "trainer.accelerator=cpu"],
+FIRST = "callbacks.unfreeze.epochs={2: ['layers.0.*']}"
+test_unfreezing_that_cannot_be_is_refused = refusals(
+    (
+        ["callbacks.unfreeze.epochs=null"],
+        r"^callbacks.unfreeze.epochs: must be a mapping .*such as \{3: \[layers.0.\*\]\}",
+    ),
+    (["callbacks.unfreeze.epochs={1: ['layers.0.*']}"], "from 2, got 1; all other parameters"),
+    (["callbacks.unfreeze.epochs={2: 'layers.0.*'}"], r"epochs\[2\] must be a list of patterns"),
+    (
+        ["callbacks.unfreeze.epochs={2: ['layer.0.*']}"],
+        r"'layer.0.\*' matches no trainable parameter. Did you mean",
+    ),
+    (["callbacks.unfreeze.epochs={2: ['*']}"], "must leave a parameter to train in epoch 1"),
+    ([FIRST, "optimizer.freeze=['layers.0.*']"], r"'layers.0.\*' matches no trainable parameter"),
+    (
+        [FIRST, "trainer=ddp", "trainer.accelerator=cpu"],
         r"^callbacks.unfreeze: several .*; set trainer.devices=1",
-    )
+    ),
+    given=["callbacks=unfreeze"],
+)
 
 
 class Encoder(nn.Module):

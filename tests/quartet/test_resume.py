@@ -143,7 +143,9 @@ def assert_same(whole: Path, resumed: Path) -> None:
 
 def assert_resumes(names: Sequence[str], run: Path, hook: str, number: int, whole: Path) -> None:
     """A training that fails at a place and is resumed ends as the whole one."""
-    assert_resumes(names, run, hook, number, whole)
+    crash(names, run, hook, number)
+    resume(run)
+    assert_same(whole, run)
 
 
 WHOLE: dict[tuple[str, ...], Path] = {}
