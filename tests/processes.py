@@ -169,6 +169,12 @@ class Cli:
     def err(self) -> str:
         return self.capsys.readouterr().err
 
+    def ask(self, *words: str) -> str:
+        """Calls a command, which must end well; returns what it prints."""
+        self.capsys.readouterr()
+        assert self(*words) == 0
+        return self.out
+
     def refuse(self, *words: str) -> str:
         """Calls a command, which must end with status 2; returns its message."""
         self.capsys.readouterr()

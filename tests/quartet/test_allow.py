@@ -627,8 +627,9 @@ def test_what_would_direct_a_terminal_is_written_out(
     composed: DictConfig, tmp_path: Path, command: Cli
 ) -> None:
     recorded(composed, tmp_path / "run", _target_="os.\x1b]0;x\a\u202e")
-    assert command("evaluate.py", "run=run") == 2
-    assert "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training" in command.err
+    assert "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training" in command.refuse(
+        "evaluate.py", "run=run"
+    )
 
 
 # The only door

@@ -56,8 +56,7 @@ def test_refusal_exits_with_2_and_leaves_nothing(train_py: Cli, tmp_path: Path) 
 def test_checking_only_says_what_would_run_and_leaves_nothing(
     train_py: Cli, tmp_path: Path
 ) -> None:
-    assert train_py("check=only", "data=wine", "scheduler=cosine") == 0
-    out = train_py.out
+    out = train_py.ask("check=only", "data=wine", "scheduler=cosine")
     assert not list(tmp_path.iterdir())
     assert "None" not in out  # of an experiment
     for words in (

@@ -1,12 +1,12 @@
 """Several processes: each sample counts as it does in one."""
 
-import csv
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from made import composed
@@ -27,28 +27,13 @@ from quartet.data.loader import (
 
 
 def epoch_of(
-    count: int,
-    batch_size: int,
-    world_size: int,
-    *,
-    shuffle: bool = True,
-    drop_last: bool = False,
-    fill: bool = True,
-    epoch: int = 0,
+    count: int, batch_size: int, world_size: int, *, epoch: int = 0, **options: bool
 ) -> list[list[Tensor]]:
     """The batches of each process."""
     shares = []
     for rank in range(world_size):
-        batches = Batches(
-            count,
-            batch_size,
-            seed=0,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            fill=fill,
-            rank=rank,
-            world_size=world_size,
-        )
+        more = {"shuffle": True, **options}
+        batches = Batches(count, batch_size, seed=0, rank=rank, world_size=world_size, **more)
         batches.set_epoch(epoch)
         shares.append(list(batches))
         assert len(shares[-1]) == len(batches)
@@ -135,9 +120,7 @@ def test_lightning_gives_each_epoch_another_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rows", "queries", "files"])
 def test_a_share_without_samples_is_an_empty_batch(kind: str) -> None:
     rows = torch.arange(9)
-    batches = Batches(
-        3, 1, seed=0, shuffle=False, drop_last=False, fill=False, rank=1, world_size=2
-    )
+    batches = Batches(3, 1, seed=0, fill=False, rank=1, world_size=2)
     prepare = lambda batch, *_: batch  # noqa: E731
     if kind == "files":
         dataset: Any = BatchDataset([(torch.zeros(3, 2, 2), 0)] * 3, collate, prepare, seed=0)  # type: ignore[arg-type]
@@ -176,8 +159,7 @@ def test_two_processes_train_and_measure_as_one(tmp_path: Path, chosen: list[str
     assert [path.parent for path in tmp_path.rglob("metrics.csv")] == [directory]
     result = json.loads(result_file.read_text())
     assert result["status"] == "finished"
-    with (directory / "metrics.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    assert list(pd.read_csv(directory / "metrics.csv")["epoch"]) == [1, 2, 3]
 
     alone = build(composed([*overrides, "data.batch_size=32", "trainer=cpu"]), tmp_path / "alone")
     alone.trainer.fit(alone.module, alone.data)

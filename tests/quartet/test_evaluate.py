@@ -203,8 +203,7 @@ def test_a_sweep_is_evaluated_as_its_winner(tmp_path: Path, rescore: Cli) -> Non
     table = Table(tmp_path / "s")
     table.jobs = {n: Job(tmp_path / "s" / str(n), [], "") for n in range(2)}
     table.write()
-    assert rescore("run=s", "split=test") == 0
-    assert "The winner of s by val/loss (min) is job 1, " in rescore.out
+    assert "The winner of s by val/loss (min) is job 1, " in rescore.ask("run=s", "split=test")
     figures = json.loads((tmp_path / "s/1/result.json").read_text())["metrics"]
     for name, value in written(tmp_path / "s" / "1", "test")["metrics"].items():
         assert value == figures[name]

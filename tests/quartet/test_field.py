@@ -687,16 +687,16 @@ def test_positive_class_is_chosen_and_named_beside_the_figures(
 ) -> None:
     words = ["data=csv", "data.path=fraud.csv", f"data.target={target}", "data/task=binary"]
     words += [] if positive is None else [f"data.positive='{positive}'"]
-    assert command("train.py", *words, RUN, "model=linear", *SHORT) == 0
-    assert f"the positive class is {shown}\n" in command.out
+    assert f"the positive class is {shown}\n" in command.ask(
+        "train.py", *words, RUN, "model=linear", *SHORT
+    )
     assert command("predict.py", "run=run", "split=train", "output=p.csv") == 0
     table = pd.read_csv("p.csv", dtype=str)
     name = shown.partition(";")[0]
     likely = table[f"probability_{name}"].astype(float) > 0.5
     assert ((table["prediction"] == name) == likely).all()
     capsys.readouterr()
-    assert command("evaluate.py", "run=run", "split=val") == 0
-    told = command.out
+    told = command.ask("evaluate.py", "run=run", "split=val")
     assert f"the positive class is {shown}\n" in told
     figures = json.loads(Path("run/evaluation-val.json").read_text())["metrics"]
     assert command("predict.py", "run=run", "split=val", "output=q.csv") == 0
@@ -980,8 +980,7 @@ def test_words_that_are_no_value_are_refused(word: str, message: str, train_py: 
 def test_run_of_any_name_is_evaluated_predicted_with_and_resumed(command: Cli) -> None:
     name = "it's lr=0.1 (é), [a];#~"
     words = ["data=wine", "model=linear", "metrics=none", "trainer.max_epochs=1", *SHORT]
-    assert command("train.py", "-m", "seed=1,2", *words, f"hydra.sweep.dir={name}") == 0
-    printed = command.out
+    printed = command.ask("train.py", "-m", "seed=1,2", *words, f"hydra.sweep.dir={name}")
     lines = [shlex.split(line) for line in printed.splitlines() if line.startswith("  python ")]
     assert [line[1] for line in lines] == ["train.py", "evaluate.py"]
     for _, script, *arguments in lines:

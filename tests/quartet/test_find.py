@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from made import composed, project_part
+from processes import Cli
 from torch import Tensor
 
 from quartet.build import build
@@ -22,12 +23,12 @@ Search = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
-def search(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Search:
+def search(command: Cli) -> Search:
     """Gives the exit status of the script, and the overrides of its last line, a command."""
 
     def run(what: str, overrides: list[str]) -> tuple[int, list[str]]:
         status = command("scripts/find.py", what, *overrides)
-        out, err = capsys.readouterr()
+        out, err = command.capsys.readouterr()
         if status:
             return status, [err]
         python, program, *found = shlex.split(out.splitlines()[-1])

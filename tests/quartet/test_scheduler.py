@@ -31,15 +31,10 @@ def two_groups(kind: Callable[..., Optimizer] = SGD, **keywords: Any) -> Optimiz
 
 
 def from_yaml(
-    name: str,
-    optimizer: Optimizer,
-    *,
-    total_steps: float = TOTAL_STEPS,
-    steps_per_epoch: int = STEPS_PER_EPOCH,
-    validate_every: int = 1,
-    metric: str = "val/loss",
-    **overrides: Any,
+    name: str, optimizer: Optimizer, *, metric: str = "val/loss", **overrides: Any
 ) -> Schedule:
+    length = {"total_steps": TOTAL_STEPS, "steps_per_epoch": STEPS_PER_EPOCH, "validate_every": 1}
+    length |= {key: overrides.pop(key) for key in length.keys() & overrides}
     monitor = {"monitor": {"metric": metric, "mode": "min"}}
     node = OmegaConf.load(CONF / f"{name}.yaml")
     config = OmegaConf.merge(monitor, {"scheduler": SHARED}, {"scheduler": node})
@@ -51,14 +46,7 @@ def from_yaml(
     if keywords["_target_"] is not None:
         partial = hydra.utils.instantiate(keywords, _partial_=True, _convert_="all")
         factory = functools.partial(partial.func, *partial.args, **partial.keywords)
-    return create(
-        optimizer,
-        factory,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        validate_every=validate_every,
-        **driving,
-    )
+    return create(optimizer, factory, **length, **driving)
 
 
 def rates_of(optimizer: Optimizer) -> list[float]:
@@ -115,10 +103,8 @@ def test_horizon_ends_with_the_training(
     name: str, end: float, frequency: int, warmup_steps: int, interval: str
 ) -> None:
     optimizer = two_groups()
-    schedule = from_yaml(
-        name, optimizer, interval=interval, frequency=frequency, warmup_steps=warmup_steps
-    )
-    rates = train(schedule, optimizer)
+    settings = {"interval": interval, "frequency": frequency, "warmup_steps": warmup_steps}
+    rates = train(from_yaml(name, optimizer, **settings), optimizer)
     for group, top in enumerate(LEARNING_RATES):
         series = [rate[group] for rate in rates]
         assert series[-1] == pytest.approx(end * top, abs=1e-12)
@@ -184,10 +170,8 @@ def test_frequency_of_steps_is_left_to_due_and_that_of_epochs_to_lightning(
 def test_plateau_looks_where_its_value_is_new(
     metric: str, frequency: int, validate_every: int, ticks_every: int
 ) -> None:
-    schedule = from_yaml(
-        "plateau", two_groups(), metric=metric, frequency=frequency, validate_every=validate_every
-    )
-    (config,) = schedule.configs
+    settings = {"metric": metric, "frequency": frequency, "validate_every": validate_every}
+    (config,) = from_yaml("plateau", two_groups(), **settings).configs
     assert config["frequency"] == ticks_every
     assert config["monitor"] == metric
 

@@ -201,8 +201,9 @@ def test_launcher_of_another_package_is_refused(
     plugins.register(OtherLauncher)
     node = {"_target_": "hydra_plugins.other.OtherLauncher"}
     store.store(group="hydra/launcher", name="other", node=node, provider="test")
-    assert train_py("-m", *SMOKE, "seed=0,1", "hydra/launcher=other") == 2
-    assert "hydra/launcher=other: does not train the jobs of sweep=grid" in train_py.err
+    assert "hydra/launcher=other: does not train the jobs of sweep=grid" in train_py.refuse(
+        "-m", *SMOKE, "seed=0,1", "hydra/launcher=other"
+    )
 
 
 def test_further_devices_need_a_process_for_each_job(
