@@ -380,25 +380,16 @@ class Weighted(quartet.Task):
 
 def test_a_task_names_its_extras_for_the_loss(tmp_path: Path) -> None:
     words = [*OWN, f"data._target_={__name__}.weighted", f"data.task={__name__}.Weighted"]
-    loss = ["loss=mse", f"loss._target_={__name__}.WeightedLoss", "~loss.tasks"]
-    model = ["model.input_shape=[10]", "model.num_outputs=1", "data.shuffle=false"]
-    run = build(composed([*words, *loss, *model]), tmp_path)
+    words += ["model.input_shape=[10]", "model.num_outputs=1", "~loss.tasks"]
+    missing = r"^loss: needs indexes of a batch, and a batch has .* weigh"
+    assert_refused([*words, "loss=ranknet"], missing)
+    words += ["loss=mse", f"loss._target_={__name__}.WeightedLoss", "data.shuffle=false"]
+    run = build(composed(words), tmp_path)
     inputs, targets, weights = run.data.parts.train.tensors
     with torch.no_grad():
         expected = ((run.module.model(inputs) - targets).squeeze(1) ** 2 * weights).mean()
-    result = train(
-        composed([*words, *loss, *model, "optimizer=sgd", "optimizer.lr=0"]), tmp_path / "r"
-    )
+    result = train(composed([*words, "optimizer=sgd", "optimizer.lr=0"]), tmp_path / "r")
     assert result["metrics"]["train/loss"] == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_a_loss_whose_extras_are_not_there_is_refused() -> None:
-    words = [*OWN, f"data._target_={__name__}.weighted", f"data.task={__name__}.Weighted"]
-    model = ["model.input_shape=[10]", "model.num_outputs=1"]
-    assert_refused(
-        [*words, *model, "loss=ranknet", "~loss.tasks"],
-        r"^loss: needs indexes of a batch, and a batch has .* weigh",
-    )
 
 
 class NamedLikeAMetric(nn.Module):
@@ -415,10 +406,8 @@ def test_two_values_of_one_name_are_refused() -> None:
     words += ["model.num_outputs=1", "metrics=regression", "~metrics.tasks"]
     loss, data = f"loss._target_={__name__}.NamedLikeAMetric", f"data._target_={__name__}.ambiguous"
     words[words.index("metrics=none")] = "loss=mse"
-    assert_refused(
-        [*words, loss, f"data._target_={__name__}.weighted"],
-        r"metrics\.mae: logs mae, as the loss or another metric",
-    )
+    named = [*words, loss, f"data._target_={__name__}.weighted"]
+    assert_refused(named, r"metrics\.mae: logs mae, as the loss or another metric")
     assert_refused([*words, data], "data: class_names has 'cat' twice; give each class a")
 
 

@@ -113,10 +113,8 @@ def test_of_many_classes_the_mean_and_the_worst_stand_out() -> None:
     roc, precision_recall, _ = canvas.figure.axes
     assert sum(drawn.get_color() == PALE for drawn in roc.lines) == 20
     truth = labels[:, None] == np.arange(20)
-    for panel, area, score in (
-        (roc, "AUC", metrics.roc_auc_score),
-        (precision_recall, "AP", metrics.average_precision_score),
-    ):
+    scores = {"AUC": metrics.roc_auc_score, "AP": metrics.average_precision_score}
+    for panel, (area, score) in zip((roc, precision_recall), scores.items(), strict=True):
         each = score(truth, probabilities, average=None)
         assert line(panel, f"mean of 20 classes: {area} {each.mean():.4f}")
         drawn = line(panel, "mean").get_xydata()
@@ -216,6 +214,10 @@ def test_the_most_wrong_is_the_least_probable_truth() -> None:
 # Whose pictures
 
 
+def drawn_in(sweep: str) -> dict[Path, bytes]:
+    return {path.relative_to(sweep): path.read_bytes() for path in Path(sweep).glob("*/*.png")}
+
+
 @pytest.mark.parametrize("part", ["test", pytest.param("val", marks=pytest.mark.slow)])
 def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
     command: Cli, tmp_path: Path, part: str
@@ -224,11 +226,8 @@ def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
     words += [] if part == "test" else ["data.test_fraction=0"]
     for name, more in (("own", []), ("all", ["pictures=true"]), ("none", ["pictures=false"])):
         assert command("train.py", *words, f"hydra.sweep.dir={name}", *more) == 0
-    drawn = {path.relative_to("all"): path.read_bytes() for path in Path("all").glob("*/*.png")}
-    assert not list(Path("none").glob("*/*.png"))
-    assert len(drawn) == 6
-    of_winner = {path.relative_to("own"): path.read_bytes() for path in Path("own").glob("*/*.png")}
-    assert len(of_winner) == 3
+    drawn, of_winner = drawn_in("all"), drawn_in("own")
+    assert (len(drawn), len(of_winner), len(drawn_in("none"))) == (6, 3, 0)
     assert of_winner.items() <= drawn.items()
     figures = [json.loads(Path(f"own/{job}/result.json").read_text()) for job in (0, 1)]
     best = min((0, 1), key=lambda job: figures[job]["monitor"]["best"])
@@ -248,10 +247,7 @@ def test_a_winner_without_parts_or_without_a_best_checkpoint_is_drawn(
     words = ["-m", "data=wine", "seed=0,1", "trainer.max_epochs=1", "logger=none", *more]
     for name, pictures in (("own", "null"), ("all", "true")):
         assert command("train.py", *words, f"pictures={pictures}", f"hydra.sweep.dir={name}") == 0
-    own, every = (
-        {path.relative_to(name): path.read_bytes() for path in Path(name).glob("*/*.png")}
-        for name in ("own", "all")
-    )
+    own, every = drawn_in("own"), drawn_in("all")
     assert own
     assert own.items() <= every.items()
     assert len(every) == 2 * len(own)

@@ -93,16 +93,13 @@ def test_part_of_the_weights_is_taken(before: Path, caplog: pytest.LogCaptureFix
     for keys in ("['layers.0.*']", "{layers.0: layers.0}"):
         caplog.clear()
         with caplog.at_level("INFO"):
-            run = build(
-                composed([*names, f"model.weights='{before}'", f"model.weights_keys={keys}"])
-            )
+            part = [f"model.weights='{before}'", f"model.weights_keys={keys}"]
+            run = build(composed([*names, *part]))
         for name, value in run.module.model.state_dict().items():
             expected = saved[f"model.{name}"] if name.startswith("layers.0.") else fresh[name]
             assert torch.equal(value, expected)
-        assert (
-            "best.ckpt: layers.0.weight, layers.0.bias; as they were: layers.2.weight, layers.2"
-            in (caplog.text)
-        )
+        words = "best.ckpt: layers.0.weight, layers.0.bias; as they were: layers.2.weight, layers.2"
+        assert words in caplog.text
 
 
 def test_modules_are_taken_under_other_names(before: Path) -> None:
