@@ -25,14 +25,11 @@ def test_help_names_every_group_and_option(flag: str, command: Cli) -> None:
     assert "$schema" not in printed
 
 
-def test_help_of_options_is_their_files(command: Cli) -> None:
+def test_help_of_options_is_their_files_and_with_anything_else_hydras(command: Cli) -> None:
     printed = command.ask("train.py", "optimizer=adam", "--help", "data/task=regression")
     assert "# Adam (Kingma and Ba, 2015)." in printed
     assert "# conf/data/task/regression.yaml" in printed
     assert "sgd" not in printed
-
-
-def test_help_with_anything_else_is_hydras(command: Cli) -> None:
     printed = command.ask("train.py", "--help", "optimizer.lr=0.125")
     assert "== Config ==" in printed
     assert "lr: 0.125" in printed

@@ -122,7 +122,7 @@ def test_of_many_classes_the_mean_and_the_worst_stand_out() -> None:
         assert line(panel, f"worst class, kind {each.argmin()}: {area} {each.min():.4f}")
 
 
-def test_calibration_error_is_torchmetrics() -> None:
+def test_calibration_error_is_torchmetrics_and_the_interval_wilsons() -> None:
     probabilities, labels = made_up(400, 4)
     right = probabilities.argmax(1) == labels
     error = drawings.calibration(probabilities.max(1), right)[3]
@@ -132,6 +132,9 @@ def test_calibration_error_is_torchmetrics() -> None:
     error = drawings.calibration(one, truth)[3]
     expected = binary_calibration_error(torch.tensor(one), torch.tensor(truth).int())
     assert error == pytest.approx(float(expected), abs=1e-6)
+    # 8 of 10 at 95 %: 0.4902 to 0.9433 (Brown, Cai and DasGupta, 2001, their formula).
+    low, high = drawings.interval(np.array([0.8]), np.array([10]))
+    assert (low[0], high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
 def test_reliability_draws_the_bins_that_hold_samples() -> None:
@@ -141,12 +144,6 @@ def test_reliability_draws_the_bins_that_hold_samples() -> None:
     assert panel.get_title(loc="left") == "Reliability (calibration error 0.2350)"
     np.testing.assert_allclose(line(panel, "observed").get_xydata(), [[0.055, 0.5], [0.975, 1]])
     assert [bar.get_height() for bar in panel.patches] == [0.5, *[0] * 13, 0.5]
-
-
-def test_interval_of_a_share_is_wilsons() -> None:
-    # 8 of 10 at 95 %: 0.4902 to 0.9433 (Brown, Cai and DasGupta, 2001, their formula).
-    low, high = drawings.interval(np.array([0.8]), np.array([10]))
-    assert (low[0], high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
 def test_classes_without_positives_or_negatives_have_no_curve() -> None:

@@ -753,11 +753,14 @@ def test_other_workers_loggers_and_callbacks_are_no_change(tmp_path: Path) -> No
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
-def test_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_directory_without_a_run_or_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     cfg = composed(TINY)
     cfg.resume = str(tmp_path)
     with pytest.raises(ConfigError, match="holds no run"):
         train(cfg)
+    train(composed([*TINY, "callbacks.best=null", "callbacks.last=null"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"no checkpoint to resume from.*Start it anew"):
+        resume(tmp_path / "run")
 
 
 def test_run_cut_off_before_its_first_checkpoint_starts_from_the_beginning(
@@ -768,12 +771,6 @@ def test_run_cut_off_before_its_first_checkpoint_starts_from_the_beginning(
     resume(tmp_path / "run")
     assert "holds no checkpoint yet; it starts from the beginning" in capsys.readouterr().out
     assert_same(whole, tmp_path / "run")
-
-
-def test_finished_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
-    train(composed([*TINY, "callbacks.best=null", "callbacks.last=null"]), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"no checkpoint to resume from.*Start it anew"):
-        resume(tmp_path / "run")
 
 
 def test_moved_run_goes_on_exactly(tmp_path: Path) -> None:

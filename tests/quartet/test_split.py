@@ -64,12 +64,16 @@ def test_validation_part_never_changes_the_test_part(kind: str) -> None:
     assert len(one.val) == 0
 
 
-def test_fraction_of_zero_is_an_absent_part() -> None:
+def test_assembled_parts_hold_their_rows_of_every_tensor_or_are_absent() -> None:
     rows = split(10, val_fraction=0, test_fraction=0, split_seed=0)
     parts = assemble(rows, torch.arange(10.0), torch.arange(10))
     assert parts.val is None
     assert parts.test is None
     assert len(tensors(parts.train)[0]) == 10
+    rows = Rows(np.array([0, 3]), np.array([1]), np.array([2]))
+    parts = assemble(rows, torch.tensor([10, 11, 12, 13]), torch.tensor([0, 1, 2, 3]))
+    assert [tensors(part)[0].tolist() for part in parts[:3]] == [[10, 13], [11], [12]]
+    assert tensors(parts.train)[1].tolist() == [0, 3]
 
 
 CUT: dict[str, Any] = {"val_fraction": 0, "test_fraction": 0, "split_seed": 0}
@@ -120,10 +124,3 @@ def test_standardisation_knows_the_training_rows_alone() -> None:
     assert scaled.tolist() == [[-1.0, 0.0], [1.0, 0.0], [98.0, 2.0]]
     assert (mean.tolist(), std.tolist()) == ([2.0, 5.0], [1.0, 1.0])
     assert {t.dtype for t in (scaled, mean, std)} == {torch.float32}
-
-
-def test_assembled_parts_hold_their_rows_of_every_tensor() -> None:
-    rows = Rows(np.array([0, 3]), np.array([1]), np.array([2]))
-    parts = assemble(rows, torch.tensor([10, 11, 12, 13]), torch.tensor([0, 1, 2, 3]))
-    assert [tensors(part)[0].tolist() for part in parts[:3]] == [[10, 13], [11], [12]]
-    assert tensors(parts.train)[1].tolist() == [0, 3]
