@@ -214,22 +214,19 @@ def test_focal_alpha_of_another_task_is_refused(task: str, alpha: Any, message: 
         FocalLoss(gamma=2.0, alpha=alpha)(*example(task))
 
 
-def test_ranknet_by_hand() -> None:
+def test_ranknet_and_listnet_by_hand() -> None:
     scores, relevances = column(1.0, 3.0, 0.5, 2.0, -1.0), column(2.0, 1.0, 1.0, 0.0, 1.0)
     # Query 4 orders documents 0 over 1 and 0 over 2; query 7 orders 4 over 3.
     differences = torch.tensor([1.0 - 3.0, 1.0 - 0.5, -1.0 - 2.0])
     expected = torch.log(1 + torch.exp(-0.5 * differences)).mean()
-    value = RankNetLoss(sigma=0.5)(scores, relevances, torch.tensor([4, 4, 4, 7, 7]))
+    queries = torch.tensor([4, 4, 4, 7, 7])
+    value = RankNetLoss(sigma=0.5)(scores, relevances, queries)
     torch.testing.assert_close(value, expected)
-
-
-def test_listnet_by_hand() -> None:
-    scores, relevances = column(1.0, 3.0, 0.5, 2.0, -1.0), column(2.0, 1.0, 1.0, 0.0, 1.0)
     first, second = (
         -(relevances[rows].softmax(0) * scores[rows].log_softmax(0)).sum()
         for rows in (slice(0, 3), slice(3, 5))
     )
-    value = ListNetLoss()(scores, relevances, torch.tensor([4, 4, 4, 7, 7]))
+    value = ListNetLoss()(scores, relevances, queries)
     torch.testing.assert_close(value, (first + second) / 2)
 
 
@@ -237,16 +234,13 @@ ranking_losses = pytest.mark.parametrize("loss", [RankNetLoss(sigma=1.0), ListNe
 
 
 @ranking_losses
-def test_ranking_losses_do_not_depend_on_the_order_of_rows(loss: nn.Module) -> None:
+def test_ranking_losses_have_the_gradient_of_finite_differences_in_any_order_of_rows(
+    loss: nn.Module,
+) -> None:
     outputs, targets, indexes = example("ranking")
     rows = torch.tensor([5, 0, 3, 2, 4, 1])
     shuffled = loss(outputs[rows], targets[rows], indexes[rows])
     torch.testing.assert_close(shuffled, loss(outputs, targets, indexes))
-
-
-@ranking_losses
-def test_ranking_losses_have_the_gradient_of_finite_differences(loss: nn.Module) -> None:
-    outputs, targets, indexes = example("ranking")
     assert torch.autograd.gradcheck(
         lambda scores: loss(scores, targets.double(), indexes),
         outputs.detach().double().requires_grad_(),
