@@ -112,6 +112,23 @@ def refusals(*cases: tuple[Sequence[str], str], given: Sequence[str] = ()) -> An
     return test
 
 
+def rejections(
+    call: Any, *cases: tuple[Any, ...], error: type[Exception] = ValueError, words: str = "%s"
+) -> Any:
+    """A test that `call` rejects the arguments of each case with the message at its end.
+
+    `words` stand around all messages.
+    """
+
+    @pytest.mark.parametrize("case", cases, ids=[case[-1] for case in cases])
+    def test(case: tuple[Any, ...]) -> None:
+        *arguments, message = case
+        with pytest.raises(error, match=words % message):
+            call(*arguments)
+
+    return test
+
+
 @functools.cache
 def _base(*chosen: str) -> bytes:
     return pickle.dumps(compose(chosen))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import pytest
 import torch
+from made import rejections
 
 from project.model.cnn import CNN
 
@@ -24,15 +24,10 @@ def test_cnn_takes_odd_and_oblong_images() -> None:
     assert cnn(input_shape=[3, 9, 14])(torch.randn(2, 3, 9, 14)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"input_shape": [64]}, r"input_shape must be \(channels, .*got \(64,\); model=mlp takes"),
-        ({"input_shape": [1, 8, 3]}, r"channels=\[16, 32\] halves images of 8x3 .* fewer blocks"),
-        ({"channels": [0]}, r"channels must hold numbers of at least 1, got \[0\]"),
-        ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1; 0 is no dropout"),
-    ],
+test_cnn_refuses = rejections(
+    lambda overrides: cnn(**overrides),
+    ({"input_shape": [64]}, r"input_shape must be \(channels, .*got \(64,\); model=mlp takes"),
+    ({"input_shape": [1, 8, 3]}, r"channels=\[16, 32\] halves images of 8x3 .* fewer blocks"),
+    ({"channels": [0]}, r"channels must hold numbers of at least 1, got \[0\]"),
+    ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1; 0 is no dropout"),
 )
-def test_cnn_refuses(overrides: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        cnn(**overrides)

@@ -2,11 +2,11 @@
 
 import copy
 import math
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from made import rejections
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
@@ -87,34 +87,22 @@ def test_balanced_class_weights_must_be_fitted_before_use() -> None:
         loss(*example("multiclass"))
 
 
-UNSUITABLE_TARGETS = [
+test_balanced_class_weights_refuse_unsuitable_targets = rejections(
+    WeightedCrossEntropy(weight="balanced", num_classes=4).fit,
     (torch.tensor([0, 2, 2]), "no sample of class 1, 3, .* give weight as a list"),
     (torch.tensor([0, 1, 4]), r"in 0 to 3, got \(3,\) int64 up to 4; correct num_classes"),
     (torch.tensor([0.0, 1.0]), r"int64 class indices \(samples,\) in 0 to 3, got \(2,\) float32"),
     (torch.tensor([[0], [1]]), r"int64 class indices \(samples,\) in 0 to 3, got \(2, 1\) int64"),
-]
+)
 
 
-@pytest.mark.parametrize(("targets", "message"), UNSUITABLE_TARGETS)
-def test_balanced_class_weights_refuse_unsuitable_targets(targets: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        WeightedCrossEntropy(weight="balanced", num_classes=4).fit(targets)
-
-
-CLASS_WEIGHTS = [
+test_class_weights_out_of_range_are_refused = rejections(
+    lambda weight, count: WeightedCrossEntropy(weight=weight, num_classes=count),
     ("even", 3, "weight must have one number for each of the 3 classes, got 'even'; balanced"),
     ([1.0, 2.0], 3, r"one number for each of the 3 classes, got \[1.0, 2.0\]; balanced computes"),
     ([1.0, 0.0, 1.0], 3, r"weight must hold positive numbers, got \[1.0, 0.0, 1.0\]"),
     ("balanced", None, "num_classes must be at least 2, got None; .* for multiclass"),
-]
-
-
-@pytest.mark.parametrize(("weight", "num_classes", "message"), CLASS_WEIGHTS)
-def test_class_weights_out_of_range_are_refused(
-    weight: Any, num_classes: int | None, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        WeightedCrossEntropy(weight=weight, num_classes=num_classes)
+)
 
 
 def test_balanced_positives_weigh_as_much_as_negatives() -> None:
@@ -185,33 +173,23 @@ def test_focal_alpha_moves_with_the_loss_and_is_not_saved() -> None:
     assert loss.state_dict() == {}
 
 
-@pytest.mark.parametrize(
-    ("gamma", "alpha", "message"),
-    [
-        (-1, None, "gamma must be at least 0, got -1; 0 gives cross-entropy"),
-        (math.nan, None, "gamma must be at least 0, got nan"),
-        (2, 0.0, "alpha must lie between 0 and 1, got 0.0; null weighs both alike"),
-        (2, 1.0, "alpha must lie between 0 and 1, got 1.0"),
-        (2, [1.0, -1.0], r"alpha must hold positive numbers, got \[1.0, -1.0\]"),
-        (2, [], r"alpha must hold positive numbers, got \[\]"),
-    ],
+test_focal_out_of_range_is_refused = rejections(
+    lambda gamma, alpha: FocalLoss(gamma=gamma, alpha=alpha),
+    (-1, None, "gamma must be at least 0, got -1; 0 gives cross-entropy"),
+    (math.nan, None, "gamma must be at least 0, got nan"),
+    (2, 0.0, "alpha must lie between 0 and 1, got 0.0; null weighs both alike"),
+    (2, 1.0, "alpha must lie between 0 and 1, got 1.0"),
+    (2, [1.0, -1.0], r"alpha must hold positive numbers, got \[1.0, -1.0\]"),
+    (2, [], r"alpha must hold positive numbers, got \[\]"),
 )
-def test_focal_out_of_range_is_refused(gamma: float, alpha: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FocalLoss(gamma=gamma, alpha=alpha)
 
 
-@pytest.mark.parametrize(
-    ("task", "alpha", "message"),
-    [
-        ("multiclass", 0.25, "one weight for each of the 3 classes, got one number"),
-        ("multiclass", [1.0, 2.0], "one weight for each of the 3 classes, got 2 numbers"),
-        ("binary", [1.0, 2.0], "one number for binary and multilabel targets, got 2 class weights"),
-    ],
+test_focal_alpha_of_another_task_is_refused = rejections(
+    lambda task, alpha: FocalLoss(gamma=2.0, alpha=alpha)(*example(task)),
+    ("multiclass", 0.25, "one weight for each of the 3 classes, got one number"),
+    ("multiclass", [1.0, 2.0], "one weight for each of the 3 classes, got 2 numbers"),
+    ("binary", [1.0, 2.0], "one number for binary and multilabel targets, got 2 class weights"),
 )
-def test_focal_alpha_of_another_task_is_refused(task: str, alpha: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FocalLoss(gamma=2.0, alpha=alpha)(*example(task))
 
 
 def test_ranknet_and_listnet_by_hand() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import assert_refused, composed
+from made import assert_refused, composed, rejections
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric, MetricCollection
@@ -246,18 +246,14 @@ def test_named_losses_are_summed_over_their_samples(losses: Any, sums: dict[str,
     assert {name: values.tolist() for name, values in buffer.loss_sums().items()} == sums
 
 
-@pytest.mark.parametrize(
-    ("losses", "words"),
-    [
-        (torch.zeros(2), r"a tensor of shape \[2\] as 'loss'"),
-        ({"loss": torch.zeros(()), "parts": {"a": 1.0}}, "a dict as 'parts'"),
-        ({"loss": torch.zeros(()), "kl": torch.zeros(2)}, r"a tensor of shape \[2\] as 'kl'"),
-    ],
+test_losses_that_are_no_scalars_are_refused = rejections(
+    lambda losses: MetricBuffer(quartet.Task(), MetricCollection({})).append(losses, size=2),
+    (torch.zeros(2), r"a tensor of shape \[2\] as 'loss'"),
+    ({"loss": torch.zeros(()), "parts": {"a": 1.0}}, "a dict as 'parts'"),
+    ({"loss": torch.zeros(()), "kl": torch.zeros(2)}, r"a tensor of shape \[2\] as 'kl'"),
+    error=TrainingError,
+    words="^the loss gives %s; every entry must be a",
 )
-def test_losses_that_are_no_scalars_are_refused(losses: Any, words: str) -> None:
-    buffer = MetricBuffer(quartet.Task(), MetricCollection({}))
-    with pytest.raises(TrainingError, match=f"^the loss gives {words}; every entry must be a"):
-        buffer.append(losses, size=2)
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor([0.5])])
@@ -265,18 +261,15 @@ def test_a_metric_may_give_a_number(value: Any) -> None:
     assert [each.item() for each in name_values("m", value, ["a"]).values()] == [0.5]
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (None, "m gives None"),
-        ((torch.zeros(()), torch.zeros(())), "m gives a tuple"),
-        ({"a": 1.0, "b": "high"}, "m_b gives a str"),
-        (torch.zeros(2, 2), r"m gives a tensor of shape \[2, 2\]"),
-    ],
+test_a_metric_that_gives_no_numbers_is_refused = rejections(
+    lambda value: name_values("m", value, []),
+    (None, "m gives None"),
+    ((torch.zeros(()), torch.zeros(())), "m gives a tuple"),
+    ({"a": 1.0, "b": "high"}, "m_b gives a str"),
+    (torch.zeros(2, 2), r"m gives a tensor of shape \[2, 2\]"),
+    error=TrainingError,
+    words="^the metric %s, and must give a number, a vec",
 )
-def test_a_metric_that_gives_no_numbers_is_refused(value: Any, words: str) -> None:
-    with pytest.raises(TrainingError, match=f"^the metric {words}, and must give a number, a vec"):
-        name_values("m", value, [])
 
 
 def test_metrics_compare_their_heads() -> None:

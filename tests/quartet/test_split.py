@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import rejections
 
 from quartet.data.split import Rows, assemble, split, standardize
 
@@ -100,12 +101,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "settings", "words"), REFUSED, ids=[row[2] for row in REFUSED])
-def test_division_that_cannot_be_is_refused(
-    rows: int, settings: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        split(rows, **CUT | settings)
+test_division_that_cannot_be_is_refused = rejections(
+    lambda rows, settings: split(rows, **CUT | settings), *REFUSED
+)
 
 
 def test_keep_leaves_the_fraction_of_each_named_class_of_the_training_part() -> None:
