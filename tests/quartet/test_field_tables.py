@@ -111,44 +111,37 @@ def test_lines_are_read_as_they_are_meant(tmp_path: Path, content: str | bytes) 
     parts = load(tmp_path, content)
     assert parts.feature_names == ("x",)
     assert original(parts, "x") == EXPECTED
-    assert sorted(
-        value for each in parts.exact_targets.values() for [value] in each.tolist()
-    ) == sorted(map(float, Y))
+    targets = [value for each in parts.exact_targets.values() for [value] in each.tolist()]
+    assert sorted(targets) == sorted(map(float, Y))
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (f"{PLAIN}1,2,3\n", "line 32 has 3 values, and the header 2"),
-        (f"{PLAIN}1,2,\n", "line 32 has 3 values, and the header 2"),
-        (f"{PLAIN}1\n", "line 32 has 1 values, and the header 2"),
-        (table("n,x", NUMBERS, X, [""] * N), "if they begin with names of rows, sed -i"),
-        (table("x,y", KINDS, X, Y), r"sed -i '1s/\^/row,/' .* names those too"),
-        (f"Results\n{PLAIN}", "if the first line is a title, remove it, sed -i 1d"),
-        (f"30,2,cat,dog\n{PLAIN}", "if the first line is a title, remove it, sed -i 1d"),
-        (f"% by hand\n{PLAIN}", "\"data.comment='%'\" skips them"),
-        (f"# by hand\n{PLAIN}", "\"data.comment='#'\" leaves such lines out"),
-        (table("# x,y", X, Y), "or remove the sign if the line names the columns"),
-        (table("x,y,y", X, Y, Y), "the header names 'y' twice"),
-        (table("x,x,y", X, X, Y), "the header names 'x' twice"),
-        (table("x, x,y", X, X, Y), "the header names 'x' twice"),
-        (
-            table(",x,y", NUMBERS, X, Y),
-            "'Unnamed: 0' has no name in the file, as numbers of the rows",
-        ),
-        (table("x,,y", X, X, Y), "'Unnamed: 1' has no name in the file"),
-        (table("0.1,2.5", X, Y), "header: the first line holds numbers, 0.1, 2.5"),
-        (table("2019,2020,y", X, Y, KINDS), "data.header=true takes them for names"),
-        (table("x;y", X, Y, separator=";"), "has one column, 'x;y'; \"data.separator=';'\""),
-        (table("x\ty", X, Y, separator="\t"), r"\"data.separator='\\t'\" divides it"),
-        (
-            table("x y", X, Y, separator=" "),
-            "has one column, 'x y'; \"data.separator=' '\" divides",
-        ),
-        ('x,y\n"1,2\n3,4\n', "cannot be read as a csv table: unexpected end of data"),
-        (PLAIN.replace("y", "größe").encode("latin-1"), r"is not text in utf-8 \(byte 0xf6\)"),
-    ],
-)
+AMBIGUOUS = [
+    (f"{PLAIN}1,2,3\n", "line 32 has 3 values, and the header 2"),
+    (f"{PLAIN}1,2,\n", "line 32 has 3 values, and the header 2"),
+    (f"{PLAIN}1\n", "line 32 has 1 values, and the header 2"),
+    (table("n,x", NUMBERS, X, [""] * N), "if they begin with names of rows, sed -i"),
+    (table("x,y", KINDS, X, Y), r"sed -i '1s/\^/row,/' .* names those too"),
+    (f"Results\n{PLAIN}", "if the first line is a title, remove it, sed -i 1d"),
+    (f"30,2,cat,dog\n{PLAIN}", "if the first line is a title, remove it, sed -i 1d"),
+    (f"% by hand\n{PLAIN}", "\"data.comment='%'\" skips them"),
+    (f"# by hand\n{PLAIN}", "\"data.comment='#'\" leaves such lines out"),
+    (table("# x,y", X, Y), "or remove the sign if the line names the columns"),
+    (table("x,y,y", X, Y, Y), "the header names 'y' twice"),
+    (table("x,x,y", X, X, Y), "the header names 'x' twice"),
+    (table("x, x,y", X, X, Y), "the header names 'x' twice"),
+    (table(",x,y", NUMBERS, X, Y), "'Unnamed: 0' has no name in the file, as numbers of the rows"),
+    (table("x,,y", X, X, Y), "'Unnamed: 1' has no name in the file"),
+    (table("0.1,2.5", X, Y), "header: the first line holds numbers, 0.1, 2.5"),
+    (table("2019,2020,y", X, Y, KINDS), "data.header=true takes them for names"),
+    (table("x;y", X, Y, separator=";"), "has one column, 'x;y'; \"data.separator=';'\""),
+    (table("x\ty", X, Y, separator="\t"), r"\"data.separator='\\t'\" divides it"),
+    (table("x y", X, Y, separator=" "), "has one column, 'x y'; \"data.separator=' '\" divides"),
+    ('x,y\n"1,2\n3,4\n', "cannot be read as a csv table: unexpected end of data"),
+    (PLAIN.replace("y", "größe").encode("latin-1"), r"is not text in utf-8 \(byte 0xf6\)"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), AMBIGUOUS)
 def test_a_file_that_can_mean_two_things_is_refused(
     tmp_path: Path, content: str | bytes, words: str
 ) -> None:
@@ -427,9 +420,8 @@ def test_a_second_file_is_the_test_part(tmp_path: Path) -> None:
     assert (len(exact["train"]), len(exact["val"])) == (21, 2)
     (tmp_path / "test.csv").write_text(table("y,x,p", Y[:7], X[:7], KINDS[:7]))
     words = [f"data.test_path={tmp_path}/test.csv", "data.group=p"]
-    with pytest.raises(
-        ConfigError, match=r"data\.group: cat, dog, owl is in path and in test_path"
-    ):
+    both = r"data\.group: cat, dog, owl is in path and in test_path"
+    with pytest.raises(ConfigError, match=both):
         load(tmp_path, table("x,y,p", X[7:], Y[7:], KINDS[7:]), *words)
     parts = load(tmp_path, table("x,y,p", X[7:], Y[7:], NUMBERS[7:]), *words)
     assert [len(parts.exact_targets[part]) for part in ("train", "val", "test")] == [21, 2, 7]
@@ -564,9 +556,8 @@ def test_missing_values_that_are_filled_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, command: Callable[..., Any]
 ) -> None:
     prices(0, 0).to_csv(tmp_path / "old.csv", index=False)
-    train(
-        config(tmp_path / "old.csv", "data.missing=mean", *SHORT, target="price"), tmp_path / "run"
-    )
+    cfg = config(tmp_path / "old.csv", "data.missing=mean", *SHORT, target="price")
+    train(cfg, tmp_path / "run")
     prices(0, 0).assign(b=np.nan).to_csv(tmp_path / "new.csv", index=False)
     command(evaluation_config(tmp_path / "run", []), tmp_path / "run", input=tmp_path / "new.csv")
     assert f"the mean of the training: b of {len(prices(0, 0))} rows" in caplog.text
@@ -613,9 +604,8 @@ def test_another_table_is_prepared_as_that_of_the_run(
 
 
 def test_rows_that_were_trained_on_are_not_scored(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"of the 24 samples to score were trained on.*input=FILE"
-    ):
+    words = r"of the 24 samples to score were trained on.*input=FILE"
+    with pytest.raises(ConfigError, match=words):
         evaluate(evaluation_config(run, ["data.split_seed=1"]), run)
     grown = pd.concat([prices(0, 0), prices(2, 0, 30)])
     grown.to_csv(tmp_path / "grown.csv", index=False)
@@ -709,9 +699,8 @@ def test_a_checkpoint_of_32_bits_is_loaded() -> None:
     state = {"mean": torch.tensor([1.0, 2.0]), "std": torch.tensor([3.0, 4.0])}
     task.load_state_dict(state)
     assert task.predictions(torch.ones(1, 2)).tolist() == [[4, 6]]
-    task.set_scale(
-        torch.tensor([1.7e9 + 33, 5], dtype=torch.float64), torch.tensor([3, 4]).double()
-    )
+    mean = torch.tensor([1.7e9 + 33, 5], dtype=torch.float64)
+    task.set_scale(mean, torch.tensor([3, 4]).double())
     assert task.predictions(torch.ones(1, 2)).tolist() == [[1.7e9 + 36, 9]]
 
 
@@ -845,9 +834,8 @@ class Made:
 
 @pytest.mark.slow
 def test_what_is_read_of_random_tables_is_what_pandas_reads(tmp_path: Path) -> None:
-    data: Any = OmegaConf.to_container(
-        composed(["data=csv", "data/task=regression"]).data, resolve=True
-    )
+    cfg = composed(["data=csv", "data/task=regression"])
+    data: Any = OmegaConf.to_container(cfg.data, resolve=True)
     known = inspect.signature(csv_source).parameters.keys() & data
     fixed = {"target": "y", "val_fraction": 0, "test_fraction": 0, "fold": None}
     counts = {"read": 0, "refused": 0}
