@@ -321,7 +321,9 @@ def test_class_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_pictures_are_all_named_before_the_training(tmp_path: Path, workers: int) -> None:
+def test_damaged_pictures_are_all_named_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
     fill(tmp_path / "train", 10)
     fill(tmp_path / "test", 2)
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -337,6 +339,9 @@ def test_damaged_pictures_are_all_named_before_the_training(tmp_path: Path, work
     assert message.startswith("data: 4 pictures cannot be used. Correct or remove them:")
     assert all(name in message for name in ("cut.jpg", "text.png", "empty.jpg", "gone.png"))
     assert sizes(described(tmp_path, "data.check_files=false")) == [21, 2, 5]
+    monkeypatch.setattr("quartet.data.image_folder.FEW", 27)
+    told = "28 pictures were not read beforehand; data.check_files=true does"
+    assert told in described(tmp_path).cautions
 
 
 def test_run_of_pictures_matches_classes_by_name(tmp_path: Path, command: Cli) -> None:
@@ -540,7 +545,7 @@ def test_pictures_are_listed_in_the_order_of_names(tmp_path: Path) -> None:
     for name in ("b/2.png", "a/3.png", "1.PNG", "a.tar.jpeg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = [str(path.relative_to(tmp_path)) for path in list_pictures(tmp_path, {})]
+    found = [str(Path(path).relative_to(tmp_path)) for path in list_pictures(tmp_path, {})]
     assert found == ["1.PNG", "a.tar.jpeg", "a/3.png", "b/2.png"]
 
 
@@ -1411,9 +1416,9 @@ def test_random_folder_is_read_as_a_viewer_shows_it_or_refused(seed: int, tmp_pa
         return
     assert not damaged
     found = [pictures.samples for pictures in run.data.parts[:3] if pictures]
-    assert {str(path) for samples in found for path, _ in samples} == {path for _, path in shown}
+    assert {path for samples in found for path, _ in samples} == {path for _, path in shown}
     assert run.data.parts.class_names == tuple(sorted(map(str, names)))
     for path, target in (pair for samples in found for pair in samples):
         assert Path(path).relative_to(tmp_path).parts[-2] == run.data.parts.class_names[target]
-        values = next(each for (_, name), each in shown.items() if name == str(path))
+        values = next(each for (_, name), each in shown.items() if name == path)
         assert difference(Path(path), values) < 0.03

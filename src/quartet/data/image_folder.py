@@ -32,6 +32,7 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+FEW = 20_000  # pictures that are read in seconds
 LAYOUT = "a folder for each class, or train/ (and val/, test/) that hold one for each class"
 
 
@@ -40,7 +41,7 @@ def image_folder(
     path: str | None,
     image_size: int,
     classes: Sequence[str] | None,
-    check_files: bool,
+    check_files: bool | None,
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
@@ -59,7 +60,8 @@ def image_folder(
         image_size: Height and width of the inputs in pixels, at least 1.
         classes: Names of the class folders, in the order of the class indices; None for those of
             the training part in the order of their names. Another part may lack some of them.
-        check_files: Whether to read every picture once beforehand, and to name all that are damaged.
+        check_files: Whether to read every picture once beforehand, and to name all that are damaged;
+            None: if there are at most `FEW`.
         val_fraction: Share of the training pictures for validation, in [0, 1); unused with val/.
         test_fraction: Share of the training pictures for testing, in [0, 1); unused with test/.
         split_seed: Seed of the stratified split.
@@ -87,10 +89,15 @@ def image_folder(
         raise ValueError(f"path {root} has one class only, {names[0]}{hint or '; add another'}.")
     make = partial(Pictures, classes=names, transform=to_tensor(image_size))
 
+    def are_checked(count: int) -> bool:
+        return count <= FEW if check_files is None else check_files
+
     def read(*places: Path) -> list[Pictures]:
         found = [make(place, notes=notes) for place in places]
-        if check_files:  # all of them at once
+        if are_checked(count := sum(map(len, found))):  # all of them at once
             check_pictures([path for pictures in found for path, _ in pictures.samples])
+        elif check_files is None:
+            notes.append(f"{count:,} pictures were not read beforehand; data.check_files=true does")
         return found
 
     parts = dict(zip(folders, read(*folders.values()), strict=True))
@@ -116,7 +123,7 @@ def image_folder(
     )
     found = {part: own.get(part) or train.select(getattr(rows, part)) for part in Rows._fields}
     files = {part: [path for path, _ in pictures.samples] for part, pictures in found.items()}
-    if check_files and prepared is None:
+    if are_checked(sum(map(len, files.values()))) and prepared is None:
         notes += _describe_duplicates(files)
     return Parts(
         found["train"],
@@ -182,7 +189,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         path, target = self.samples[row]
-        return self.transform(read_picture(path)), target
+        return self.transform(read_picture(Path(path))), target
 
     def select(self, rows: IntArray) -> "Pictures":
         """Returns some of the pictures; unlike a Subset, they have ``targets`` without reading files."""
@@ -192,7 +199,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return part
 
 
-def _describe_duplicates(files: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+def _describe_duplicates(files: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Describes pictures that are in two parts; of the files, those of a size of their own are not read."""
     counts = Counter(file_size(path) for paths in files.values() for path in paths)
     read = {part: [p for p in paths if counts[file_size(p)] > 1] for part, paths in files.items()}

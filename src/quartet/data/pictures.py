@@ -34,8 +34,8 @@ class PictureError(ValueError):
     """A file that is no picture, is damaged, or can be shown in more than one way."""
 
 
-def list_pictures(folder: Path, left_out: dict[str, int]) -> list[Path]:
-    """Lists the pictures of a folder and of those within it, in the order of their names.
+def list_pictures(folder: Path, left_out: dict[str, int]) -> list[str]:
+    """Lists the paths of the pictures of a folder and of those within it, in the order of their names.
 
     Hidden files and folders are passed over.
 
@@ -51,11 +51,12 @@ def list_pictures(folder: Path, left_out: dict[str, int]) -> list[Path]:
             continue
         seen.add(real)
         for name in sorted(name for name in files if not is_hidden(name)):
-            suffix = Path(name).suffix.lower()
-            if suffix in IMG_EXTENSIONS:
-                found.append(Path(place, name))
+            _, dot, ending = name.rpartition(".")
+            kind = f".{ending.lower()}" if dot and ending else "no ending"
+            if kind in IMG_EXTENSIONS:
+                found.append(f"{place}{os.sep}{name}")  # a Path would take ten times as long
             else:
-                left_out[suffix or "no ending"] = left_out.get(suffix or "no ending", 0) + 1
+                left_out[kind] = left_out.get(kind, 0) + 1
     return found
 
 
@@ -147,16 +148,16 @@ def scale(values: NDArray[np.float32], mode: str, kind: str) -> NDArray[np.float
     )
 
 
-def check_pictures(paths: Sequence[Path]) -> None:
+def check_pictures(paths: Sequence[str]) -> None:
     """Reads every picture once, in threads.
 
     Raises:
         ValueError: some cannot be read; the message names them.
     """
 
-    def find_problem(path: Path) -> str | None:
+    def find_problem(path: str) -> str | None:
         try:
-            read_picture(path, small=True)
+            read_picture(Path(path), small=True)
         except PictureError as error:
             return str(error)
         return None

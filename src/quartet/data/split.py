@@ -396,7 +396,7 @@ def find_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[tuple[str, IntArra
             yield part, places
 
 
-def hash_files(files: Iterable[Path], root: Path | None, with_content: bool) -> Hashes:
+def hash_files(files: Iterable[Path | str], root: Path | None, with_content: bool) -> Hashes:
     """Returns a number for each file, by its path below the root, if there is one, and its size.
 
     Args:
@@ -407,13 +407,12 @@ def hash_files(files: Iterable[Path], root: Path | None, with_content: bool) -> 
     start, numbers = len(str(root)), []
     for file in files:
         digest = hashlib.blake2b(digest_size=8)
-        name = str(file)[start:] if root else ""
-        digest.update(f"{name}/{file_size(file)}".encode(errors="replace"))
+        name, size = str(file)[start:] if root else "", file_size(file)
+        digest.update(f"{name}/{size}".encode(errors="replace"))
         if with_content:
             with suppress(OSError):
-                digest.update(
-                    hash_content(file.absolute(), file_size(file), file.stat().st_mtime_ns)
-                )
+                changed = Path(file).stat().st_mtime_ns
+                digest.update(hash_content(Path(file).absolute(), size, changed))
         numbers.append(int.from_bytes(digest.digest(), "little"))
     return np.array(numbers, dtype=np.uint64)
 
@@ -425,9 +424,9 @@ def hash_content(file: Path, size: int, changed: int) -> bytes:
         return hashlib.file_digest(content, "blake2b").digest()
 
 
-def file_size(file: Path) -> int:
+def file_size(file: Path | str) -> int:
     """Returns the size of a file in bytes, or -1 of a broken link."""
     try:
-        return file.stat().st_size
+        return os.stat(file).st_size  # noqa: PTH116 (a Path takes five times as long)
     except OSError:
         return -1

@@ -333,7 +333,7 @@ def read_pictures(path: Path, predictor: Predictor) -> Iterator[Batch]:
     """
     config, names = predictor.metadata["config"], predictor.names
     left_out: dict[str, int] = {}
-    paths = list_pictures(path, left_out) if path.is_dir() else [path]
+    paths = [Path(each) for each in list_pictures(path, left_out)] if path.is_dir() else [path]
     if not paths:
         raise ValueError(f"{path} holds no picture, which end in {', '.join(IMG_EXTENSIONS)}.")
     for kind, count in left_out.items():
