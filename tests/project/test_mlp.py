@@ -30,10 +30,8 @@ def test_mlp_equals_the_formula() -> None:
 
 
 def test_mlp_names_its_layers_in_order() -> None:
-    assert [name for name, _ in mlp().named_parameters()] == [
-        "layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias",
-        "layers.4.weight", "layers.4.bias",
-    ]  # fmt: skip
+    names = [f"layers.{number}.{kind}" for number in (0, 2, 4) for kind in ("weight", "bias")]
+    assert [name for name, _ in mlp().named_parameters()] == names
 
 
 def test_mlp_without_hidden_layers_is_linear() -> None:

@@ -41,10 +41,8 @@ def outcome(directory: Path) -> tuple[dict[str, Any], str, dict[str, torch.Tenso
 
 
 def assert_same(directory: Path, other: Path) -> None:
-    (values, rows, weights), (others, other_rows, other_weights) = (
-        outcome(directory),
-        outcome(other),
-    )
+    values, rows, weights = outcome(directory)
+    others, other_rows, other_weights = outcome(other)
     assert values == others
     assert rows == other_rows
     assert weights.keys() == other_weights.keys()

@@ -29,13 +29,8 @@ ROOT = Path(__file__).parents[2]
 
 def anew(directory: Path, *arguments: str) -> "subprocess.Popen[str]":
     """``python train.py`` from the start of Python."""
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *arguments],
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, ROOT / "train.py", *arguments]
+    return subprocess.Popen(command, cwd=directory, stdout=-1, stderr=-1, text=True)  # pipes
 
 
 def epochs_of(directory: Path) -> list[int]:

@@ -165,10 +165,8 @@ def test_steps_are_those_of_lightning(
         if not fast:
             monkeypatch.setattr(lightning_loop, "supports_fast_path", lambda _: False)
         diary = Diary(logs=step is not training_step)
-        run = build(
-            composed([*SHORT, "trainer.log_every_n_steps=2", *overrides.split()]),
-            tmp_path / str(fast),
-        )
+        words = [*SHORT, "trainer.log_every_n_steps=2", *overrides.split()]
+        run = build(composed(words), tmp_path / str(fast))
         run.trainer.callbacks.append(diary)  # type: ignore[attr-defined]
         run.trainer.fit(run.module, run.data)
         loop: Any = run.trainer.fit_loop

@@ -59,10 +59,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 def test_trains_as_lightning_does_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     from project.mnist_datamodule import MNISTDataModule  # type: ignore[import-not-found]
-    from project.mnist_module import (  # type: ignore[import-not-found]
-        MNISTLitModule,
-        SimpleDenseNet,
-    )
+    from project.mnist_module import MNISTLitModule, SimpleDenseNet  # type: ignore
 
     seed_everything(0, workers=True)
     module = MNISTLitModule(
@@ -72,13 +69,8 @@ def test_trains_as_lightning_does_bit_for_bit(trained: Path, tmp_path: Path) -> 
         compile=False,
     )
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
-    trainer = Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-        **options,
-    )
+    options |= {"num_sanity_val_steps": 0, "default_root_dir": tmp_path}
+    trainer = Trainer(max_epochs=3, accelerator="cpu", **options)
     trainer.fit(module, MNISTDataModule(train_val_test_split=(200, 50, 50), batch_size=32))
     assert differences(dict(module.state_dict()), dict(weights(trained))) == []
     last = pd.read_csv(trained / "metrics.csv").iloc[-1]
@@ -173,10 +165,8 @@ def test_sweep_has_its_report(
 ) -> None:
     from quartet.sweeps import directory
 
-    assert (
-        train_py("-m", *SHORT, "module.optimizer.lr=0.001,0.01", f"hydra.sweep.dir={tmp_path}/s")
-        == 0
-    )
+    words = ["module.optimizer.lr=0.001,0.01", f"hydra.sweep.dir={tmp_path}/s"]
+    assert train_py("-m", *SHORT, *words) == 0
     monkeypatch.undo()
     directory.write_report(tmp_path / "s")
     table = pd.read_csv(tmp_path / "s" / "results.csv")
@@ -207,12 +197,9 @@ def test_takes_the_groups_that_its_constructor_names(
     from quartet.config import allow
 
     monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, (__name__, "torch.nn.Module")])
-    cfg = composed(
-        [
-            *("data=wine", f"module._target_={__name__}.Taking", "loss=focal", "optimizer=sgd"),
-            *("monitor.metric=train/loss", "trainer=cpu", "trainer.max_epochs=1", "logger=csv"),
-        ]
-    )
+    words = ["data=wine", f"module._target_={__name__}.Taking", "loss=focal", "optimizer=sgd"]
+    words += ["monitor.metric=train/loss", "trainer=cpu", "trainer.max_epochs=1", "logger=csv"]
+    cfg = composed(words)
     result = train(cfg, tmp_path / "run")
     assert result["status"] == "finished"
     run = build(cfg, tmp_path / "other")

@@ -359,11 +359,9 @@ OWN = [
 
 
 def test_a_third_tensor_is_no_query() -> None:
-    assert_refused(
-        [*OWN, f"data._target_={__name__}.weighted"],
-        "has 3 items, and a regression task takes inputs and targ",
-    )
-    run = build(composed([*OWN, f"data._target_={__name__}.weighted", "+data.extra=false"]))
+    words = [*OWN, f"data._target_={__name__}.weighted"]
+    assert_refused(words, "has 3 items, and a regression task takes inputs and targ")
+    run = build(composed([*words, "+data.extra=false"]))
     assert run.steps_per_epoch == 2
 
 

@@ -256,13 +256,10 @@ def test_builds_of_one_seed_hold_equal_weights_and_of_two_do_not() -> None:
 def trained(directory: Path, *overrides: str) -> tuple[bytes, dict[str, Any]]:
     """metrics.csv and the model's weights in both checkpoints."""
     train(composed([*overrides]), directory)
-    states = {
-        f"{name}.{key}": value
-        for name in ("best", "last")
-        for key, value in torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)[
-            "state_dict"
-        ].items()
-    }
+    states = {}
+    for name in ("best", "last"):
+        saved = torch.load(directory / f"checkpoints/{name}.ckpt", weights_only=True)
+        states |= {f"{name}.{key}": value for key, value in saved["state_dict"].items()}
     return (directory / "metrics.csv").read_bytes(), states
 
 

@@ -140,15 +140,8 @@ def optimizers_by_hand(cfg: DictConfig, parameters: Sequence[Any]) -> list[Optim
     if name == "muon":
         matrices = [p for p in parameters if p.ndim == 2]
         others = [p for p in parameters if p.ndim != 2]
-        muon = torch.optim.Muon(
-            matrices,
-            lr=h.lr,
-            weight_decay=h.weight_decay,
-            momentum=h.momentum,
-            nesterov=h.nesterov,
-            ns_steps=h.ns_steps,
-            adjust_lr_fn=h.adjust_lr_fn,
-        )
+        keys = ("lr", "weight_decay", "momentum", "nesterov", "ns_steps", "adjust_lr_fn")
+        muon = torch.optim.Muon(matrices, **{key: h[key] for key in keys})
         adamw = torch.optim.AdamW(others, lr=h.lr, weight_decay=h.weight_decay, eps=h.eps)
         return [muon, adamw]
     if name in OPTIMIZERS:

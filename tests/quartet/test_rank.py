@@ -96,12 +96,8 @@ def test_two_machines_under_torchrun_make_one_run(tmp_path: Path) -> None:
     for status, err in by_torchrun(tmp_path, NAMED):
         assert status == 0, err
     directory = assert_one_run(tmp_path)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "evaluate.py"), f"run={directory}"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, str(ROOT / "evaluate.py"), f"run={directory}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr  # in one process, without another trainer
 
 

@@ -67,10 +67,8 @@ def test_value_that_no_step_logs_is_refused(step: Callable[..., None]) -> None:
         ("train/r2", "did you mean"),  # the outputs of the training are not recorded
         ("brightness", "there are .*val/loss"),
     ):
-        assert_refused(
-            [*TINY, f"monitor.metric={name}", "monitor.mode=max"],
-            f"metric={name}: will not be logged .*{words}",
-        )
+        monitored = [*TINY, f"monitor.metric={name}", "monitor.mode=max"]
+        assert_refused(monitored, f"metric={name}: will not be logged .*{words}")
 
 
 def test_metrics_without_outputs_are_not_logged_and_common_names_are_free(

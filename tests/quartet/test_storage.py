@@ -273,13 +273,9 @@ print(leftovers)
 
 @pytest.mark.slow
 def test_a_kill_never_leaves_a_broken_checkpoint(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(tmp_path), "100"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-c", KILLS, str(tmp_path), "100"]
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     assert not done.returncode, done.stderr
     assert int(done.stdout) > 10  # kills do hit the middle of a save
 

@@ -58,11 +58,8 @@ class Counted(Numbers):
 
 
 def make_loader(dataset: Any, size: int = 4, **options: Any) -> StreamLoader:
-    return StreamLoader(
-        dataset,
-        size,
-        **{"seed": 0, "collate": collate, "prepare": prepare, "train": True, **options},
-    )
+    given = {"seed": 0, "collate": collate, "prepare": prepare, "train": True, **options}
+    return StreamLoader(dataset, size, **given)
 
 
 def numbers(batches: Any) -> list[list[int]]:
