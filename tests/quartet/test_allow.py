@@ -486,13 +486,11 @@ def test_checkpoint_that_lacks_an_entry_is_refused(
 
 
 def test_data_that_a_checkpoint_describes_in_part_is_refused(trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "run")
-    change_checkpoint(tmp_path / "run", metadata={"task": "multiclass"})
+    run = shutil.copytree(trained, tmp_path / "run")
+    change_checkpoint(run, metadata={"task": "multiclass"})
     (tmp_path / "table.csv").write_text("a\n1\n")
     with pytest.raises(ConfigError, match="does not describe the data that it was trained on"):
-        predict(
-            evaluation_config(tmp_path / "run", []), tmp_path / "run", input=tmp_path / "table.csv"
-        )
+        predict(evaluation_config(run, []), run, input=tmp_path / "table.csv")
 
 
 @pytest.mark.parametrize(
@@ -524,9 +522,8 @@ def test_odd_file_of_a_run_is_refused(
 def test_resumed_run_keeps_its_callbacks_beside_those_of_an_option(
     trained: Path, tmp_path: Path
 ) -> None:
-    run = with_record(
-        trained, tmp_path / "run", callbacks__a={"_target_": SPIKES}, callbacks__last__min_seconds=7
-    )
+    changes = {"callbacks__a": {"_target_": SPIKES}, "callbacks__last__min_seconds": 7}
+    run = with_record(trained, tmp_path / "run", **changes)
     options = ["callbacks.a=null", "callbacks.early_stopping.patience=2"]
     callbacks = build.compose([f"resume={run}", "callbacks=early_stopping", *options]).callbacks
     assert callbacks.keys() == {"best", "last", "progress_bar", "a", "early_stopping"}
@@ -566,12 +563,10 @@ def test_a_value_that_is_no_text_or_number_is_refused(composed: DictConfig) -> N
     cfg = composed.copy()
     with open_dict(cfg):
         cfg.model = OmegaConf.create("{_target_: torch.nn.Linear, _args_: [!!python/object/apply:pathlib.PosixPath [a]]}")  # fmt: skip
-    with pytest.raises(
-        ConfigError, match=r"model._args_.0=a: is a PosixPath. Write a text or a number"
-    ):
-        build.rebuild(
-            cfg, dict.fromkeys(("task", "input_shape", "num_classes", "num_outputs")), CONF
-        )
+    metadata = dict.fromkeys(("task", "input_shape", "num_classes", "num_outputs"))
+    words = r"model._args_.0=a: is a PosixPath. Write a text or a number"
+    with pytest.raises(ConfigError, match=words):
+        build.rebuild(cfg, metadata, CONF)
 
 
 def test_a_record_may_refer_as_conf_does(trained: Path, tmp_path: Path) -> None:

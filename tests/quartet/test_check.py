@@ -38,9 +38,8 @@ HERE = Path(__file__).stem
 
 @pytest.fixture(autouse=True)
 def _parts_of_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        allow, "FAMILIES", [*allow.FAMILIES, (HERE, None), (HERE, "builtins.object")]
-    )
+    own = [(HERE, None), (HERE, "builtins.object")]
+    monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, *own])
 
 
 # What a fork may bring
@@ -370,10 +369,9 @@ def test_error_of_the_engine_itself_is_no_problem_of_the_configuration(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("choice", ["trainer.accelerator=cuda", "trainer=gpu", "trainer=fp16"])
 def test_gpu_is_refused_where_there_is_none(choice: str) -> None:
+    words = r"trainer.accelerator=\w+: this machine has no GPU .*; use trainer=cpu"
     (message,) = messages(choice)
-    assert re.match(
-        r"trainer.accelerator=\w+: this machine has no GPU .*; use trainer=cpu", message
-    )
+    assert re.match(words, message)
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a table of the user's own."""
     folder = tmp_path_factory.mktemp("trained")
     table(folder / "table.csv", 0)
-    cfg = composed(
-        ["data=csv", f"data.path={folder}/table.csv", "data.target=kind", "trainer.max_epochs=3"]
-    )
-    train(cfg, folder / "run")
+    words = ["data=csv", f"data.path={folder}/table.csv", "data.target=kind"]
+    train(composed([*words, "trainer.max_epochs=3"]), folder / "run")
     return folder / "run"
 
 
@@ -163,9 +161,8 @@ def test_the_best_job_of_the_best_setting_wins(tmp_path: Path) -> None:
     sweep = swept(tmp_path / "s", 0.1, 0.7, 0.35, 0.25)
     found, message = find_winner(sweep)
     assert found == sweep / "3"
-    assert (
-        message == f"The winner of {sweep} by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
-    )
+    words = "by val/loss (min) is job 3, 0.25: optimizer=adam, seed=1"
+    assert message == f"The winner of {sweep} {words}"
     sweep = swept(tmp_path / "t", 0.1, 0.7, 0.35, None, metric="val/f1", mode="max")
     assert find_winner(sweep)[0] == sweep / "1"
 

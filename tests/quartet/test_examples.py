@@ -351,10 +351,8 @@ def whole(job: Job, wholes: dict[str, Path], no_pictures: Any) -> Path:
 def trained_model(job: Job, whole: Path) -> nn.Module:
     """The model with the weights of the best checkpoint."""
     model: nn.Module = build(composed([*TINY, *job.options])).module.model
-    states = load(whole / "checkpoints/best.ckpt")["state_dict"]
-    model.load_state_dict(
-        {key.removeprefix("model."): v for key, v in states.items() if key.startswith("model.")}
-    )
+    states = load(whole / "checkpoints/best.ckpt")["state_dict"].items()
+    model.load_state_dict({key[6:]: v for key, v in states if key.startswith("model.")})
     return model.eval()
 
 
@@ -663,9 +661,8 @@ def test_another_table_is_prepared_as_that_of_the_training(tmp_path: Path) -> No
                 evaluate(cfg, run, input=tmp_path / "later.csv")
     assert len(table) == 61
     pd.testing.assert_frame_equal(table, own, rtol=1e-5)
-    assert figures == pytest.approx(
-        {key: value for key, value in result.items() if key.startswith("test/")}, rel=1e-5
-    )
+    tested = {key: value for key, value in result.items() if key.startswith("test/")}
+    assert figures == pytest.approx(tested, rel=1e-5)
 
 
 def test_examples_leave_nothing_behind(tmp_path: Path) -> None:
@@ -693,9 +690,8 @@ def boxes(tmp_path: Path) -> Iterator[list[str]]:
 
 def test_detector_is_tried_without_a_trace_and_trained_to_the_last_image(boxes: list[str]) -> None:
     anchors = build(composed(boxes)).module.model.net.anchor_generator
-    assert [(each.device.type, each.dtype) for each in anchors.cell_anchors] == [
-        ("cpu", torch.float32)
-    ]
+    kinds = [(each.device.type, each.dtype) for each in anchors.cell_anchors]
+    assert kinds == [("cpu", torch.float32)]
     fresh = type(anchors)(anchors.sizes, anchors.aspect_ratios)
     assert all(map(torch.equal, anchors.cell_anchors, fresh.cell_anchors))
     run = build(composed([*boxes, "data.batch_size=5", "trainer.max_epochs=1"]))  # of 36

@@ -34,9 +34,8 @@ def commit(place: Path, message: str = "Change") -> None:
 
 def run(place: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(place / "src")}
-    return subprocess.run(
-        [sys.executable, *command], cwd=place, env=environment, capture_output=True, text=True
-    )
+    line = [sys.executable, *command]
+    return subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -103,9 +102,8 @@ def test_dropped_examples_leave_what_other_options_need(template: Path) -> None:
     commit(template)
     done = run(template, "scripts/rename.py", "mine", "--examples=drop")
     assert done.returncode == 0
-    assert done.stdout.startswith(
-        "Dropped: data=linear, data=wine, model=cnn, experiment=ranking, src"
-    )
+    words = "Dropped: data=linear, data=wine, model=cnn, experiment=ranking, src"
+    assert done.stdout.startswith(words)
     kept = {name.replace("project", "mine") for name in own} - {"conf/data/linear.yaml"}
     assert all((template / name).exists() for name in kept)
     left = {str(path.relative_to(template)) for path in template.rglob("*.*")}
@@ -150,16 +148,15 @@ def fork(template: Path, tmp_path: Path) -> Path:
     git(place, "remote", "rename", "origin", "template")
     assert run(place, "scripts/rename.py", "mine").returncode == 0
     write(
-        place, {"src/mine/loss.py": "mine = 1\n", "scripts/own.py": "", "tests/mine/test_a.py": ""}
+        place, {"src/mine/loss.py": "mine = 1\n", "conf/loss/own.yaml": "_target_: mine.loss.Own\n"}
     )
-    write(place, {"conf/loss/own.yaml": "_target_: mine.loss.Own\n"})
+    write(place, {"scripts/own.py": "", "tests/mine/test_a.py": ""})
     commit(place, "Mine")
     (template / "src/quartet/old.py").unlink()
     write(template, {"src/quartet/new.py": "y = 2\n", "src/quartet/core.py": '"""Better."""\n'})
-    write(
-        template, {"conf/loss/new.yaml": "_target_: torch.nn.L1Loss\n", "tests/made.py": "z = 3\n"}
-    )
+    write(template, {"conf/loss/new.yaml": "_target_: torch.nn.L1Loss\n"})
     write(template, {"conf/model/mlp.yaml": "_target_: project.model.mlp.MLP\nwidth: 1\n"})
+    write(template, {"tests/made.py": "z = 3\n"})
     log = "# Changelog\n\n## 2\n\n- The core is better.\n\n## 1\n\n- project.loss.A is new.\n"
     write(template, {".github/CHANGELOG.md": log})
     commit(template, "Two")

@@ -35,12 +35,9 @@ def test_unfreezing_equals_the_plain_loop_bit_for_bit() -> None:
     model, loader = build(composed(NAMES)).module.model, run.data.train_dataloader()
     weight, bias, *others = model.parameters()
     groups = [{"params": [weight, bias], "lr": 0.5 * run.config["optimizer"]["lr"]}]
-    optimizer = torch.optim.AdamW(
-        [*groups, {"params": others}], lr=run.config["optimizer"]["lr"], weight_decay=0.1
-    )
-    schedule = torch.optim.lr_scheduler.ExponentialLR(
-        optimizer, gamma=run.config["scheduler"]["gamma"]
-    )
+    lr, gamma = run.config["optimizer"]["lr"], run.config["scheduler"]["gamma"]
+    optimizer = torch.optim.AdamW([*groups, {"params": others}], lr=lr, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=gamma)
     start = weight.clone()
     for epoch in range(4):
         bias.requires_grad_(epoch >= 1)

@@ -60,9 +60,8 @@ def test_last_weights_are_validated_and_may_be_the_best(
     )
     assert best["global_step"] == last["global_step"]  # the loss falls all the way
     assert result["metrics"]["val/loss"] == result["monitor"]["best"]
-    assert result["monitor"]["best"] == pytest.approx(
-        evaluate(composed(TINY), tmp_path, split="val", checkpoint="last")["val/loss"], rel=1e-4
-    )
+    figures = evaluate(composed(TINY), tmp_path, split="val", checkpoint="last")
+    assert result["monitor"]["best"] == pytest.approx(figures["val/loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -83,9 +82,8 @@ def test_training_without_validation_ends_as_before(tmp_path: Path) -> None:
         result = train(composed([*TINY, "trainer.max_steps=6", *more]), tmp_path / str(number))
         assert result["monitor"] == {"metric": None, "mode": "min", "best": None, "epoch": 2}
         assert not any(name.startswith("val/") for name in result["metrics"])
-        assert_refused(
-            [*TINY, *more, "scheduler=plateau"], "monitors val/loss, and there is no validation"
-        )
+        words = "monitors val/loss, and there is no validation"
+        assert_refused([*TINY, *more, "scheduler=plateau"], words)
 
 
 def test_callback_that_ends_a_training_before_any_validation_leaves_no_best(

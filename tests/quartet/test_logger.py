@@ -81,9 +81,8 @@ def best(result: dict[str, Any]) -> dict[str, float]:
 
 def test_settings_are_flat_and_readable() -> None:
     cfg = composed(["optimizer.lr_factors={layers.0.*: 0.5}", "callbacks=early_stopping"])
-    listed = hyperparameters(
-        OmegaConf.to_container(cfg), cfg, group_choices(cfg.hydra.runtime.choices)
-    )
+    choices = group_choices(cfg.hydra.runtime.choices)
+    listed = hyperparameters(OmegaConf.to_container(cfg), cfg, choices)
     wanted = {
         "optimizer": "adam",
         "optimizer.lr": 0.002,

@@ -378,9 +378,8 @@ def test_loss_is_the_mean_over_samples_and_is_summed_in_32_bits() -> None:
 
 
 def test_buffer_hands_queries_to_ranking_metrics() -> None:
-    buffer = MetricBuffer(
-        Ranking(1), MetricCollection({"mrr": MeanReciprocalRank(relevant_from=1)})
-    )
+    metrics = MetricCollection({"mrr": MeanReciprocalRank(relevant_from=1)})
+    buffer = MetricBuffer(Ranking(1), metrics)
     for query in (0, 1):
         rows = query == QUERIES
         targets = GRADES[rows].unsqueeze(1)

@@ -73,10 +73,8 @@ def test_a_nest_in_memory_is_served_row_by_row() -> None:
     rows = torch.arange(10)
     data = quartet.Tensors({"inputs": (rows.float(), -rows), "targets": {"t": rows * 2}})
     assert len(data) == 10
-    loader = TensorLoader(
-        data.tensors, Batches(10, 4, seed=3, shuffle=True), CPU, lambda batch, rows, epoch: batch
-    )
-    batches = list(loader)
+    order, prepare = Batches(10, 4, seed=3, shuffle=True), lambda batch, rows, epoch: batch
+    batches = list(TensorLoader(data.tensors, order, CPU, prepare))
     assert [nest.size(batch) for batch in batches] == [4, 4, 2]
     seen = torch.cat([batch["targets"]["t"] for batch in batches])
     assert torch.equal(seen.sort().values, rows * 2)

@@ -83,9 +83,8 @@ def test_biases_and_norms_are_not_decayed_when_asked() -> None:
 def test_last_matching_pattern_sets_the_learning_rate() -> None:
     model = small_model()
     factory = functools.partial(SGD, lr=0.1, weight_decay=0.2)
-    optimizer = create(
-        factory, model, lr_factors={"[01].*": 0.5, "*.bias": 2}, decay_bias_and_norm=False
-    )
+    factors = {"[01].*": 0.5, "*.bias": 2}
+    optimizer = create(factory, model, lr_factors=factors, decay_bias_and_norm=False)
     assert settings(model, optimizer) == {
         "0.weight": (0.05, 0.2),
         "0.bias": (0.2, 0.0),
@@ -99,9 +98,8 @@ def test_last_matching_pattern_sets_the_learning_rate() -> None:
 def test_frozen_parameters_stay_and_are_not_given_to_the_optimizer() -> None:
     model, before = small_model(), small_model()
     assert freeze(model, ["0.*", "1.bias"]) == ["0.weight", "0.bias", "1.bias"]
-    optimizer = create(
-        functools.partial(SGD, lr=0.1), model, lr_factors={}, decay_bias_and_norm=True
-    )
+    factory = functools.partial(SGD, lr=0.1)
+    optimizer = create(factory, model, lr_factors={}, decay_bias_and_norm=True)
     assert list(settings(model, optimizer)) == ["1.weight", "3.weight", "3.bias"]
     train(model, optimizer, 2)
     for (name, parameter), start in zip(model.named_parameters(), before.parameters(), strict=True):

@@ -353,9 +353,8 @@ def compare(overrides: Sequence[str], directory: Path, forgotten: int | None = N
     run.trainer.fit(run.module, run.data)
     after = run.module.model.state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in after), "nothing was trained"
-    wrong = [
-        name for name, value in by_hand.state_dict().items() if not torch.equal(value, after[name])
-    ]
+    expected = by_hand.state_dict().items()
+    wrong = [name for name, value in expected if not torch.equal(value, after[name])]
     assert not wrong, f"{' '.join(overrides)}: the weights differ in {', '.join(wrong)}"
     return run
 

@@ -226,9 +226,8 @@ def test_schedule_is_checked(setting: str, words: str) -> None:
 
 def test_several_optimizers_need_manual_optimization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Two, "__init__", Module.__init__)
-    assert_refused(
-        [*SHORT, module("Two"), *CRITIC], r"^module: makes 2 optimizers, .* set self.automatic_opti"
-    )
+    words = r"^module: makes 2 optimizers, .* set self.automatic_opti"
+    assert_refused([*SHORT, module("Two"), *CRITIC], words)
 
 
 def test_check_shows_every_optimizer() -> None:

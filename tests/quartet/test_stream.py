@@ -158,9 +158,8 @@ def test_order_and_random_draws_are_the_same_with_workers(dataset: Any) -> None:
         dataset.read = draw
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    alone, helped = (
-        list(make_loader(dataset, num_workers=n, shuffle=True, start=(1, 2))) for n in (0, 2)
-    )
+    options = {"shuffle": True, "start": (1, 2)}
+    alone, helped = (list(make_loader(dataset, num_workers=n, **options)) for n in (0, 2))
     assert len(alone) == 11
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one[0], other[0])
