@@ -212,9 +212,7 @@ ranking_losses = pytest.mark.parametrize("loss", [RankNetLoss(sigma=1.0), ListNe
 
 
 @ranking_losses
-def test_ranking_losses_have_the_gradient_of_finite_differences_in_any_order_of_rows(
-    loss: nn.Module,
-) -> None:
+def test_ranking_losses_have_the_gradient_of_differences_in_any_order(loss: nn.Module) -> None:
     outputs, targets, indexes = example("ranking")
     rows = torch.tensor([5, 0, 3, 2, 4, 1])
     shuffled = loss(outputs[rows], targets[rows], indexes[rows])
@@ -266,9 +264,7 @@ WEIGHTED, FOCAL = (
         (torch.zeros(4), torch.zeros(4, dtype=torch.int64)),
     ],
 )
-def test_shapes_of_no_classification_are_refused(
-    loss: nn.Module, outputs: Tensor, targets: Tensor
-) -> None:
+def test_unsuited_shapes_are_refused(loss: nn.Module, outputs: Tensor, targets: Tensor) -> None:
     words = r"takes outputs \(batch, classes\) with targets \(batch,\)"
     with pytest.raises(ValueError, match=words):
         loss(outputs, targets)

@@ -26,9 +26,7 @@ QUERIES = torch.tensor([0, 0, 0, 0, 1, 1])
         (0.5, (1 + 1 / 2) / 2, ((1 + 2 / 3) / 2 + 1 / 2) / 2),
     ],
 )
-def test_documents_are_relevant_from_a_grade_on(
-    relevant_from: float, rank: float, precision: float
-) -> None:
+def test_relevance_begins_at_a_grade(relevant_from: float, rank: float, precision: float) -> None:
     mrr = MeanReciprocalRank(relevant_from=relevant_from)
     mean_precision = MeanAveragePrecision(relevant_from=relevant_from)
     for metric, expected in ((mrr, rank), (mean_precision, precision)):
@@ -38,9 +36,7 @@ def test_documents_are_relevant_from_a_grade_on(
 
 @pytest.mark.parametrize("metric", [MeanReciprocalRank, MeanAveragePrecision])
 @pytest.mark.parametrize("change", [lambda s: s - 10, lambda s: s * 1e-20, lambda s: s * 1e20])
-def test_only_the_order_of_scores_counts(
-    metric: type[Metric], change: Callable[[Tensor], Tensor]
-) -> None:
+def test_only_the_order_counts(metric: type[Metric], change: Callable[[Tensor], Tensor]) -> None:
     plain, changed = metric(relevant_from=1), metric(relevant_from=1)
     plain.update(SCORES, GRADES, indexes=QUERIES)
     changed.update(change(SCORES), GRADES, indexes=QUERIES)

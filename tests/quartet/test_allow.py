@@ -175,9 +175,7 @@ def test_it_is_refused_wherever_it_stands(
 
 
 @pytest.mark.parametrize("place", ["top", "nested", "args", "partial", "interpolated"])
-def test_every_hostile_target_is_refused_in_a_configuration(
-    composed: DictConfig, place: str
-) -> None:
+def test_every_hostile_target_in_a_config_is_refused(composed: DictConfig, place: str) -> None:
     resolved = OmegaConf.to_container(composed, resolve=True)
     small = OmegaConf.create({group: resolved[group] for group in ("loss", "model")})
     for target in HOSTILE:
@@ -234,9 +232,7 @@ def test_the_choke_point_itself_refuses(node: Any, partial: bool, tmp_path: Path
 
 
 @pytest.mark.parametrize("target", [None, "math.pi"])
-def test_a_target_that_cannot_be_called_is_named(
-    monkeypatch: pytest.MonkeyPatch, target: str | None
-) -> None:
+def test_uncallable_target_is_named(monkeypatch: pytest.MonkeyPatch, target: str | None) -> None:
     monkeypatch.setattr("quartet.config.allow.locate", pydoc.locate)
     words = f"_target_ within it is {target or 'null'}, and must name"
     with pytest.raises(ValueError, match=words):
@@ -292,9 +288,7 @@ def test_targets_of_the_options_and_parts_of_a_training_are_allowed(target: str)
     assert callable(allow.locate(target))
 
 
-def test_a_fork_allows_a_package_in_allow_yaml(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_allow_yaml_allows_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"if you trust its package, add that to conf/allow.yaml"):
         allow.locate("torchvision.models.ResNet")
     (tmp_path / "allow.yaml").write_text("packages: [torchvision.models]")
@@ -465,9 +459,7 @@ ODD_ENTRIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ODD_ENTRIES)
-def test_checkpoint_that_lacks_an_entry_is_refused(
-    trained: Path, name: str, tmp_path: Path
-) -> None:
+def test_checkpoint_without_an_entry_is_refused(trained: Path, name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     change_checkpoint(run, **ODD_ENTRIES[name])
@@ -519,9 +511,7 @@ def test_odd_file_of_a_run_is_refused(
         train(build.compose([f"resume={run}", "trainer.max_epochs=2"]))
 
 
-def test_resumed_run_keeps_its_callbacks_beside_those_of_an_option(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_resumed_run_keeps_its_callbacks_beside_new_ones(trained: Path, tmp_path: Path) -> None:
     changes = {"callbacks__a": {"_target_": SPIKES}, "callbacks__last__min_seconds": 7}
     run = with_record(trained, tmp_path / "run", **changes)
     options = ["callbacks.a=null", "callbacks.early_stopping.patience=2"]
@@ -534,9 +524,7 @@ def test_resumed_run_keeps_its_callbacks_beside_those_of_an_option(
         build.compose([f"resume={run}", "+callbacks.a.mode=max"])
 
 
-def test_a_recorded_profiler_that_says_where_it_writes_is_left_out(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_recorded_profiler_with_a_place_is_left_out(trained: Path, tmp_path: Path) -> None:
     profiler = {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": "/elsewhere"}
     run = with_record(trained, tmp_path / "run", zz=profiler, trainer__profiler="${zz}")
     assert evaluation_config(run, []).trainer.profiler is None
@@ -545,9 +533,7 @@ def test_a_recorded_profiler_that_says_where_it_writes_is_left_out(
 
 
 @pytest.mark.parametrize(("script", "key"), [("evaluate.py", "run"), ("train.py", "resume")])
-def test_nothing_is_written_through_a_link(
-    script: str, key: str, tmp_path: Path, command: Cli
-) -> None:
+def test_no_link_is_written_through(script: str, key: str, tmp_path: Path, command: Cli) -> None:
     for folder in ("run/.hydra", "run/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "run/.hydra/config.yaml").write_text(RECORD)
@@ -592,9 +578,7 @@ def recorded(composed: DictConfig, run: Path, **model: str) -> DictConfig:
     return cfg
 
 
-def test_a_reference_of_a_record_that_leads_nowhere_is_refused(
-    composed: DictConfig, tmp_path: Path
-) -> None:
+def test_reference_that_leads_nowhere_is_refused(composed: DictConfig, tmp_path: Path) -> None:
     cfg = recorded(composed, tmp_path, hidden="${nowhere}")
     words = r"model.hidden=\$\{nowhere\}: .*; name a key that is there"
     with pytest.raises(ConfigError, match=words):
@@ -613,9 +597,7 @@ def test_links_within_a_directory_and_those_of_wandb_are_none_of_ours(tmp_path: 
     assert len(find_outside_links(run)) == 2
 
 
-def test_what_would_direct_a_terminal_is_written_out(
-    composed: DictConfig, tmp_path: Path, command: Cli
-) -> None:
+def test_terminal_codes_are_written_out(composed: DictConfig, tmp_path: Path, command: Cli) -> None:
     recorded(composed, tmp_path / "run", _target_="os.\x1b]0;x\a\u202e")
     assert "model._target_=os.\\x1b]0;x\\x07\\u202e: is no part of a training" in command.refuse(
         "evaluate.py", "run=run"

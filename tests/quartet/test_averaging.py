@@ -158,9 +158,7 @@ def test_average_is_what_is_validated_and_tested(case: str, tmp_path: Path) -> N
             assert result["metrics"][f"{part}/loss"] == pytest.approx(loss.item(), rel=1e-6)
 
 
-def test_weights_themselves_are_validated_and_saved_until_the_average_begins(
-    tmp_path: Path,
-) -> None:
+def test_weights_themselves_are_validated_and_saved_until_an_average_begins(tmp_path: Path) -> None:
     plain, late = tmp_path / "plain", tmp_path / "late"
     for directory, names in ((plain, []), (late, ["callbacks=ema", "callbacks.ema.start_step=99"])):
         train(composed([*TINY, *names]), directory)

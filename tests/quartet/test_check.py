@@ -357,9 +357,7 @@ def test_problem_is_refused_with_the_way_out(text: str, words: str) -> None:
         assert not re.search(r"[a-z]{2}\. [a-z]", message)  # a sentence starts in upper case
 
 
-def test_error_of_the_engine_itself_is_no_problem_of_the_configuration(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_error_of_the_engine_is_no_problem_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quartet.checkpoints.storage.load_weights", None)  # which the engine calls
     with pytest.raises(TypeError, match="'NoneType' object is not callable") as raised:
         build(composed(["model.weights=best.ckpt"]))
@@ -405,9 +403,7 @@ def test_half_precision_is_refused_on_a_gpu_without_it(monkeypatch: pytest.Monke
         ({"_target_": "torch.optim.Adam", "fused": True}, "set optimizer.fused=null"),
     ],
 )
-def test_optimizer_that_half_precision_would_stop_is_refused(
-    optimizer: dict[str, Any], words: str
-) -> None:
+def test_optimizer_is_refused_for_half_precision(optimizer: dict[str, Any], words: str) -> None:
     trainer = {"precision": "16-mixed", "gradient_clip_val": 1, "accumulate_grad_batches": 1}
     found = list(map(str, check_optimizer("optimizer", optimizer, trainer, ())))
     assert len(found) == 1
@@ -659,9 +655,7 @@ COLUMNS = [
 
 
 @pytest.mark.parametrize(("column", "values", "words"), COLUMNS)
-def test_flaw_of_a_table_names_the_column(
-    column: str, values: list[Any], words: str, tmp_path: Path
-) -> None:
+def test_flaw_names_the_column(column: str, values: list[Any], words: str, tmp_path: Path) -> None:
     labelled_table(tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     table[column] = table[column].astype(float)

@@ -248,9 +248,7 @@ def test_requeued_job_ends_as_an_undisturbed_one(slurm: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_jobs_in_slurm_outlive_the_sweep_which_then_watches_them(
-    slurm: Path, tmp_path: Path
-) -> None:
+def test_jobs_in_slurm_outlive_the_sweep_which_watches_them(slurm: Path, tmp_path: Path) -> None:
     command = ["-m", *FOREVER, "seed=1,2", "launcher=slurm", "launcher.array_parallelism=1"]
     first = start(tmp_path, *command)
     wait_for("s/0/metrics.csv", tmp_path, first)

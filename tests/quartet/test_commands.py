@@ -48,9 +48,7 @@ def test_refusal_exits_with_2_and_leaves_nothing(train_py: Cli, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_checking_only_says_what_would_run_and_leaves_nothing(
-    train_py: Cli, tmp_path: Path
-) -> None:
+def test_check_only_says_what_would_run_and_leaves_nothing(train_py: Cli, tmp_path: Path) -> None:
     out = train_py.ask("check=only", "data=wine", "scheduler=cosine")
     assert not list(tmp_path.iterdir())
     assert "None" not in out  # of an experiment
@@ -66,9 +64,7 @@ def test_checking_only_says_what_would_run_and_leaves_nothing(
         assert re.search(words, out, re.MULTILINE), words
 
 
-def test_two_runs_get_two_directories_and_a_run_is_never_written_over(
-    train_py: Cli, tmp_path: Path
-) -> None:
+def test_each_run_has_a_directory_that_is_never_written_over(train_py: Cli, tmp_path: Path) -> None:
     pair = [start(tmp_path, *SMOKE), start(tmp_path, *SMOKE)]
     outputs = [process.communicate(timeout=300) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
@@ -102,9 +98,7 @@ def assert_finite(checkpoint: Path) -> int:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_ends_the_training_after_the_batch(
-    number: signal.Signals, status: int, tmp_path: Path
-) -> None:
+def test_signal_ends_after_the_batch(number: signal.Signals, status: int, tmp_path: Path) -> None:
     process = start(tmp_path, *ENDLESS)
     wait_for("outputs/*/*/metrics.csv", tmp_path, process)
     process.send_signal(number)
@@ -134,9 +128,7 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_signal_while_torch_is_imported_ends_before_anything_begins(
-    twice: bool, tmp_path: Path
-) -> None:
+def test_signal_during_imports_ends_before_anything_begins(twice: bool, tmp_path: Path) -> None:
     process = anew(tmp_path, *ENDLESS)
     wait_for("outputs/*/*/train.log", tmp_path, process)
     time.sleep(0.4)
@@ -197,9 +189,7 @@ def stopped_by_slurm(folder: Path, *arguments: str) -> tuple[int | None, str]:
 
 
 @pytest.mark.slow
-def test_job_that_slurm_requeues_resumes_its_run(
-    slurm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requeued_job_resumes_its_run(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*ENDLESS, "logger=tensorboard", "logger.tensorboard.name=a b"]
     status, err = stopped_by_slurm(slurm, *words)
     (directory,) = slurm.glob("outputs/*/*/")

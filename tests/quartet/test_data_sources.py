@@ -264,9 +264,7 @@ def test_ranking_path_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     ("option", "folder", "name"),
     [("mnist", "MNIST", "0 - zero"), ("fashion_mnist", "FashionMNIST", "T-shirt/top")],
 )
-def test_grey_images_are_read_from_disk(
-    tmp_path: Path, option: str, folder: str, name: str
-) -> None:
+def test_grey_images_come_from_disk(tmp_path: Path, option: str, folder: str, name: str) -> None:
     files = idx_files(100, seed=0)
     write(tmp_path / folder / "raw", files)
     data = config(f"data={option}", f"data.dir='{tmp_path}'")
@@ -285,9 +283,7 @@ def test_grey_images_are_read_from_disk(
     assert len(tensors(whole.train)[0]) == 100
 
 
-def test_cifar10_is_read_from_disk_channels_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar10_is_read_channels_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names, files = cifar_files(tmp_path, monkeypatch)
     parts = build(config("data=cifar10", f"data.dir='{tmp_path}'"))
     shapes = [tuple(tensors(part)[0].shape) for part in parts[:3]]

@@ -63,9 +63,7 @@ def written(run: Path, name: str) -> dict[str, Any]:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*bf16.*:UserWarning")
-def test_figures_are_those_of_the_training_to_the_last_digit(
-    overrides: str, tmp_path: Path
-) -> None:
+def test_figures_are_those_of_training_to_the_last_digit(overrides: str, tmp_path: Path) -> None:
     cfg = composed(["trainer.max_epochs=3", "trainer.accelerator=cpu", *overrides.split()])
     figures = train(cfg, tmp_path)["metrics"]
     for split in ("test", "val"):
@@ -173,9 +171,7 @@ def test_a_sweep_without_a_winner_is_refused(tmp_path: Path) -> None:
             find_winner(sweep)
 
 
-def test_a_sweep_that_is_not_what_it_says_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = swept(tmp_path / "s", 0.5)
     (sweep / "0" / "result.json").write_text('{"metrics": []}')
     with pytest.raises(ValueError, match="is a sweep without a finished job"):

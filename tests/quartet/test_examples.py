@@ -703,9 +703,7 @@ def test_detector_is_tried_without_a_trace_and_trained_to_the_last_image(boxes: 
     assert_refused([*boxes, "data.mean=[0.5]"], r"^data.mean=\[0.5\]: ")
 
 
-def test_batches_of_zipped_samples_hold_lists(
-    boxes: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_zipped_samples_are_lists(boxes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (expected, _), *_ = build(composed(boxes)).data.train_dataloader()
     zipped = lambda samples: tuple(zip(*samples, strict=True))  # noqa: E731
     monkeypatch.setattr(sys.modules["project.detection"], "collate", zipped)
@@ -721,9 +719,7 @@ def test_detections_of_a_file_are_refused_with_a_sentence(job: Job, whole: Path)
         predict(evaluation_config(whole, []), whole, input=whole / "boxes.png")
 
 
-def test_teacher_is_named_and_stays_out_of_the_checkpoints(
-    tmp_path: Path, wholes: dict[str, Path]
-) -> None:
+def test_teacher_is_named_and_not_in_checkpoints(tmp_path: Path, wholes: dict[str, Path]) -> None:
     words = [*TINY, "experiment=distillation"]
     with examples.installed("distillation", tmp_path):
         assert_refused(words, r"^module.teacher=\?\?\?: must be set")

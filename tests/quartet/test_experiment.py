@@ -66,9 +66,7 @@ def test_header_says_how_to_run_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_sweep_is_the_one_that_the_file_names(
-    name: str, train_py: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_names_the_sweep(name: str, train_py: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
 
     def note(sweeper: GridSweeper, job: Job) -> None:

@@ -33,9 +33,7 @@ def run_once(directory: Path, callbacks: list[Callback]) -> None:
 
 
 @pytest.mark.parametrize("expected", [BATCH_HOOKS, *({hook: STEPS} for hook in STEP_HOOKS)])
-def test_hooks_of_a_callback_added_later_are_called_every_time(
-    expected: dict[str, int], tmp_path: Path
-) -> None:
+def test_hooks_of_a_later_callback_are_called(expected: dict[str, int], tmp_path: Path) -> None:
     calls: Counter[str] = Counter()
 
     def counting(hook: str) -> Any:

@@ -121,9 +121,7 @@ def test_picture_of_more_than_8_bits_is_scaled(tmp_path: Path, name: str, save: 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
-def test_picture_is_upright_as_the_camera_noted(
-    tmp_path: Path, orientation: int, suffix: str
-) -> None:
+def test_picture_is_upright_as_noted(tmp_path: Path, orientation: int, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     values = np.kron(RAMP, np.ones((8, 8)))
     save_oriented(path, values, orientation)
@@ -197,9 +195,7 @@ WHITE.putalpha(grey(RAMP))
     ],
     ids=["of 255", "negative", "nan", "32 bits", "white on nothing", "pages", "large"],
 )
-def test_picture_that_can_mean_two_things_is_refused(
-    tmp_path: Path, name: str, save: Any, message: str
-) -> None:
+def test_ambiguous_picture_is_refused(tmp_path: Path, name: str, save: Any, message: str) -> None:
     save(tmp_path / name)
     with pytest.raises(PictureError, match=message):
         read(tmp_path / name)
@@ -304,9 +300,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         ("", "has no folders; it must have a folder for each class"),
     ],
 )
-def test_folders_that_may_mean_two_things_are_refused(
-    tmp_path: Path, folders: str, message: str
-) -> None:
+def test_ambiguous_folders_are_refused(tmp_path: Path, folders: str, message: str) -> None:
     for folder in folders.split():
         fill(tmp_path / Path(folder).parent, **{Path(folder).name: 6})
     with pytest.raises(ConfigError, match=message):
@@ -407,9 +401,7 @@ def test_pictures_that_were_trained_on_are_not_scored(tmp_path: Path, command: C
     assert "12 samples to score were trained on" in command.err
 
 
-def test_queries_are_not_prepared_by_others_than_those_of_the_training(
-    tmp_path: Path, command: Cli
-) -> None:
+def test_queries_are_prepared_by_those_of_the_training_alone(tmp_path: Path, command: Cli) -> None:
     letor(tmp_path / "own", [4] * 20)
     assert command("train.py", *QUERIES, "data.path=own", RUN) == 0
     letor(tmp_path / "new", [3] * 9)
@@ -637,9 +629,7 @@ def test_best_among_every_second_epoch_is_told(tmp_path: Path) -> None:
         ("callbacks.last.dirpath='${directory}/kept'", "resume= looks for it in .*/checkpoints"),
     ],
 )
-def test_best_checkpoint_of_another_value_is_refused(
-    tmp_path: Path, override: str, message: str
-) -> None:
+def test_best_of_another_value_is_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         trained(tmp_path, override)
 
@@ -753,9 +743,7 @@ LR = "optimizer.lr=tag(log,interval(1e-3,1.0))"
         (["seed=2"], 1),
     ],
 )
-def test_search_is_told_the_mean_over_seeds_and_folds(
-    sweep: Cli, repeats: list[str], count: int
-) -> None:
+def test_search_sees_means_over_seeds_and_folds(sweep: Cli, repeats: list[str], count: int) -> None:
     optuna = pytest.importorskip("optuna")
     assert sweep("sweep=optuna", "sweep.n_trials=4", LR, *repeats, "hydra.sweep.dir=s") == 0
     table = Table("s")
@@ -866,9 +854,7 @@ def test_experiments_that_are_sweeps_are_expanded(sweep: Cli) -> None:
         (["experiment=batch_sizes", "seed=1"], "data.batch_size; start it with python train.py -m"),
     ],
 )
-def test_experiment_that_is_a_sweep_needs_one(
-    train_py: Cli, words: list[str], message: str
-) -> None:
+def test_experiment_of_a_sweep_needs_one(train_py: Cli, words: list[str], message: str) -> None:
     assert message in train_py.refuse(*words, *SHORT)
     assert not list(Path().iterdir())
 
@@ -1021,9 +1007,7 @@ def test_file_system_without_locks_is_told_once(
     assert train_py.err.count("This file system has no locks") == 1
 
 
-def test_other_errors_of_locks_are_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_lock_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*arguments: Any) -> None:
         raise OSError(errno.EIO, "broken")
 
@@ -1086,9 +1070,7 @@ def test_another_application_of_hydra_goes_on(tmp_path: Path) -> None:
     assert not GlobalHydra.instance().is_initialized()
 
 
-def test_another_working_directory(
-    command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_works_elsewhere(command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "pets", 12)
     train(composed([*PICTURES, "data.path=pets"]), "run")
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -1246,9 +1228,7 @@ class WithDivisor(OwnLoss):
 
 
 @pytest.mark.parametrize("kind", ["attribute", "dict", "number", "recorded alone", "another"])
-def test_only_the_loss_that_was_computed_is_weighed(
-    monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_only_the_computed_loss_is_weighed(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     def step(self: Any, batch: Any, batch_idx: int) -> None:
         inputs, targets, _ = self.task.split(batch)
         outputs = self.model(inputs)

@@ -59,9 +59,7 @@ def loss_after(overrides: list[str], rate: float) -> float:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_rate_that_is_found_beats_those_far_from_it(
-    optimizer: str, search: Search, tmp_path: Path
-) -> None:
+def test_found_rate_beats_those_far_from_it(optimizer: str, search: Search, tmp_path: Path) -> None:
     options = [*CPU, f"optimizer={optimizer}", "scheduler=one_cycle"]
     status, command = search("lr", options)
     assert status == 0

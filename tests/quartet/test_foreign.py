@@ -160,9 +160,7 @@ test_refuses_what_it_does_not_take = refusals(
 )
 
 
-def test_sweep_has_its_report(
-    train_py: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_has_a_report(train_py: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quartet.sweeps import directory
 
     words = ["module.optimizer.lr=0.001,0.01", f"hydra.sweep.dir={tmp_path}/s"]
@@ -191,9 +189,7 @@ class Taking(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
-def test_takes_the_groups_that_its_constructor_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_takes_the_groups_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quartet.config import allow
 
     monkeypatch.setattr(allow, "FAMILIES", [*allow.FAMILIES, (__name__, "torch.nn.Module")])

@@ -168,9 +168,7 @@ def test_processes_that_wait_for_a_lock_never_hold_it_together(tmp_path: Path) -
     assert (tmp_path / "count").read_text() == "90"
 
 
-def test_further_processes_of_a_run_go_with_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_go_with_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert locks.try_lock(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -274,9 +272,7 @@ def test_flags_of_the_configuration_reach_the_jobs() -> None:
     assert launch.config_flags(["-m", "seed=1"]) == []
 
 
-def test_resumed_process_reads_everything_from_its_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_process_reads_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
     program = launch.Program(["train.py"], ["--config-dir", "x"])
     note = lambda command, **kwargs: started.append(command)  # noqa: E731
@@ -306,9 +302,7 @@ def test_resumed_process_reads_everything_from_its_record(
 # Progress
 
 
-def test_line_of_each_job_shows_the_progress(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_line_shows_the_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(tmp_path)
     made = [table.add(["data=wine", f"seed={seed}"], "") for seed in range(5)]
     finish(made[0], best=0.5, metric="val/accuracy", mode="max")

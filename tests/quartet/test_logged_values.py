@@ -107,9 +107,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("hook", "number"), PLACES)
-def test_values_are_exact_after_a_resume(
-    hook: str, number: int, whole: Path, tmp_path: Path
-) -> None:
+def test_values_are_exact_after_resume(hook: str, number: int, whole: Path, tmp_path: Path) -> None:
     assert_resumes(LOGGING, tmp_path / "run", hook, number, whole)
 
 

@@ -54,9 +54,7 @@ def pretrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("num_outputs", "input_shape"), [(1, [1, 8, 8]), (10, [3, 32, 32])])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_option_maps_images_to_raw_outputs(
-    name: str, num_outputs: int, input_shape: list[int]
-) -> None:
+def test_options_map_images_to_outputs(name: str, num_outputs: int, input_shape: list[int]) -> None:
     keywords = keywords_of(name, input_shape=input_shape, num_outputs=num_outputs)
     model = hydra.utils.instantiate(keywords, _convert_="all")
     outputs = model(torch.randn(4, *input_shape))
@@ -142,9 +140,7 @@ def test_families_take_small_grey_images(
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "squeezenet1_0", "vit_b_32"])
-def test_pretrained_families_take_small_grey_images(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_families_take_grey_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_on_meta(name, "DEFAULT", 224, monkeypatch)
 
 
@@ -180,9 +176,7 @@ def test_regnet_takes_small_grey_images() -> None:
 
 
 @pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
-def test_pretrained_weights_are_kept_but_for_the_head(
-    weights: str, pretrained: dict[str, Any]
-) -> None:
+def test_pretrained_weights_stay_but_for_the_head(weights: str, pretrained: dict[str, Any]) -> None:
     source = pretrained
     ours = torchvision_model(weights=weights, input_shape=[1, 32, 32]).state_dict()
     assert ours["fc.weight"].shape == (10, 512)

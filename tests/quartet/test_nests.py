@@ -438,9 +438,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("kind", "task", "message"), FAULTS)
-def test_faults_of_other_parts_and_of_augmentations_are_refused(
-    kind: str, task: str, message: str | None
-) -> None:
+def test_faults_of_parts_are_refused(kind: str, task: str, message: str | None) -> None:
     data = [f"data._target_={__name__}.faulty", f"data.task={__name__}.{task}", "loss=mse"]
     words = [*OWN, *data, f"+data.kind={kind}", "model.num_outputs=2", "~loss.tasks"]
     if message is None:

@@ -83,9 +83,7 @@ def test_what_a_user_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
     assert html.escape(evil) in page
 
 
-def test_a_sweep_under_way_is_reported_as_far_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sweep_under_way_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made_run(tmp_path / "0", ["optimizer=sgd"], status=None)
     page = text_of(report([tmp_path]))
     assert "1 job: 1 unfinished" in page
@@ -203,9 +201,7 @@ def test_an_interrupted_sweep_has_its_report_too(tmp_path: Path) -> None:
     assert list(table["status"]) == ["finished", "interrupted"]
 
 
-def test_a_report_that_cannot_be_made_fails_no_sweep(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_report_fails_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_report(str(tmp_path))  # no job began: nothing to tell
     assert capsys.readouterr().err == ""
     made_run(tmp_path / "0")
@@ -216,9 +212,7 @@ def test_a_report_that_cannot_be_made_fails_no_sweep(
     assert f"python scripts/report.py {tmp_path}" in error
 
 
-def test_the_command_refuses_a_directory_without_runs_or_with_a_damaged_table(
-    tmp_path: Path, command: Cli
-) -> None:
+def test_command_refuses_no_runs_and_a_damaged_table(tmp_path: Path, command: Cli) -> None:
     said = command.refuse("scripts/report.py", str(tmp_path))
     assert said.startswith(f"{tmp_path} holds no run; name a sweep, such as multirun/")
     assert not any(tmp_path.iterdir())

@@ -216,9 +216,7 @@ def drawn_in(sweep: str) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("part", ["test", pytest.param("val", marks=pytest.mark.slow)])
-def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
-    command: Cli, tmp_path: Path, part: str
-) -> None:
+def test_winner_of_a_sweep_is_drawn_as_if_alone(command: Cli, tmp_path: Path, part: str) -> None:
     words = ["-m", "data=wine", "seed=0,1", "trainer.max_epochs=1", "logger=none"]
     words += [] if part == "test" else ["data.test_fraction=0"]
     for name, more in (("own", []), ("all", ["pictures=true"]), ("none", ["pictures=false"])):
@@ -238,9 +236,7 @@ def test_of_a_sweep_the_winner_is_drawn_as_it_would_be_alone(
         ["callbacks.best=null"],
     ],
 )
-def test_a_winner_without_parts_or_without_a_best_checkpoint_is_drawn(
-    command: Cli, more: list[str]
-) -> None:
+def test_winner_without_parts_or_a_best_checkpoint_is_drawn(command: Cli, more: list[str]) -> None:
     words = ["-m", "data=wine", "seed=0,1", "trainer.max_epochs=1", "logger=none", *more]
     for name, pictures in (("own", "null"), ("all", "true")):
         assert command("train.py", *words, f"pictures={pictures}", f"hydra.sweep.dir={name}") == 0
@@ -336,9 +332,7 @@ def test_a_run_leaves_the_pictures_of_its_task(
     assert all(min(size) > 100 for size in files(tmp_path).values())
 
 
-def test_pictures_of_labels_and_of_image_files(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_pictures_of_labels_and_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labelled_table(tmp_path / "table.csv")
     table = ["data=csv", "data/task=multilabel", "data.target=[red,round]"]
     train(composed(["trainer=smoke", *table, f"data.path={tmp_path}/table.csv"]), tmp_path / "a")

@@ -184,9 +184,7 @@ def test_predictions_of_a_run_go_to_a_new_file_each_time(run: Path, tmp_path: Pa
     assert names == ["predictions-twice.csv", "predictions-twice-1.csv"]
 
 
-def test_a_checkpoint_without_a_description_of_its_data_is_refused(
-    run: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_without_a_description_of_its_data_is_refused(run: Path, tmp_path: Path) -> None:
     from quartet.checkpoints import storage
 
     content = storage.load(run / "checkpoints/best.ckpt")
@@ -211,9 +209,7 @@ def test_a_record_of_version_0_1_lacks_settings(run: Path, tmp_path: Path) -> No
     assert predict(cfg, tmp_path / "old").exists()
 
 
-def test_values_are_in_the_units_of_the_table_under_the_names_of_its_columns(
-    tmp_path: Path,
-) -> None:
+def test_values_have_the_units_of_the_table_and_the_names_of_its_columns(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     a = random.standard_normal(100)
     table = pd.DataFrame({"a": a, "price": 1000 + 50 * a, "area": 7 - a})

@@ -125,9 +125,7 @@ def test_table() -> None:
     assert lines[-2] == "last epoch 3; without validation there is no best"
 
 
-def test_printed_table_is_that_of_the_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_printed_table_is_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(composed(["data=linear", "trainer.max_epochs=1"]), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert capsys.readouterr().out == report.table(result, tmp_path) + "\n"

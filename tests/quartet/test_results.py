@@ -154,9 +154,7 @@ def test_a_knob_that_some_jobs_do_not_have_keeps_their_rows(tmp_path: Path) -> N
     assert table["winner"].tolist() == [1, 0]
 
 
-def test_one_job_is_a_ranking_of_one_and_a_knob_named_like_a_column_keeps_its_own(
-    tmp_path: Path,
-) -> None:
+def test_one_job_ranks_alone_and_a_knob_named_like_a_column_keeps_its_own(tmp_path: Path) -> None:
     for number in range(2):
         made_run(tmp_path / str(number), [f"epochs={number}"])
     alone = read([tmp_path / "0"])

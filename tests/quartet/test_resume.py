@@ -206,9 +206,7 @@ def whole() -> Path:
 
 
 @pytest.mark.parametrize(("hook", "number"), PLACES)
-def test_training_goes_on_exactly_from_every_place(
-    hook: str, number: int, whole: Path, tmp_path: Path
-) -> None:
+def test_every_place_resumes_exactly(hook: str, number: int, whole: Path, tmp_path: Path) -> None:
     assert_resumes([*TINY, EACH_STEP, *RICH], tmp_path / "run", hook, number, whole)
 
 
@@ -292,9 +290,7 @@ QUICK = (*MOMENTUM, "adam", "asgd", "lbfgs", "muon")  # each keeps another kind 
     ("optimizer", "scheduler"),
     [pytest.param(*pair, marks=[] if pair[0] in QUICK else pytest.mark.slow) for pair in PAIRS],
 )
-def test_optimizers_and_schedulers_go_on_exactly(
-    optimizer: str, scheduler: str, tmp_path: Path
-) -> None:
+def test_optimizers_and_schedulers_resume(optimizer: str, scheduler: str, tmp_path: Path) -> None:
     names = [f"optimizer={optimizer}", f"scheduler={scheduler}", *SHORT.get(scheduler, [])]
     check(names, tmp_path)
 
@@ -589,9 +585,7 @@ def test_lost_best_checkpoint_is_told_and_only_later_epochs_count(
     assert "best.ckpt is missing; only epochs from here on count for the best." in caplog.text
 
 
-def test_extension_killed_at_its_start_is_one_still_and_needs_its_checkpoint(
-    tmp_path: Path,
-) -> None:
+def test_extension_killed_at_its_start_is_one_still_and_needs_a_checkpoint(tmp_path: Path) -> None:
     train(composed([*TINY, *STEPS, "trainer.max_steps=6"]), tmp_path / "run")
     path = tmp_path / "run/checkpoints/mid_epoch.ckpt"
     content = path.read_bytes()

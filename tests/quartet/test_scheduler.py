@@ -126,9 +126,7 @@ def test_horizon_ends_with_the_training(
         ("one_cycle", "total_steps", {"total_steps": 25, "frequency": 2}, 13),
     ],
 )
-def test_horizon_is_counted_in_ticks(
-    name: str, key: str, settings: dict[str, Any], ticks: int
-) -> None:
+def test_horizon_counts_ticks(name: str, key: str, settings: dict[str, Any], ticks: int) -> None:
     schedule = from_yaml(name, two_groups(), **settings)
     assert getattr(schedule.configs[0]["scheduler"], key) == ticks
 
@@ -136,9 +134,7 @@ def test_horizon_is_counted_in_ticks(
 @pytest.mark.parametrize("interval", ["step", "epoch"])
 @pytest.mark.parametrize("warmup_steps", range(0, 30, 7))
 @pytest.mark.parametrize("frequency", [1, 2, 3, 5])
-def test_ticks_are_those_that_lightning_lets_happen(
-    frequency: int, warmup_steps: int, interval: str
-) -> None:
+def test_ticks_are_those_of_lightning(frequency: int, warmup_steps: int, interval: str) -> None:
     optimizer = two_groups()
     schedule = from_yaml(
         "exponential", optimizer, interval=interval, frequency=frequency, warmup_steps=warmup_steps

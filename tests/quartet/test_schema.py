@@ -80,9 +80,7 @@ def test_option_of_a_fork_is_valid(group: str, content: Any) -> None:
     assert not problems(group, content)
 
 
-def test_new_option_and_new_group_get_a_schema(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_option_and_group_get_a_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = shutil.copytree(CONF, tmp_path / "conf")
     (conf / "encoder").mkdir()
     (conf / "encoder/dense.yaml").write_text("_target_: torch.nn.Linear\nbias: true # adds one\n")

@@ -131,9 +131,7 @@ def test_settings_of_the_chosen_options_are_searched_by_default(search: Cli) -> 
         ("[critic_optimizer.lr]", {"critic_optimizer.lr"}),
     ],
 )
-def test_settings_of_another_optimizer_are_searched(
-    over: str, searched: set[str], search: Cli
-) -> None:
+def test_another_optimizer_is_searched(over: str, searched: set[str], search: Cli) -> None:
     command = (f"sweep.over={over}", "+optimizer@critic_optimizer=sgd", "optimizer=sgd")
     assert search(*command, "sweep.n_trials=2", "hydra.sweep.dir=s") == 0
     for overrides in drawn("s"):
@@ -303,9 +301,7 @@ def test_another_search_in_the_same_directory_is_refused(search: Cli) -> None:
         (["monitor.metric=null"], "monitor.metric=null: name what to optimise"),
     ],
 )
-def test_misspelt_settings_are_refused_and_leave_nothing(
-    arguments: list[str], message: str, search: Cli
-) -> None:
+def test_misspelt_settings_leave_nothing(arguments: list[str], message: str, search: Cli) -> None:
     assert message in search.refuse(*arguments)
     assert list(Path().iterdir()) == []
 
@@ -338,9 +334,7 @@ def test_check_only_leaves_nothing_and_without_optuna_it_says_how_to_install_it(
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
-def test_killed_search_continues_to_its_total(
-    launcher: str, real_search: Cli, tmp_path: Path
-) -> None:
+def test_killed_search_goes_to_its_total(launcher: str, real_search: Cli, tmp_path: Path) -> None:
     own = [*SMALL, "optimizer.lr=tag(log,interval(1e-4,0.1))"]
     command = [*own, "trainer.max_epochs=40", "sweep.n_trials=5", "hydra.sweep.dir=s"]
     command += [f"launcher={launcher}"]
@@ -398,9 +392,7 @@ def test_every_optimizer_of_torch_names_a_range_for_lr() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [0, -1])
 @pytest.mark.parametrize(("group", "option"), SHIPPED)
-def test_shipped_ranges_train_at_both_ends(
-    group: str, option: str, end: int, tmp_path: Path
-) -> None:
+def test_ranges_train_at_both_ends(group: str, option: str, end: int, tmp_path: Path) -> None:
     cfg = composed([f"{group}={option}", "data.batch_size=64", "trainer.max_epochs=1"])
     for key, range_ in cfg[group].search.items():
         values = list(space.values(OmegaConf.to_container(range_)))

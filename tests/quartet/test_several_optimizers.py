@@ -199,9 +199,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("override", REFUSED)
-def test_mistake_is_refused_with_the_way_out(
-    override: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistake_is_refused_with_a_way_out(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "critic_scheduler=cosine" in override:
         monkeypatch.setattr(Two, "make_scheduler", lambda *_: [])
     chosen = [] if override.startswith("~") else [*CRITIC, override]
@@ -249,7 +247,7 @@ PLACES = [("on_train_batch_end", 7), ("on_validation_batch_end", 2), ("on_train_
     ],
     ids=["two", "accumulating"],
 )
-def test_manual_optimization_goes_on_exactly(
+def test_manual_optimization_resumes_exactly(
     name: str, settings: list[str], tmp_path: Path
 ) -> None:
     names = [*SHORT, module(name), *settings, "callbacks=ema", "callbacks.last.every_n_steps=1"]
@@ -259,9 +257,7 @@ def test_manual_optimization_goes_on_exactly(
         assert_resumes(names, tmp_path / str(number), *place, tmp_path / "whole")
 
 
-def test_module_may_step_its_schedules_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_module_may_step_its_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def step_twice(self: Any, *_: Any) -> None:
         self.lr_schedulers().step()
         self.lr_schedulers().step()
@@ -275,9 +271,7 @@ def test_module_may_step_its_schedules_itself(
     assert run.trainer.optimizers[0].param_groups[0]["lr"] == 0.05 * 0.5**24
 
 
-def test_schedules_tick_once_for_each_step_of_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_schedules_tick_once_for_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Manual.training_step
 
     def step_twice(self: Any, *batch: Any) -> Any:
@@ -334,7 +328,5 @@ def test_group_has_the_settings_of_all_optimizers() -> None:
         ("logger@callbacks=csv", False),
     ],
 )
-def test_record_of_a_sweep_may_name_an_option_of_another_optimizer(
-    override: str, plain: bool
-) -> None:
+def test_sweep_may_name_an_option_of_another_optimizer(override: str, plain: bool) -> None:
     assert is_job_override(override) is plain

@@ -50,9 +50,7 @@ def test_value_of_a_step_is_monitored(name: str, step: Callable[..., None]) -> N
     )
 
 
-def test_value_of_a_hook_is_known_by_its_name_or_told_as_unchecked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_value_of_a_hook_is_known_by_name_or_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*TINY, "monitor.metric=val/score", "monitor.mode=max"]
     monkeypatch.setattr(Module, "on_train_batch_end", lambda *_: None, raising=False)
     assert "monitor.metric=val/score: whether it is logged" in build(composed(words)).unchecked
@@ -71,9 +69,7 @@ def test_value_that_no_step_logs_is_refused(step: Callable[..., None]) -> None:
         assert_refused(monitored, f"metric={name}: will not be logged .*{words}")
 
 
-def test_metrics_without_outputs_are_not_logged_and_common_names_are_free(
-    step: Callable[..., None],
-) -> None:
+def test_metrics_need_outputs_and_common_names_are_free(step: Callable[..., None]) -> None:
     step(recording_step)
     run = build(composed(TINY))
     run.module.length = run.module.rates = run.module.loaded = [1]
@@ -126,9 +122,7 @@ def test_a_training_without_a_loss_ends(step: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_train_epoch_end", "on_save_checkpoint"])
-def test_a_hook_that_replaces_that_of_the_base_is_refused(
-    hook: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hook_without_its_base_is_refused(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Module, hook, lambda module, *args: None, raising=False)
     words = rf"^module: Module\.{hook} leaves out .*; call super\(\)\.{hook}\(.*\) in it"
     assert_refused(TINY, words)
@@ -166,9 +160,7 @@ def test_value_of_a_callback_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> 
     assert_refused([*words, "monitor.metric=val/los"], "did you mean val/loss")
 
 
-def test_trial_changes_neither_the_weights_nor_the_random_numbers(
-    step: Callable[..., None],
-) -> None:
+def test_trial_changes_neither_weights_nor_random_numbers(step: Callable[..., None]) -> None:
     def drawing(module: Any, batch: Any, batch_idx: int) -> Any:
         torch.randn(3)
         with torch.no_grad():

@@ -141,9 +141,7 @@ MORE = (
         if place != "key" or type(value).__hash__
     ],
 )
-def test_more_than_plain_data_is_not_saved(
-    tmp_path: Path, value: Any, kind: str, place: str
-) -> None:
+def test_only_plain_data_is_saved(tmp_path: Path, value: Any, kind: str, place: str) -> None:
     path = tmp_path / "last.ckpt"
     save(saved := checkpoint(), path)
     content: dict[str, Any] = {"state_dict": OrderedDict()}
@@ -357,9 +355,7 @@ def test_a_class_is_refused_even_if_torch_was_told_to_trust_it(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["_target_", "_instantiator", "_class_path"])
 @pytest.mark.parametrize("hide", [lambda d: d, lambda d: {"a": [OrderedDict(b=(d,))]}])
-def test_what_names_something_to_call_is_neither_saved_nor_loaded(
-    tmp_path: Path, name: str, hide: Any
-) -> None:
+def test_name_to_call_is_neither_saved_nor_loaded(tmp_path: Path, name: str, hide: Any) -> None:
     path = tmp_path / "last.ckpt"
     content = {"hyper_parameters": hide({name: "os.system", "command": "true"})}
     words = rf"hyper_parameters.*{name} names something to call"
@@ -404,7 +400,7 @@ def test_lightning_cannot_ask_for_more_than_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "canary").exists()
 
 
-def test_a_run_is_evaluated_with_a_checkpoint_from_a_url(
+def test_run_is_evaluated_with_a_checkpoint_by_url(
     tmp_path: Path, served: tuple[Path, str]
 ) -> None:
     folder, address = served

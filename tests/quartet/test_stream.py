@@ -369,9 +369,7 @@ def test_training_goes_on_exactly_from_every_place(
     assert_resumes(names, tmp_path / "run", hook, number, wholes / kind)
 
 
-def test_a_stream_is_evaluated_and_predicted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stream_is_evaluated_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = train(composed(install("unknown", monkeypatch)), tmp_path / "run")
     cfg = evaluation_config(tmp_path / "run", [])
     for split in ("val", "test"):
@@ -383,9 +381,7 @@ def test_a_stream_is_evaluated_and_predicted(
     assert mae == pytest.approx(result["metrics"]["test/mae"], rel=1e-5)
 
 
-def test_a_schedule_by_steps_ends_with_the_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_schedule_by_steps_ends_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [*install("unknown", monkeypatch), "trainer.max_steps=7", "trainer.max_epochs=-1"]
     run = build(composed([*names, "scheduler=cosine", "scheduler.interval=step"]), tmp_path)
     run.trainer.fit(run.module, run.data)

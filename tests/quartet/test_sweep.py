@@ -108,9 +108,7 @@ def write_experiment(lr: float, comment: str = "") -> None:
     Path("mine/experiment/mine.yaml").write_text(text)
 
 
-def test_changed_configuration_is_refused_with_a_diff(
-    sweep: Sweep, tmp_path: Path, train_py: Cli
-) -> None:
+def test_changed_config_is_refused_with_a_diff(sweep: Sweep, tmp_path: Path, train_py: Cli) -> None:
     write_experiment(0.5)
     command = (*MINE, "seed=1,2")
     assert len(sweep(*command)[1]) == 2
@@ -167,9 +165,7 @@ def test_misspelt_or_unsuitable_option_refuses_the_sweep_and_leaves_nothing(
     )
 
 
-def test_check_only_says_what_would_run_and_leaves_nothing(
-    sweep: Sweep, tmp_path: Path, train_py: Cli
-) -> None:
+def test_check_only_says_what_would_run(sweep: Sweep, tmp_path: Path, train_py: Cli) -> None:
     data = ("-m", "data=wine", "check=only", "launcher=local")
     assert sweep(*data, "optimizer=sgd,adam") == (0, [])
     assert train_py.out.count("Nothing is wrong with it. It would run:") == 2
@@ -191,9 +187,7 @@ class OtherLauncher(Launcher):
         raise AssertionError("it got jobs")
 
 
-def test_launcher_of_another_package_is_refused(
-    train_py: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_foreign_launcher_is_refused(train_py: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     plugins, store = Plugins.instance(), ConfigStore.instance()
     package = ModuleType("hydra_plugins.other")
     monkeypatch.setattr(package, "OtherLauncher", OtherLauncher, raising=False)
@@ -206,9 +200,7 @@ def test_launcher_of_another_package_is_refused(
     )
 
 
-def test_further_devices_need_a_process_for_each_job(
-    sweep: Sweep, tmp_path: Path, train_py: Cli
-) -> None:
+def test_devices_need_a_process_for_each_job(sweep: Sweep, tmp_path: Path, train_py: Cli) -> None:
     assert sweep("-m", "trainer=ddp", "seed=1", "hydra.sweep.dir=s") == (1, [])
     assert result(tmp_path / "s/0")["status"] == "refused"
     assert "add launcher=local" in train_py.err

@@ -43,9 +43,7 @@ def test_overfit_learns_its_batch_by_heart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["limit_train_batches=0.1", "overfit_batches=2"])
-def test_limited_epoch_that_is_shorter_than_the_interval_validates_at_its_end(
-    limit: str, tmp_path: Path
-) -> None:
+def test_limited_epoch_validates_at_its_end(limit: str, tmp_path: Path) -> None:
     options = ["trainer.val_check_interval=10", "trainer.max_epochs=2", f"trainer.{limit}"]
     for number, overrides in enumerate((["trainer=smoke", *options[:1]], options)):
         train(composed(["metrics=none", *overrides]), tmp_path / str(number))

@@ -36,9 +36,7 @@ def test_model_begins_with_the_weights_of_the_run_that_were_tested(before: Path)
             assert torch.equal(value, saved[f"model.{name}"])
 
 
-def test_what_fits_is_taken_and_the_rest_told(
-    before: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_fits_is_taken_the_rest_told(before: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = ["data=digits", "model.hidden=[128,64]", "seed=5"]
     with pytest.raises(ConfigError) as refused:
         build(composed([*names, f"model.weights='{before}'"]))
