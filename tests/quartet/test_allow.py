@@ -244,9 +244,7 @@ def test_keys_of_hydra_are_kept_where_nothing_is_made() -> None:
     assert instantiate.instantiate(node) == node
 
 
-def test_a_module_outside_the_families_is_not_even_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_foreign_module_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('canary').touch()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ValueError, match="no part of a training"):

@@ -26,16 +26,15 @@ TINY = (
 )
 
 
-Average = Callable[[dict[str, Tensor], dict[str, Tensor], int], None]
+State = dict[str, Tensor]
+Average = Callable[[State, State, int], None]
 
 
 def floats(model: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
 
 
-def by_hand(
-    average: Average, names: tuple[str, ...]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def by_hand(average: Average, names: tuple[str, ...]) -> tuple[State, State]:
     """Weights and their average, with the statistics of batch normalisation, of a plain loop."""
     run = build(composed(names))
     run.data.load()
@@ -54,9 +53,7 @@ def by_hand(
     return floats(model), averaged
 
 
-def ema(
-    averaged: dict[str, Tensor], weights: dict[str, Tensor], step: int, warmup: bool = True
-) -> None:
+def ema(averaged: State, weights: State, step: int, warmup: bool = True) -> None:
     decay = min(0.9, step / (9 + step)) if warmup else 0.9  # after step - 1 updates
     for name, value in weights.items():
         if step == 1:
@@ -65,7 +62,7 @@ def ema(
             averaged[name].lerp_(value, 1 - decay)
 
 
-def swa(averaged: dict[str, Tensor], weights: dict[str, Tensor], step: int) -> None:
+def swa(averaged: State, weights: State, step: int) -> None:
     counted = {8: 0, 12: 1, 16: 2}  # the ends of epochs 2, 3 and 4 of 4 steps
     for name, value in weights.items():
         if step == 8:

@@ -103,9 +103,7 @@ def test_callbacks_of_files_and_of_the_command_line_add_up(
     assert compose(["experiment=brings", "callbacks.mine=null"]).callbacks.mine is None
 
 
-def test_options_are_composed_once_as_long_as_the_files_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_are_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(CONF, tmp_path / "conf", ignore=shutil.ignore_patterns(".schema"))
     monkeypatch.setattr("quartet.config.compose.CONF", tmp_path / "conf")
     first = compose(["model=linear", "seed=3"])

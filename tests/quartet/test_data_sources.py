@@ -640,9 +640,7 @@ def test_unreadable_table_is_refused(tmp_path: Path, text: str, words: str) -> N
         table(tmp_path / "t.csv", "y", task, *overrides)
 
 
-def test_table_that_is_not_there_is_refused_with_the_place_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"path a.csv is not a file: looked for {tmp_path}/a.csv"):
         table(Path("a.csv"), "y", "regression")

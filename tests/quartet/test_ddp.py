@@ -47,9 +47,7 @@ def flat(shares: Sequence[Sequence[Tensor]]) -> list[int]:
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 16, 23, 24, 25])
-def test_each_training_sample_is_in_one_share_and_shares_are_equal(
-    count: int, world_size: int, shuffle: bool
-) -> None:
+def test_equal_shares_have_each_training_sample(count: int, world_size: int, shuffle: bool) -> None:
     shares = epoch_of(count, 4, world_size, shuffle=shuffle)
     sizes = {tuple(len(batch) for batch in share) for share in shares}
     assert len(sizes) == 1

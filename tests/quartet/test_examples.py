@@ -532,9 +532,7 @@ def test_evaluation_gives_the_figures_of_the_training(job: Job, whole: Path) -> 
 
 
 @of_quick_jobs
-def test_predictions_are_those_of_the_model(
-    job: Job, whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predictions_are_right(job: Job, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = predict(evaluation_config(whole, []), whole)
     said = capsys.readouterr().out
     model, run = trained_model(job, whole), build(composed([*TINY, *job.options]))

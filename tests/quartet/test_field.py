@@ -447,9 +447,7 @@ def test_files_are_told_apart_by_content_or_size(tmp_path: Path) -> None:
     assert identify_files(["hf://owner/name", str(tmp_path / "missing")]) is None
 
 
-def test_result_tells_whether_the_file_of_a_table_has_changed_however_it_is_divided(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_tells_a_changed_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     opened = Mock(side_effect=hashlib.file_digest)
     monkeypatch.setattr(hashlib, "file_digest", opened)
@@ -468,9 +466,7 @@ def test_result_tells_whether_the_file_of_a_table_has_changed_however_it_is_divi
     assert train(composed(["data=digits", "model=linear", *SHORT]))["data_files"] is None
 
 
-def test_result_tells_whether_pictures_have_changed_however_they_are_divided(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_tells_changed_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, 12)
     # The start has listed them; a folder of many files is not walked again.
     monkeypatch.setattr("quartet.data.datamodule.identify_files", Mock(side_effect=AssertionError))
@@ -634,9 +630,7 @@ def test_best_of_another_value_is_refused(tmp_path: Path, override: str, message
         trained(tmp_path, override)
 
 
-def test_run_with_named_checkpoints_continues_from_its_best(
-    tmp_path: Path, usual: tuple[Path, dict[str, Any]]
-) -> None:
+def test_named_checkpoints_continue(tmp_path: Path, usual: tuple[Path, dict[str, Any]]) -> None:
     name = "callbacks.best.filename='{epoch}-{val/loss:.3f}'"
     trained(tmp_path / "run", name, "trainer.max_epochs=5")
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -766,9 +760,7 @@ def test_search_sees_means_over_seeds_and_folds(sweep: Cli, repeats: list[str], 
     assert ranking["mean"].iloc[0] == pytest.approx(best.value)
 
 
-def test_killed_search_over_seeds_keeps_the_jobs_that_have_ended(
-    sweep: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_search_keeps_jobs_that_ended(sweep: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["sweep=optuna", "sweep.n_trials=3", LR, "seed=range(3)", "hydra.sweep.dir=s"]
     whole = [*words[:-1], "hydra.sweep.dir=whole"]
     pytest.importorskip("optuna")

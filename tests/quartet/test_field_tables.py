@@ -142,9 +142,7 @@ AMBIGUOUS = [
 
 
 @pytest.mark.parametrize(("content", "words"), AMBIGUOUS)
-def test_a_file_that_can_mean_two_things_is_refused(
-    tmp_path: Path, content: str | bytes, words: str
-) -> None:
+def test_ambiguous_file_is_refused(tmp_path: Path, content: str | bytes, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, content)
 
@@ -284,9 +282,7 @@ def test_numbers_are_numbers(
         (spelled("9007199254740993", "1"), "a whole number that a 64-bit float cannot hold"),
     ],
 )
-def test_what_may_be_a_number_or_not_is_refused(
-    tmp_path: Path, values: list[str], words: str
-) -> None:
+def test_perhaps_a_number_is_refused(tmp_path: Path, values: list[str], words: str) -> None:
     content = table("v;y", values, Y, separator=";")
     with pytest.raises(ConfigError, match=re.escape(words)):
         load(tmp_path, content, "data.separator=';'")
@@ -476,9 +472,7 @@ def test_rows_that_share_a_group_with_the_training_part_are_told(tmp_path: Path,
         ("id", [n // 3 + 0.5 for n in range(N)]),
     ],
 )
-def test_columns_that_are_no_groups_are_not_told(
-    tmp_path: Path, name: str, groups: list[float]
-) -> None:
+def test_other_columns_are_not_told(tmp_path: Path, name: str, groups: list[float]) -> None:
     assert not load(tmp_path, table(f"x,{name},y", X, list(map(str, groups)), Y)).notes
 
 
@@ -613,9 +607,7 @@ def test_rows_that_were_trained_on_are_not_scored(run: Path, tmp_path: Path) -> 
         evaluate(evaluation_config(run, [f"data.path={tmp_path}/grown.csv"]), run)
 
 
-def test_a_file_with_rows_of_the_training_is_told(
-    run: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_file_with_rows_of_training_is_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     evaluate(evaluation_config(run, []), run, input=run.parent / "old.csv")
     assert "Caution: 84 of the 120 samples to score were trained on" in caplog.text
 
@@ -634,9 +626,7 @@ def test_a_run_is_not_continued_on_a_table_that_changed(tmp_path: Path) -> None:
         train(composed([longer[0], "trainer.max_epochs=3"]))
 
 
-def test_a_run_goes_on_with_its_table_at_another_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_goes_on_with_a_moved_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prices(0, 0).to_csv(path := tmp_path / "t.csv", index=False)
     for name, length in (("whole", 2), ("run", 1)):
         words = ["trainer=cpu", "logger=none", f"trainer.max_epochs={length}"]

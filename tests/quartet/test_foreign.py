@@ -88,9 +88,7 @@ def test_resumes_exactly(hook: str, number: int, trained: Path, tmp_path: Path) 
     assert_resumes(LONGER, folder, hook, number, trained)
 
 
-def test_scheduler_of_steps_that_compares_a_value_is_resumed_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plateau_of_steps_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from project.mnist_module import MNISTLitModule
 
     def configured(self: Any) -> dict[str, Any]:

@@ -326,9 +326,7 @@ def test_each_line_shows_the_progress(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "sweep: 2 of 5 done, 1 failed, 1 refused, best " in str(progress)
 
 
-def test_what_is_no_sweep_or_has_a_link_that_leads_out_of_it_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_sweep_and_links_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no sweep: " in refusal(tmp_path, capsys)
     write_table(tmp_path / "sweep", "seed=1")
     (tmp_path / "sweep" / "0").symlink_to(tmp_path / "mine")

@@ -84,9 +84,7 @@ def test_training_without_validation_ends_as_before(tmp_path: Path) -> None:
         assert_refused([*TINY, *more, "scheduler=plateau"], words)
 
 
-def test_callback_that_ends_a_training_before_any_validation_leaves_no_best(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_early_end_leaves_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=train/loss"]
     names += ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=9"]
     names += ["callbacks.early_stopping.check_on_train_epoch_end=true"]

@@ -169,9 +169,7 @@ def regression(targets: Array, predictions: Array) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("standardized", [True, False])
-def test_regression_figures_are_those_of_scikit_learn_in_the_units_of_the_data(
-    standardized: bool, tmp_path: Path
-) -> None:
+def test_regression_figures_are_scikit_learns_in_units(standardized: bool, tmp_path: Path) -> None:
     source = build(composed(["data=diabetes", "data.standardize_targets=false"]), tmp_path).data
     original = [values[:][1].double() for values in source.load()[:3]]
     mean, std = original[0].mean(), original[0].std(correction=0)

@@ -131,9 +131,7 @@ def on_files(overrides: list[str], files: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("option", "overrides"), list(cases()))
-def test_every_option_trains(
-    option: str, overrides: list[str], files: Path, tmp_path: Path
-) -> None:
+def test_each_option_trains(option: str, overrides: list[str], files: Path, tmp_path: Path) -> None:
     if option in ("gpu", "fp16") and not torch.cuda.is_available():
         pytest.skip("no GPU: test_check.py shows that it is refused")
     if option == "mps" and not torch.backends.mps.is_available():
@@ -229,9 +227,7 @@ def test_every_file_opens_with_what_it_is(path: Path) -> None:
         (["data=ranking", "loss=mse", "metrics=regression"], "mse", "regression"),
     ],
 )
-def test_data_brings_its_loss_and_metrics_and_an_explicit_choice_wins(
-    overrides: list[str], loss: str, metrics: str
-) -> None:
+def test_data_brings_its_loss_and_metrics(overrides: list[str], loss: str, metrics: str) -> None:
     choices = composed(overrides).hydra.runtime.choices
     assert (choices.loss, choices.metrics) == (loss, metrics)
 

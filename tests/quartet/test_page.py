@@ -46,9 +46,7 @@ def text_of(page: Path) -> str:
     return html.unescape(" ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page.read_text(), flags=re.S).split()))  # fmt: skip
 
 
-def test_page_table_and_terminal_show_the_jobs_the_winner_and_its_commands(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_page_table_and_terminal_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = {"type": "Refusal", "message": "two\nlines, and a comma"}
     for number, best in enumerate((0.5, 0.2, 0.9)):
         given = ["optimizer=sgd", f"optimizer.lr={number}"]
@@ -147,9 +145,7 @@ def test_a_search_has_its_history_and_its_page_points_nowhere_outside(tmp_path: 
     assert "best so far" not in text_of(report([tmp_path / "grid"]))
 
 
-def test_a_setting_that_an_option_does_not_have_is_not_spoken_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_absent_setting_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(6):
         if number % 2:
             given = ["optimizer=sgd", f"optimizer.momentum={number / 10}"]
@@ -168,9 +164,7 @@ def test_a_setting_that_an_option_does_not_have_is_not_spoken_of(
 SWEEP = ["-m", *SMALL, "hydra.sweep.dir=sweep", "callbacks.progress_bar=null"]
 
 
-def test_sweep_goes_on_after_a_refused_and_a_failing_job_and_ends_with_the_report(
-    command: Cli, tmp_path: Path
-) -> None:
+def test_sweep_survives_bad_jobs_and_ends_with_the_report(command: Cli, tmp_path: Path) -> None:
     jobs = ["optimizer.lr=0.1,-1,1e30,0.2", "trainer.max_epochs=1"]
     assert command("train.py", *SWEEP, *jobs) == 1
     out, err = command.capsys.readouterr()

@@ -246,9 +246,7 @@ def test_winner_without_parts_or_a_best_checkpoint_is_drawn(command: Cli, more: 
     assert len(every) == 2 * len(own)
 
 
-def test_a_winner_that_cannot_be_drawn_costs_the_sweep_nothing(
-    command: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_undrawn_winner_costs_nothing(command: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quartet.inference.evaluate.draw", Mock(side_effect=ValueError("why")))
     words = ["trainer.max_epochs=1", "logger=none", "hydra.sweep.dir=s"]
     assert command("train.py", "-m", "seed=0,1", *words) == 0

@@ -142,9 +142,7 @@ def test_a_column_that_does_not_fit_is_refused_by_name(
     assert listed(tmp_path) == ["some.csv"]
 
 
-def test_what_cannot_be_read_or_written_is_refused(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_files_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = table_of(tmp_path)
     pets().rename(columns={"weight": "wieght"}).to_csv(tmp_path / "other.csv", index=False)
     pets().head(0).to_csv(tmp_path / "empty.csv", index=False)
@@ -168,9 +166,7 @@ def test_what_cannot_be_read_or_written_is_refused(
     assert listed(tmp_path) == ["empty.csv", "other.csv", "some.csv", "taken.csv"]
 
 
-def test_a_fault_far_down_leaves_no_half_file(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_leaves_no_file(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "CHUNK", 8)
     source = table_of(tmp_path, code=["00"] * 39 + ["zz"])
     with pytest.raises(ConfigError, match="rows from 33: column 'code' has 'zz'"):

@@ -44,9 +44,7 @@ def test_seeds_are_gathered_to_mean_deviation_and_students_interval(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("mode", "order"), [("min", ["b", "a", "c"]), ("max", ["c", "a", "b"])])
-def test_ranking_is_by_the_mean_in_the_direction_of_the_monitor(
-    tmp_path: Path, mode: str, order: list[str]
-) -> None:
+def test_ranking_is_by_the_mean_as_monitored(tmp_path: Path, mode: str, order: list[str]) -> None:
     values = {"a": [0.5, 0.7], "b": [0.1, 0.9], "c": [0.8, 0.9]}
     results = read([sweep(tmp_path, values, mode=mode, metric="val/score", accuracy=0.25)])
     table = rank(results, "val/score")
@@ -321,9 +319,7 @@ def test_history_is_a_value_an_epoch_whatever_shares_its_rows(tmp_path: Path) ->
     assert read_history(tmp_path / "nowhere").empty
 
 
-def test_runs_are_relative_to_the_folder_that_has_the_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_relative_to_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_run(tmp_path / "sweep" / "0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evaluate.py").touch()
@@ -333,9 +329,7 @@ def test_runs_are_relative_to_the_folder_that_has_the_commands(
     assert list(read([tmp_path / "sweep"]).jobs["directory"]) == [str(tmp_path / "sweep" / "0")]
 
 
-def test_runs_are_found_once_in_the_order_of_their_numbers_without_those_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_found_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table(tmp_path)
     for _ in range(12):
         (table.add([], "").directory / ".hydra").mkdir(parents=True)

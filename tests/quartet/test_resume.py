@@ -302,9 +302,7 @@ def test_training_crashed_three_times_goes_on_exactly(tmp_path: Path) -> None:
     assert records == ["resume-1", "resume-2", "resume-3"]
 
 
-def test_comparison_fails_where_the_random_numbers_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparison_sees_random_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "restore_random_states", lambda *args: None)
     with pytest.raises(AssertionError):
         check([], tmp_path)
@@ -563,9 +561,7 @@ STEPS = ("scheduler=step", "scheduler.step_size=1")
         ),
     ],
 )
-def test_finished_run_trains_for_longer_as_if_it_had_been_meant_to(
-    always: str, short: str, longer: str, tmp_path: Path
-) -> None:
+def test_finished_run_goes_on(always: str, short: str, longer: str, tmp_path: Path) -> None:
     names = [*TINY, *STEPS, *always.split()]
     train(composed([*names, f"trainer.{short}"]), tmp_path / "run")
     resume(tmp_path / "run", f"trainer.{longer}")
@@ -575,9 +571,7 @@ def test_finished_run_trains_for_longer_as_if_it_had_been_meant_to(
     assert left == {path.name for path in whole.iterdir()}
 
 
-def test_lost_best_checkpoint_is_told_and_only_later_epochs_count(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_lost_best_checkpoint_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = [*TINY, "+optimizer.maximize=true", "trainer.max_epochs=2"]  # the loss rises
     train(composed(names), tmp_path / "run")
     (tmp_path / "run/checkpoints/best.ckpt").unlink()
@@ -630,9 +624,7 @@ def test_checkpoint_within_a_step_is_none_to_go_on_from(tmp_path: Path) -> None:
     assert_same(tmp_path / "whole", tmp_path / "run")
 
 
-def test_signal_while_pictures_are_drawn_leaves_them_to_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_leaves_pictures_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [*TINY, *RICH]
     whole = uninterrupted(names)
     with monkeypatch.context() as patch:
@@ -757,9 +749,7 @@ def test_directory_without_a_run_or_without_a_checkpoint_is_refused(tmp_path: Pa
         resume(tmp_path / "run")
 
 
-def test_run_cut_off_before_its_first_checkpoint_starts_from_the_beginning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_killed_early_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = uninterrupted(TINY)
     crash(TINY, tmp_path / "run", "on_train_batch_end", 1)
     resume(tmp_path / "run")

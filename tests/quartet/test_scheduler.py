@@ -152,9 +152,7 @@ def test_training_without_an_end_has_no_ticks_and_keeps_a_given_horizon() -> Non
 @pytest.mark.parametrize(
     ("interval", "frequency", "due"), [("step", 1, [6, 10, 14]), ("epoch", 4, [*range(3, 15)])]
 )
-def test_frequency_of_steps_is_left_to_due_and_that_of_epochs_to_lightning(
-    interval: str, frequency: int, due: list[int]
-) -> None:
+def test_frequency_of_steps_or_epochs(interval: str, frequency: int, due: list[int]) -> None:
     schedule = from_yaml("cosine", two_groups(), interval=interval, frequency=4, warmup_steps=2)
     assert schedule.configs[0]["frequency"] == frequency
     assert [step for step in range(15) if schedule.due(step)] == due

@@ -322,9 +322,7 @@ def test_wrong_ranges_are_refused(range_: Any, message: str | None) -> None:
     assert check_range(range_) == message
 
 
-def test_check_only_leaves_nothing_and_without_optuna_it_says_how_to_install_it(
-    real_search: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_without_optuna(real_search: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert real_search("data=wine", LR, "check=only", "sweep.n_trials=2") == 0
     assert real_search.out.count("Nothing is wrong with it. It would run:") == 2
     monkeypatch.setitem(sys.modules, "optuna", None)

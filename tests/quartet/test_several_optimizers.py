@@ -247,9 +247,7 @@ PLACES = [("on_train_batch_end", 7), ("on_validation_batch_end", 2), ("on_train_
     ],
     ids=["two", "accumulating"],
 )
-def test_manual_optimization_resumes_exactly(
-    name: str, settings: list[str], tmp_path: Path
-) -> None:
+def test_manual_optimization_resumes(name: str, settings: list[str], tmp_path: Path) -> None:
     names = [*SHORT, module(name), *settings, "callbacks=ema", "callbacks.last.every_n_steps=1"]
     names += CRITIC if name == "Two" else ()
     train(composed(names), tmp_path / "whole")

@@ -94,9 +94,7 @@ def test_a_checkpoint_comes_back_as_it_was_from_plain_torch_too(tmp_path: Path) 
         assert archive.testzip() is None
 
 
-def test_the_temporary_file_lies_in_the_folder_of_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_temporary_file_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     synced: list[bool] = []
     fsync = os.fsync
@@ -219,9 +217,7 @@ def test_a_failure_of_a_later_step_leaves_the_checkpoint_before_it(
     assert names(tmp_path) == ["last.ckpt"]
 
 
-def test_an_interruption_in_the_middle_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interruption_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(descriptor: int) -> None:
         raise SystemExit(143)
 
@@ -400,9 +396,7 @@ def test_lightning_cannot_ask_for_more_than_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "canary").exists()
 
 
-def test_run_is_evaluated_with_a_checkpoint_by_url(
-    tmp_path: Path, served: tuple[Path, str]
-) -> None:
+def test_run_is_evaluated_with_checkpoint_by_url(tmp_path: Path, served: tuple[Path, str]) -> None:
     folder, address = served
     cfg = composed([*SMOKE, "callbacks.progress_bar=null"])
     run = tmp_path / "run"
@@ -467,9 +461,7 @@ def test_a_failed_save_needs_no_traceback(tmp_path: Path) -> None:
 # The newest good one
 
 
-def test_the_last_checkpoint_or_the_newest_good_one_is_taken(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_last_or_newest_good_one_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, step in (("last", 6), ("a", 3), ("best", 7), ("c", 5), ("broken", 8)):
         save(checkpoint(step), tmp_path / f"{name}.ckpt")
     assert find_newest(tmp_path) == tmp_path / "last.ckpt"

@@ -56,9 +56,7 @@ def sweep(train_py: Cli, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return command
 
 
-def test_finished_jobs_are_skipped_and_new_ones_get_the_next_numbers(
-    sweep: Sweep, tmp_path: Path, train_py: Cli
-) -> None:
+def test_new_jobs_alone_are_trained(sweep: Sweep, tmp_path: Path, train_py: Cli) -> None:
     assert sweep("-m", "seed=1,2", "hydra.sweep.dir=s") == (0, [("adam", 1), ("adam", 2)])
     before = contents(tmp_path / "s")
     assert sweep("-m", "seed=1,2", "hydra.sweep.dir=s") == (0, [])
@@ -82,9 +80,7 @@ def test_resume_alone_resumes_all_jobs(sweep: Sweep, tmp_path: Path) -> None:
     assert sweep("sweep.resume=s") == (0, [("sgd", 6), ("adam", 2)])
 
 
-def test_failed_jobs_are_trained_again_under_new_numbers_and_interrupted_ones_always(
-    sweep: Sweep, tmp_path: Path, train_py: Cli
-) -> None:
+def test_failed_jobs_get_new_numbers(sweep: Sweep, tmp_path: Path, train_py: Cli) -> None:
     sweep("-m", "seed=1,13", "hydra.sweep.dir=s")
     before = contents(tmp_path / "s" / "1")
     again = ("-m", "seed=1,13", "hydra.sweep.dir=s")
@@ -149,9 +145,7 @@ def test_refused_and_retried_jobs_ignore_changed_files(sweep: Sweep, tmp_path: P
     assert sweep(*command) == (1, [])
 
 
-def test_misspelt_or_unsuitable_option_refuses_the_sweep_and_leaves_nothing(
-    sweep: Sweep, tmp_path: Path, train_py: Cli
-) -> None:
+def test_misspelt_option_refuses_the_sweep(sweep: Sweep, tmp_path: Path, train_py: Cli) -> None:
     assert sweep("-m", "optimizer=sgd,adamm", "seed=1,2") == (2, [])
     assert sweep("-m", "optimizer=sgd", "optimizer.lrr=1,2", "hydra.sweep.dir=s") == (2, [])
     said = train_py.err
