@@ -64,13 +64,8 @@ def parent(process: int) -> int:
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
-def test_engine_that_is_not_installed_is_named_with_its_extra(
-    launcher: str,
-    package: str,
-    sweep: Sweep,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    train_py: Cli,
+def test_missing_engine_is_named_with_its_extra(
+    launcher: str, package: str, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, train_py: Cli
 ) -> None:
     found = importlib.util.find_spec
     without = lambda name, *rest: None if name == package else found(name, *rest)  # noqa: E731
@@ -78,7 +73,7 @@ def test_engine_that_is_not_installed_is_named_with_its_extra(
     assert sweep("-m", "seed=1,2", f"launcher={launcher}") == (2, [])
     line = f"launcher={launcher} needs {package}: pip install -e '.[{launcher}]'\n"
     assert train_py.err == line
-    assert list(tmp_path.iterdir()) == []
+    assert list(Path().iterdir()) == []
 
 
 @pytest.fixture
@@ -102,13 +97,13 @@ def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
         (["slurm", 'launcher.account="a\nreboot"'], "launcher.account must be one line"),
     ],
 )
-def test_wrong_setting_is_refused_and_leaves_nothing(
-    setting: list[str], message: str, sweep: Sweep, tmp_path: Path, train_py: Cli
+def test_wrong_setting_leaves_nothing(
+    setting: list[str], message: str, sweep: Sweep, train_py: Cli
 ) -> None:
     launcher, *rest = setting
     assert sweep("-m", "seed=1,2", f"launcher={launcher}", *rest) == (2, [])
     assert message in train_py.err
-    assert list(tmp_path.iterdir()) == []
+    assert list(Path().iterdir()) == []
 
 
 # What both engines share

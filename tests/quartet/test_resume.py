@@ -593,11 +593,8 @@ def test_extension_killed_at_its_start_is_one_still_and_needs_a_checkpoint(tmp_p
 
 
 @pytest.mark.parametrize("batches", [5, 8])  # in a window of the second epoch, at an end
-def test_training_ended_by_the_clock_goes_on_as_if_it_had_not(
-    batches: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_training_ended_by_the_clock_goes_on(
+    batches: int, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [*TINY, *STEPS, "trainer.accumulate_grad_batches=3"]
 
