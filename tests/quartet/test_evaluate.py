@@ -73,7 +73,9 @@ def test_figures_are_those_of_training_to_the_last_digit(overrides: str, tmp_pat
         assert again == found == written(tmp_path, split)["metrics"]
 
 
-def test_last_and_a_path_are_scored_too(run: Path, rescore: Cli) -> None:
+def test_other_checkpoints_and_other_data_are_scored(
+    run: Path, rescore: Cli, tmp_path: Path
+) -> None:
     # Of validation, the figures of the last epoch are on record.
     rows = pd.read_csv(run / "metrics.csv")
     last = {name: rows[name].iloc[-1] for name in rows if name.startswith("val/")}
@@ -81,9 +83,6 @@ def test_last_and_a_path_are_scored_too(run: Path, rescore: Cli) -> None:
     assert written(run, "val")["metrics"] == last
     assert rescore(f"run={run}", "split=val", f"checkpoint={run}/checkpoints/last.ckpt") == 0
     assert written(run, "val-1") == written(run, "val")
-
-
-def test_other_data_of_the_same_kind(run: Path, rescore: Cli, tmp_path: Path) -> None:
     table(tmp_path / "other.csv", 1)
     assert rescore(f"run={run}", f"data.path={tmp_path}/other.csv") == 0
     assert rescore(f"run={run}", "data=csv", f"data.path={tmp_path}/other.csv") == 0

@@ -83,8 +83,11 @@ def test_other_channels_see_what_three_would(channels: int, repeats: tuple[int, 
     assert torch.allclose(made[0](own), made[1](colours), atol=1e-5)
 
 
-def test_two_channels_keep_the_size() -> None:
+def test_two_channels_and_a_small_stem_keep_the_size() -> None:
     assert torchvision_model(input_shape=[2, 32, 32])(torch.randn(2, 2, 32, 32)).shape == (2, 10)
+    model = torchvision_model(input_shape=[1, 8, 8], stem="small")
+    assert model.conv1.weight.shape == (64, 1, 3, 3)
+    assert model.maxpool(model.conv1(torch.randn(2, 1, 8, 8))).shape == (2, 64, 8, 8)
 
 
 def test_image_size_resizes_before_the_model_and_keeps_its_names() -> None:
@@ -93,12 +96,6 @@ def test_image_size_resizes_before_the_model_and_keeps_its_names() -> None:
     resized = functional.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
     assert torch.equal(model(images), model.forward(resized))
     assert model.state_dict().keys() == torchvision.models.resnet18().state_dict().keys()
-
-
-def test_small_stem_keeps_the_resolution() -> None:
-    model = torchvision_model(input_shape=[1, 8, 8], stem="small")
-    assert model.conv1.weight.shape == (64, 1, 3, 3)
-    assert model.maxpool(model.conv1(torch.randn(2, 1, 8, 8))).shape == (2, 64, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def test_what_fits_is_taken_the_rest_told(before: Path, caplog: pytest.LogCaptur
     assert "left out: layers.0.weight (128, 13) there, (128, 64) here" in caplog.text
     changed = {k for k, v in run.module.model.state_dict().items() if not torch.equal(v, fresh[k])}
     assert changed == {"layers.0.bias"}
+    names = ["data=digits", "model=cnn", "model.strict=false", f"model.weights='{before}'"]
+    assert_refused(names, r"nothing in .*best.ckpt fits this model: layers.0.weight on")
 
 
 def test_run_that_has_begun_needs_the_other_no_more(before: Path, tmp_path: Path) -> None:
@@ -77,11 +79,6 @@ test_weights_that_are_not_there_are_refused = refusals(
     ("model.weights=3", r"^model.weights=3: "),
     ("model.strict=maybe", r"^model.strict=maybe: "),
 )
-
-
-def test_weights_of_which_nothing_fits_are_refused(before: Path) -> None:
-    names = ["data=digits", "model=cnn", "model.strict=false", f"model.weights='{before}'"]
-    assert_refused(names, r"nothing in .*best.ckpt fits this model: layers.0.weight on")
 
 
 def test_part_of_the_weights_is_taken(before: Path, caplog: pytest.LogCaptureFixture) -> None:
