@@ -22,15 +22,8 @@ from quartet.core.messages import format_value, suggest_name
 from quartet.core.problems import ConfigError
 from quartet.data.split import Parts
 from quartet.data.task import Task
+from quartet.validation import keys
 from quartet.validation.dry_run import check_model
-from quartet.validation.keys import (
-    CONDITIONS,
-    RANGES,
-    WORDS,
-    check_values,
-    describe_interval,
-    is_inside,
-)
 from quartet.validation.settings import check_device, check_optimizer
 
 HERE = Path(__file__).stem
@@ -419,10 +412,10 @@ def test_all_problems_come_in_one_message() -> None:
         *("monitor.metric=val/acc", "+callbacks.best.montor=1", "metrics.f1.average=big"),
         "+optimizer.beta=1",
     )
-    keys = sorted(message.replace(":", "=").partition("=")[0].split(" ")[0] for message in found)
+    named = sorted(message.replace(":", "=").partition("=")[0].split(" ")[0] for message in found)
     expected = ["data.batch_size", "foo", "loss.label_smoothing", "metrics.f1.average"]
     expected += ["model.dropout", "optimizer.beta", "optimizer.lr", "scheduler.gamma", "seed"]
-    assert keys == [*expected, "trainer.max_epochs"]
+    assert named == [*expected, "trainer.max_epochs"]
 
 
 def test_problems_of_built_parts_and_of_the_data_come_together_too() -> None:
@@ -764,8 +757,8 @@ def test_looking_at_a_model_leaves_it_as_it_was() -> None:
     ],
 )
 def test_ranges(interval: str, within: list[float], beyond: list[float]) -> None:
-    assert is_inside(within, interval)
-    assert not any(is_inside(value, interval) for value in beyond)
+    assert keys.is_inside(within, interval)
+    assert not any(keys.is_inside(value, interval) for value in beyond)
 
 
 def test_every_limit_is_that_of_an_argument_and_refuses() -> None:
@@ -776,12 +769,12 @@ def test_every_limit_is_that_of_an_argument_and_refuses() -> None:
             names = signatures.type_hints(made)
             group = path.parent.name if key == "_target_" else ""
             known |= {f"{title}.{name}" for title in (group, made.__name__) for name in names}
-    assert {*RANGES, *CONDITIONS, *WORDS} <= known
-    for name, interval in RANGES.items():
+    assert {*keys.RANGES, *keys.CONDITIONS, *keys.WORDS} <= known
+    for name, interval in keys.RANGES.items():
         group, _, key = name.rpartition(".")
         for value in (float("nan"), float("-inf"), [-2.0]):
-            (problem,) = check_values(group, {key: value}, {}, title=group)
-            assert describe_interval(interval) in problem.message
+            (problem,) = keys.check_values(group, {key: value}, {}, title=group)
+            assert keys.describe_interval(interval) in problem.message
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import made
 import pytest
 import torch
-from made import (
-    cifar_files,
-    composed,
-    idx_files,
-    labelled_table,
-    options,
-    paint,
-    pairs,
-    refusals,
-    weights,
-    write,
-)
+from made import composed, options, paint, pairs, refusals, weights
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -116,12 +106,12 @@ def cases() -> Iterator[Any]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Small stand-ins for all data that lies on disk."""
     folder = tmp_path_factory.mktemp("files")
-    write(folder / "MNIST" / "raw", idx_files(100, seed=0))
-    write(folder / "FashionMNIST" / "raw", idx_files(100, seed=1))
+    made.write(folder / "MNIST" / "raw", made.idx_files(100, seed=0))
+    made.write(folder / "FashionMNIST" / "raw", made.idx_files(100, seed=1))
     paint(folder / "pictures", cat=40, dog=40)
-    labelled_table(folder / "table.csv")
+    made.labelled_table(folder / "table.csv")
     with pytest.MonkeyPatch.context() as patch:
-        cifar_files(folder, patch)
+        made.cifar_files(folder, patch)
         yield folder
 
 
