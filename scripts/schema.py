@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from omegaconf import OmegaConf
 
 from quartet.config import allow, overrides, signatures
-from quartet.config.groups import (
+from quartet.config.instantiate import (
     AUTO_FILLED,
     KEY_TYPES,
     N_POSITIONAL,

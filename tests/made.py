@@ -23,8 +23,8 @@ from torch import Tensor
 from torchvision import datasets
 
 from quartet.build import build, compose
+from quartet.config.compose import explain
 from quartet.config.overrides import quote_values
-from quartet.config.unknown import explain
 from quartet.core.files import CONF, PROJECTS
 from quartet.core.problems import ConfigError
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -13,20 +13,16 @@ from torch import nn
 
 from quartet.config import allow
 from quartet.config.compose import compose
-from quartet.config.configuration import Configuration
-from quartet.config.groups import argument_names, split_node
-from quartet.config.instantiate import build_trainer, make
+from quartet.config.configuration import Configuration, DictConfig
+from quartet.config.instantiate import argument_names, build_trainer, make, split_node
 from quartet.core.files import unique_path
 from quartet.core.messages import register_secrets
-from quartet.core.problems import ConfigError, Problem, collect_problems
+from quartet.core.problems import as_problems, refuse
 from quartet.data.datamodule import DataModule
 from quartet.data.task import Task, create_task
 from quartet.training.module import Module
 from quartet.validation.builder import Builder
 from quartet.validation.settings import check_task
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 __all__ = ["Run", "build", "compose", "rebuild", "rebuild_model", "recorded_config"]
 
@@ -73,7 +69,7 @@ class Run:
 
 
 def build(
-    cfg: "DictConfig",
+    cfg: DictConfig,
     directory: str | Path | None = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> Run:
@@ -91,11 +87,12 @@ def build(
         ConfigError: the configuration cannot train.
     """
     register_secrets(cfg)
-    config = Configuration(cfg, str(directory or cfg.directory or new_directory()))
+    if not (place := directory or cfg.directory):
+        place = unique_path(Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))
+    config = Configuration(cfg, str(place))
     builder = Builder(config, prepared)
     builder.run()
-    if builder.problems:
-        raise ConfigError(*builder.problems)
+    refuse(builder.problems)
     parts = builder.parts
     module = parts["module"]
     if config["trainer"]["channels_last"]:
@@ -118,37 +115,25 @@ def build(
 
 
 def rebuild(
-    cfg: "DictConfig", metadata: Mapping[str, Any], directory: Path
+    cfg: DictConfig, metadata: Mapping[str, Any], directory: Path
 ) -> tuple[nn.Module, Task, Trainer]:
-    """Builds the model, task and trainer of a run, without its data.
-
-    Args:
-        cfg: The configuration of the run.
-        metadata: Metadata of the data, as `DataModule.metadata` returns it.
-        directory: The directory of the run.
+    """Builds the model, task and trainer of a run by the metadata of its data, without the data.
 
     Raises:
         ConfigError: the configuration names a function that is not allowed, or cannot be built.
     """
     config = recorded_config(cfg, metadata, directory)
-    problems: list[Problem] = list(allow.find_problems(config.to_dict()))
-    problems += check_task(metadata["task"])
-    if problems:
-        raise ConfigError(*problems)
+    refuse([*allow.find_problems(config.to_dict()), *check_task(metadata["task"])])
     model = rebuild_model(config)
-    with collect_problems(problems, "data.task"):
+    with as_problems("data.task"):
         task = create_task(metadata["task"], metadata["num_outputs"])
-    with collect_problems(problems, "trainer"):
+    with as_problems("trainer"):
         trainer = build_trainer(config)
-    if problems:
-        raise ConfigError(*problems)
     trainer.loggers = []  # metrics.csv belongs to the training
     return model, task, trainer
 
 
-def recorded_config(
-    cfg: "DictConfig", metadata: Mapping[str, Any], directory: Path
-) -> Configuration:
+def recorded_config(cfg: DictConfig, metadata: Mapping[str, Any], directory: Path) -> Configuration:
     """Returns the configuration of a run with the metadata of its data, and nothing that writes."""
     config = Configuration(cfg, str(directory))
     described = ("class_names", "feature_names", "encoding", "identity")
@@ -163,16 +148,7 @@ def rebuild_model(config: Configuration) -> nn.Module:
     Raises:
         ConfigError: the configuration names what is not allowed, or cannot be built.
     """
-    problems = list(allow.find_problems({"model": config["model"]}))
-    if problems:
-        raise ConfigError(*problems)
-    with collect_problems(problems, "model", argument_names(config, "model")):
+    refuse(allow.find_problems({"model": config["model"]}))
+    with as_problems("model", argument_names(config, "model")):
         model: nn.Module = make(split_node(config, "model")[0])
-    if problems:
-        raise ConfigError(*problems)
     return model
-
-
-def new_directory() -> Path:
-    """Returns the path of a new directory, named by the time."""
-    return unique_path(Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from quartet.compat import run_exit_handlers
+from quartet import compat
 from quartet.config.overrides import find_places, key_of, quote_values, to_path, unquote
 from quartet.core import processes
 from quartet.core.files import CONF, remove_empty_directories, unlock
@@ -53,7 +53,7 @@ def train() -> None:
     arguments = with_sweep(sys.argv[1:])
     sweeping = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
     with refusals("Refused:"):
-        from quartet.config.unknown import check_words
+        from quartet.config.compose import check_words
 
         check_words(arguments)
         sys.argv[1:] = [
@@ -72,26 +72,15 @@ def train_by_hydra() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from quartet.compat import (
-        allow_lazy_help,
-        compose_once,
-        merge_callback_options,
-        raise_errors,
-        share_settings,
-    )
-    from quartet.config.overrides import NAMED_GROUPS
+    from quartet.config.compose import explain, prepare_hydra
 
-    allow_lazy_help()
-    merge_callback_options()
-    share_settings(NAMED_GROUPS)
-    compose_once(CONF.resolve())
+    compat.allow_lazy_help()
+    prepare_hydra()
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
-        raise_errors()
+        compat.raise_errors()
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_command)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        from quartet.config.unknown import explain
-
         overrides = [each for each in sys.argv[1:] if not each.startswith("-")]
         with refusals("Refused, before the first batch:"):
             raise explain(error, overrides) from None
@@ -153,7 +142,6 @@ def attempt(
     try:
         with shutdown.deferred(imports=True), paused_collector():
             import quartet.build  # noqa: F401 (all that takes seconds)
-            from quartet.compat import quieten
             from quartet.reports.run import describe_run
             from quartet.run import train
     except SystemExit:
@@ -161,17 +149,14 @@ def attempt(
         raise
     try:
         if cfg.check == "only":
-            quieten()
+            compat.quieten()
             print(describe_run(cfg))
             withdraw(cfg, directory)
             return None
         if not (sweeping or cfg.resume or processes.process_rank() > 0):
             processes.save_slurm_run(sys.argv[1:], directory)
         if sweeping and (cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1):
-            message = (
-                "the processes of a job would each run the whole sweep again; add launcher=local, "
-                "which gives each job its own."
-            )
+            message = "each process of a job would run the whole sweep again; add launcher=local."
             raise ConfigError(Problem("trainer.devices", message, cfg.trainer.devices))
         with shutdown.as_exit():
             result = train(cfg, directory, pictures=not sweeping)
@@ -203,7 +188,7 @@ def attempt(
             raise
         if processes.process_rank() > 0:
             raise
-        if not holds_training(directory):
+        if not any([*directory.glob("result.json"), *directory.glob("checkpoints/*.ckpt")]):
             log.error("Interrupted, before the first batch.")
             withdraw(cfg, directory)
             raise
@@ -235,11 +220,6 @@ def paused_collector() -> Iterator[None]:
         gc.freeze()
         atexit.register(gc.unfreeze)  # or libraries of compiled code report leaks
         gc.enable()
-
-
-def holds_training(directory: Path) -> bool:
-    """Whether a run left anything to resume from."""
-    return (directory / "result.json").exists() or any(directory.glob("checkpoints/*.ckpt"))
 
 
 def expected(error: BaseException) -> BaseException | None:
@@ -311,9 +291,7 @@ def refusals(first: str) -> Iterator[None]:
         abort("\n  ".join([first, *map(str, error.problems)]))
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
-            abort(
-                f"{first}\n  {error.filename}: {error.strerror}; use a place that can be written."
-            )
+            abort(f"{first}\n  {error.filename}: {error.strerror}; use another place.")
         print(redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -347,7 +325,7 @@ def run_and_exit(main: Callable[[], object]) -> None:
             raise
         status = end.code or 0
     if started_alone():
-        run_exit_handlers()
+        compat.run_exit_handlers()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from quartet.core.files import lock
-from quartet.core.problems import ConfigError, Problem, TrainingError
+from quartet.core.problems import ConfigError, Problem, TrainingError, refuse
 from quartet.core.processes import process_rank, shutdown
 from quartet.records import run_directory as record
 from quartet.records.run_directory import finite_figures, holds_run, list_configs, read_result
@@ -68,7 +68,7 @@ def train_locked(
     place: records.Place | None = None
     if not cfg.get("resume") and directory:
         refuse_taken(Path(directory))
-    if cfg.get("resume"):
+    elif cfg.get("resume"):
         directory = Path(cfg.resume)
         locks.enter_context(lock(directory))
         place = records.place_of(cfg)
@@ -79,10 +79,8 @@ def train_locked(
     if place and place.checkpoint:
         prepared = storage.load(place.checkpoint).get("metadata")
     run = build(cfg, directory, prepared)
-    length = run.steps_per_epoch, run.total_steps
-    known = place and run.steps_per_epoch
-    if place and known and (problems := list(records.check_length(cfg, place.epoch, *length))):
-        raise ConfigError(*problems)
+    if place and run.steps_per_epoch:
+        refuse(records.check_length(cfg, place.epoch, run.steps_per_epoch, run.total_steps))
     if place and place.checkpoint and run.is_known:
         weights = storage.load(place.checkpoint)["state_dict"]
         storage.load_state(run.module, weights, "resume", directory)
@@ -170,10 +168,8 @@ def summarize_epochs(run: "Run") -> dict[str, Any]:
 
     history = next(logger for logger in run.trainer.loggers if isinstance(logger, MetricsCSV))
     if not history.rows:
-        raise TrainingError(
-            "The training ended before its first step: trainer.max_time was over, a callback "
-            "stopped it, or the data gave no batch."
-        )
+        reason = "trainer.max_time was over, a callback stopped it, or the data gave no batch."
+        raise TrainingError(f"The training ended before its first step: {reason}")
     paths, score = saved_checkpoints(run.trainer)
     score = None if score is None else shorten_float(score)
     found = record.summary(
@@ -234,8 +230,5 @@ def refuse_taken(directory: Path) -> None:
 
     ours = hydra_record(directory) is not None or process_rank() > 0
     if not ours and holds_run(directory):
-        message = (
-            f"{directory} already holds a run, and nothing in it was touched; name another "
-            "directory, or continue that run, resume=DIR."
-        )
-        raise ConfigError(Problem("", message))
+        message = f"{directory} already holds a run, and nothing in it was touched; name another"
+        raise ConfigError(Problem("", f"{message} directory, or continue that run, resume=DIR."))

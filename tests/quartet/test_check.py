@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from quartet.build import build
 from quartet.config import allow, signatures
-from quartet.config.groups import POLICY_KEYS
+from quartet.config.instantiate import POLICY_KEYS
 from quartet.core.files import CONF
 from quartet.core.messages import format_value, suggest_name
 from quartet.core.problems import ConfigError
@@ -626,7 +626,7 @@ def test_part_without_auroc_passes_with_a_caution_unless_it_is_monitored(flaw: s
     assert [re.search(words, each) is None for each in built(task, flaw).cautions] == [False]
     assert built(task, flaw, "metrics=none").cautions == []
     if words.startswith("the val part"):
-        with pytest.raises(ConfigError, match="so it has no AUROC; choose another"):
+        with pytest.raises(ConfigError, match="so it has no AUROC; monitor another"):
             built(task, flaw, "monitor.metric=val/auroc")
 
 

@@ -4,6 +4,7 @@ import re
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -126,7 +127,7 @@ def test_batch_of_one_sample_is_refused_exactly_where_training_meets_it(
     cfg = composed([*names, "trainer=cpu", *overrides.split(), "trainer.max_epochs=1"])
     with pytest.raises(ConfigError, match=r"leaves a batch of one") if reached else nullcontext():
         build(cfg)
-    monkeypatch.setattr(length, "check_single_sample", lambda *arguments: ())
+    monkeypatch.setattr(length, "check_smallest_batch", lambda *arguments: ())
     run = build(cfg, tmp_path)
     with pytest.raises(ValueError, match="more than 1 value") if reached else nullcontext():
         run.trainer.fit(run.module, run.data)
@@ -134,8 +135,7 @@ def test_batch_of_one_sample_is_refused_exactly_where_training_meets_it(
 
 def test_smallest_batch_is_that_of_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     """For all sizes up to 40, on up to 4 processes: the last line of advice fits too."""
-    found: list[str] = []
-    monkeypatch.setattr(length, "check_single_sample", lambda *a: found.append(a[-1]) or ())
+    monkeypatch.setattr(length, "pass_through", Mock(side_effect=ValueError("one sample")))
     run = build(composed(["data=linear", "data.rows=50", "metrics=none"]))
     count = len(run.data.load().train)  # type: ignore[arg-type]
 
@@ -148,15 +148,14 @@ def test_smallest_batch_is_that_of_the_loader(monkeypatch: pytest.MonkeyPatch) -
         )
 
     for size, world_size in product(range(1, count + 2), range(1, 5)):
-        found.clear()
         run.data.batch_size = size
         config = {**run.config, "data": {**run.config["data"], "batch_size": size}}
-        list(length.check_smallest_batch(config, run.data, run.module.model, world_size))
+        found = list(length.check_smallest_batch(config, run.data, run.module.model, world_size))
         assert bool(found) == (smallest(size, world_size) == 1), (size, world_size)
-        for advice in found:
-            (better,) = re.findall(r"^data.batch_size=(\d+)", advice)
+        for problem in found:
+            (better,) = re.findall(r"; data.batch_size=(\d+)", problem.message)
             assert smallest(int(better), world_size) > 1
-            assert ("drop_last" in advice) == (size > 1)
+            assert ("drop_last" in problem.message) == (size > 1)
 
 
 def test_batch_of_one_sample_is_fine_for_other_models_and_frozen_statistics() -> None:

@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from quartet.build import compose
+from quartet.build import build, compose
 from quartet.checkpoints import callbacks
 from quartet.cli import find_resumed_run
 from quartet.config.compose import evaluation_config
@@ -763,9 +763,14 @@ def test_moved_run_goes_on_exactly(tmp_path: Path) -> None:
 
 
 def test_negative_distances_between_checkpoints_are_refused() -> None:
-    words = r"every_n_steps must be above 0.*every_minutes must be above 0.*min_seconds must be at"
-    with pytest.raises(ValueError, match=words):
-        callbacks.LastCheckpoint(every_n_steps=0, every_minutes=-1, min_seconds=-1)
+    wrong = {
+        "every_n_steps=0": "above 0",
+        "every_minutes=-1": "above 0",
+        "min_seconds=-1": "at least 0",
+    }
+    for each, range_ in wrong.items():
+        with pytest.raises(ConfigError, match=f"callbacks.last.{each}: must be {range_}"):
+            build(composed([f"callbacks.last.{each}"]))
 
 
 # --- Pieces --------------------------------------------------------------------------------------

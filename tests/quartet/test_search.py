@@ -17,8 +17,8 @@ from quartet.core.files import CONF
 from quartet.core.problems import ConfigError, Problem
 from quartet.records import run_directory as record
 from quartet.records.sweep import Job, Table
-from quartet.sweeps import space
-from quartet.sweeps.space import checked_ranges
+from quartet.sweeps import search as searching
+from quartet.sweeps.search import checked_ranges
 
 optuna = pytest.importorskip("optuna")
 
@@ -170,7 +170,7 @@ def test_what_is_fixed_stays_and_own_ranges_win(search: Cli) -> None:
     ],
 )
 def test_hydras_syntax_names_ranges(override: str, expected: Any) -> None:
-    assert space.parse_range(OverridesParser.create().parse_override(override)) == expected
+    assert searching.parse_range(OverridesParser.create().parse_override(override)) == expected
 
 
 # What came of them
@@ -393,7 +393,7 @@ def test_every_optimizer_of_torch_names_a_range_for_lr() -> None:
 def test_ranges_train_at_both_ends(group: str, option: str, end: int, tmp_path: Path) -> None:
     cfg = composed([f"{group}={option}", "data.batch_size=64", "trainer.max_epochs=1"])
     for key, range_ in cfg[group].search.items():
-        values = list(space.values(OmegaConf.to_container(range_)))
+        values = list(searching.values(OmegaConf.to_container(range_)))
         OmegaConf.update(cfg, f"{group}.{key}", values[end])
     cfg.trainer.accelerator = "cpu"
     cfg.callbacks, cfg.data.train_samples = {}, None

@@ -7,7 +7,7 @@ import pytest
 from processes import Cli
 
 from quartet.build import compose
-from quartet.config.unknown import check_words
+from quartet.config.compose import check_words
 from quartet.core.problems import ConfigError
 
 SLIPS = [

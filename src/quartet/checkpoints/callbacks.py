@@ -20,31 +20,10 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
 
-from quartet.compat import (
-    add_logger_step,
-    is_accumulating,
-    is_last_batch_done,
-    is_last_step,
-    is_step_unlogged,
-    is_validation_due,
-    load_logged,
-    logged_metrics,
-    logged_values,
-    logger_step,
-    save_checkpoint,
-    save_logged,
-    set_update_count,
-    start_new_epoch,
-)
-from quartet.compat.lightning_loop import (
-    done_batches,
-    has_epoch_start,
-    is_reached,
-    set_epoch_start,
-    update_plateau_schedulers,
-)
+from quartet import compat
+from quartet.compat import lightning_loop
 from quartet.core.files import write_atomic
-from quartet.core.problems import Context, Problem
+from quartet.core.problems import Context, Problem, Problems
 from quartet.core.processes import process_rank
 from quartet.records.loggers import MetricsCSV, rewind
 
@@ -91,16 +70,14 @@ def saved_checkpoints(trainer: Trainer) -> tuple[dict[str, str], float | None]:
     return paths, score
 
 
-def check_checkpoints(context: Context) -> Iterator[Problem]:
+def check_checkpoints(context: Context) -> Problems:
     """Checkpoints must lie in the run's directory, and the best one be that of the monitored value."""
     monitor = context.config["monitor"]["metric"]
     for each in context.trainer.callbacks:
         if not isinstance(each, ModelCheckpoint) or not each.dirpath:
             continue
         if isinstance(each, BestCheckpoint) and each.monitor != monitor:
-            message = (
-                f"the best epoch is that of monitor.metric={monitor}; set that, and leave this out."
-            )
+            message = f"the best epoch is that of monitor.metric={monitor}; leave this out."
             yield Problem("callbacks.best.monitor", message, each.monitor)
         folder = context.directory / "checkpoints"
         if isinstance(each, LastCheckpoint) and Path(each.dirpath).resolve() != folder.resolve():
@@ -108,11 +85,9 @@ def check_checkpoints(context: Context) -> Iterator[Problem]:
             yield Problem("callbacks.last.dirpath", message, each.dirpath)
             continue
         if not Path(each.dirpath).resolve().is_relative_to(context.directory.resolve()):
-            yield Problem(
-                "callbacks",
-                f"{type(each).__name__}.dirpath={each.dirpath} is outside the run's directory, "
-                f"{context.directory}; leave it out, hydra.run.dir sets the run's directory.",
-            )
+            place = f"{type(each).__name__}.dirpath={each.dirpath}"
+            message = f"{place} is outside the run's directory, {context.directory}; leave it out."
+            yield Problem("callbacks", message)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -129,9 +104,6 @@ class LastCheckpoint(ModelCheckpoint):
         min_seconds: Smallest time between saves after epochs; the last epoch is always saved. A
             killed run repeats at most this time. 0 saves every epoch.
         kwargs: Arguments of Lightning's ModelCheckpoint.
-
-    Raises:
-        ValueError: a number of steps or minutes is not positive, or `min_seconds` is negative.
     """
 
     def __init__(
@@ -143,16 +115,6 @@ class LastCheckpoint(ModelCheckpoint):
         **kwargs: Any,
     ) -> None:
         super().__init__(save_top_k=1, enable_version_counter=False, monitor=None, **kwargs)
-        problems = [
-            f"callbacks.last.{name} must be above 0, got {value}; null saves epochs alone."
-            for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes))
-            if value is not None and not value > 0
-        ]
-        if not min_seconds >= 0:
-            least = f"must be at least 0, got {min_seconds}; 0 saves every epoch."
-            problems.append(f"callbacks.last.min_seconds {least}")
-        if problems:
-            raise ValueError(" ".join(problems))
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes
         self.min_seconds = min_seconds
@@ -178,15 +140,17 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         stops = trainer.should_stop or self.stop_is_pending
         due = self.is_save_due(trainer)
-        if not (due or stops or is_last_step(trainer)):
+        if not (due or stops or compat.is_last_step(trainer)):
             return
         # A time limit waits for the optimizer step, or its accumulated gradients would be lost.
-        waits = is_accumulating(trainer)
+        waits = compat.is_accumulating(trainer)
         self.stop_is_pending, trainer.should_stop = stops and waits, stops and not waits
         if waits:
             return
-        done, scheduled = is_last_batch_done(trainer), is_validation_due(trainer)
-        if is_last_step(trainer) and not (done and (scheduled or not trainer.enable_validation)):
+        done, scheduled = compat.is_last_batch_done(trainer), compat.is_validation_due(trainer)
+        if compat.is_last_step(trainer) and not (
+            done and (scheduled or not trainer.enable_validation)
+        ):
             self.save_mid_epoch(trainer)
         elif due and (scheduled or not done):  # otherwise the end of the epoch follows
             self.save(trainer)
@@ -199,8 +163,8 @@ class LastCheckpoint(ModelCheckpoint):
             not self.has_saved
             or self.interrupted
             or trainer.should_stop
-            or is_reached(trainer.max_steps, trainer.global_step)
-            or is_reached(trainer.max_epochs, epochs.processed)
+            or lightning_loop.is_reached(trainer.max_steps, trainer.global_step)
+            or lightning_loop.is_reached(trainer.max_epochs, epochs.processed)
             or self.is_save_due(trainer)
             or self.has_elapsed(trainer, self.min_seconds)
         ):
@@ -220,7 +184,7 @@ class LastCheckpoint(ModelCheckpoint):
     def save(self, trainer: Trainer) -> None:
         """Saves the checkpoint. Call it between two optimizer steps."""
         self.best_model_path = self.path(str(self.filename))
-        save_checkpoint(self, trainer, self.best_model_path)
+        compat.save_checkpoint(self, trainer, self.best_model_path)
         self.saved_at, self.has_saved = time.monotonic(), True
         if trainer.is_global_zero and trainer.global_step > self.mid_epoch_step:
             for name in ("mid_epoch", "mid_epoch_best"):  # the training has passed them
@@ -295,23 +259,16 @@ class ResumeState(Callback):
         if resumes_itself and not any(self.loaded.get("metrics", ())):
             return
         self.loader_states = [] if resumes_itself else [random_states(trainer)]
-        set_epoch_start(trainer, functools.partial(self.start_epoch, trainer))
+        lightning_loop.set_epoch_start(trainer, functools.partial(self.start_epoch, trainer))
         if self.loaded and not resumes_itself and self.loaded["epoch"] == 0:
             # Lightning makes the first iterator before `on_train_start`.
             restore_random_states(trainer, self.loaded["loader"][trainer.global_rank][0])
 
-    def start_epoch(
-        self, trainer: Trainer, data_fetcher: Any, start: Callable[[Any], None]
-    ) -> None:
-        """Starts the batches of an epoch; after a resume those that are not done yet.
+    def start_epoch(self, trainer: Trainer, fetcher: Any, start: Callable[[Any], None]) -> None:
+        """Starts the batches of an epoch, by Lightning's `start`; after a resume those not done yet.
 
         A loader that draws its order from the global generators gives the same batches again, if it
         begins with the same states; those that are done are skipped.
-
-        Args:
-            trainer: The trainer.
-            data_fetcher: Lightning's iterator over the batches.
-            start: Lightning's start of the epoch.
         """
         loaded, self.loaded = self.loaded, {}
         saved = loaded["metrics"][trainer.global_rank] if loaded else {}
@@ -319,28 +276,28 @@ class ResumeState(Callback):
             if name in saved:
                 load_metric_state(metric, to_device(saved[name], metric.device))
         if not self.loader_states:
-            start(data_fetcher)
+            start(fetcher)
             return
-        now, done = random_states(trainer), done_batches(trainer)
+        now, done = random_states(trainer), lightning_loop.done_batches(trainer)
         if loaded and done:
             self.loader_states = loaded["loader"][trainer.global_rank]
             if loaded["epoch"] > 0:
                 restore_random_states(trainer, self.loader_states[0])
-                iter(data_fetcher)
+                iter(fetcher)
             restore_random_states(trainer, self.loader_states[1])
             for _ in range(done):
-                next(data_fetcher)
-            data_fetcher.fetched -= done  # Lightning adds them
-            start(data_fetcher)
+                next(fetcher)
+            fetcher.fetched -= done  # Lightning adds them
+            start(fetcher)
             restore_random_states(trainer, now)
-            if not is_validation_due(trainer):  # after which Lightning does so
-                update_plateau_schedulers(trainer, "step")
+            if not compat.is_validation_due(trainer):  # after which Lightning does so
+                lightning_loop.update_plateau_schedulers(trainer, "step")
             return
         if loaded or trainer.current_epoch > 0:
             self.loader_states = [now]
         if loaded:
-            iter(data_fetcher)  # Lightning's own iterator is older than the states
-        start(data_fetcher)
+            iter(fetcher)  # Lightning's own iterator is older than the states
+        start(fetcher)
         self.loader_states = [self.loader_states[0], random_states(trainer)]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -359,20 +316,20 @@ class ResumeState(Callback):
         progress = trainer.fit_loop.epoch_progress.current
         # Lightning logs an epoch or a step only after its checkpoints are saved.
         unlogged: dict[str, Any] = {}
-        step, is_step = logger_step(trainer), is_step_unlogged(trainer)
+        step, is_step = compat.logger_step(trainer), compat.is_step_unlogged(trainer)
         if is_step or progress.completed < progress.processed:  # type: ignore[attr-defined]
-            unlogged = {name: float(value) for name, value in logged_values(trainer).items()}
+            unlogged = {name: float(value) for name, value in compat.logged_values(trainer).items()}
         checkpoint["resume_state"] = {
             # A resume repeats an interrupted validation.
             "random": all_gather_object(trainer, self.before_validation or random_states(trainer)),
             "rows": [dict(row) for row in history.rows] if history else [],
             "unlogged": unlogged and {**unlogged, "epoch": trainer.current_epoch},
             "step": step + is_step,
-            "logged": all_gather_object(trainer, save_logged(trainer)),
+            "logged": all_gather_object(trainer, compat.save_logged(trainer)),
             "monitored": {k: v.detach().clone() for k, v in trainer.callback_metrics.items()},
             "stops": trainer.should_stop,
             "end": self.end,
-            "within_step": not is_between_epochs(trainer) and is_accumulating(trainer),
+            "within_step": not is_between_epochs(trainer) and compat.is_accumulating(trainer),
             "epoch": trainer.current_epoch,
             "metrics": all_gather_object(trainer, self.metrics_before or save_metrics(trainer)),
             "loader": all_gather_object(trainer, self.loader_states),
@@ -389,11 +346,9 @@ class ResumeState(Callback):
             if isinstance(each, EarlyStopping) and each.state_key in saved:
                 # Lightning would restore the saved patience.
                 saved[each.state_key]["patience"] = each.patience
-        if len(loaded["random"]) != trainer.world_size:
-            raise ValueError(
-                f"the checkpoint is of {len(loaded['random'])} processes and cannot be resumed with "
-                f"{trainer.world_size}; set trainer.devices={len(loaded['random'])}."
-            )
+        if (count := len(loaded["random"])) != trainer.world_size:
+            message = f"cannot be resumed with {trainer.world_size}; set trainer.devices={count}."
+            raise ValueError(f"the checkpoint is of {count} processes and {message}")
         trainer.should_stop = loaded["stops"] and not self.extended
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
@@ -407,12 +362,12 @@ class ResumeState(Callback):
         if not self.loaded:
             return
         if is_between_epochs(trainer):
-            start_new_epoch(trainer)
-        elif done_batches(trainer):
-            load_logged(trainer, self.loaded["logged"][trainer.global_rank])
+            compat.start_new_epoch(trainer)
+        elif lightning_loop.done_batches(trainer):
+            compat.load_logged(trainer, self.loaded["logged"][trainer.global_rank])
         trainer.callback_metrics.update(self.loaded["monitored"])
         restore_random_states(trainer, self.loaded["random"][trainer.global_rank])
-        if not has_epoch_start(trainer):
+        if not lightning_loop.has_epoch_start(trainer):
             self.loaded = {}
 
 
@@ -421,7 +376,7 @@ def save_metrics(trainer: Trainer) -> dict[str, Any]:
 
     Without those that Lightning resets after this epoch or validation, since they were logged.
     """
-    logged = logged_metrics(trainer, is_between_epochs(trainer))
+    logged = compat.logged_metrics(trainer, is_between_epochs(trainer))
     return {
         name: apply_to_collection(metric_state(metric), Tensor, Tensor.clone)
         for name, metric in own_metrics(trainer.lightning_module)
@@ -454,7 +409,7 @@ def normalize_progress(trainer: Trainer, loops: dict[str, Any]) -> None:
     forms, and resumes some of them without a validation or with a second end of an epoch.
     """
     over = is_between_epochs(trainer)
-    validates = not over and is_validation_due(trainer)
+    validates = not over and compat.is_validation_due(trainer)
     batches = loops["epoch_loop.batch_progress"]
     for span in ("total", "current"):
         counters = loops["epoch_progress"][span]
@@ -470,7 +425,9 @@ def normalize_progress(trainer: Trainer, loops: dict[str, Any]) -> None:
     if over:
         batches["is_last_batch"] = False
     elif not validates:
-        add_logger_step(loops["epoch_loop.state_dict"])  # Lightning adds it after a validation
+        compat.add_logger_step(
+            loops["epoch_loop.state_dict"]
+        )  # Lightning adds it after a validation
 
 
 def all_gather_object(trainer: Trainer, value: Any) -> list[Any]:
@@ -485,15 +442,11 @@ def all_gather_object(trainer: Trainer, value: Any) -> list[Any]:
 def random_states(trainer: Trainer) -> dict[str, Any]:
     """Returns the states of all global random-number generators."""
     version, numbers, gauss = random.getstate()
-    state: Any = np.random.get_state(legacy=False)
-    states = {
-        "python": [version, list(numbers), gauss],
-        "numpy": [
-            torch.from_numpy(state["state"]["key"].astype(np.int64)),
-            *(state["state"]["pos"], state["has_gauss"], state["gauss"]),
-        ],
-        "torch": torch.get_rng_state(),
-    }
+    legacy: Any = np.random.get_state()
+    _, key, *others = legacy
+    states: dict[str, Any] = {"python": [version, list(numbers), gauss]}
+    states["numpy"] = [torch.from_numpy(key.astype(np.int64)), *others]
+    states["torch"] = torch.get_rng_state()
     device = trainer.strategy.root_device
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -535,4 +488,4 @@ def load_metric_state(metric: Metric, state: dict[str, Any]) -> None:
         setattr(metric, key, value)
     for key, value in state["numbers"].items():
         setattr(metric, key, value)
-    set_update_count(metric, state["update_count"])
+    compat.set_update_count(metric, state["update_count"])

@@ -49,6 +49,9 @@ NESTED = {  # what is read of some entries
 }
 
 
+HARMLESS = "Nothing in it was run; use a checkpoint that this program wrote."
+
+
 class CheckpointError(OSError):
     """A checkpoint cannot be written or loaded. The message has the path."""
 
@@ -81,10 +84,8 @@ class DurableCheckpoints(TorchCheckpointIO):
     def within(self, path: str | Path) -> Path:
         """Returns the path if it is in the run's directory, or raises CheckpointError."""
         if not Path(path).resolve().is_relative_to(self.directory):
-            raise CheckpointError(
-                f"{path} was not touched: it is outside the run's directory, {self.directory}; "
-                "leave dirpath and filename as conf/callbacks/ sets them."
-            )
+            message = f"{path} was not touched: it is outside the run's directory, {self.directory}"
+            raise CheckpointError(f"{message}; leave dirpath and filename as conf/ sets them.")
         return Path(path)
 
     def load_checkpoint(
@@ -103,31 +104,25 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     for key, problem in find_unsafe(checkpoint):
-        raise CheckpointError(
-            f"{path} was not written: {key} {problem}; a checkpoint has tensors, numbers, texts, "
-            "lists and dictionaries only, so that loading it runs nothing."
-        )
+        message = f"{path} was not written: {key} {problem}; a checkpoint has tensors, numbers,"
+        raise CheckpointError(f"{message} texts, lists and dictionaries only.")
     content = seal(checkpoint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, content)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} was not written: {len(content):,} bytes, {error.strerror or error}; make room "
-            "or write elsewhere, with hydra.run.dir=FOLDER. "
-            f"{'The one before it is intact.' if path.exists() else 'There is none before it.'}"
-        ) from error
+        before = "The one before it is intact." if path.exists() else "There is none before it."
+        reason = f"{len(content):,} bytes, {error.strerror or error}"
+        way_out = "make room or write elsewhere, with hydra.run.dir=FOLDER"
+        raise CheckpointError(f"{path} was not written: {reason}; {way_out}. {before}") from error
 
 
 def load(
     path: str | Path, map_location: Any = "cpu", entries: Mapping[str, type] | None = None
 ) -> dict[str, Any]:
-    """Loads a checkpoint and verifies its checksum. Never runs code in it.
+    """Loads a checkpoint, a file or URL, and verifies its checksum. Never runs code in it.
 
-    Args:
-        path: A file or a URL.
-        map_location: Device of the tensors.
-        entries: The entries that it must have, and their types.
+    `entries` are those that it must have, and their types.
 
     Raises:
         CheckpointError: it is damaged, of another program, lacks an entry, or has more than plain
@@ -138,14 +133,11 @@ def load(
         verify(file, path)
         file.seek(0)
         try:
-            checkpoint: dict[str, Any] = torch.load(
-                file, map_location=map_location, weights_only=True
-            )
+            checkpoint: Any = torch.load(file, map_location=map_location, weights_only=True)
         except Exception as error:  # of many kinds
+            reason = f"it has more than plain data: {str(error).strip().partition(chr(10))[0]}"
             raise CheckpointError(
-                f"{path} ({size_of(file):,} bytes) is refused, it has more than plain data: "
-                f"{str(error).strip().partition(chr(10))[0]} Nothing in it was run; use a "
-                "checkpoint that this program wrote."
+                f"{path} ({size_of(file):,} bytes) is refused, {reason} {HARMLESS}"
             ) from None
     if type(checkpoint) not in DICTS:
         raise CheckpointError(f"{path} is refused: {type(checkpoint).__name__}, no dictionary.")
@@ -154,21 +146,17 @@ def load(
     except RecursionError:
         found = ("it", "contains itself")
     if found:
-        raise CheckpointError(
-            f"{path} is refused: {' '.join(found)}. Nothing in it was run; use a checkpoint that "
-            "this program wrote."
-        )
-    if wrong := [
+        raise CheckpointError(f"{path} is refused: {' '.join(found)}. {HARMLESS}")
+    wrong = [
         key
         for key, kind in (entries or {}).items()
         if not isinstance(value := checkpoint.get(key), kind)
         or (isinstance(value, dict) and not value.keys() >= NESTED.get(key, set()))
-    ]:
-        raise CheckpointError(
-            f"{path} is refused: it has no {join_and(wrong)} as a training writes it; use a "
-            "checkpoint that this program wrote."
-        )
-    return checkpoint
+    ]
+    if wrong:
+        message = f"{path} is refused: it has no {join_and(wrong)} as a training writes it"
+        raise CheckpointError(f"{message}. {HARMLESS}")
+    return checkpoint  # type: ignore[no-any-return]
 
 
 def find_newest(folder: str | Path) -> Path:
@@ -243,10 +231,8 @@ def verify(file: IO[bytes], path: str | Path) -> None:
         if digest.hexdigest().encode() == expected:
             return
         problem = "is damaged: its checksum does not match"
-    raise CheckpointError(
-        f"{path} ({length:,} bytes) {problem}; use another one, such as checkpoint=best or "
-        "checkpoint=last."
-    )
+    others = "use another one, such as checkpoint=best or checkpoint=last"
+    raise CheckpointError(f"{path} ({length:,} bytes) {problem}; {others}.")
 
 
 def find_unsafe(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -296,16 +282,10 @@ def size_of(file: IO[bytes]) -> int:
 
 
 def load_state(module: nn.Module, weights: Mapping[str, Any], key: str, value: Any) -> None:
-    """Loads the weights of a checkpoint into a module.
-
-    Args:
-        module: Changed in place.
-        weights: The ``state_dict`` of the checkpoint.
-        key: The setting that names the checkpoint.
-        value: Its value.
+    """Loads the ``state_dict`` of the checkpoint that a setting, `key`, names into a module.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: the weights do not fit.
     """
     try:
         module.load_state_dict(weights)
@@ -331,9 +311,8 @@ def find_checkpoint(place: str) -> str | Path:
     if found is None:
         folder = path / "checkpoints"
         missing = f"no best.ckpt or last.ckpt in {folder}" if path.is_dir() else "no such file"
-        raise ValueError(
-            f"weights={place}: {missing}; name the directory of a run, or one of its checkpoints."
-        )
+        way_out = "name the directory of a run, or one of its checkpoints"
+        raise ValueError(f"weights={place}: {missing}; {way_out}.")
     return found
 
 
@@ -370,11 +349,9 @@ def load_weights(
     for key in ("feature_names", "class_names") if isinstance(before, dict) and metadata else ():
         old, new = before.get(key) or [], metadata[key] or []  # type: ignore[union-attr, index]
         if old != new and sorted(old) == sorted(new):
-            what = key.replace("_names", "s")
-            raise ValueError(
-                f"weights={place}: that run has the {what} {shorten(old)}, and the data has them in "
-                f"the order {shorten(new)}; give them the same order, columns by data.features=[...]."
-            )
+            given = f"that run has the {key.replace('_names', 's')} {shorten(old)}"
+            message = f"{given}, and the data has them in the order {shorten(new)}"
+            raise ValueError(f"weights={place}: {message}; give them the same order.")
     saved: dict[str, Tensor] = {
         name.removeprefix(PREFIX): value
         for name, value in content["state_dict"].items()
@@ -394,16 +371,12 @@ def load_weights(
     ]
     differences = shorten(mismatches, 8)
     if not fitting:
-        raise ValueError(
-            f"weights={place}: nothing in {path} fits this model: {differences or 'it is empty'}; "
-            "choose the model of that run."
-        )
+        reason = f"nothing in {path} fits this model: {differences or 'it is empty'}"
+        raise ValueError(f"weights={place}: {reason}; choose the model of that run.")
     if strict and mismatches:
-        raise ValueError(
-            f"weights={place}: {path} does not fit this model: {differences}; choose the model of "
-            "that run, load a part with model.weights_keys, or the tensors that fit with "
-            "model.strict=false."
-        )
+        way_out = "choose its model, a part, model.weights_keys, or what fits, model.strict=false."
+        reason = f"{path} does not fit this model: {differences}"
+        raise ValueError(f"weights={place}: {reason}; {way_out}")
     model.load_state_dict(fitting, strict=False)
     rest = f"; left out: {differences}" if mismatches else ""
     if kept := [name for name in whole if name not in own]:
@@ -437,9 +410,7 @@ def choose_part(
             names = [name for name in tensors if fnmatchcase(name, pattern)]
             if not names:
                 known = saved if where == "there" else own
-                raise ValueError(
-                    f"weights_keys: {chosen!r} chooses nothing {where}, of {shorten(known, 8)}; "
-                    f"choose names that this model and {place} have."
-                )
+                message = f"{chosen!r} chooses nothing {where}, of {shorten(known, 8)}"
+                raise ValueError(f"weights_keys: {message}; choose names that both models have.")
             part |= {name: tensors[name] for name in names}
     return parts[0], parts[1]

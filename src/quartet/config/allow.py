@@ -16,7 +16,7 @@ from quartet.config import signatures
 from quartet.config.overrides import NAMED_PARTS, base_group
 from quartet.core.files import CONF, PROJECTS
 from quartet.core.messages import join_or
-from quartet.core.problems import Problem
+from quartet.core.problems import Problem, Problems
 
 # (module, base): classes defined in the module or within it that descend from the base; without a
 # base its functions.
@@ -77,10 +77,7 @@ KINDS = {
     "logger": ("lightning.pytorch.loggers.Logger",),
 }
 # The groups of parts, in the order of messages.
-PART_GROUPS = (
-    *("data", "model", "loss", "metrics", "optimizer", "scheduler"),
-    *("module", "trainer", "callbacks", "logger"),
-)
+PART_GROUPS = tuple(KINDS)
 
 
 @cache
@@ -95,21 +92,16 @@ def locate(path: str, kinds: Sequence[str] = ()) -> Callable[..., Any]:
     """The class or function that a `_target_` names, if it may be called.
 
     The object counts, not the name that leads to it: through the module of a class, ``os`` is in
-    reach under many names.
-
-    Args:
-        path: Its name.
-        kinds: What its classes descend from, for messages.
+    reach under many names. `kinds` are what its classes descend from, for messages.
 
     Raises:
         ValueError: it may not be called, or there is nothing of this name.
     """
     families = [*FAMILIES, *extra_families()]
     roots = list(dict.fromkeys(module.partition(".")[0] for module, _ in families))
-    error = ValueError(
-        f"is no part of a training that a configuration may name. Name one of {', '.join(roots)}, "
-        "or, if you trust its package, add that to conf/allow.yaml."
-    )
+    known = f"{', '.join(roots)}, or"
+    message = "is no part of a training that a configuration may name. Name one of"
+    error = ValueError(f"{message} {known}, if you trust its package, add that to conf/allow.yaml.")
     names = path.split(".")
     if names[0] not in roots or any(name.startswith("__") for name in names):
         raise error  # before it is imported, which runs code too
@@ -181,7 +173,7 @@ def find_problems(tree: Any) -> list[Problem]:
     ]
 
 
-def check_target(key: str, target: Any) -> Iterator[Problem]:
+def check_target(key: str, target: Any) -> Problems:
     if not isinstance(target, str):
         message = f"is a {type(target).__name__}. Write a dotted name."
         yield Problem(key, message, str(target))
@@ -202,7 +194,7 @@ def check_target(key: str, target: Any) -> Iterator[Problem]:
         yield Problem(key, describe_kinds(kinds), target)
 
 
-def check_item(key: str, item: Any) -> Iterator[Problem]:
+def check_item(key: str, item: Any) -> Problems:
     if isinstance(item, str) and "${" in item:
         # Hydra resolves what it instantiates again, and an object could come out of a text.
         message = "refers to another value even after it was resolved. Remove the backslash."

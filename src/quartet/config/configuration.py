@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig as DictConfig  # the type, for rooms that do not know OmegaConf
+from omegaconf import ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from quartet.config import allow
-from quartet.core.problems import Problem
+from quartet.core.problems import Problem, Problems
 
 # To a key of the whole; other references have resolvers, or dots before them.
 REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
@@ -83,10 +84,6 @@ class Configuration(Mapping[str, Any]):
                 self._values = to_container(self.node)
         return self._values
 
-    def keys_of(self, group: str) -> list[str]:
-        """The keys of a group, whose values may not be known yet."""
-        return list(self.node[group])
-
     def fill(self, values: Mapping[str, Any]) -> None:
         """Sets values by their dotted keys."""
         for key, value in values.items():
@@ -100,7 +97,7 @@ class Configuration(Mapping[str, Any]):
             found |= more
         return found
 
-    def clear_unresolved(self) -> Iterator[Problem]:
+    def clear_unresolved(self) -> Problems:
         """Yields values that must be set and references that lead nowhere; they become null."""
         self._values = None
         yield from clear_unresolved(self.node, "")
@@ -134,7 +131,7 @@ def resolve(node: Any, tree: Any) -> Any:
 
 def clear_unresolved(
     node: DictConfig | ListConfig, prefix: str, above: tuple[Any, ...] = ()
-) -> Iterator[Problem]:
+) -> Problems:
     above = (*above, node)
     for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
         path = f"{prefix}{key}"

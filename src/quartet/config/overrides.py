@@ -1,12 +1,12 @@
 """Overrides as text, names of groups, ranges of a search. Without torch."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quartet.core.files import CONF
-from quartet.core.problems import ConfigError, Problem
+from quartet.core.problems import ConfigError, Problem, Problems
 
 # A module may have several of these, under names of their own: critic_optimizer.
 NAMED_GROUPS = ("optimizer", "scheduler")
@@ -187,7 +187,7 @@ Range = list[Any] | dict[str, Any]
 FORM = "{low: 0.001, high: 0.1, log: true}, or a list of values"
 
 
-def check_search_ranges(group: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+def check_search_ranges(group: str, node: Mapping[str, Any]) -> Problems:
     """Yields what is wrong with the ranges that a group's option names for its own settings."""
     ranges = node.get("search") or {}
     if not isinstance(ranges, Mapping):

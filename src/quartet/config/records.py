@@ -7,7 +7,7 @@ the allow-list permits it.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +23,8 @@ from quartet.config import allow
 from quartet.config.configuration import copy_config, to_container
 from quartet.config.overrides import NAMES, find_groups, is_option, key_of, quote_values
 from quartet.core.files import CONF, PROJECTS
-from quartet.core.problems import ConfigError, Problem
-from quartet.records.run_directory import (
-    LENGTH,
-    find_outside_links,
-    flatten,
-    is_filled,
-    list_configs,
-    read_file,
-    read_result,
-)
+from quartet.core.problems import ConfigError, Problem, Problems, refuse
+from quartet.records import run_directory as record
 
 # Targets of version 0.1 and where they are now.
 MOVED = {
@@ -57,10 +49,7 @@ MOVED = {
 }
 
 
-GROUPS = (
-    *("data", "model", "loss", "metrics", "optimizer", "scheduler"),
-    *("module", "trainer", "monitor", "callbacks", "logger"),
-)
+GROUPS = (*allow.PART_GROUPS, "monitor")
 # Settings of a data set that earlier versions did not have; null is what they did.
 ADDED = {
     "quartet.data.csv.csv": (
@@ -78,7 +67,7 @@ PROFILERS = (None, "simple", "advanced", "pytorch")
 PATHS = ("data.path", "data.test_path")
 # What may change when a run continues: its length and how it is watched, nothing else.
 CHANGEABLE = (
-    *("resume", "check", "pictures", "directory", *LENGTH, "callbacks", "logger"),
+    *("resume", "check", "pictures", "directory", *record.LENGTH, "callbacks", "logger"),
     *("data.num_workers", "data.eval_batch_size", "data.dir", *PATHS),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.limit_test_batches"),
 )
@@ -90,10 +79,8 @@ TRAINING = (
 # Ranges for a search.
 SEARCH = re.compile(r"(loss|model|(\w+_)?(optimizer|scheduler))\.search(\.|$)")
 # Settings that divide the samples among the parts.
-DIVISION = (
-    *("split_seed", "val_fraction", "test_fraction", "folds", "fold"),
-    *("order", "group", "division"),
-)
+DIVISION = ["split_seed", "val_fraction", "test_fraction", "folds", "fold"]
+DIVISION += ["order", "group", "division"]
 HORIZONS = ("T_max", "total_iters", "total_steps")
 
 
@@ -106,16 +93,13 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
         ConfigError: there is no run, its record cannot be read or decides where something is read,
             written or sent, or a link leads out of the directory.
     """
-    configs = list_configs(directory)
+    configs = record.list_configs(directory)
     if not configs:
-        message = (
-            f"{directory} holds no run: there is no .hydra/config.yaml; name a run's directory."
-        )
-        raise ConfigError(Problem("", message))
+        message = "holds no run: there is no .hydra/config.yaml; name a run's directory."
+        raise ConfigError(Problem("", f"{directory} {message}"))
     file = configs[-1]
     loaded = read_config(file)
-    if problems := list(check_links(directory)):
-        raise ConfigError(*problems)
+    refuse(check_links(directory))
     try:
         renamed = rename_targets(loaded, moved_target)
         is_old, loaded = renamed != loaded, rename_targets(renamed, forked_target)
@@ -128,12 +112,11 @@ def read_record(directory: str | Path, overrides: Sequence[str] = ()) -> tuple[D
             loaded["trainer"]["profiler"] = None  # it says where it writes
         cfg = OmegaConf.create(loaded)
     except (ValueError, TypeError, RecursionError, OmegaConfBaseException) as error:
-        raise unreadable(file, error) from None
+        reason = f"cannot be read: {' '.join(str(error).split())}"
+        raise ConfigError(Problem(str(file), reason)) from None
     given = set(map(key_of, overrides))
     checks = (check_places(loaded), check_references(loaded), check_addresses(cfg, loaded))
-    found = [problem for check in checks for problem in check if problem.key not in given]
-    if found:
-        raise ConfigError(*found)
+    refuse(problem for check in checks for problem in check if problem.key not in given)
     with open_dict(cfg):
         cfg.hydra = {"runtime": {"choices": read_choices(directory)}, "overrides": {"task": []}}
     return cfg, is_old
@@ -146,40 +129,27 @@ def read_config(file: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no configuration.
     """
     try:
-        loaded = read_file(file)
+        loaded = record.read_file(file)
     except ValueError as error:
         raise ConfigError(Problem("", str(error))) from None
-    if problems := list(check_shape(loaded, str(file))):
-        raise ConfigError(*problems)
-    return loaded  # type: ignore[no-any-return]
-
-
-def unreadable(file: Path, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())
-    return ConfigError(Problem(str(file), f"cannot be read: {reason}"))
-
-
-def check_shape(loaded: Any, file: str) -> Iterator[Problem]:
-    """A record must be the groups of a configuration, with texts or numbers as keys."""
     if not isinstance(loaded, dict) or not set(GROUPS) <= set(loaded):
-        yield Problem(file, "is no configuration of a run.")
-        return
-    for group in GROUPS:
-        empty = loaded[group] is None and group in ("callbacks", "logger")
-        if not isinstance(loaded[group], dict) and not empty:
-            yield Problem(file, f"{group} must be a mapping.")
+        raise ConfigError(Problem(str(file), "is no configuration of a run."))
+    empty = {group for group in ("callbacks", "logger") if loaded[group] is None}
+    wrong = [g for g in GROUPS if not isinstance(loaded[g], dict) and g not in empty]
+    refuse(Problem(str(file), f"{group} must be a mapping.") for group in wrong)
+    return loaded
 
 
-def check_links(directory: str | Path) -> Iterator[Problem]:
+def check_links(directory: str | Path) -> Problems:
     """No link may lead out of the directory: a write would follow it. Files must be files."""
     for file in (Path(directory) / "result.json", Path(directory) / "metrics.csv"):
         if file.is_dir():
             yield Problem(str(file), "is a folder in the place of a file; move it away.")
-    for link, to in find_outside_links(directory):
+    for link, to in record.find_outside_links(directory):
         yield Problem(str(link), f"is a link to {to}; put the file itself there.")
 
 
-def check_places(loaded: Any) -> Iterator[Problem]:
+def check_places(loaded: Any) -> Problems:
     """A record must not decide where data is downloaded."""
     usual = yaml.safe_load((CONF / "train.yaml").read_text())["data"]["dir"]
     if (place := loaded["data"].get("dir", usual)) != usual:
@@ -187,7 +157,7 @@ def check_places(loaded: Any) -> Iterator[Problem]:
         yield Problem("data.dir", message, place)
 
 
-def check_references(loaded: Any) -> Iterator[Problem]:
+def check_references(loaded: Any) -> Problems:
     """A record may refer to its own keys, to a variable as a whole value, and as conf/ does."""
     for key, text in allow.walk(loaded):
         if not isinstance(text, str) or key.startswith("logger."):  # those of conf/ are used
@@ -199,7 +169,7 @@ def check_references(loaded: Any) -> Iterator[Problem]:
             yield Problem(key, message, text)
 
 
-def check_addresses(node: Any, loaded: Any, key: str = "") -> Iterator[Problem]:
+def check_addresses(node: Any, loaded: Any, key: str = "") -> Problems:
     """No address in a record may hold another value, which could be a secret; few may be there.
 
     `node` resolves the references that `loaded` has.
@@ -252,11 +222,11 @@ def moved_target(target: str) -> str:
 
 def read_choices(directory: str | Path) -> dict[str, Any]:
     """The options of the groups with which a run was started, as its record has them."""
-    record = Path(directory) / ".hydra" / "hydra.yaml"
-    choices: Any = read_result(directory).get("choices", {})
-    if is_filled(record):
+    file = Path(directory) / ".hydra" / "hydra.yaml"
+    choices: Any = record.read_result(directory).get("choices", {})
+    if record.is_filled(file):
         with suppress(ValueError, KeyError, TypeError):
-            choices = read_file(record)["hydra"]["runtime"]["choices"]
+            choices = record.read_file(file)["hydra"]["runtime"]["choices"]
     return {str(k): v for k, v in choices.items()} if isinstance(choices, Mapping) else {}
 
 
@@ -273,11 +243,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Sets values of a configuration as the command line writes them: ``data.path=FILE``.
-
-    Args:
-        cfg: Changed in place.
-        overrides: In Hydra's grammar; ``+key=value`` adds a key, ``~key`` removes one.
+    """Sets values of a configuration by overrides in Hydra's grammar: ``data.path=FILE``, ``~key``.
 
     Raises:
         ConfigError: one cannot be read, names a key that is not there, or has several values.
@@ -302,8 +268,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             reason = str(error).partition("\n")[0]
             problems.append(Problem(key, f"{reason} Correct {text}."))
     OmegaConf.set_struct(cfg, False)
-    if problems:
-        raise ConfigError(*problems)
+    refuse(problems)
 
 
 # Where a run continues
@@ -334,17 +299,16 @@ def place_of(cfg: DictConfig) -> Place | None:
     from quartet.checkpoints.storage import TRAINING, CheckpointError, find_newest, load
 
     directory = Path(cfg.resume)
-    begun = list_configs(directory)
+    begun = record.list_configs(directory)
     if not begun:
-        message = f"holds no run: {directory}/.hydra is missing."
-        raise ConfigError(Problem("resume", message, directory))
+        raise ConfigError(Problem("resume", "holds no run, there is no .hydra in it.", directory))
     try:
         before = flat(OmegaConf.create(read_config(begun[0])))
     except (ValueError, OmegaConfBaseException) as error:
-        raise unreadable(begun[0], error) from None
-    if problems := changes(before, flat(cfg), str(directory)):
-        raise ConfigError(*problems)
-    finished = read_result(directory).get("status") == "finished"
+        reason = f"cannot be read: {' '.join(str(error).split())}"
+        raise ConfigError(Problem(str(begun[0]), reason)) from None
+    refuse(changes(before, flat(cfg), str(directory)))
+    finished = record.read_result(directory).get("status") == "finished"
     if not finished and not any(directory.glob("checkpoints/*.ckpt")):
         return Place(None, 0, extended=False)
     try:
@@ -367,10 +331,7 @@ def place_of(cfg: DictConfig) -> Place | None:
         try:
             return Place(longer, load(longer, entries=TRAINING)["epoch"], extended)
         except CheckpointError as error:
-            message = (
-                f"{error} The run ended within an epoch, and only this checkpoint could continue "
-                "it; start a run of its own without resume."
-            )
+            message = f"{error} The run ended within an epoch; start one of its own without resume."
             raise ConfigError(Problem("resume", message, directory)) from None
     return Place(path, saved["epoch"], extended)
 
@@ -379,7 +340,7 @@ def end(cfg: DictConfig) -> str:
     """What decides when a training ends: its length, and callbacks that may stop it."""
     callbacks = to_container(cfg.callbacks, resolve=False)
     stopping = {k: v for k, v in callbacks.items() if k not in ("best", "last", "progress_bar")}
-    length = {key: OmegaConf.select(cfg, key) for key in LENGTH}
+    length = {key: OmegaConf.select(cfg, key) for key in record.LENGTH}
     return json.dumps({**length, "callbacks": stopping}, sort_keys=True, default=str)
 
 
@@ -395,10 +356,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], directory: str) -
         if within(key, TRAINING) or not within(key, CHANGEABLE)
     ]
     if problems:
-        message = (
-            "continues the same training, which this would change; leave it out, or start a run of "
-            f"its own without resume. These may change: {', '.join(CHANGEABLE[4:])}."
-        )
+        message = "continues the same training; leave these out, or start a run of its own without"
+        message += f" resume. These may change: {', '.join(CHANGEABLE[4:])}."
         problems.append(Problem("resume", message, directory))
     return problems
 
@@ -414,17 +373,14 @@ def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 def check_length(
     cfg: DictConfig, reached: int, steps_per_epoch: float, total_steps: float
-) -> Iterator[Problem]:
+) -> Problems:
     """Checks whether a training that has reached an epoch can have its new length."""
     length = cfg.trainer.max_epochs
     if length not in (None, -1) and length < reached:
-        message = (
-            f"lies before epoch {reached + 1}, which the run has reached; leave it out, or set a "
-            "larger number."
-        )
+        message = f"lies before epoch {reached + 1}, which the run has reached; set a larger one."
         yield Problem("trainer.max_epochs", message, length)
         return
-    before = read_config(list_configs(Path(cfg.resume))[0])["trainer"]
+    before = read_config(record.list_configs(Path(cfg.resume))[0])["trainer"]
     unset = [
         f"{group}.{key}"
         for group in find_groups(to_container(cfg, resolve=False), "scheduler")
@@ -436,17 +392,13 @@ def check_length(
     planned = math.inf if epochs in (None, -1) else epochs * steps_per_epoch
     planned = planned if steps == -1 else min(planned, steps)
     if unset and planned != total_steps:
-        message = (
-            f"was derived from the length of the training, {planned:g} steps, and would be another "
-            f"for {total_steps:g}; leave the length as it was, or start a run of its own "
-            "without resume."
-        )
-        yield Problem(unset[0], message)
+        message = f"was derived from the length, {planned:g} steps, and differs for {total_steps:g}"
+        yield Problem(unset[0], f"{message}; leave it as it was, or start a run without resume.")
 
 
 def changed_settings(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     """The settings of a run that is built again and that are not those of its record, by their keys."""
-    if not (configs := list_configs(directory)):
+    if not (configs := record.list_configs(directory)):
         return {}
     renamed = rename_targets(read_config(configs[-1]), moved_target)
     recorded = OmegaConf.create(rename_targets(renamed, forked_target))
@@ -462,17 +414,14 @@ def changed_settings(cfg: DictConfig, directory: Path) -> dict[str, Any]:
     }
 
 
-def check_division(changed: Mapping[str, Any]) -> Iterator[Problem]:
+def check_division(changed: Mapping[str, Any]) -> Problems:
     """Checks that the samples of a run which is built again are divided as in its training."""
     if "data.path" in changed:
         return
     for key in (f"data.{name}" for name in DIVISION):
         if key in changed:
-            message = (
-                "is not what the run was trained with, and samples to score would be some that it was "
-                "trained on; leave it out, score others, input=FILE, or train a run with it."
-            )
-            yield Problem(key, message, changed[key])
+            message = "would score samples that the run was trained on; leave it out, or score"
+            yield Problem(key, f"{message} others, input=FILE.", changed[key])
 
 
 def flat(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
@@ -480,6 +429,5 @@ def flat(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     cfg = copy_config(cfg)
     with open_dict(cfg):
         cfg.pop("hydra", None)
-    return {
-        key: value for key, value in flatten(to_container(cfg, resolve)) if not SEARCH.match(key)
-    }
+    items = record.flatten(to_container(cfg, resolve))
+    return {key: value for key, value in items if not SEARCH.match(key)}

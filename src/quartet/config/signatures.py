@@ -8,14 +8,14 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
 from quartet.core.messages import closest_name, format_value, join_or, suggest_name
-from quartet.core.problems import Problem
+from quartet.core.problems import Problem, Problems
 
 
 def check_arguments(
@@ -26,7 +26,7 @@ def check_arguments(
     positional: int = 0,
     reserved: Mapping[str, str] | None = None,
     partial: bool = False,
-) -> Iterator[Problem]:
+) -> Problems:
     """Yields the unknown and the missing arguments of `target`.
 
     Args:

@@ -39,7 +39,10 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_directory(path.parent)
+        with suppress(OSError):  # Windows and some network folders cannot
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which
         raise
@@ -71,16 +74,6 @@ def create_file(path: Path) -> Iterator[Path]:
         if path.exists():
             raise FileExistsError(f"{path} was written by another program; name another file.")
         (Path(folder) / path.name).rename(path)
-
-
-def sync_directory(folder: Path) -> None:
-    """Flushes the names of a folder's files to disk, where the system can."""
-    with suppress(OSError):  # Windows and some network folders cannot
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def remove_file(path: Path) -> None:
@@ -209,10 +202,8 @@ def lock(directory: Path, *, wait: bool = False) -> Iterator[None]:
             who = ""
             with suppress(OSError):  # the other process may have just ended
                 who = (directory / ".lock").read_text()
-            message = (
-                f"another process trains in {directory}: {who or 'unknown'}; wait until it ends."
-            )
-            raise ConfigError(Problem("", message))
+            message = f"another process trains in {directory}: {who or 'unknown'}"
+            raise ConfigError(Problem("", f"{message}; wait until it ends."))
         time.sleep(0.01)
     try:
         yield

@@ -71,6 +71,9 @@ class Context:
     total_steps: float
 
 
+Problems = Iterator[Problem]  # as checks yield them
+
+
 class ConfigError(Exception):
     """A configuration that cannot train, with its problems and their messages."""
 
@@ -87,15 +90,31 @@ class TrainingError(RuntimeError):
     """A training that cannot go on. The message says why and what to do."""
 
 
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raises a ConfigError of the problems, if there are any."""
+    if found := list(problems):
+        raise ConfigError(*found)
+
+
 @contextmanager
-def collect_problems(problems: list[Any], key: str, names: Iterable[str] = ()) -> Iterator[None]:
+def as_problems(key: str, names: Iterable[str] = ()) -> Iterator[None]:
+    """Raises a ConfigError of what `collect_problems` finds within the block."""
+    with collect_problems([], key, names) as problems:
+        yield
+    refuse(problems)
+
+
+@contextmanager
+def collect_problems(
+    problems: list[Problem], key: str, names: Iterable[str] = ()
+) -> Iterator[list[Problem]]:
     """Converts an error of a part or a library into a problem, and appends it to `problems`.
 
     An error in the engine's own code is not a problem of the configuration; it propagates. `key` is
     that of the part, and `names` are those of its arguments. Notes of an error are further problems.
     """
     try:
-        yield
+        yield problems
     except ConfigError as error:
         problems += error.problems
     except Exception as error:

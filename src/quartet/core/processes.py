@@ -53,9 +53,8 @@ def started_by_lightning() -> bool:
 
 def process_rank() -> int:
     """The rank of this process in its run, from 0."""
-    name = (
-        "RANK" if started_by_torchrun() else "SLURM_PROCID" if started_by_slurm() else "LOCAL_RANK"
-    )
+    launched = "SLURM_PROCID" if started_by_slurm() else "LOCAL_RANK"
+    name = "RANK" if started_by_torchrun() else launched
     return int(os.environ.get(name, 0))
 
 

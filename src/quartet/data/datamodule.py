@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -10,19 +11,8 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from quartet.data import loader
 from quartet.data.augment import augment_images
-from quartet.data.loader import (
-    BatchDataset,
-    Batches,
-    EpochBatchSampler,
-    TensorLoader,
-    collate,
-    collate_as_lists,
-    identity,
-    make_normalizer,
-    prepare_batch,
-    worker_options,
-)
 from quartet.data.split import Parts, Rows, identify, identify_files
 from quartet.data.stream import StreamLoader, count_samples
 from quartet.data.task import create_task
@@ -30,6 +20,7 @@ from quartet.data.task import create_task
 __all__ = ["DataModule", "Parts"]
 
 
+@dataclass(eq=False, repr=False)
 class DataModule(LightningDataModule):
     """Serves the parts of a data set in batches.
 
@@ -52,44 +43,31 @@ class DataModule(LightningDataModule):
         crop: Largest shift of a training image in pixels; 0 shifts none.
     """
 
-    parts: Parts
+    source: Callable[[], Parts]
+    _: KW_ONLY
+    task: str
+    batch_size: int | str
+    eval_batch_size: int
+    seed: int
+    shuffle: bool
+    balance: bool
+    drop_last: bool
+    num_workers: int
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    flip: bool
+    crop: int
+
+    parts: Parts = field(init=False)
     resumes_itself = True  # its batches follow from the seed, the epoch and their number
     is_rebuilt = False  # whether it is that of a run, which has trained on its training part
     is_prepared = False  # whether its source prepared it by the metadata of a run
-    paths: Sequence[str] = ()  # files and folders that the settings name
-    identity: dict[str, Any] | None = None  # by which a change of the data is noticed
+    paths: Sequence[str] = field(default=(), init=False)  # files and folders that the settings name
+    # By which a change of the data is noticed.
+    identity: dict[str, Any] | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        source: Callable[[], Parts],
-        *,
-        task: str,
-        batch_size: int | str,
-        eval_batch_size: int,
-        seed: int,
-        shuffle: bool,
-        balance: bool,
-        drop_last: bool,
-        num_workers: int,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-        flip: bool,
-        crop: int,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.source = source
-        self.task = task
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.balance = balance
-        self.drop_last = drop_last
-        self.num_workers = num_workers
-        self.mean = mean
-        self.std = std
-        self.flip = flip
-        self.crop = crop
         self.start = (0, 0)
         # From the configuration: task, input_shape, num_classes, num_outputs.
         self.config_metadata: dict[str, Any] = {}
@@ -186,26 +164,17 @@ class DataModule(LightningDataModule):
     def count_batches(self, world_size: int, samples: float | None = None) -> float:
         """Counts the training batches of an epoch for each process; infinite if not known.
 
-        Args:
-            world_size: Number of processes.
-            samples: Size of the training part; None counts its samples.
+        `samples` is the size of the training part; None counts it.
         """
         count = self.count("train") if samples is None else samples
         if math.isinf(count):
             return count
-        return len(self._train_batches(int(count), 0, world_size))
+        return len(self._train_batches(int(count), world_size=world_size))
 
-    def _train_batches(self, count: int, rank: int, world_size: int, **options: Any) -> Batches:
-        full = math.ceil(count / world_size)  # the processes share the whole set
-        return Batches(
-            count,
-            full if self.batch_size == "full" else int(self.batch_size),
-            seed=self.seed,
-            drop_last=self.drop_last,
-            rank=rank,
-            world_size=world_size,
-            **options,
-        )
+    def _train_batches(self, count: int, **options: Any) -> loader.Batches:
+        full = math.ceil(count / options["world_size"])  # the processes share the whole set
+        size = full if self.batch_size == "full" else int(self.batch_size)
+        return loader.Batches(count, size, seed=self.seed, drop_last=self.drop_last, **options)
 
     def train_dataloader(self) -> Any:
         # With overfit_batches every epoch has the same batches.
@@ -222,9 +191,8 @@ class DataModule(LightningDataModule):
             order["least"] = limit if isinstance(limit, int) else 0
             return self._stream(self.parts.train, self.batch_size, options, **order)
         weights = balancing_weights(self.targets()) if self.balance else None
-        batches = self._train_batches(
-            int(self.count("train")), *self._process(), **order, weights=weights
-        )
+        order |= {"weights": weights, **self._process()}
+        batches = self._train_batches(int(self.count("train")), **order)
         return self._loader(self.parts.train, batches, **options)
 
     def first_batch(self, count: int, part: str = "train", augment: Any = None) -> Any:
@@ -234,7 +202,7 @@ class DataModule(LightningDataModule):
             return next(iter(self._stream(dataset, count, {"augment": augment}, num_workers=0)))
         if self.queries(dataset) is not None:
             count = 1
-        batches = Batches(min(count, len(dataset)), count, seed=self.seed)
+        batches = loader.Batches(min(count, len(dataset)), count, seed=self.seed)
         return next(iter(self._loader(dataset, batches, num_workers=0, augment=augment)))
 
     def val_dataloader(self) -> Any:
@@ -250,60 +218,53 @@ class DataModule(LightningDataModule):
             return []
         if isinstance(dataset, IterableDataset):
             return self._stream(dataset, self.eval_batch_size)
-        rank, world_size = self._process()
-        batches = Batches(
-            int(self.count(part)),
-            self.eval_batch_size,
-            seed=self.seed,
-            fill=False,
-            rank=rank,
-            world_size=world_size,
-        )
-        return self._loader(dataset, batches)
+        options = {"seed": self.seed, "fill": False, **self._process()}
+        count = int(self.count(part))
+        return self._loader(dataset, loader.Batches(count, self.eval_batch_size, **options))
 
-    def _process(self) -> tuple[int, int]:
+    def _process(self) -> dict[str, Any]:
         """The rank of this process and the number of processes."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        trainer = self.trainer
+        rank, count = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return {"rank": rank, "world_size": count}
 
-    def _loader(self, dataset: Dataset[Any], batches: Batches, **options: Any) -> Any:
+    def _loader(self, dataset: Dataset[Any], batches: loader.Batches, **options: Any) -> Any:
         device = torch.device("cpu")
         if isinstance(dataset, TensorDataset) and self.trainer:
             device = self.trainer.strategy.root_device
         workers = options.pop("num_workers", self.num_workers)
         prepare = self._preparation(device, **options)
         if isinstance(dataset, TensorDataset):
-            return TensorLoader(dataset.tensors, batches, device, prepare, self.queries(dataset))
+            queries = self.queries(dataset)
+            return loader.TensorLoader(dataset.tensors, batches, device, prepare, queries)
         return DataLoader(
-            BatchDataset(dataset, self._collate(), prepare, self.seed),
-            batch_sampler=EpochBatchSampler(batches),  # type: ignore[arg-type]
-            collate_fn=identity,
+            loader.BatchDataset(dataset, self._collate(), prepare, self.seed),
+            batch_sampler=loader.EpochBatchSampler(batches),  # type: ignore[arg-type]
+            collate_fn=loader.identity,
             # Without one it would draw from the generator of the training.
             generator=torch.Generator().manual_seed(self.seed),
-            **worker_options(workers),
+            **loader.worker_options(workers),
         )
 
     def _stream(
         self, dataset: Any, batch_size: Any, augmentation: Any = None, **options: Any
     ) -> StreamLoader:
-        rank, world_size = self._process()
         return StreamLoader(
             dataset,
             batch_size,
             seed=self.seed,
             collate=self._collate(),
             prepare=self._preparation(torch.device("cpu"), **(augmentation or {})),
-            rank=rank,
-            world_size=world_size,
-            **{"num_workers": self.num_workers, **options},
+            **{"num_workers": self.num_workers, **self._process(), **options},
         )
 
     def _collate(self) -> Callable[[list[Any]], Any]:
         own = self.parts.collate
-        return collate if own is None else functools.partial(collate_as_lists, own)
+        return loader.collate if own is None else functools.partial(loader.collate_as_lists, own)
 
     def _preparation(self, device: torch.device, **options: Any) -> Callable[..., Any]:
-        normalize = make_normalizer(self.mean, self.std, device)
-        return functools.partial(prepare_batch, normalize=normalize, **options)
+        normalize = loader.make_normalizer(self.mean, self.std, device)
+        return functools.partial(loader.prepare_batch, normalize=normalize, **options)
 
 
 def balancing_weights(targets: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from quartet.compat.lightning_loop import DeviceBatch
 from quartet.data.nest import children, leaves, lists_to_tuples, map_children, map_tensors
 
 
+@dataclass(eq=False)
 class Batches:
     """A batch sampler whose batches are a function of the seed and the epoch alone.
 
@@ -36,32 +38,22 @@ class Batches:
             None draws every sample once.
     """
 
-    def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        fill: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        start: tuple[int, int] = (0, 0),
-        weights: Tensor | None = None,
-    ) -> None:
-        self.count = count
-        self.batch_size = batch_size * world_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.fill = fill
-        self.missing = -count % world_size if fill and not drop_last else 0
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
-        self.weights = weights
-        self.epoch = start[0]  # a `DataLoader` with workers reads before `set_epoch` is called
+    count: int
+    batch_size: int
+    _: KW_ONLY
+    seed: int
+    shuffle: bool = False
+    drop_last: bool = False
+    fill: bool = True
+    rank: int = 0
+    world_size: int = 1
+    start: tuple[int, int] = (0, 0)
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.batch_size *= self.world_size
+        self.missing = -self.count % self.world_size if self.fill and not self.drop_last else 0
+        self.epoch = self.start[0]  # a `DataLoader` with workers reads before `set_epoch` is called
 
     @property
     def sampler(self) -> "Batches":
@@ -204,10 +196,6 @@ def collate_as_lists(own: Callable[[list[Any]], Any], samples: list[Any]) -> Any
     """Makes a batch by a function of a project, with a list where it holds an item of each sample.
 
     The usual function of detectors, ``tuple(zip(*samples))``, makes tuples, which have no samples.
-
-    Args:
-        own: Makes the batch.
-        samples: Its samples.
     """
 
     def to_list(part: Any) -> Any:
@@ -272,6 +260,7 @@ class EpochBatchSampler:
             yield self.sampler.epoch, batch
 
 
+@dataclass(eq=False)
 class BatchDataset(Dataset[Any]):
     """Reads whole batches of a data set of single samples.
 
@@ -286,14 +275,10 @@ class BatchDataset(Dataset[Any]):
         seed: Seed of the random numbers.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        collate: Callable[[list[Any]], Any],
-        prepare: Callable[[Any, Tensor, int], Any],
-        seed: int,
-    ) -> None:
-        self.dataset, self.collate, self.prepare, self.seed = dataset, collate, prepare, seed
+    dataset: Dataset[Any]
+    collate: Callable[[list[Any]], Any]
+    prepare: Callable[[Any, Tensor, int], Any]
+    seed: int
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]

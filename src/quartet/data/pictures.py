@@ -37,11 +37,8 @@ class PictureError(ValueError):
 def list_pictures(folder: Path, left_out: dict[str, int]) -> list[str]:
     """Lists the paths of the pictures of a folder and of those within it, in the order of their names.
 
-    Hidden files and folders are passed over.
-
-    Args:
-        folder: The folder; links are followed.
-        left_out: Gets the number of the files that are none, by their ending.
+    Links are followed, hidden files and folders passed over. `left_out` gets the number of the files
+    that are no pictures, by their ending.
     """
     found, seen = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -85,7 +82,9 @@ def read_picture(path: Path, mode: str = "RGB", *, small: bool = False) -> Any:
             warnings.simplefilter("ignore")  # large ones, and metadata that is damaged
             if small:
                 image.draft(image.mode, (1, 1))
-            refuse_several(image)
+            count = getattr(image, "n_frames", 1)
+            if count > 1 and image.format != "MPO":  # in a phone's JPEG the second is a preview
+                raise PictureError(f"holds {count} pictures; save each as a file of its own")
             image.load()
             return show(turn_upright(image), mode, image)
     except PictureError as error:
@@ -96,13 +95,6 @@ def read_picture(path: Path, mode: str = "RGB", *, small: bool = False) -> Any:
         raise PictureError(f"{path} has too many pixels; make it smaller") from None
     except Exception as error:  # Pillow's readers raise errors of every kind
         raise PictureError(f"{path} cannot be read as a picture ({error})") from None
-
-
-def refuse_several(image: Any) -> None:
-    """Refuses a file with several pictures. The second one in a phone's JPEG is a preview."""
-    count = getattr(image, "n_frames", 1)
-    if count > 1 and image.format != "MPO":
-        raise PictureError(f"holds {count} pictures; save each as a file of its own")
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
@@ -142,10 +134,8 @@ def scale(values: NDArray[np.float32], mode: str, kind: str) -> NDArray[np.float
         return values / np.float32(65535)
     if mode == "F" and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1:
         return values
-    raise PictureError(
-        f"has values from {values.min():g} to {values.max():g}, and nothing says which is white; save "
-        "it with 8 or 16 bits, or as floats in [0, 1]"
-    )
+    span = f"{values.min():g} to {values.max():g}, and nothing says which is white"
+    raise PictureError(f"has values from {span}; save it with 8 or 16 bits, or as floats in [0, 1]")
 
 
 def check_pictures(paths: Sequence[str]) -> None:
@@ -173,6 +163,5 @@ def refuse_pictures(problems: Sequence[str], way_out: str = "Correct or remove")
     if len(problems) == 1:
         raise ValueError(f"{problems[0]}. {way_out} it.")
     if problems:
-        raise ValueError(
-            f"{len(problems)} pictures cannot be used. {way_out} them: {shorten(problems, 20)}."
-        )
+        count = f"{len(problems)} pictures cannot be used"
+        raise ValueError(f"{count}. {way_out} them: {shorten(problems, 20)}.")

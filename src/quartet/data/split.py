@@ -177,28 +177,23 @@ def split(
     fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
     for name, fraction in fractions.items():
         if not 0 <= fraction < 1:
-            raise ValueError(
-                f"{name} must be at least 0 and below 1, got {fraction}; 0 means no such part."
-            )
+            message = f"must be at least 0 and below 1, got {fraction}; 0 means none."
+            raise ValueError(f"{name} {message}")
     if val_fraction + test_fraction >= 1:
-        raise ValueError(
-            f"val_fraction + test_fraction must be below 1, got {val_fraction} + {test_fraction}; "
-            "the rest is the training part."
-        )
+        given = f"{val_fraction} + {test_fraction}; the rest is the training part."
+        raise ValueError(f"val_fraction + test_fraction must be below 1, got {given}")
     units: NDArray[Any] = np.arange(count) if groups is None else np.unique(groups)
     unit = "rows" if groups is None else "groups"
     sizes = {name: round(fraction * len(units)) for name, fraction in fractions.items()}
     for name, size in sizes.items():
         if fractions[name] > 0 and size == 0:
-            raise ValueError(
-                f"{name}={fractions[name]} makes an empty part of {len(units)} {unit}; it takes "
-                f"more of them, or at least {1 / max(len(units), 1):.2g}, or 0 to go without."
-            )
+            least = f"at least {1 / max(len(units), 1):.2g}, or 0 to go without"
+            message = f"makes an empty part of {len(units)} {unit}; it takes more of them"
+            raise ValueError(f"{name}={fractions[name]} {message}, or {least}.")
     if sum(sizes.values()) >= len(units):
-        raise ValueError(
-            f"val_fraction={val_fraction} and test_fraction={test_fraction} of {len(units)} {unit} "
-            "leave no training part; it takes more of them, or smaller fractions."
-        )
+        message = f"val_fraction={val_fraction} and test_fraction={test_fraction} of {len(units)}"
+        way_out = "it takes more of them, or smaller fractions"
+        raise ValueError(f"{message} {unit} leave no training part; {way_out}.")
     if order is not None:
         if fold is not None:
             raise ValueError("folds: rows in an order have no folds; set data.folds=null.")
@@ -238,10 +233,8 @@ def _split_order(order: NDArray[Any], val: int, test: int) -> Rows:
     last = start(len(values), test)
     middle = start(last, val)
     if not middle:
-        raise ValueError(
-            f"test_fraction: {len(values)} rows have {len(np.unique(values))} different places in "
-            "their order, which leaves none for the training part; choose smaller fractions."
-        )
+        message = f"{len(values)} rows have {len(np.unique(values))} different places in their"
+        raise ValueError(f"test_fraction: {message} order, too few for a training part; lower it.")
     return Rows(*(np.sort(part) for part in np.split(by, [middle, last])))
 
 
@@ -255,10 +248,8 @@ def _split_fold(
         classes, counts = np.unique(labels, return_counts=True)
         least, name = counts.min(), f"rows of class {str(classes[counts.argmin()])!r}"
     if least < count:
-        raise ValueError(
-            f"folds={count}: there are {least} {name} beside the test part, fewer than folds; lower "
-            "it, or add rows."
-        )
+        message = f"there are {least} {name} beside the test part, fewer than folds; lower it."
+        raise ValueError(f"folds={count}: {message}")
     kind = KFold if labels is None else StratifiedKFold
     folds = kind(count, shuffle=True, random_state=split_seed)
     others, this = list(folds.split(units, labels))[number]
@@ -268,17 +259,13 @@ def _split_fold(
 def _refuse_rare_classes(labels: NDArray[Any], name: str, fraction: float, size: int) -> None:
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
-        raise ValueError(
-            f"class {str(classes[counts.argmin()])!r} has only {counts.min()} row left to share out "
-            f"by {name}={fraction}, at least 2 are needed; add rows of that class, drop it, "
-            f"or set {name} to 0."
-        )
+        rare = f"class {str(classes[counts.argmin()])!r} has only {counts.min()} row left"
+        way_out = f"add rows of that class, drop it, or set {name} to 0"
+        raise ValueError(f"{rare} to share out by {name}={fraction}, 2 are needed; {way_out}.")
     if min(size, len(labels) - size) < len(classes):
-        raise ValueError(
-            f"{name}={fraction} divides {len(labels)} rows into {len(labels) - size} and {size}, "
-            f"fewer than the {len(classes)} classes; choose a fraction that leaves each part "
-            "at least one row a class, or 0."
-        )
+        parts = f"{len(labels)} rows into {len(labels) - size} and {size}"
+        message = f"{name}={fraction} divides {parts}, fewer than the {len(classes)} classes"
+        raise ValueError(f"{message}; choose another fraction, or 0.")
 
 
 def _keep_fractions(
@@ -289,15 +276,12 @@ def _keep_fractions(
     for label, fraction in keep.items():
         of_class = rows[labels[rows] == label]
         if not len(of_class):
-            raise ValueError(
-                f"keep names class {label!r}, which has no training rows; "
-                f"the classes are {', '.join(map(str, np.unique(labels[rows])))}."
-            )
+            known = ", ".join(map(str, np.unique(labels[rows])))
+            message = f"class {label!r}, which has no training rows; the classes are {known}."
+            raise ValueError(f"keep names {message}")
         if not 0 < fraction <= 1:
-            raise ValueError(
-                f"keep must be above 0 and at most 1 for each class, got {fraction} for class "
-                f"{label}; 1 keeps all of its training rows."
-            )
+            given = f"got {fraction} for class {label}"
+            raise ValueError(f"keep must be above 0 and at most 1 for each class, {given}.")
         left = max(1, round(fraction * len(of_class)))
         dropped.append(random.permutation(of_class)[left:])
     return np.setdiff1d(rows, np.concatenate(dropped))
@@ -360,9 +344,6 @@ def identify_files(places: Iterable[str]) -> dict[str, Any] | None:
 
     Hidden files, and the directories of runs and sweeps in a folder, are passed over. Up to 1,000
     files of 1 GiB in all are told apart by their contents, others by their sizes.
-
-    Args:
-        places: Files and folders.
     """
     hashes: list[Hashes] = []
     for place in (Path(each).expanduser() for each in places):
@@ -399,10 +380,7 @@ def find_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[tuple[str, IntArra
 def hash_files(files: Iterable[Path | str], root: Path | None, with_content: bool) -> Hashes:
     """Returns a number for each file, by its path below the root, if there is one, and its size.
 
-    Args:
-        files: The files.
-        root: A folder that has them, or None.
-        with_content: Whether what they hold counts, too.
+    `with_content` counts what they hold, too.
     """
     start, numbers = len(str(root)), []
     for file in files:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice
 from typing import Any
 
@@ -80,16 +81,15 @@ class Stream(IterableDataset[Any]):
         sizes, name = sorted(nest.sizes(samples)), self.shards[number]
         if len(sizes) != 1 or not nest.is_plain(samples):
             given = f"{type(samples).__name__} with {sizes or 'no countable'} samples"
-            raise TrainingError(
-                f"Shard {name} is a {given}; read must give tuples and dicts of torch tensors that "
-                "have one number of samples, or a list of samples."
-            )
+            taken = "tuples and dicts of tensors with one number of samples, or a list of samples"
+            raise TrainingError(f"Shard {name} is a {given}; read must give {taken}.")
         if self.counts is not None and sizes[0] != self.counts[number]:
             stated = self.counts[number]
             raise TrainingError(f"Shard {name} has {sizes[0]} samples, and counts states {stated}.")
         return sizes[0]
 
 
+@dataclass(eq=False)
 class StreamLoader:
     """Cuts batches of a `Stream`, or of any other `IterableDataset` of samples.
 
@@ -116,37 +116,23 @@ class StreamLoader:
         start: First epoch, and the number of its batches to skip.
     """
 
-    def __init__(
-        self,
-        source: IterableDataset[Any],
-        batch_size: int,
-        *,
-        seed: int,
-        collate: Callable[[list[Any]], Any],
-        prepare: Callable[[Any, Tensor, int], Any],
-        num_workers: int = 0,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        train: bool = False,
-        least: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        start: tuple[int, int] = (0, 0),
-    ) -> None:
-        self.source = source
-        self.batch_size = batch_size
-        self.seed = seed
-        self.collate = collate
-        self.prepare = prepare
-        self.num_workers = num_workers
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.train = train
-        self.least = least
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
-        self.epoch = start[0]  # it is read before `set_epoch` is called
+    source: IterableDataset[Any]
+    batch_size: int
+    _: KW_ONLY
+    seed: int
+    collate: Callable[[list[Any]], Any]
+    prepare: Callable[[Any, Tensor, int], Any]
+    num_workers: int = 0
+    shuffle: bool = False
+    drop_last: bool = False
+    train: bool = False
+    least: int = 0
+    rank: int = 0
+    world_size: int = 1
+    start: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        self.epoch = self.start[0]  # it is read before `set_epoch` is called
 
     @property
     def sampler(self) -> "StreamLoader":
@@ -177,10 +163,9 @@ class StreamLoader:
             yield self.finish(batch, places * self.world_size + self.rank) if size else []
         expected = len(self) if math.isfinite(count_samples(self.source)) else self.least
         if number < expected and (self.train or self.world_size == 1):
-            raise TrainingError(
-                f"A part of the data ended after {number} batches, and its length (or "
-                f"trainer.limit_train_batches) promises {expected}; correct it."
-            )
+            message = f"A part of the data ended after {number} batches, and its length (or"
+            promise = f"trainer.limit_train_batches) promises {expected}; correct it."
+            raise TrainingError(f"{message} {promise}")
         yield from ([] for _ in range(number, expected))
 
     def finish(self, batch: Any, rows: Tensor) -> Any:
@@ -192,10 +177,8 @@ class StreamLoader:
     def load(self, reader: Dataset[Any], workers: int, **options: Any) -> Iterator[Any]:
         """Iterates over what a reader gives, in its order, with a number of worker processes."""
         # Without a generator it would draw from that of the training.
-        options |= {"generator": torch.Generator().manual_seed(self.seed)}
-        return iter(
-            DataLoader(reader, batch_size=None, collate_fn=identity, num_workers=workers, **options)
-        )
+        options |= {"generator": torch.Generator().manual_seed(self.seed), "collate_fn": identity}
+        return iter(DataLoader(reader, batch_size=None, num_workers=workers, **options))
 
     def read_samples(self, first: int) -> Iterator[list[Any]]:
         """Yields the batches of a data set of samples from number `first`, as lists."""
@@ -296,14 +279,15 @@ class ShardReader(Dataset[Any]):
             return self.stream.read(self.stream.shards[number])
 
 
+@dataclass(eq=False)
 class SampleReader(IterableDataset[Any]):
     """Reads lists of `size` samples from number `first`, each with random draws of its own."""
 
-    def __init__(
-        self, dataset: IterableDataset[Any], size: int, seed: int, epoch: int, first: int
-    ) -> None:
-        self.dataset, self.size, self.seed, self.epoch = dataset, size, seed, epoch
-        self.first = first
+    dataset: IterableDataset[Any]
+    size: int
+    seed: int
+    epoch: int
+    first: int
 
     def __iter__(self) -> Iterator[list[Any]]:
         tell_epoch(self.dataset, self.epoch)
@@ -346,7 +330,5 @@ def concatenate(nests: Sequence[Any]) -> Any:
     try:
         return nest.concatenate(nests)
     except (ValueError, RuntimeError) as error:
-        raise TrainingError(
-            f"Samples of several shards do not fit together: {error} Pad them to one shape, or let "
-            "read return lists of samples."
-        ) from None
+        message = f"Samples of several shards do not fit together: {error} Pad them to one shape,"
+        raise TrainingError(f"{message} or let read return lists of samples.") from None

@@ -21,7 +21,7 @@ from torch.nn.functional import one_hot
 from torch.utils.data import IterableDataset, TensorDataset
 
 from quartet.core.messages import cut, shorten
-from quartet.core.problems import Problem
+from quartet.core.problems import Problem, Problems
 from quartet.records.loggers import shorten_float
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ Wrong = list[tuple[int, str]]
 Names = Sequence[str]
 Tensors = Sequence[Tensor]
 Scale = tuple[Tensor, Tensor]
-Problems = Iterator[Problem]
 # Tasks of projects, by the path of the class.
 OWN_TASKS: dict[str, "type[Task]"] = {}
 
@@ -218,9 +217,8 @@ class StandardTask(Task):
         """
         sample = first_sample(parts.train)
         if not isinstance(sample, tuple | list) or not isinstance(sample[0], Tensor):
-            raise ValueError(
-                f"a sample is a {type(sample).__name__}, and must be a tuple of tensors."
-            )
+            kind = type(sample).__name__
+            raise ValueError(f"a sample is a {kind}, and must be a tuple of tensors.")
         inputs, targets, _ = self.split(sample)
         classes, outputs = self.count_outputs(torch.as_tensor(targets), parts.class_names)
         return {"input_shape": list(inputs.shape), "num_classes": classes, "num_outputs": outputs}
@@ -298,24 +296,17 @@ class StandardTask(Task):
             if columns[name].dtype.kind == "O":
                 texts = columns[name]
                 text = next((each for each in texts if as_number(each) is None), texts.iloc[0])
-                raise ValueError(
-                    f"target column {name!r} is not numeric (it holds {text!r}); for classes choose "
-                    "data/task=multiclass or data/task=binary."
-                )
+                message = f"target column {name!r} is not numeric (it holds {text!r}); for classes"
+                raise ValueError(f"{message} choose data/task=multiclass or data/task=binary.")
         return columns.to_numpy(dtype=np.float64), None
 
     def known_targets(self, columns: "pd.DataFrame", names: Names) -> Columns:
         """Returns columns of targets for predict.py from a table; None where a target is missing."""
-        is_missing = columns.isna()
-        return {
-            title: [
-                None if missing else self.parse_target(value, names)
-                for value, missing in zip(columns[name], is_missing[name], strict=True)
-            ]
-            for title, name in zip(
-                self.titles("target", [*map(str, columns)]), columns, strict=True
-            )
-        }
+        titles, found = self.titles("target", [*map(str, columns)]), {}
+        for title, name in zip(titles, columns, strict=True):
+            pairs = zip(columns[name], columns[name].isna(), strict=True)
+            found[title] = [None if lacks else self.parse_target(v, names) for v, lacks in pairs]
+        return found
 
     def parse_target(self, value: Any, names: Names) -> Any:
         """Converts a target of a table to the value that predict.py writes."""
@@ -384,10 +375,8 @@ class Classification(StandardTask):
             names = list(classes)
             given = [self.parse_target(text, names) for text in given]
             if strange := [text for text in given if text not in names]:
-                raise ValueError(
-                    f"{title} holds {shorten(strange)}, and the classes of the training are "
-                    f"{shorten(names, 10)}; leave these rows out."
-                )
+                message = f"holds {shorten(strange)}, and the classes of the training are"
+                raise ValueError(f"{title} {message} {shorten(names, 10)}; leave these rows out.")
         places = {text: names.index(self.parse_target(text, names)) for text in values.unique()}
         found = values.map(places).to_numpy()
         dtype = np.float64 if self.target_dtype.is_floating_point else np.int64
@@ -475,11 +464,9 @@ class Multiclass(Classification):
     def value_problems(self, part: str, targets: Tensor) -> Problems:
         wrong = targets[(targets < 0) | (targets >= self.num_outputs)]
         if len(wrong):
-            yield Problem(
-                "data",
-                f"{len(wrong)} {part} targets lie outside 0..{self.num_outputs - 1}, such as "
-                f"{wrong[0]}; set data.num_classes, or correct them.",
-            )
+            place = f"lie outside 0..{self.num_outputs - 1}, such as {wrong[0]}"
+            way_out = "set data.num_classes, or correct them"
+            yield Problem("data", f"{len(wrong)} {part} targets {place}; {way_out}.")
 
     def one_sided(self, targets: Tensor, names: Names) -> list[str]:
         counts = torch.bincount(targets, minlength=len(names)).tolist()
@@ -489,24 +476,17 @@ class Multiclass(Classification):
         present = torch.bincount(tensors[0], minlength=len(names)) > 0
         if part == "train" and not present.all():
             absent = [names[i] for i in (~present).nonzero().flatten().tolist()]
-            yield Problem(
-                "data",
-                f"no training sample of class {shorten(absent)}; add some, leave the class out of the "
-                "other parts, or divide the data otherwise, data.split_seed=N if that is by chance.",
-            )
+            message = f"no training sample of class {shorten(absent)}; add some, leave the class"
+            yield Problem("data", f"{message} out of the other parts, or set data.split_seed=N.")
 
     def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:
+        title = f"target column {values.name!r} holds"
         if len(classes) < 2:
-            raise ValueError(
-                f"target column {values.name!r} holds {classes[0]!r} only; multiclass needs at "
-                "least 2 classes, name another data.target."
-            )
+            message = f"{classes[0]!r} only; multiclass needs at least 2 classes"
+            raise ValueError(f"{title} {message}, name another data.target.")
         if as_number(classes[0]) is not None and len(classes) > len(values) / 2:
-            raise ValueError(
-                f"target column {values.name!r} holds {len(classes)} different numbers in "
-                f"{len(values)} rows, too many for classes; to predict the number choose "
-                "data/task=regression."
-            )
+            message = f"{len(classes)} different numbers in {len(values)} rows, too many for"
+            raise ValueError(f"{title} {message} classes; choose data/task=regression.")
 
     def figures(self, collected: Any, names: Names, metrics: Mapping[str, Any]) -> Figures:
         scores, labels = collected.predictions, collected.labels
@@ -530,11 +510,8 @@ class SigmoidTask(StandardTask):
     def value_problems(self, part: str, targets: Tensor) -> Problems:
         wrong = targets[(targets != 0) & (targets != 1)]
         if len(wrong):
-            yield Problem(
-                "data",
-                f"{len(wrong)} {part} targets of a {self.name} task are neither 0 nor 1, such as "
-                f"{wrong[0]:g}; correct them, or choose another data.task.",
-            )
+            message = f"{len(wrong)} {part} targets of a {self.name} task are neither 0 nor 1, such"
+            yield Problem("data", f"{message} as {wrong[0]:g}; correct them.")
 
 
 class Binary(SigmoidTask, Classification):
@@ -571,16 +548,12 @@ class Binary(SigmoidTask, Classification):
 
     def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
         if part == "train" and self.one_sided(tensors[0], names):
-            yield Problem(
-                "data", f"in the {part} part the target has one value only; {OTHER_ROWS}."
-            )
+            yield Problem("data", f"in the train part the target has one value only; {OTHER_ROWS}.")
 
     def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:
         if len(classes) != 2:
-            raise ValueError(
-                f"target column {values.name!r} has {len(classes)} classes, binary needs exactly "
-                "2; for more choose data/task=multiclass."
-            )
+            message = f"has {len(classes)} classes, binary needs exactly 2; for more choose"
+            raise ValueError(f"target column {values.name!r} {message} data/task=multiclass.")
 
     def class_probabilities(self, predictions: Any) -> Any:
         stack = torch.stack if isinstance(predictions, Tensor) else np.stack
@@ -620,11 +593,8 @@ class Multilabel(SigmoidTask):
 
     def part_problems(self, part: str, tensors: Tensors, names: Names) -> Problems:
         if part == "train" and (constant := self.one_sided(tensors[0], names)):
-            yield Problem(
-                "data",
-                f"in the {part} part label {shorten(constant)} has one value only; {OTHER_ROWS}, or leave "
-                "it out of the targets.",
-            )
+            message = f"in the train part label {shorten(constant)} has one value only"
+            yield Problem("data", f"{message}; {OTHER_ROWS}, or leave it out.")
 
     def read_targets(
         self, columns: "pd.DataFrame", classes: Names | None = None
@@ -633,10 +603,8 @@ class Multilabel(SigmoidTask):
         targets, _ = super().read_targets(columns, classes)
         for name in columns:
             if not columns[name].isin((0, 1)).all():
-                raise ValueError(
-                    f"target column {name!r} holds values other than 0 and 1, which multilabel "
-                    "needs; for one column of classes choose data/task=multiclass."
-                )
+                message = f"target column {name!r} holds values other than 0 and 1, which"
+                raise ValueError(f"{message} multilabel needs; choose data/task=multiclass.")
         return targets, tuple(map(str, columns))
 
     def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:

@@ -1,11 +1,11 @@
 """Evaluate a trained run again, on its own data or on other samples; draw its pictures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from quartet.build import Run
 from quartet.checkpoints import storage
 from quartet.config.compose import evaluation_config
+from quartet.config.configuration import DictConfig
 from quartet.config.records import changed_settings
 from quartet.core.messages import cut, format_value, redact
 from quartet.inference.predictor import rebuild_run
@@ -14,12 +14,9 @@ from quartet.records.run_directory import finite_figures, read_result, write_new
 from quartet.reports.run import columns, describe_captions, draw_evaluation, draw_training
 from quartet.training.callbacks.predictions import PredictionCollector
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 
 def evaluate(
-    cfg: "DictConfig",
+    cfg: DictConfig,
     directory: str | Path,
     *,
     split: str = "test",
@@ -67,7 +64,7 @@ def evaluate(
 
 
 def score(
-    cfg: "DictConfig", directory: Path, split: str, checkpoint: str, source: Path | None = None
+    cfg: DictConfig, directory: Path, split: str, checkpoint: str, source: Path | None = None
 ) -> tuple[Run, str, PredictionCollector]:
     """The run, scored on a part or a file, the place of its checkpoint, and its predictions."""
     part, splits = (split, ("test", "val")) if source is None else ("train", ("train",))

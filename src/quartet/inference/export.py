@@ -7,28 +7,25 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quartet.build import Run
-from quartet.config.configuration import replace_values, to_container
-from quartet.config.groups import is_foreign
+from quartet.config.configuration import DictConfig, replace_values, to_container
+from quartet.config.instantiate import is_foreign
 from quartet.core import files
-from quartet.core.problems import ConfigError, Problem
+from quartet.core.problems import ConfigError, Problem, refuse
 from quartet.data.nest import leaves, map_tensors
 from quartet.inference.predictor import Predictor, from_run, rebuild_run
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
 
 
 def export(
-    cfg: "DictConfig",
+    cfg: DictConfig,
     directory: str | Path,
     *,
     format: str = "onnx",  # noqa: A002 (the key of the command)
@@ -55,9 +52,7 @@ def export(
         PredictionsDiffer: the exported model predicts something other than the original.
     """
     if is_foreign(to_container(cfg, resolve=False), "module"):
-        message = (
-            "is no module of the model group, which is what is exported; use its own to_onnx()."
-        )
+        message = "is no module of the model group, which is exported; use its own to_onnx()."
         raise ConfigError(Problem("module._target_", message, cfg.module._target_))
     suffix = SUFFIXES.get(format, "")
     output = Path(output).expanduser() if output else Path(directory) / f"model{suffix}"
@@ -68,11 +63,8 @@ def export(
     part = "train" if getattr(run.data.parts, part) is None else part
     inputs = first_inputs(run, part)
     if not isinstance(inputs, Tensor):
-        message = (
-            f"exports models of one tensor, and inputs of the task {run.module.task.name} are a "
-            f"{type(inputs).__name__}; predict.py writes its predictions."
-        )
-        raise ConfigError(Problem("format", message, format))
+        message = f"exports models of one tensor, and the inputs are a {type(inputs).__name__}"
+        raise ConfigError(Problem("format", f"{message}; use predict.py.", format))
     largest = write_model(from_run(run, path), inputs, format, output, float(tolerance))
     print(
         f"{output} and {description_path(output).name}: largest difference {largest:.2g} on "
@@ -136,10 +128,8 @@ def write_model(
                 errors += [largest_error(a.double(), b.double()) for a, b in pairs]
             largest = float(torch.stack(errors).max())  # NaN if one is
         if not largest <= tolerance:
-            raise PredictionsDiffer(
-                f"{output} was not written: its predictions differ by {largest:.2g} from the "
-                f"original's, more than tolerance={tolerance:g}."
-            )
+            reason = f"its predictions differ by {largest:.2g}, more than tolerance={tolerance:g}"
+            raise PredictionsDiffer(f"{output} was not written: {reason}.")
         shape = map_tensors(lambda each: ["batch", *each.shape[1:]], expected)
         description = describe(predictor, inputs, shape, is_raw)
         description |= {"format": form, "largest_difference": largest, "checked_on": len(inputs)}
@@ -269,5 +259,4 @@ def check_output(form: str, output: Path) -> None:
         problems.append(Problem("output", message, output))
     existing = [path for path in (output, description_path(output)) if path.exists()]
     problems += [Problem("output", "exists; name another file.", path) for path in existing]
-    if problems:
-        raise ConfigError(*problems)
+    refuse(problems)

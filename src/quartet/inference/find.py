@@ -10,7 +10,7 @@ import statistics
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -18,16 +18,13 @@ from lightning import Callback, LightningModule, Trainer
 
 from quartet.build import Run, build
 from quartet.compat import quieten
-from quartet.config.configuration import replace_values
+from quartet.config.configuration import DictConfig, replace_values
 from quartet.config.overrides import find_groups
 from quartet.core.messages import join_and
 from quartet.core.problems import ConfigError, Problem
 from quartet.reports.figures import BLUE, RED, STYLE, Canvas, save_png
 from quartet.training.module import NonFiniteLossError
 from quartet.validation.data import load_data
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 FLAT = 0.2  # share of the steps, the first, in which the loss is taken to stay as it is
 WINDOW = 0.05  # share of the steps on each side of one over which its loss is smoothed
@@ -93,7 +90,7 @@ class BatchTimer(Callback):
 
 
 def find_learning_rate(
-    cfg: "DictConfig", into: Path, *, low: float = 1e-6, high: float = 10.0, steps: int = 100
+    cfg: DictConfig, into: Path, *, low: float = 1e-6, high: float = 10.0, steps: int = 100
 ) -> float:
     """The rate that lowers the loss most while the rate grows (Smith, 2017), see `choose_rate`.
 
@@ -108,10 +105,8 @@ def find_learning_rate(
         ConfigError: the configuration cannot be trained, or has no rate to find.
     """
     if others := find_groups(cfg, "optimizer")[1:]:
-        message = (
-            f"depends on the rates of {join_and(others)}; try some of each, "
-            f"-m optimizer.lr=0.001,0.01 {others[0]}.lr=0.001,0.01"
-        )
+        each = f"-m optimizer.lr=0.001,0.01 {others[0]}.lr=0.001,0.01"
+        message = f"depends on the rates of {join_and(others)}; try some of each, {each}"
         raise ConfigError(Problem("optimizer.lr", message))
     name = str(cfg.optimizer.get("_target_")).rpartition(".")[2]
     if name in ("LBFGS", "Rprop"):
@@ -128,16 +123,13 @@ def find_learning_rate(
     best = choose_rate(rates, losses, trend, max(3, int(FLAT * steps)))
     draw_rates(rates, trend, best, into)
     if best is None:
-        message = (
-            f"no rate from {low:g} to {max(rates, default=low):g} lowered the loss by more than it differs from "
-            f"batch to batch, see {into}; try a larger data.batch_size, or look for the mistake "
-            "with trainer=overfit."
-        )
-        raise ConfigError(Problem("optimizer.lr", message))
+        message = f"no rate from {low:g} to {max(rates, default=low):g} lowered the loss enough"
+        way_out = "try a larger data.batch_size, or look for the mistake with trainer=overfit"
+        raise ConfigError(Problem("optimizer.lr", f"{message}, see {into}; {way_out}."))
     return float(f"{best:.2g}")
 
 
-def find_batch_size(cfg: "DictConfig") -> int:
+def find_batch_size(cfg: DictConfig) -> int:
     """The smallest batch size that trains nearly as many samples a second as any that fits.
 
     Args:
@@ -170,7 +162,7 @@ def find_batch_size(cfg: "DictConfig") -> int:
     return min(size for size in speeds if speeds[size] >= FAST_ENOUGH * max(speeds.values()))
 
 
-def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:
+def prepare(cfg: DictConfig, steps: int, size: int | None = None) -> Run:
     """A run of so many optimizer steps, without callbacks and loggers."""
     quieten()
     values = {"callbacks": {}, "logger": {}, "trainer.max_epochs": -1, "trainer.max_steps": steps}
@@ -187,9 +179,7 @@ def prepare(cfg: "DictConfig", steps: int, size: int | None = None) -> Run:
         message = "the search needs a single process; set it to 1."
         raise ConfigError(Problem("trainer.devices", message, cfg.trainer.devices))
     if not run.is_known:
-        message = (
-            "the search needs the groups of optimizer and data; a module of your own has others."
-        )
+        message = "the search needs the optimizer and data groups; leave the module as it is."
         raise ConfigError(Problem("module", message, cfg.module._target_))
     load_data(run)
     return run
@@ -212,13 +202,8 @@ def choose_rate(
 ) -> float | None:
     """The rate at which the loss has made most of its fall; None if it does not fall.
 
-    The steepest place of the curve would be that of the noise, where batches differ much.
-
-    Args:
-        rates: The rate of each step.
-        losses: The loss of each step.
-        trend: The losses, smoothed.
-        flat: Number of the first steps, whose rates are too low to change the loss.
+    The steepest place of the curve would be that of the noise, where batches differ much. `trend` is
+    the smoothed loss, `flat` the number of the first steps, whose rates are too low to change it.
     """
     if len(losses) <= flat:
         return None

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
@@ -22,11 +22,10 @@ from quartet.build import Run
 from quartet.checkpoints import storage
 from quartet.compat import quieten
 from quartet.config import allow
-from quartet.config.configuration import to_container
-from quartet.config.groups import is_foreign
-from quartet.config.instantiate import import_task
+from quartet.config.configuration import DictConfig, to_container
+from quartet.config.instantiate import import_task, is_foreign
 from quartet.core.files import create_file, unique_path
-from quartet.core.problems import ConfigError, Problem, collect_problems
+from quartet.core.problems import ConfigError, Problem, as_problems, collect_problems, refuse
 from quartet.data import nest
 from quartet.data.csv import describe_unseen, encode, known_targets, require_fit
 from quartet.data.image_folder import to_tensor
@@ -34,16 +33,7 @@ from quartet.data.loader import make_normalizer, worker_options
 from quartet.data.pictures import PictureError, list_pictures, read_picture, refuse_pictures
 from quartet.data.table import CHUNK, Format, TableFile
 from quartet.data.task import Columns, Task, as_written, create_task
-from quartet.inference.predictor import (
-    Predictor,
-    find_checkpoint,
-    from_checkpoint,
-    from_run,
-    rebuild_run,
-)
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from quartet.inference.predictor import Predictor, from_checkpoint, from_run, rebuild_run
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +57,7 @@ class Batch(NamedTuple):
 
 
 def predict(
-    cfg: "DictConfig",
+    cfg: DictConfig,
     directory: str | Path,
     *,
     split: str = "test",
@@ -119,19 +109,15 @@ def predict(
         else:
             count = write_steps(run, path, split, output)
     elif is_foreign(to_container(cfg, resolve=False), "module"):
-        message = (
-            "a module of your own reads its data itself; leave it out, split=test predicts a part."
-        )
+        message = "a module of your own reads its data itself; leave it out, split=test is a part."
         raise ConfigError(Problem("input", message, str(source)))
     elif not source.exists():
-        raise ConfigError(
-            Problem("input", f"{source} is missing; name a file or a folder.", str(source))
-        )
+        message = f"{source} is missing; name a file or a folder."
+        raise ConfigError(Problem("input", message, str(source)))
     else:
-        path = find_checkpoint(Path(directory), checkpoint)
-        predictor = from_checkpoint(cfg, Path(directory), path)
+        predictor = from_checkpoint(cfg, Path(directory), checkpoint)
         try:
-            batches = read_batches(source, predictor, id, cfg, Path(directory), path)
+            batches = read_batches(source, predictor, id, cfg, Path(directory), checkpoint)
             count = write_predictions(predictor, batches, output)
         except (ValueError, OSError) as error:
             raise ConfigError(Problem("input", str(error), str(source))) from None
@@ -140,16 +126,15 @@ def predict(
     return output
 
 
-def gives_columns(cfg: "DictConfig") -> bool:
+def gives_columns(cfg: DictConfig) -> bool:
     """Whether predictions are columns of a table; else they are tensors."""
     raw = to_container(cfg, resolve=False)
     if is_foreign(raw, "module") or is_foreign(raw, "data"):
         return False
-    problems: list[Problem] = []
-    with collect_problems(problems, "data.task"):
+    with as_problems("data.task"):
         import_task(name := cfg.data.get("task"))
-        return type(create_task(name)).prediction_columns is not Task.prediction_columns
-    raise ConfigError(*problems)
+        task = create_task(name)
+    return type(task).prediction_columns is not Task.prediction_columns
 
 
 def write_steps(run: Run, checkpoint: str, split: str, output: Path) -> int:
@@ -159,18 +144,15 @@ def write_steps(run: Run, checkpoint: str, split: str, output: Path) -> int:
     run.data.prepare_data()
     run.data.setup("fit" if split in ("train", "val") else split)
     loader = getattr(run.data, f"{split}_dataloader")()
-    problems: list[Problem] = []
-    with collect_problems(problems, "module"):
+    with collect_problems([], "module") as problems:
         found = run.trainer.predict(run.module, dataloaders=loader)
-    if problems:
-        message = f"{problems[0].message}; {NEEDED}"
-        raise ConfigError(Problem("module", message))
+    refuse(Problem("module", f"{each.message}; {NEEDED}") for each in problems[:1])
     with create_file(output) as part:
         torch.save(found, part)
     return sum(nest.size(batch) for batch in found or ())
 
 
-def check_output(output: Path, has_columns: bool, cfg: "DictConfig") -> None:
+def check_output(output: Path, has_columns: bool, cfg: DictConfig) -> None:
     """Raises ConfigError if the file exists or has another suffix, or a package is missing."""
     message = ""
     if output.exists():
@@ -182,10 +164,7 @@ def check_output(output: Path, has_columns: bool, cfg: "DictConfig") -> None:
     elif output.suffix not in ("", ".csv", ".parquet"):
         message = "must end in .csv or .parquet."
     elif output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        message = (
-            'parquet needs pyarrow, pip install -e ".[parquet]"; '
-            f"{output.with_suffix('.csv')} needs nothing."
-        )
+        message = 'parquet needs pyarrow, pip install -e ".[parquet]"; csv needs nothing.'
     if not message:
         return
     problems = [Problem("output", message, output)]
@@ -226,28 +205,20 @@ def read_batches(
     path: Path,
     predictor: Predictor,
     key: str | None,
-    cfg: "DictConfig",
+    cfg: DictConfig,
     directory: Path,
     checkpoint: str,
 ) -> Iterator[Batch]:
     """Batches of a table, a picture, a folder of pictures, or what the data reads otherwise.
 
-    Args:
-        path: The file or folder.
-        predictor: Predictor of the run.
-        key: The column of a table that names its rows; None for their numbers.
-        cfg: The configuration of the run, for data that reads files of its own.
-        directory: Directory of the run.
-        checkpoint: Path or URL of the checkpoint.
+    `key` is the column of a table that names its rows; None for their numbers.
 
     Raises:
         ValueError: it does not hold samples of the kind that the model was trained on.
     """
     if predictor.metadata["encoding"] is not None:
         if path.is_dir():
-            raise ValueError(
-                f"{path} is a folder; the run was trained on a table, name a csv file."
-            )
+            raise ValueError(f"{path} is a folder; the run was trained on a table, name a file.")
         return read_table(path, predictor, key)
     if key is not None:
         raise ValueError("id names a column of a table; leave it out for pictures and other files.")
@@ -295,11 +266,7 @@ def read_table(path: Path, predictor: Predictor, key: str | None) -> Iterator[Ba
 class PictureFiles(Dataset[Any]):
     """Image files as tensors, or a text that says why one cannot be read.
 
-    Args:
-        paths: The files.
-        channels: 1 or 3.
-        transform: Makes the picture a tensor.
-        size: Height and width, of which pictures must be a multiple; None accepts any.
+    Their height and width must be a multiple of `size`; None accepts any.
     """
 
     def __init__(
@@ -318,10 +285,8 @@ class PictureFiles(Dataset[Any]):
             return str(error)
         height, width = v2.functional.get_size(picture)
         if self.size and width * self.size[0] != height * self.size[1]:
-            return (
-                f"{self.paths[index]} is {width} pixels wide and {height} high, and the model takes "
-                f"the shape {self.size[1]} by {self.size[0]}"
-            )
+            shape = f"the model takes the shape {self.size[1]} by {self.size[0]}"
+            return f"{self.paths[index]} is {width} pixels wide and {height} high, and {shape}"
         tensor: Tensor = self.transform(picture)
         return tensor
 

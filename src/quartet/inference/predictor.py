@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning import Trainer
@@ -13,20 +13,17 @@ from torch import Tensor, nn
 from quartet.build import Run, build, rebuild, rebuild_model, recorded_config
 from quartet.checkpoints import storage
 from quartet.compat import quieten
-from quartet.config.configuration import replace_values, to_container
-from quartet.config.groups import POLICY_KEYS
+from quartet.config.configuration import DictConfig, replace_values, to_container
+from quartet.config.instantiate import POLICY_KEYS
 from quartet.config.records import changed_settings, check_division, read_record
 from quartet.core.messages import format_value, shorten
-from quartet.core.problems import ConfigError, Problem, collect_problems
+from quartet.core.problems import ConfigError, Problem, as_problems, collect_problems, refuse
 from quartet.data import nest
 from quartet.data.loader import seeded
 from quartet.data.split import count_trained
 from quartet.data.task import Task
 from quartet.records.run_directory import checkpoint_path, list_configs
 from quartet.validation.data import check_part, load_data
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
@@ -150,24 +147,22 @@ def from_run(run: Run, checkpoint: str) -> Predictor:
     content = storage.load(checkpoint)
     metadata = run.data.metadata() | (metadata_of(content) or {}) | {"config": run.config["data"]}
     task: Any = run.module.task
-    return load_weights(
-        Predictor(run.module.model, task, run.trainer, metadata), content, checkpoint
-    )
+    predictor = Predictor(run.module.model, task, run.trainer, metadata)
+    return load_weights(predictor, content, checkpoint)
 
 
-def from_checkpoint(cfg: "DictConfig", directory: Path, checkpoint: str) -> Predictor:
+def from_checkpoint(cfg: DictConfig, directory: Path, checkpoint: str) -> Predictor:
     """The predictor of a run without its data, which the checkpoint describes.
 
     Raises:
         ConfigError: the checkpoint cannot be used, or does not fit the configuration.
     """
+    checkpoint = find_checkpoint(directory, checkpoint)
     content = storage.load(checkpoint)
     metadata = metadata_of(content)
     if not metadata or not metadata.keys() >= METADATA:
-        message = (
-            f"{checkpoint} does not describe the data that it was trained on; train the run again, "
-            "or continue it, resume=DIR trainer.max_epochs=N."
-        )
+        message = f"{checkpoint} does not describe the data that it was trained on; "
+        message += "train the run again, or continue it, resume=DIR trainer.max_epochs=N."
         raise ConfigError(Problem("checkpoint", message))
     model, task, trainer = rebuild(cfg, metadata, directory)
     metadata = metadata | {"config": to_container(cfg)["data"]}
@@ -208,11 +203,7 @@ def load_part(name: str, part: nn.Module, content: Mapping[str, Any], checkpoint
 
 
 def find_checkpoint(directory: Path, checkpoint: str) -> str:
-    """The path or URL of a run's checkpoint, once it has been loaded successfully.
-
-    Args:
-        directory: Directory of the run.
-        checkpoint: best, last, or the path or URL of a file.
+    """The path or URL of a run's checkpoint (best, last, a file or URL), once it could be loaded.
 
     Raises:
         ConfigError: it is missing or damaged.
@@ -223,30 +214,23 @@ def find_checkpoint(directory: Path, checkpoint: str) -> str:
     if "://" not in path and not Path(path).is_file():
         message = f"{path} is missing; name best, last or a file."
         raise ConfigError(Problem("checkpoint", message, checkpoint))
-    problems: list[Problem] = []
-    with collect_problems(problems, f"checkpoint={checkpoint}"):
+    with as_problems(f"checkpoint={checkpoint}"):
         storage.load(path, entries=storage.WEIGHTS)  # before the data, which may take long
-    if problems:
-        raise ConfigError(*problems)
     return path
 
 
 def read_input(run: Run, source: Path, content: Mapping[str, Any]) -> None:
     """Makes the samples of a file the test part of a run that was built again.
 
-    Args:
-        run: The run; its parts are replaced.
-        source: The file or folder.
-        content: Of the checkpoint, which describes the data of the training.
+    The content of the checkpoint describes the data of the training.
 
     Raises:
-        ConfigError: the data reads no file, cannot read this one, or has changed since the training.
+        ConfigError: the data reads no file, cannot read this one, or has changed since then.
     """
     parts = run.data.load() if run.is_known else None
-    problems: list[Problem] = []
     if parts is None or parts.read is None:
-        message = "nothing tells how this data reads a file, which Parts(read=...) does; split=test is its own."
-        raise ConfigError(Problem("input", message, str(source)))
+        message = "nothing tells how this data reads a file, which Parts(read=...) does; split=test"
+        raise ConfigError(Problem("input", f"{message} is its own.", str(source)))
     mean = content["state_dict"].get("task.mean")
     scale = parts.target_scale
     is_scaled_alike = mean is None or scale is None or torch.equal(mean.cpu(), scale[0].float())
@@ -255,15 +239,12 @@ def read_input(run: Run, source: Path, content: Mapping[str, Any]) -> None:
     ignored = {"identity"} if run.data.is_prepared or "identity" not in before else set()
     is_alike = all(before.get(key) == now[key] for key in now.keys() - ignored)
     if not is_alike or not is_scaled_alike:
-        message = (
-            "the run's own data has changed since the training, by which it would be prepared."
-        )
+        message = "the run's own data has changed since the training; restore it."
         raise ConfigError(Problem("input", message, str(source)))
-    with collect_problems(problems, "input"):
+    with collect_problems([], "input") as problems:
         dataset = parts.read(source)
         problems += check_part("test", dataset, parts, run.config["data"])
-    if problems:
-        raise ConfigError(*(Problem("input", each.message, str(source)) for each in problems))
+    refuse(Problem("input", each.message, str(source)) for each in problems)
     run.data.parts = parts._replace(test=dataset)
 
 
@@ -272,12 +253,8 @@ def check_samples(
 ) -> None:
     """Says whether the samples to score are those of the training, or were trained on.
 
-    Args:
-        run: The run, built again.
-        metadata: That of its checkpoint.
-        split: The part to score.
-        source: A table that is scored whole, or None.
-        is_elsewhere: Whether files at another place may only look like those of the training.
+    `metadata` is that of the checkpoint; `source` a table that is scored whole, or None. Files that
+    are elsewhere may only look like those of the training.
 
     Raises:
         ConfigError: a good part of the samples was trained on.
@@ -302,7 +279,7 @@ def check_samples(
 
 
 def rebuild_run(
-    cfg: "DictConfig",
+    cfg: DictConfig,
     directory: Path,
     split: str,
     checkpoint: str,
@@ -311,30 +288,21 @@ def rebuild_run(
 ) -> tuple[Run, str]:
     """A trained run, built again with its data, and the path or URL of one of its checkpoints.
 
-    The data is prepared by the metadata of the checkpoint, if its source can.
-
-    Args:
-        cfg: The configuration it was trained with.
-        directory: Directory of the run.
-        split: The part of the data that is wanted.
-        checkpoint: best, last, or the path or URL of a file.
-        splits: What `split` may be.
-        source: A file or folder whose samples become the test part; None for the run's own.
+    The data is prepared by the metadata of the checkpoint, if its source can. `split`, of `splits`,
+    is the part that is wanted; the samples of `source`, if there is one, become the test part.
 
     Raises:
         ConfigError: there is no such split, checkpoint or file, or the data cannot be read.
     """
     quieten()
-    problems: list[Problem] = []
+    with collect_problems([], "checkpoint") as problems:
+        path = find_checkpoint(directory, checkpoint)
     if source is not None and not source.exists():
         message = f"{source} is missing; name a file or a folder."
         problems.append(Problem("input", message, str(source)))
-    with collect_problems(problems, "checkpoint"):
-        path = find_checkpoint(directory, checkpoint)
     if split not in splits:
         problems.append(Problem("split", f"must be one of {', '.join(splits)}.", split))
-    if problems:
-        raise ConfigError(*problems)
+    refuse(problems)
     content = storage.load(path)
     metadata = metadata_of(content) or {}
     known = metadata.get("class_names")
@@ -344,8 +312,7 @@ def rebuild_run(
         changes["data.path"] = str(source)
         metadata |= {"whole": True}
     changed = {} if is_table else changed_settings(cfg, directory)  # rows of a table are recognised
-    if problems := list(check_division(changed)):
-        raise ConfigError(*problems)
+    refuse(check_division(changed))
     run = build(replace_values(cfg, changes), directory, metadata)
     own = {key for key in changed if key.startswith("data.")} - {
         f"data.{key}" for key in POLICY_KEYS["data"]

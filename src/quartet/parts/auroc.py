@@ -37,10 +37,6 @@ class AUROC(Metric):
 
     def __init__(self, *, task: str, num_outputs: int, exact_values: int, bins: int) -> None:
         super().__init__()
-        if exact_values < 0 or bins < 2:
-            raise ValueError(
-                f"exact_values must be at least 0 and bins at least 2, got {exact_values} and {bins}."
-            )
         self.task, self.exact_values, self.bins = task, exact_values, bins
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
@@ -84,13 +80,10 @@ class AUROC(Metric):
             # A few outputs at a time: allocating memory costs more than the sums.
             areas = torch.cat([areas_of_bins(few) for few in self.counts.split(64)])
         elif len(self.preds):
-            scores, target = torch.cat(as_list(self.preds)), dim_zero_cat(self.target)
-            areas = torch.stack(
-                [
-                    area_of(scores[:, k], target == k if target.dim() == 1 else target[:, k])
-                    for k in range(scores.shape[1])
-                ]
-            )
+            scores, target = torch.cat(as_list(self.preds)).unbind(1), dim_zero_cat(self.target)
+            is_each = target.dim() == 2
+            truth = target.unbind(1) if is_each else [target == k for k in range(len(scores))]
+            areas = torch.stack([area_of(*each) for each in zip(scores, truth, strict=True)])
         else:
             areas = torch.full((1,), torch.nan)
         return areas.nanmean().float()

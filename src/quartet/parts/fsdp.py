@@ -1,6 +1,6 @@
 """Sharded data parallelism: torch's FSDP2 as a Lightning strategy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,20 +8,11 @@ from typing import Any
 from lightning import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.fsdp import (
-    FSDPModule,
-    FullyShardedDataParallel,
-    OptimStateKeyType,
-    fully_shard,
-)
+from torch.distributed import fsdp
+from torch.distributed.checkpoint import state_dict as sharded
 
 from quartet.compat import set_data_parallel_size
-from quartet.core.problems import Context, Problem
+from quartet.core.problems import Context, Problem, Problems
 
 SHARDING_STRATEGIES = (FSDPStrategy, ModelParallelStrategy)
 # Optimizers that fail on sharded weights, or compute another result.
@@ -41,8 +32,6 @@ class FSDP2(ModelParallelStrategy):
 
     def __init__(self, *, unit_size: int) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
-        if unit_size < 1:
-            raise ValueError(f"strategy.unit_size must be at least 1, got {unit_size}.")
         self.unit_size = unit_size
 
     def connect(self, model: LightningModule) -> None:
@@ -57,32 +46,26 @@ class FSDP2(ModelParallelStrategy):
 
     def shard(self, model: nn.Module) -> None:
         """Shards a model unless it is sharded already."""
-        if isinstance(model, FSDPModule):
+        if isinstance(model, fsdp.FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
         for unit in find_units(model, self.unit_size):
-            fully_shard(unit, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fsdp.fully_shard(unit, mesh=mesh)
+        fsdp.fully_shard(model, mesh=mesh)
 
-    def problems(self, context: Context) -> Iterator[Problem]:
+    def problems(self, context: Context) -> Problems:
         """Yields a problem if the weights or the optimizer cannot be sharded."""
         for name, parameter in context.model.named_parameters():
             if parameter.ndim == 0:
-                yield Problem(
-                    "model",
-                    f"{name} is a single number, which cannot be sharded; give it shape (1,), or "
-                    "use trainer=ddp.",
-                )
+                message = f"{name} is a single number, which cannot be sharded; give it shape (1,)"
+                yield Problem("model", f"{message}, or use trainer=ddp.")
         for group, node in context.config.items():
             if not group.endswith("optimizer") or not node:
                 continue
             title = node["_target_"].rpartition(".")[2]
             if title in NEED_WHOLE_WEIGHTS:
-                yield Problem(
-                    group,
-                    f"{title} computes with whole weights, and trainer.strategy shards them; use "
-                    "optimizer=adamw, or trainer=ddp.",
-                )
+                message = f"{title} computes with whole weights, and trainer.strategy shards them"
+                yield Problem(group, f"{message}; use optimizer=adamw, or trainer=ddp.")
 
     # Loads when other strategies load. Lightning's code would load too late for the position in the
     # epoch, and without the CheckpointIO that verifies the file.
@@ -101,18 +84,20 @@ class FSDP2(ModelParallelStrategy):
         return self.checkpoint_io.load_checkpoint(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        options = StateDictOptions(full_state_dict=True, strict=strict)
+        options = sharded.StateDictOptions(full_state_dict=True, strict=strict)
         assert self.lightning_module is not None
-        set_model_state_dict(self.lightning_module, checkpoint["state_dict"], options=options)
+        sharded.set_model_state_dict(
+            self.lightning_module, checkpoint["state_dict"], options=options
+        )
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        module, options = self.lightning_module, StateDictOptions(full_state_dict=True)
+        module, options = self.lightning_module, sharded.StateDictOptions(full_state_dict=True)
         assert module is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            named = FullyShardedDataParallel.rekey_optim_state_dict(
-                state, OptimStateKeyType.PARAM_NAME, module
+            named = fsdp.FullyShardedDataParallel.rekey_optim_state_dict(
+                state, fsdp.OptimStateKeyType.PARAM_NAME, module
             )
-            set_optimizer_state_dict(module, optimizer, named, options=options)
+            sharded.set_optimizer_state_dict(module, optimizer, named, options=options)
 
 
 def find_units(model: nn.Module, size: int) -> list[nn.Module]:
@@ -132,12 +117,9 @@ def find_units(model: nn.Module, size: int) -> list[nn.Module]:
     return found
 
 
-def check_sharding(context: Context) -> Iterator[Problem]:
+def check_sharding(context: Context) -> Problems:
     """Yields a problem for every strategy that shards the weights, except FSDP2."""
     strategy = context.trainer.strategy
     if isinstance(strategy, SHARDING_STRATEGIES) and not isinstance(strategy, FSDP2):
-        yield Problem(
-            "trainer.strategy",
-            f"{type(strategy).__name__} needs a module that shards itself, and writes checkpoints "
-            "that are not verified; use trainer=fsdp.",
-        )
+        message = f"{type(strategy).__name__} needs a module that shards itself; use trainer=fsdp."
+        yield Problem("trainer.strategy", message)

@@ -55,10 +55,8 @@ def classifier(
             downloaded, or the model does not accept images of this shape.
     """
     if len(input_shape) != 3:
-        raise ValueError(
-            "input_shape must be (channels, height, width) for torchvision's models, got "
-            f"{tuple(input_shape)}; model=mlp takes any shape."
-        )
+        shape = f"(channels, height, width) for torchvision's models, got {tuple(input_shape)}"
+        raise ValueError(f"input_shape must be {shape}; model=mlp takes any shape.")
     _check_choice("name", name, torchvision.models.list_models(torchvision.models))
     _check_choice("stem", stem, ["auto", "imagenet", "small"])
     if image_size is not None and image_size < 1:
@@ -119,10 +117,9 @@ def _build_pretrained(name: str, weights: WeightsEnum, num_outputs: int) -> nn.M
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=weights)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise ValueError(
-            f"model.weights={weights.name} could not be loaded from {weights.url}: {error}\n"
-            f"Put that file into {torch.hub.get_dir()}/checkpoints, or set model.weights=null."
-        ) from error
+        way_out = f"Put it into {torch.hub.get_dir()}/checkpoints, or set model.weights=null."
+        message = f"could not be loaded from {weights.url}: {error}\n{way_out}"
+        raise ValueError(f"model.weights={weights.name} {message}") from error
     if isinstance(model, torchvision.models.Inception3):
         model.aux_logits = False
         model.AuxLogits = None
@@ -182,10 +179,10 @@ def _refuse_size(name: str, height: int, width: int, *, advised: int) -> Iterato
     except NotImplementedError:  # RegNet on torch's meta device
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = f"{height}x{width}: {str(error).partition(chr(10))[0]}"
+        way_out = f"Set model.image_size={advised} to resize them, or model=cnn."
         raise ValueError(
-            f"model.name={name} does not accept images of {height}x{width}: {reason}\n"
-            f"Set model.image_size={advised} to resize them, or model=cnn."
+            f"model.name={name} does not accept images of {reason}\n{way_out}"
         ) from error
 
 

@@ -3,7 +3,6 @@
 import csv
 import inspect
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,12 +57,17 @@ def start_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> Non
     """Logs the settings of a run.
 
     MLflow's parameters never change: a setting that a resumed run has changed becomes a tag of the
-    same name. TensorBoard keeps the settings of the first start.
+    same name. TensorBoard keeps the settings of the first start, for its HParams tab.
     """
+    from torch.utils.tensorboard.summary import hparams
+
     for logger in loggers:
         parameters = dict(settings)
         if isinstance(logger, TensorBoardLogger):
-            write_hparams(logger, parameters)
+            # Lightning also writes a list of columns. TensorBoard would show those of the first run
+            # for all runs, but each optimizer has settings of its own.
+            logger.hparams.update(parameters)  # Lightning keeps them as hparams.yaml
+            logger.experiment.file_writer.add_summary(hparams(parameters, {})[1])
             continue
         if isinstance(logger, MLFlowLogger):
             known = logger.experiment.get_run(logger.run_id).data.params
@@ -71,19 +75,6 @@ def start_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> Non
                 if known[name] != str(value := parameters.pop(name))[:250]:
                     logger.experiment.set_tag(logger.run_id, name, str(value))
         logger.log_hyperparams(parameters)
-
-
-def write_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> None:
-    """Writes the settings of a run for TensorBoard's HParams tab.
-
-    Lightning also writes a list of columns, which is left out here: TensorBoard would show the
-    columns of the first run for all runs, but each optimizer has settings of its own.
-    """
-    from torch.utils.tensorboard.summary import hparams
-
-    logger.hparams.update(settings)  # Lightning keeps them as hparams.yaml
-    _, start, _ = hparams(dict(settings), {})
-    logger.experiment.file_writer.add_summary(start)
 
 
 def log_best(loggers: Sequence[Logger], result: Mapping[str, Any], step: int) -> None:
@@ -134,9 +125,7 @@ class MetricsCSV(Logger):
     def version(self) -> str:
         return ""
 
-    def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
-    ) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         pass  # .hydra/config.yaml has them
 
     @rank_zero_only
@@ -222,17 +211,11 @@ def hyperparameters(
 ) -> dict[str, Setting]:
     """Returns the settings of a run for loggers: ``optimizer: adam``, ``optimizer.lr: 0.002``, ...
 
-    None is left out. A value from an environment variable becomes a reference to the variable.
-
-    Args:
-        config: The complete configuration, resolved.
-        written: The same, unresolved.
-        choices: The chosen option of each group.
+    None is left out. A value from an environment variable becomes a reference to the variable, as
+    `written`, the configuration with its references, has it.
     """
-    found: list[tuple[str, Setting]] = [
-        (group, str(option)) for group, option in choices.items() if option
-    ]
-    found += leaves("", config)
+    chosen = [(group, str(option)) for group, option in choices.items() if option]
+    found: list[tuple[str, Setting]] = [*chosen, *leaves("", config)]
     references = dict(leaves("", written))
     secrets = find_secrets()
     return {

@@ -179,9 +179,7 @@ def group_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_failure(
-    directory: Path, status: str, error: BaseException, cfg: Any | None = None
-) -> None:
+def write_failure(directory: Path, status: str, error: BaseException, cfg: Any = None) -> None:
     """Writes result.json of a run that failed before it wrote its own."""
     write_result(directory, initial_result(cfg) | failure(status, error))
 
@@ -201,12 +199,8 @@ def summary(
 ) -> dict[str, Any]:
     """Returns the entries of result.json about the epochs: that of the best checkpoint, and its metrics.
 
-    Args:
-        directory: Of the run.
-        history: Rows of metrics.csv, at least one.
-        metric: The monitored value; None for none.
-        checkpoints: Paths of the best and the last checkpoint, as far as they were saved.
-        score: The monitored value of the best one.
+    `history` has the rows of metrics.csv, at least one; `checkpoints` the paths of the best and the
+    last one, as far as they were saved; `score` is the monitored value of the best.
     """
     # The weights are those of the last epoch, if none were saved for a value.
     best, name = history[-1], metric or ""

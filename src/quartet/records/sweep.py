@@ -188,10 +188,8 @@ def journal_path(directory: Path) -> Path:
 def refuse_pickles(url: str | None) -> None:
     """Refuses a database whose content Optuna would unpickle."""
     if url and url.startswith("redis"):
-        raise ValueError(
-            f"sweep.storage={url}: Optuna unpickles what it reads there, which may run code; name "
-            "another database, such as sqlite:///searches.db."
-        )
+        message = "Optuna unpickles what it reads there, which may run code; name another database"
+        raise ValueError(f"sweep.storage={url}: {message}, such as sqlite:///searches.db.")
 
 
 def make_pruner(name: str, warmup_epochs: int, max_epochs: int | None) -> "BasePruner":

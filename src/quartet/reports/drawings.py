@@ -15,28 +15,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    auc,
-    average_precision_score,
-    confusion_matrix,
-    multilabel_confusion_matrix,
-    precision_recall_curve,
-    roc_curve,
-)
+from sklearn import metrics
 
 from quartet.core.messages import cut
 from quartet.records.run_directory import split_part
-from quartet.reports.figures import (
-    BLUE,
-    GREY,
-    INK,
-    PALE,
-    RED,
-    SERIES,
-    Canvas,
-    fit_scale,
-    text_width,
-)
+from quartet.reports import figures
+from quartet.reports.figures import BLUE, GREY, INK, PALE, RED, SERIES, Canvas, text_width
 from quartet.reports.results import read_history
 
 Array = NDArray[Any]
@@ -48,13 +32,15 @@ BINS = 15
 
 def confusion(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
     """The confusion matrix: numbers of samples, coloured by the share of their true class."""
-    matrix = confusion_matrix(true.astype(int), predicted.astype(int), labels=range(len(names)))
+    matrix = metrics.confusion_matrix(
+        true.astype(int), predicted.astype(int), labels=range(len(names))
+    )
     return heat_map(matrix, names, names, title, "predicted", "true")
 
 
 def outcomes(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
     """A row for each label: the four cells of its own confusion matrix."""
-    cells = multilabel_confusion_matrix(true.astype(bool), predicted.astype(bool))
+    cells = metrics.multilabel_confusion_matrix(true.astype(bool), predicted.astype(bool))
     matrix = cells[:, [1, 1, 0, 0], [1, 0, 1, 0]]
     return heat_map(matrix, names, ["TP", "FN", "FP", "TN"], title, "", "label")
 
@@ -135,14 +121,14 @@ def quality(
 
 
 def receiver_operating(truth: Array, scores: Array) -> tuple[Array, Array, float]:
-    false_positive, true_positive, _ = roc_curve(truth, scores)
-    return false_positive, true_positive, float(auc(false_positive, true_positive))
+    false_positive, true_positive, _ = metrics.roc_curve(truth, scores)
+    return false_positive, true_positive, float(metrics.auc(false_positive, true_positive))
 
 
 def precision_recall(truth: Array, scores: Array) -> tuple[Array, Array, float]:
-    precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
+    precision, recall, _ = metrics.precision_recall_curve(truth, scores, drop_intermediate=True)
     precision[-1] = precision[-2]  # nothing found has no precision; it says 1
-    return recall[::-1], precision[::-1], float(average_precision_score(truth, scores))
+    return recall[::-1], precision[::-1], float(metrics.average_precision_score(truth, scores))
 
 
 def class_curves(
@@ -279,14 +265,7 @@ def dots(panel: Axes, x: Array, y: Array) -> None:
 
 
 def by_query(scores: Array, relevance: Array, queries: Array, top: int | None) -> Array:
-    """The nDCG of each query, in the order of their numbers; 0 where nothing is relevant.
-
-    Args:
-        scores: ``(documents,)``.
-        relevance: ``(documents,)`` grades.
-        queries: ``(documents,)``, ascending.
-        top: Documents that count; None for all.
-    """
+    """The nDCG of each query, in ascending order of their numbers; 0 where nothing is relevant."""
     import torch
     from torchmetrics.functional.retrieval import retrieval_normalized_dcg
 
@@ -366,15 +345,12 @@ def learning_curves(directory: Path, metric: str | None = None, mode: str = "min
     for number, name in enumerate(names):
         place, row = number % across, down - 1 - number // across
         panel = canvas.panel(0.6 + place * wide, rate + 0.5 + row * high, *PANEL)
-        parts = {
-            split_part(column)[0]: column for column in others if split_part(column)[1] == name
-        }
+        split = {column: split_part(column) for column in others}
+        parts = {part: column for column, (part, own) in split.items() if own == name}
         for part in sorted(parts, key=[*COLOURS, "test", ""].index):
             draw_by_epoch(panel, history[parts[part]], label=part, color=COLOURS.get(part, INK))
         if best is not None:
-            panel.axvline(
-                best, color=GREY, linewidth=0.8, linestyle=":", label=f"best epoch, {best}"
-            )
+            panel.axvline(best, color=GREY, lw=0.8, ls=":", label=f"best epoch, {best}")
         panel.set_title(name)
         if not number:
             panel.legend()
@@ -391,7 +367,7 @@ def draw_rates(panel: Axes, rates: "pd.DataFrame") -> None:
     panel.set_title("learning rate")
     if rates.shape[1] > 1:
         panel.legend()
-    if not fit_scale(panel, rates.stack()):
+    if not figures.fit_scale(panel, rates.stack()):
         top = max(float(rates.to_numpy().max()), 1e-12)
         panel.set(ylim=(0, 1.15 * top), yticks=(0, top))
         panel.yaxis.set_major_formatter("{x:.3g}")

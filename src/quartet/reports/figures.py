@@ -89,9 +89,8 @@ def drawable_names(names: Sequence[str]) -> list[str]:
         for number, name in enumerate(names, start=1)
     ]
     legend = (f"{short} {name}" for short, name in zip(drawn, names, strict=True) if short != name)
-    log.warning(
-        f"No font has the letters of some names, which are numbers in pictures: {shorten(legend, 20)}."
-    )
+    message = "No font has the letters of some names, which are numbers in pictures"
+    log.warning(f"{message}: {shorten(legend, 20)}.")
     return drawn
 
 

@@ -20,15 +20,7 @@ from scipy.special import stdtrit
 from quartet.config.overrides import NAMED_GROUPS
 from quartet.core.files import CONF
 from quartet.core.messages import join_and
-from quartet.records.run_directory import (
-    LENGTH,
-    flatten,
-    initial_result,
-    list_configs,
-    load_result,
-    read_file,
-    split_part,
-)
+from quartet.records import run_directory as record
 from quartet.records.sweep import REPEATED, Table
 
 # Columns of results.csv beside the overrides and the metrics.
@@ -66,7 +58,7 @@ class Results:
     def scores(self) -> list[str]:
         """The metrics that settings are compared by: those of the test, and of held-out folds."""
         parts = ("test", "val") if "data.fold" in self.jobs else ("test",)
-        return [metric for metric in self.metrics if split_part(metric)[0] in parts]
+        return [metric for metric in self.metrics if record.split_part(metric)[0] in parts]
 
     @property
     def metrics(self) -> list[str]:
@@ -109,10 +101,8 @@ def find(directories: Sequence[str | Path]) -> list[Path]:
             inner[:] = [name for name in inner if not name.startswith(".")]
         if not runs:
             what = "holds no run" if directory.is_dir() else "is no directory"
-            raise FileNotFoundError(
-                f"{directory} {what}; name a sweep, such as multirun/DATE/TIME, or runs, such as "
-                "outputs/DATE/TIME."
-            )
+            examples = "a sweep, such as multirun/DATE/TIME, or runs, such as outputs/DATE/TIME"
+            raise FileNotFoundError(f"{directory} {what}; name {examples}.")
         tables = [Table(sweep) for sweep in {run.parent for run in runs}]
         jobs = [job for table in tables for job in table.jobs.values()]
         again = {job.directory for job in jobs if job.retried_as is not None}
@@ -170,11 +160,11 @@ def one(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A run's row, and its overrides."""
     row: dict[str, Any] = {"status": "unfinished", "reason": None}
     task: list[str] = []
-    result, history = initial_result(), read_history(run)
+    result, history = record.initial_result(), read_history(run)
     with marked_as_damaged(row):
         task = overrides_of(run)
         if (run / "result.json").exists():
-            result = load_result(run)
+            result = record.load_result(run)
             row["status"] = result["status"]
     monitor, seconds, error = result["monitor"], result["seconds"], result["error"]
     given = dict(split(each) for each in task)
@@ -205,15 +195,15 @@ def overrides_of(run: Path) -> list[str]:
     """
     overrides: Any = []
     if (path := run / ".hydra" / "overrides.yaml").exists():
-        overrides = read_file(path) or []
+        overrides = record.read_file(path) or []
     elif (path := run / ".hydra" / "hydra.yaml").exists():  # a run from Python
-        overrides = select(read_file(path), "hydra.overrides.task") or []
+        overrides = select(record.read_file(path), "hydra.overrides.task") or []
     if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
         raise ValueError(f"{path}: holds no list of overrides.")
     given = [each for each in overrides if split(each)[0].split(".")[0] not in SWEEP_KEYS]
-    if len(starts := list_configs(run)) > 1:
-        first, last = read_file(starts[0]), read_file(starts[-1])
-        changed = {k: select(last, k) for k in LENGTH if select(last, k) != select(first, k)}
+    if len(starts := record.list_configs(run)) > 1:
+        first, last = record.read_file(starts[0]), record.read_file(starts[-1])
+        changed = {k: select(last, k) for k in record.LENGTH if select(last, k) != select(first, k)}
         given = [each for each in given if split(each)[0] not in changed]
         for key, value in changed.items():
             given.append(f"{key}=" + ("null" if value is None else str(value).replace("'", "")))
@@ -226,12 +216,12 @@ def map_experiments(names: Iterable[str]) -> dict[str, None]:
     for name in sorted(names):
         if not (file := CONF / "experiment" / f"{name}.yaml").is_file() or "/" in name:
             continue
-        content = read_file(file) or {}
+        content = record.read_file(file) or {}
         for default in content.pop("defaults", []):
             if isinstance(default, dict):
                 found |= {key.removeprefix("override /"): None for key in default}
         content.pop("hydra", None)
-        found |= dict.fromkeys(key for key, _ in flatten(content))
+        found |= dict.fromkeys(key for key, _ in record.flatten(content))
     return found
 
 
@@ -252,9 +242,9 @@ def look_up(run: Path, keys: Sequence[str]) -> dict[str, str]:
     folder, found = run / ".hydra", {}
     if not keys or not (folder / "config.yaml").exists():
         return {}
-    config, choices = read_file(folder / "config.yaml"), {}
+    config, choices = record.read_file(folder / "config.yaml"), {}
     if (folder / "hydra.yaml").exists():
-        choices = select(read_file(folder / "hydra.yaml"), "hydra.runtime.choices")
+        choices = select(record.read_file(folder / "hydra.yaml"), "hydra.runtime.choices")
     for key in keys:
         value = (choices if isinstance(choices, dict) else {}).get(key, select(config, key))
         if value is not None and not isinstance(value, dict):
@@ -336,88 +326,76 @@ def rank(results: Results, metric: str) -> pd.DataFrame:
 
 
 def cautions(jobs: pd.DataFrame, metric: str, knobs: Sequence[str] = ()) -> list[str]:
-    """Reasons why values of the metric may not be comparable over the finished jobs.
+    """Reasons why values of the metric may not be comparable over the finished jobs that monitor it.
 
-    Args:
-        jobs: Those that monitor the metric, as `Results.by_monitor` gives them.
-        metric: The monitored value.
-        knobs: Columns that tell the settings apart.
+    Knobs are the columns that tell the settings apart.
     """
     jobs = jobs[jobs["status"] == "finished"]
     varied = [str(key) for key in jobs if jobs[key].map(str).nunique() > 1]
     config: Any = {}
     with suppress(ValueError, IndexError):
-        config = read_file(Path(jobs["directory"].iloc[0]) / ".hydra" / "config.yaml")
+        config = record.read_file(Path(jobs["directory"].iloc[0]) / ".hydra" / "config.yaml")
     metrics = list(select(config, "metrics") or {})
     data = [key for key in varied if key in ("data", "data/task", "data.path")]
     divided = [key for key in varied if key in DIVISIONS]
     owner = find_owner(metric, metrics)
-    if owner or not (config or split_part(metric)[1] == "loss"):
+    if owner or not (config or record.split_part(metric)[1] == "loss"):
         groups = ["metrics", f"metrics.{owner}"]
         changing = [key for key in varied if key in groups or key.startswith(f"{groups[1]}.")]
     else:  # a loss, or a value that the module logs
         groups = ["loss", "module"]
         if select(config, "loss") and not select(config, "loss._target_"):
             groups.append("model")  # which computes its own loss
-        changing = [
-            key for key in varied if key.split(".")[0] in groups and not TRAINING_SETTING.match(key)
-        ]
+        own = [key for key in varied if key.split(".")[0] in groups]
+        changing = [key for key in own if not TRAINING_SETTING.match(key)]
         changing += [key for key in varied if key.startswith("data.") and "target" in key]
     found = []
     if missing := int(jobs["best"].isna().sum()):
-        found.append(
-            f"{missing} of the {len(jobs)} finished jobs never had a number as {metric}, and no "
-            "mean counts them; metrics.csv shows since when."
-        )
+        message = f"{missing} of the {len(jobs)} finished jobs never had a number as {metric}, and"
+        found.append(f"{message} no mean counts them; metrics.csv shows since when.")
     if changing:
-        found.append(
-            f"{join_and(changing)} {'differs' if len(changing) == 1 else 'differ'} between these "
-            f"jobs, so {metric} may not mean the same in all of them; "
-            f"{suggest_others(jobs, metric, metrics)}"
-        )
+        message = f"{differ(changing)}, so {metric} may not mean the same in all of them"
+        found.append(f"{message}; {suggest_others(jobs, metric, metrics)}")
     if data:
-        found.append(
-            f"{' and '.join(data)} differs between these jobs: {metric} on one data set says little "
-            "about another; compare within each."
-        )
+        message = f"{metric} on one data set says little about another; compare within each"
+        found.append(f"{differ(data)}: {message}.")
     places: Any = [key for key in jobs if re.fullmatch(r"data(\..*path|\.keep)?", str(key))]
     files = jobs.groupby(places or (lambda _: 0), dropna=False)["data_files"]
     if (files.nunique() > 1).any():
-        found.append(
-            f"the files of the data have changed between these jobs, so {metric} is not of the same data "
-            "in all of them; train all of them in a new hydra.sweep.dir, or compare within each "
-            "value of data_files in results.csv."
-        )
+        message = f"the files of the data have changed between these jobs, so {metric} is not of"
+        way_out = "compare within each value of data_files in results.csv"
+        found.append(f"{message} the same data in all of them; train all anew, or {way_out}.")
     if divided:
-        found.append(
-            f"{join_and(divided)} {'differs' if len(divided) == 1 else 'differ'} between these jobs, so "
-            "their parts have other rows: the difference may be that of the rows."
-        )
+        message = "so their parts have other rows: the difference may be that of the rows"
+        found.append(f"{differ(divided)}, {message}.")
     settings = jobs.groupby(list(knobs) or (lambda _: 0), dropna=False)
     counts = settings[[key for key in REPEATED if key in jobs]].nunique().max()
     counts = counts[counts > 1]
     if len(counts) > 1 and settings.size().max() > counts.max():  # each with each
-        found.append(
-            f"a setting has {join_and([f'{n} values of {key}' for key, n in counts.items()])}: jobs that "
-            "share one are not independent, and the interval, which takes them so, is too narrow; "
-            f"compare the means, or vary {counts.index[-1]} alone."
-        )
+        repeats = join_and([f"{n} values of {key}" for key, n in counts.items()])
+        message = f"a setting has {repeats}: jobs that share one are not independent, and the"
+        way_out = f"compare the means, or vary {counts.index[-1]} alone"
+        found.append(f"{message} interval, which takes them so, is too narrow; {way_out}.")
     return found
+
+
+def differ(keys: Sequence[str]) -> str:
+    return f"{join_and(keys)} {'differs' if len(keys) == 1 else 'differ'} between these jobs"
 
 
 def find_owner(value: str, metrics: Sequence[str]) -> str | None:
     """The metric that logs a value such as val/accuracy or val/accuracy_cat; None for a loss."""
-    name = split_part(value)[1]
+    name = record.split_part(value)[1]
     return next((each for each in metrics if name == each or name.startswith(f"{each}_")), None)
 
 
 def suggest_others(jobs: pd.DataFrame, metric: str, metrics: Sequence[str]) -> str:
     """Names values that these jobs have logged beside a metric; the metrics' before the losses'."""
     logged = [str(key) for key in jobs if jobs[key].notna().any()]
-    parts = {"val", split_part(metric)[0]} - {""}
-    others = [key for key in logged if split_part(key)[0] in parts and key != metric]
+    parts = {"val", record.split_part(metric)[0]} - {""}
+    others = [key for key in logged if record.split_part(key)[0] in parts and key != metric]
     others = [key for key in others if find_owner(key, metrics)] or [
-        key for key in others if split_part(key)[1] != "loss"
+        key for key in others if record.split_part(key)[1] != "loss"
     ]
     if not others:
         return "they log no other value to compare; log one that means the same in all."

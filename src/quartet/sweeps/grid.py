@@ -261,7 +261,7 @@ def train_job(sweeper: "GridSweeper", job: Job, *further: str) -> None:
     try:
         run_hydra_job(sweeper, [*job.overrides, *sweeper.sweep_overrides, *own], job.number)
     except HydraException as error:
-        from quartet.config.unknown import explain
+        from quartet.config.compose import explain
 
         why = explain(error, job.overrides)
         log.error("\n  ".join(["Refused, before the first batch:", *map(str, why.problems)]))

@@ -1,34 +1,271 @@
-"""A search: Optuna chooses the values of each job."""
+"""A search: its space of settings, and trials for which Optuna chooses values. Without torch."""
 
+import itertools
 import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quartet.config.overrides import Range
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf
+
+from quartet.compat import format_value
+from quartet.config.overrides import Range, base_group, check_range, check_search_ranges, config_key
 from quartet.core.files import lock
+from quartet.core.messages import suggest_name
 from quartet.core.problems import ConfigError, abort
-from quartet.records.sweep import (
-    PRUNERS,
-    SEARCH,
-    Job,
-    Table,
-    make_pruner,
-    make_storage,
-    refuse_pickles,
-    repair_journal,
-)
+from quartet.records import sweep as records
 from quartet.sweeps import grid
-from quartet.sweeps.space import SAMPLERS, Space, make_sampler
+from quartet.sweeps.grid import list_values
+from quartet.sweeps.launch import SWEEP_GROUPS
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
     from hydra_plugins.quartet import SearchSweeper
+
+
+# Not CMA-ES: Optuna pickles its state in the study, and a study from elsewhere could run code.
+SAMPLERS = ("tpe", "random", "qmc", "nsgaii", "gp")
+
+
+def suggest(trial: "Trial", name: str, range_: Range) -> Any:
+    """The value of a range that the trial suggests."""
+    if isinstance(range_, list):
+        return range_[0] if len(range_) == 1 else trial.suggest_categorical(name, range_)
+    whole = all(isinstance(range_[end], int) for end in ("low", "high"))
+    return (trial.suggest_int if whole else trial.suggest_float)(name, **range_)
+
+
+class Space:
+    """The settings that a search varies, and those that it fixes.
+
+    Each option of a searched group adds the ranges of its own settings. In a trial their names end in
+    the option, since the ranges differ: ``optimizer.lr@sgd``.
+
+    Attributes:
+        fixed: Overrides of every job.
+        repeats: Overrides of each job of a trial: every combination of the seeds and folds.
+        ranges: By key; of a group, the names of its options.
+        own: By option of a searched group (``optimizer=sgd``), the ranges of its own settings.
+
+    Raises:
+        ValueError: a range is wrong or missing, or there is nothing to search.
+    """
+
+    def __init__(self, sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
+        self.sweeper = sweeper
+        self.loader = sweeper.hydra_context.config_loader
+        self.fixed: dict[str, str] = {}
+        self.ranges: dict[str, Range] = {}
+        self.own: dict[str, dict[str, Range]] = {}
+        repeated: list[list[str]] = []
+        parser = OverridesParser.create(config_loader=self.loader)
+        for each in parser.parse_overrides(list(arguments)):
+            if each.key_or_group in SWEEP_GROUPS:
+                sweeper.sweep_overrides.append(each.input_line or "")
+            elif each.key_or_group in records.REPEATED and each.is_sweep_override():
+                repeated.append(list_values(each))
+            elif each.is_sweep_override():
+                self.ranges[each.get_key_element()] = parse_range(each)
+            else:
+                self.fixed[each.get_key_element()] = each.input_line or ""
+        self.repeats = list(map(list, itertools.product(*repeated)))
+        for option in self.ranges.get("experiment", [None]):
+            chosen = [] if option is None else [f"experiment={option}"]
+            if self.compose(*chosen).hydra.sweeper.get("params"):
+                name = option or self.choice("experiment")
+                message = f"experiment={name} names values to combine"
+                raise ValueError(f"{message}, which sweep=grid does; leave it out.")
+        self.add_user_ranges()
+        if named := {*records.REPEATED} & {*self.ranges, *(sweeper.over or ())}:
+            message = f"{min(named)} is no setting to search, as the luckiest value would win; name"
+            values = f"its values on the command line, {min(named)}=0,1,2, and it is their mean"
+            raise ValueError(f"sweep: {message} {values}.")
+        over = sweeper.over
+        if over is None:
+            composed = self.compose()
+            choices = composed.hydra.runtime.choices
+            groups = [each for each in choices if list_ranges(composed, config_key(each))]
+            over = [] if self.ranges else groups
+        for key in over:
+            self.add(key)
+        if not any(len(each) > 1 for each in (*self.ranges.values(), *self.own.values())):
+            wanted = "name groups such as sweep.over=[optimizer,scheduler]"
+            one = "a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+            raise ValueError(f"There is nothing to search: {wanted}, or {one}.")
+
+    def add_user_ranges(self) -> None:
+        """Adds the ranges of ``sweep.space``."""
+        for key, range_ in (self.sweeper.space or {}).items():
+            if problem := check_range(range_):
+                raise ValueError(f"sweep.space: {key}={range_}: {problem}")
+            if key in self.fixed or key in self.ranges:
+                other = self.fixed.get(key) or self.ranges[key]
+                message = f"{key} is on the command line too, as {other}; leave one of them out."
+                raise ValueError(f"sweep.space: {message}")
+            if isinstance(range_, list):
+                range_ = [format_value(value) for value in range_]
+            self.ranges[key] = range_
+
+    def add(self, key: str) -> None:
+        """Adds a group with the ranges of its options, or one key with the range of its option."""
+        base, name = key.partition("@")[0], config_key(key)
+        if base == name != base_group(name):  # critic_optimizer of optimizer@critic_optimizer
+            base = base_group(name)
+            key = f"{base}@{name}"
+        key = next((given for given in self.fixed if given.lstrip("+") == key), key)
+        options = self.loader.get_group_options(base, results_filter=ObjectType.CONFIG)
+        if not options:
+            self.add_key(key)
+            return
+        if key in self.fixed:
+            options = [self.fixed.pop(key).partition("=")[2]]
+        elif self.sweeper.over is None:
+            options = [self.choice(key)]
+        chosen = self.ranges.setdefault(key, sorted(options))
+        for option in map(str, chosen):
+            composed = self.compose(f"{key}={option}")
+            self.own[f"{key}={option}"] = {
+                f"{name}.{setting}": range_
+                for setting, range_ in checked_ranges(composed, name, option).items()
+            }
+
+    def add_key(self, key: str) -> None:
+        """Adds one key with the range that the chosen option of its group has for it."""
+        group, _, name = key.partition(".")
+        if key in self.ranges or key in self.fixed or (name and group in (self.sweeper.over or ())):
+            return
+        composed = self.compose()
+        ranges = checked_ranges(composed, group, self.choice(group)) if group in composed else {}
+        if name not in ranges:
+            message = f"{key} is neither a group nor a setting for which {group} names a range"
+            message += f": {', '.join(ranges)}" if ranges else ""
+            own = f"'sweep.space={{{key}: {{low: 0.1, high: 1.0}}}}'"
+            raise ValueError(f"sweep.over: {message}; give it one: {own}.")
+        self.ranges[key] = ranges[name]
+
+    def compose(self, *further: str) -> DictConfig:
+        """The configuration with the first value of each range so far."""
+        first = [
+            f"{key}={next(values(range_))}"
+            for key, range_ in self.ranges.items()
+            if not any(each.startswith(f"{key}=") for each in further)
+        ]
+        own = [*self.fixed.values(), *self.repeats[0], *first, *further]
+        overrides = [*own, *self.sweeper.sweep_overrides]
+        return self.loader.load_sweep_config(self.sweeper.config, overrides)
+
+    def choice(self, group: str) -> str:
+        """The chosen option of a group."""
+        return str(self.compose().hydra.runtime.choices.get(group))
+
+    def draw(self, trial: "Trial") -> list[str]:
+        """The overrides of a job."""
+        drawn: dict[str, Any] = {}
+        for key, range_ in self.ranges.items():
+            drawn[key] = suggest(trial, key, range_)
+            for name, inner in self.own.get(f"{key}={drawn[key]}", {}).items():
+                if name not in self.fixed and name not in self.ranges:
+                    drawn[name] = suggest(trial, f"{name}@{drawn[key]}", inner)
+        return [*self.fixed.values(), *(f"{key}={value}" for key, value in drawn.items())]
+
+    def draw_random(self, seed: int, number: int) -> list[str]:
+        """The overrides of a random job, outside the search."""
+        import optuna
+
+        sampler = make_sampler("random", seed, number)
+        return self.draw(optuna.create_study(sampler=sampler).ask())
+
+    @property
+    def named_ranges(self) -> dict[str, Range]:
+        """Every range by its name in a trial."""
+        every = dict(self.ranges)
+        for choice, ranges in self.own.items():
+            option = choice.partition("=")[2]
+            every |= {f"{name}@{option}": range_ for name, range_ in ranges.items()}
+        return every
+
+
+def list_ranges(cfg: DictConfig, group: str) -> dict[str, Range]:
+    """The ranges that the chosen option of a group names for its settings."""
+    found: Any = OmegaConf.select(cfg, f"{group}.search") if group in cfg else None
+    return OmegaConf.to_container(found) if found else {}  # type: ignore[return-value]
+
+
+def checked_ranges(cfg: DictConfig, group: str, option: str) -> dict[str, Range]:
+    """As `list_ranges`, checked, with values as Hydra reads them.
+
+    Raises:
+        ValueError: one is wrong, or names no setting of the option. Only a search refuses the latter:
+            a run may replace the class of the option.
+    """
+    node: Any = OmegaConf.to_container(cfg[group]) if group in cfg else {}
+    node = node if isinstance(node, dict) else {}
+    problems: list[Any] = [*check_search_ranges(group, node)]
+    ranges = {} if problems else list_ranges(cfg, group)
+    settings = [key for key in node if key not in ("search", "_target_")]
+    problems += [
+        f"{group}.search.{name}: {group} has no such setting; {suggest_name(name, settings)}"
+        for name in ranges
+        if name not in settings
+    ]
+    if problems:
+        raise ValueError("\n".join(f"{group}={option}: {problem}" for problem in problems))
+    return {
+        name: [format_value(value) for value in range_] if isinstance(range_, list) else range_
+        for name, range_ in ranges.items()
+    }
+
+
+def values(range_: Range) -> Iterator[Any]:
+    """The values to choose from, or the ends of the range."""
+    yield from range_ if isinstance(range_, list) else (range_["low"], range_["high"])
+
+
+def parse_range(override: Override) -> Range:
+    """The range that Hydra's syntax for sweeps describes."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return {"low": value.start, "high": value.end, "log": "log" in value.tags}
+    if isinstance(value, RangeSweep):
+        span = list(value.range())
+        return {"low": min(span), "high": max(span), "step": abs(value.step)}
+    return list(override.sweep_string_iterator())
+
+
+def make_sampler(name: str, seed: int, number: int, fixed: Any = None) -> "BaseSampler":
+    """A sampler for one trial of a search; no two trials use the same random numbers.
+
+    `fixed` are values that the trial must have.
+    """
+    import numpy as np
+    from optuna import samplers
+    from optuna.exceptions import ExperimentalWarning
+
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        made: BaseSampler = samplers.RandomSampler(own)
+        if name == "tpe":
+            # Settings that occur together are searched together; each optimizer has its own.
+            made = samplers.TPESampler(seed=own, multivariate=True, group=True)
+        elif name == "gp":
+            made = samplers.GPSampler(seed=own, warn_independent_sampling=False)
+        elif name == "nsgaii":
+            made = samplers.NSGAIISampler(seed=own)
+        elif name == "qmc":  # the study counts its points
+            made = samplers.QMCSampler(
+                seed=seed, scramble=True, independent_sampler=made, warn_independent_sampling=False
+            )
+        return samplers.PartialFixedSampler(fixed, made) if fixed else made
 
 
 def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
@@ -42,9 +279,8 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
         check_settings(sweeper)
         space = Space(sweeper, arguments)
         if sweeper.pruner != "none" and len(space.repeats) > 1:
-            raise ValueError(
-                f"sweep.pruner={sweeper.pruner}: a trial of several seeds or folds is not pruned; leave it out."
-            )
+            message = "a trial of several seeds or folds is not pruned; leave it out."
+            raise ValueError(f"sweep.pruner={sweeper.pruner}: {message}")
         if sweeper.config.get("check") == "only":
             numbers = range(min(5, sweeper.n_trials))
             drawn = [space.draw_random(sweeper.seed, number) for number in numbers]
@@ -53,11 +289,12 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
         wanted = choose_objectives(sweeper, space)
         with lock(directory / "optuna"):
             trials = Search(sweeper, space, wanted, directory)
-            os.environ[SEARCH] = str(directory.resolve())  # for jobs in processes of their own, too
+            # For jobs in processes of their own, too.
+            os.environ[records.SEARCH] = str(directory.resolve())
             try:
                 trials.run()
             finally:
-                del os.environ[SEARCH]
+                del os.environ[records.SEARCH]
             trials.print_summary()
 
 
@@ -83,7 +320,7 @@ class Search:
         directory: Path,
     ) -> None:
         self.sweeper, self.space, self.objectives = sweeper, space, objectives
-        self.table = Table(directory)
+        self.table = records.Table(directory)
         self.conf = grid.fingerprint(sweeper)
         self.repeats = space.repeats
         self.slots = max(1, getattr(sweeper.launcher, "n_jobs", 1) // len(self.repeats))
@@ -96,12 +333,12 @@ class Search:
         """The directory's study, or a new one."""
         import optuna
 
-        repair_journal(directory)
+        records.repair_journal(directory)
         url, modes = self.sweeper.storage, self.objectives.values()
-        self.storage = make_storage(url, directory)
+        self.storage = records.make_storage(url, directory)
         name = str(directory.resolve()) if url else "search"
         # Hyperband assigns trials to brackets when they are asked for.
-        pruner = make_pruner(self.sweeper.pruner, self.sweeper.warmup_epochs, None)
+        pruner = records.make_pruner(self.sweeper.pruner, self.sweeper.warmup_epochs, None)
         try:  # create_study would add a line to the journal of an existing study
             study = optuna.load_study(study_name=name, storage=self.storage, pruner=pruner)
         except KeyError:
@@ -121,10 +358,9 @@ class Search:
         }
         if before := study.user_attrs.get("search"):
             if changes := differences(before, now):
-                raise ValueError(
-                    "\n  ".join([f"{directory} holds another search:", *changes])
-                    + "\nLeave them as they were, or name another hydra.sweep.dir."
-                )
+                message = "\n  ".join([f"{directory} holds another search:", *changes])
+                way_out = "Leave them as they were, or name another hydra.sweep.dir."
+                raise ValueError(f"{message}\n{way_out}")
             now["ranges"] = before["ranges"] | now["ranges"]
         study.set_user_attr("search", now)
         return study
@@ -147,14 +383,14 @@ class Search:
                 for jobs, trial in asked:
                     self.end_trial(jobs, trial)
 
-    def trials(self) -> dict[int | None, list[Job]]:
+    def trials(self) -> dict[int | None, list[records.Job]]:
         """The jobs of each trial, by its number."""
-        found: dict[int | None, list[Job]] = {}
+        found: dict[int | None, list[records.Job]] = {}
         for job in self.table.current:
             found.setdefault(read_trial(job).get("number"), []).append(job)
         return found
 
-    def close_unfinished_trials(self) -> list[list[Job]]:
+    def close_unfinished_trials(self) -> list[list[records.Job]]:
         """Ends trials that an earlier start left running; returns the jobs of those to try again.
 
         Waits for jobs that processes of an earlier start still train.
@@ -174,7 +410,7 @@ class Search:
             if len(jobs) < len(self.repeats) or any(job.is_pending for job in jobs)
         ]
 
-    def ask(self, again: Sequence[Job] = ()) -> "tuple[list[Job], Trial]":
+    def ask(self, again: Sequence[records.Job] = ()) -> "tuple[list[records.Job], Trial]":
         """The next trial and its jobs.
 
         Args:
@@ -194,7 +430,9 @@ class Search:
             jobs = [self.add_job([*overrides, *each], trial, again) for each in self.repeats]
         return jobs, trial
 
-    def add_job(self, overrides: list[str], trial: "Trial", again: Sequence[Job]) -> Job:
+    def add_job(
+        self, overrides: list[str], trial: "Trial", again: Sequence[records.Job]
+    ) -> records.Job:
         """A job of a trial: that of the same overrides if it has ended, else a new one."""
         key = tuple(sorted(overrides))
         before = next((job for job in again if job.key == key), None)
@@ -220,7 +458,7 @@ class Search:
         study = self.storage.get_study_id_from_name(self.study.study_name)
         return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
-    def end_trial(self, jobs: Sequence[Job], trial: "Trial | FrozenTrial") -> None:
+    def end_trial(self, jobs: Sequence[records.Job], trial: "Trial | FrozenTrial") -> None:
         """Records in the study the means of the results of a trial's jobs."""
         from optuna.trial import TrialState
 
@@ -267,7 +505,7 @@ class Search:
             print(f"best: {which}, {figures}\n  {shlex.join(shown)}")
 
 
-def read_trial(job: Job) -> dict[str, Any]:
+def read_trial(job: records.Job) -> dict[str, Any]:
     """The trial that a job is, as its trial.json says; empty if it is none."""
     path = job.directory / "trial.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
@@ -302,25 +540,23 @@ def check_settings(sweeper: "SearchSweeper") -> None:
         ValueError: a setting is wrong.
         SystemExit: Optuna is not installed.
     """
-    for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+    for name, known in (("sampler", SAMPLERS), ("pruner", records.PRUNERS)):
         if getattr(sweeper, name) not in known:
             way_out = "; sweep=grid tries every combination" if sweeper.sampler == "grid" else ""
-            raise ValueError(
-                f"sweep.{name}={getattr(sweeper, name)}: must be one of {', '.join(known)}{way_out}."
-            )
+            message = f"must be one of {', '.join(known)}{way_out}."
+            raise ValueError(f"sweep.{name}={getattr(sweeper, name)}: {message}")
     for name, least in (("n_trials", 1), ("seed", 0), ("warmup_epochs", 0)):
         value = getattr(sweeper, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"sweep.{name}={value}: must be a whole number of at least {least}.")
     if sweeper.pruner != "none" and len(sweeper.objectives or ()) > 1:
-        raise ValueError(
-            f"sweep.pruner={sweeper.pruner}: Optuna prunes with one objective only; leave it out."
-        )
+        message = "Optuna prunes with one objective only; leave it out."
+        raise ValueError(f"sweep.pruner={sweeper.pruner}: {message}")
     if sweeper.mode and len(sweeper.mode) != len(sweeper.objectives or ("monitor",)):
         raise ValueError(f"sweep.mode={sweeper.mode}: must name min or max for each objective.")
     if sweeper.mode and not {"min", "max"}.issuperset(sweeper.mode):
         raise ValueError(f"sweep.mode={sweeper.mode}: each must be min or max.")
-    refuse_pickles(sweeper.storage)
+    records.refuse_pickles(sweeper.storage)
     try:
         import optuna
     except ImportError:
@@ -376,7 +612,7 @@ def choose_objectives(sweeper: "SearchSweeper", space: Space) -> dict[str, str]:
 def choose_mode(name: str, sweeper: "SearchSweeper", space: Space) -> str:
     """Whether the best value of a metric is its ``min`` or ``max``, as the metric itself knows."""
     from quartet.build import build
-    from quartet.validation.monitor import find_mode
+    from quartet.validation.settings import find_mode
 
     drawn = space.draw_random(0, 0)
     try:

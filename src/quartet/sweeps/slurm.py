@@ -113,11 +113,8 @@ class SlurmEngine(Engine):
             return False
         if handles:
             arrays = dict.fromkeys(handle.job_id.partition("_")[0] for handle in handles)
-            print(
-                "The jobs continue in Slurm, and the next start of the sweep watches them; to end them: "
-                f"scancel {' '.join(arrays)}",
-                file=sys.stderr,
-            )
+            message = "The jobs continue in Slurm, and the next start of the sweep watches them"
+            print(f"{message}; to end them: scancel {' '.join(arrays)}", file=sys.stderr)
         return False
 
 

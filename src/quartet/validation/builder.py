@@ -3,7 +3,7 @@
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -14,31 +14,8 @@ import torch
 from lightning import seed_everything
 
 from quartet.checkpoints.callbacks import check_checkpoints
-from quartet.config import allow
+from quartet.config import allow, instantiate
 from quartet.config.configuration import Configuration
-from quartet.config.groups import (
-    KEY_TYPES,
-    POLICY_KEYS,
-    argument_names,
-    find_options,
-    is_foreign,
-    module_groups,
-    unused_groups,
-)
-from quartet.config.instantiate import (
-    build_data,
-    build_foreign_data,
-    build_foreign_module,
-    build_foreign_part,
-    build_loss,
-    build_metrics,
-    build_model,
-    build_module,
-    build_optimizer,
-    build_scheduler,
-    build_trainer,
-    metric_heads,
-)
 from quartet.config.overrides import base_group, check_search_ranges, find_groups
 from quartet.core.messages import join_and, join_or
 from quartet.core.problems import (
@@ -46,6 +23,7 @@ from quartet.core.problems import (
     ConfigError,
     Context,
     Problem,
+    Problems,
     TrainingError,
     collect_problems,
     describe_exception,
@@ -57,14 +35,15 @@ from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
 from quartet.training.module import MissingLossError, Module
-from quartet.training.schedule import Schedule
-from quartet.validation import data, dry_run, foreign, keys, length, monitor, settings
+from quartet.validation import data, dry_run, keys, length, settings
 from quartet.validation.data import check_augmentation
 
 SHAPES = ("data.task", "data.input_shape", "data.num_outputs", "data.num_classes")
 # Settings of the loader: the data can be read though they are wrong.
 LOADER_KEYS = {
-    f"data.{key}" for key in POLICY_KEYS["data"] if key not in ("task", "dir", "folds", "fold")
+    f"data.{key}"
+    for key in instantiate.POLICY_KEYS["data"]
+    if key not in ("task", "dir", "folds", "fold")
 }
 
 # Callbacks of which the values that they log are known.
@@ -100,32 +79,34 @@ class Builder:
         """Runs each check and makes each part, where all that it needs is there and valid."""
         config, parts = self.config, self.parts
         problems = list(keys.check_keys(config))
-        self.unused = unused_groups(config)
+        self.unused = instantiate.unused_groups(config)
         required = list(settings.check_requirements(config, self.unused))
         # Options of these groups may refer to what other data does not have.
         apart = {*self.unused, *(problem.key for problem in required)}
         self.problems += [p for p in problems if p.key.partition(".")[0] not in apart] + required
         self.problems += allow.find_problems(config.to_dict())
-        self.problems += foreign.check_unused(config, self.unused) if self.unused else []
-        self.unchecked += foreign.describe_unchecked(config)
+        self.problems += settings.check_unused(config, self.unused) if self.unused else []
+        self.unchecked += settings.describe_unchecked(config)
         self.check_data_settings()
         self.make_data()
         self.check_settings()
         if self.is_valid("seed"):
             seed_everything(config["seed"], workers=True, verbose=False)
-        if is_foreign(config, "module"):
+        if instantiate.is_foreign(config, "module"):
             self.make_foreign_module()
         else:
             self.make_module_parts()
         if self.has("data", "trainer") and self.is_valid("data", "trainer"):
             world_size = parts["trainer"].world_size
-            share = count_batches_per_step(parts.get("module"))
+            module, share = parts.get("module"), None
+            if module is not None and not module.automatic_optimization:
+                share = getattr(module, "batches_per_step", 1)  # else the trainer says it
             parts["steps"] = length.count_steps(config, parts["data"], world_size, share)
         if self.has("trainer", "model") and self.is_valid(*find_groups(config, "optimizer")):
             self.problems += self.ask_parts()
         if "module" in parts:
             self.problems += check_manual_optimization(config["trainer"], parts["module"])
-        if self.has("module", "steps") and not is_foreign(config, "module"):
+        if self.has("module", "steps") and not instantiate.is_foreign(config, "module"):
             self.try_optimizers()
         if "steps" in parts:
             self.problems += length.check_limits(config, parts["data"], world_size)
@@ -144,40 +125,46 @@ class Builder:
         """Makes and tries what the engine's own module takes, and the trainer."""
         if "shapes" in self.parts:
             data = self.parts.get("data")
-            self.make("model", lambda config: build_model(config, data))
+            self.make("model", lambda config: instantiate.build_model(config, data))
             for group in find_groups(self.config, "optimizer"):
-                self.freeze_parameters(group)
-            self.make("loss", build_loss)
-            self.make("metrics", build_metrics)
+                if "model" in self.parts and self.is_valid(f"{group}.freeze"):
+                    with self.collect(group, ["freeze"]):
+                        parameters.freeze(self.parts["model"], self.config[group]["freeze"])
+            self.make("loss", instantiate.build_loss)
+            self.make("metrics", instantiate.build_metrics)
             self.try_parts()
             self.try_steps()
         if "metrics" in self.parts and self.is_valid("module._target_"):
             self.resolve_monitor()
             schedulers = find_groups(self.config, "scheduler")
             for group in schedulers if self.is_valid("monitor") else ():
-                self.make(group, partial(build_scheduler, group=group))
+                self.make(group, partial(instantiate.build_scheduler, group=group))
             if self.is_valid("monitor", "callbacks", "logger", *schedulers):
-                self.make("trainer", build_trainer)
+                self.make("trainer", instantiate.build_trainer)
         for group in find_groups(self.config, "optimizer"):
-            self.make(group, partial(build_optimizer, group=group))
-        if self.has("trainer", *module_groups(self.config)) and self.is_valid("data"):
-            self.make("module", lambda config: build_module(config, self.parts))
+            self.make(group, partial(instantiate.build_optimizer, group=group))
+        if self.has("trainer", *instantiate.module_groups(self.config)) and self.is_valid("data"):
+            self.make("module", lambda config: instantiate.build_module(config, self.parts))
         if "module" in self.parts:
             self.problems += check_hooks(type(self.parts["module"]))
 
     def make_foreign_module(self) -> None:
         """Makes a module that knows nothing of this engine, and its trainer."""
-        config, taken = self.config, [g for g in module_groups(self.config) if g not in self.unused]
-        self.problems += monitor.resolve_foreign_monitor(config)
+        config, taken = (
+            self.config,
+            [g for g in instantiate.module_groups(self.config) if g not in self.unused],
+        )
+        self.problems += settings.resolve_foreign_monitor(config)
         made = {}
         for group in taken:
             if self.is_valid(group):
                 with self.collect(group):
-                    made[group] = build_foreign_part(config, group)
+                    made[group] = instantiate.build_foreign_part(config, group)
         if self.is_valid("module", *taken):
-            self.make("module", lambda config: build_foreign_module(config, made))
+            create = instantiate.make(instantiate.split_node(config, "module")[0], partial=True)
+            self.make("module", lambda _: create(**made))
         if self.is_valid("monitor", "callbacks", "logger"):
-            self.make("trainer", build_trainer)
+            self.make("trainer", instantiate.build_trainer)
 
     def is_valid(self, *names: str) -> bool:
         """Whether these keys, and all below them, have no problem."""
@@ -191,9 +178,9 @@ class Builder:
         """The keys that have problems, and those whose values refer to them."""
         return self.config.find_dependents(wrong_keys(self.problems))
 
-    def collect(self, group: str, names: list[str] | None = None) -> AbstractContextManager[None]:
+    def collect(self, group: str, names: list[str] | None = None) -> AbstractContextManager[Any]:
         """Collects what a part says of its arguments."""
-        names = argument_names(self.config, group) if names is None else names
+        names = instantiate.argument_names(self.config, group) if names is None else names
         return collect_problems(self.problems, group, names)
 
     def make(self, group: str, create: Callable[[Configuration], Any]) -> None:
@@ -203,31 +190,30 @@ class Builder:
                 self.parts[group] = create(self.config)
 
     def check_data_settings(self) -> None:
+        is_own = not instantiate.is_foreign(self.config, "data")
         self.problems += keys.check_policy(self.config, "data", self.find_wrong())
-        if is_foreign(self.config, "data"):
-            self.problems += foreign.check_data(self.config)
-            self.problems += keys.check_parts(self.config, "data", self.find_wrong())
-            if not self.unused and self.is_valid("data.task"):
-                self.problems += settings.check_task(self.config["data"]["task"])
-            return
-        if self.is_valid("data.task"):
+        self.problems += [] if is_own else settings.check_foreign_data(self.config)
+        if (is_own or not self.unused) and self.is_valid("data.task"):
             self.problems += settings.check_task(self.config["data"]["task"])
-        self.problems += settings.check_folds(self.config["data"], wrong_keys(self.problems))
+        if is_own:
+            self.problems += settings.check_folds(self.config["data"], wrong_keys(self.problems))
         self.problems += keys.check_parts(self.config, "data", self.find_wrong())
 
     def make_data(self) -> None:
         """Makes the data, and finds the shapes of its samples."""
-        if is_foreign(self.config, "data"):
+        if instantiate.is_foreign(self.config, "data"):
             if self.is_valid("data"):
                 with self.collect("data"):
-                    self.parts["foreign_data"] = build_foreign_data(self.config)
+                    self.parts["foreign_data"] = instantiate.make(
+                        instantiate.split_node(self.config, "data")[0]
+                    )
             if self.unused:
                 return
         else:
             wrong = {key for key in wrong_keys(self.problems) if re.fullmatch(r"data\.\w+", key)}
             if not wrong - LOADER_KEYS:
-                with self.collect("data", [*self.config["data"], *KEY_TYPES["data"]]):
-                    self.parts["data"] = build_data(self.config, self.prepared)
+                with self.collect("data", [*self.config["data"], *instantiate.KEY_TYPES["data"]]):
+                    self.parts["data"] = instantiate.build_data(self.config, self.prepared)
         group = self.config["data"]
         if self.is_valid(*SHAPES):
             self.problems += settings.check_outputs(group)
@@ -253,13 +239,13 @@ class Builder:
             if group in unsuited and group in groups:
                 continue
             self.problems += keys.check_policy(config, group, self.find_wrong())
-            if "search" in POLICY_KEYS.get(base_group(group), ()):
+            if "search" in instantiate.POLICY_KEYS.get(base_group(group), ()):
                 self.problems += check_search_ranges(group, config[group])
             if group in groups:
                 known = "shapes" in self.parts
                 problems = keys.check_parts(config, group, self.find_wrong(), known)
                 self.problems += map(self.explain_unknown, problems)
-        unused = [*self.unused, *(["data"] if is_foreign(config, "data") else [])]
+        unused = [*self.unused, *(["data"] if instantiate.is_foreign(config, "data") else [])]
         self.problems += settings.check_settings(config, wrong_keys(self.problems), unused)
 
     def explain_unknown(self, problem: Problem) -> Problem:
@@ -271,40 +257,36 @@ class Builder:
                 return replace(problem, message=message)
         return problem
 
-    def check_tasks(self, task: str) -> Iterator[Problem]:
+    def check_tasks(self, task: str) -> Problems:
         """Yields options that are made for other tasks than that of the data."""
         name = create_task(task).name
         for group in ("loss", "metrics"):
             tasks = self.config[group].get("tasks")
             if tasks is not None and name not in tasks and self.is_valid(group):
                 default = self.config[group].get("_target_", group)
-                options = find_options(group, name)
+                options = instantiate.find_options(group, name)
                 way_out = f"use {group}={join_or(options)}"
                 if not options:
                     option = self.config.options.get(group) or "OPTION"
                     way_out = f"add {name} to tasks in conf/{group}/{option}.yaml"
-                yield Problem(
-                    group,
-                    f"is for {join_and(tasks)} tasks, and the data's is {name}; {way_out}.",
-                    self.config.options.get(group) or default,
-                )
+                message = f"is for {join_and(tasks)} tasks, and the data's is {name}; {way_out}."
+                yield Problem(group, message, self.config.options.get(group) or default)
 
     def try_parts(self) -> None:
         """Tries loss, metrics and model on made-up samples."""
         config, parts = self.config, self.parts
         task = create_task(config["data"]["task"], config["data"]["num_outputs"])
-        trial = dry_run.PartTrial(task, metric_heads(config), self.class_names())
+        trial = dry_run.PartTrial(task, instantiate.metric_heads(config), self.class_names())
         self.logged = trial.logged
         if not isinstance(task, StandardTask):
             self.try_own_task(trial)
         elif parts.get("loss"):  # with loss=none the model has it
-            names = argument_names(config, "loss")
+            names = instantiate.argument_names(config, "loss")
             self.problems += trial.check_loss(parts["loss"], task.example(), names)
         if trial.adds_up:
-            self.cautions.append(
-                "the loss is a sum over the samples of a batch, so its values depend on data.batch_size "
-                "and data.eval_batch_size; those of a mean do not"
-            )
+            message = "the loss is a sum over the samples of a batch, so its values depend on"
+            others = "data.batch_size and data.eval_batch_size; those of a mean do not"
+            self.cautions.append(f"{message} {others}")
         if not isinstance(task, StandardTask):
             return
         if self.is_valid("loss"):
@@ -315,8 +297,10 @@ class Builder:
             shape, outputs = parts["shapes"]
             inputs = torch.zeros(2, *shape)
             self.problems += dry_run.check_model(parts["model"], inputs, outputs)
-            if config["trainer"]["channels_last"] is True:
-                self.problems += dry_run.check_channels_last(parts["model"])
+            has_channels = any(parameter.ndim == 4 for parameter in parts["model"].parameters())
+            if config["trainer"]["channels_last"] is True and not has_channels:
+                message = "the model has no convolutions of images; leave it false."
+                self.problems.append(Problem("trainer.channels_last", message, True))
 
     def class_names(self) -> list[str]:
         """Names of the classes, if the data is there."""
@@ -343,12 +327,8 @@ class Builder:
                 size = self.config["data"]["batch_size"]
                 larger, whole = again(), data.first_batch(512 if size == "full" else size)
                 if not any(larger.check_batch(whole, self.parts)) and not larger.is_finite:
-                    message = (
-                        "is NaN or infinite for the first batch, before any training; check the "
-                    )
-                    problems.append(
-                        Problem("loss", f"{message}settings of the loss, and the data.")
-                    )
+                    message = "is NaN or infinite for the first batch, before any training"
+                    problems.append(Problem("loss", f"{message}; check its settings and the data."))
             for part in ("val", "test"):
                 if getattr(data.parts, part) is not None and not problems:
                     problems += again().check_batch(data.first_batch(2, part), self.parts, part)
@@ -365,7 +345,7 @@ class Builder:
         copies = {name: copy.deepcopy(self.parts[name]) for name in ("model", "loss", "metrics")}
         with self.collect("module"), seeded(0):
             factories = dict.fromkeys([*optimizers, *find_groups(self.config, "scheduler")])
-            module = build_module(self.config, copies | factories)
+            module = instantiate.build_module(self.config, copies | factories)
             if hasattr(module.loss, "fit") and data.knows_targets():
                 module.loss.fit(data.targets())
             trial = dry_run.StepTrial(module, self.class_names())
@@ -392,9 +372,9 @@ class Builder:
             validates = length.validates(self.config, self.parts.get("data"))
             logged = self.find_logged(validates)
             wrong = wrong_keys(self.problems)
-            self.problems += monitor.resolve_monitor(self.config, logged, wrong)
+            self.problems += settings.resolve_monitor(self.config, logged, wrong)
 
-    def find_logged(self, validates: bool) -> monitor.Logged:
+    def find_logged(self, validates: bool) -> settings.Logged:
         """Returns what is known of the values that the training will log."""
         losses, metrics = ["loss", *self.logged], self.parts["metrics"]
         names = [f"{part}/{name}" for part in ("val", "train") for name in self.logged_names()]
@@ -410,7 +390,7 @@ class Builder:
         complete = (
             self.trial is not None and not own and all(map(SHIPPED_CALLBACK.match, callbacks))
         )
-        return monitor.Logged(metrics, losses, names, complete, validates, self.unchecked)
+        return settings.Logged(metrics, losses, names, complete, validates, self.unchecked)
 
     def logged_names(self) -> list[str]:
         """Names of the values of loss and metrics; that of a metric which could not be tried."""
@@ -422,7 +402,7 @@ class Builder:
         ]
         return list(dict.fromkeys(["loss", *untried, *tried]))
 
-    def ask_parts(self) -> Iterator[Problem]:
+    def ask_parts(self) -> Problems:
         """Yields what the parts that have a method ``problems`` find, and looks at Lightning's."""
         trainer, directory = self.parts["trainer"], Path(self.config["directory"])
         steps = self.parts.get("steps", (1, 1))[1]  # without them the data or the trainer is wrong
@@ -433,12 +413,6 @@ class Builder:
         for part in (*parts, *trainer.callbacks, *trainer.loggers, trainer.strategy):
             if callable(method := getattr(part, "problems", None)):
                 yield from method(context)
-
-    def freeze_parameters(self, group: str) -> None:
-        """Freezes the parameters that the settings of an optimizer name."""
-        if "model" in self.parts and self.is_valid(f"{group}.freeze"):
-            with self.collect(group, ["freeze"]):
-                parameters.freeze(self.parts["model"], self.config[group]["freeze"])
 
     def try_optimizers(self) -> None:
         """Makes the optimizers and schedulers of the module on trial."""
@@ -457,9 +431,7 @@ class Builder:
                 return
             self.problems += check_optimizers(self.config, module, self.unchecked)
 
-    def try_factory(
-        self, group: str, factory: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+    def try_factory(self, group: str, factory: Any, *args: Any, **kwargs: Any) -> Any:
         with self.collect(group):
             return factory(*args, **kwargs)
         raise StopTrial
@@ -469,14 +441,7 @@ class StopTrial(Exception):
     """A trial ends, and its problem is known."""
 
 
-def count_batches_per_step(module: Any) -> float | None:
-    """Batches of an optimizer step as the module counts them; None for what the trainer says."""
-    if module is None or module.automatic_optimization:
-        return None
-    return getattr(module, "batches_per_step", 1)
-
-
-def check_hooks(kind: type[Module]) -> Iterator[Problem]:
+def check_hooks(kind: type[Module]) -> Problems:
     """Hooks of a project's module must call those of the base, which do more than Lightning's."""
     classes = kind.__mro__[: kind.__mro__.index(Module)]
     for name in (name for name in vars(Module) if name == "setup" or name.startswith("on_")):
@@ -488,59 +453,43 @@ def check_hooks(kind: type[Module]) -> Iterator[Problem]:
                 yield Problem("module", f"{message}({arguments}) in it.")
 
 
-def check_manual_optimization(trainer: Config, module: Any) -> Iterator[Problem]:
+def check_manual_optimization(trainer: Config, module: Any) -> Problems:
     """A module that takes the optimizer steps itself also clips and accumulates gradients itself."""
     if module.automatic_optimization:
         return
-    if trainer["gradient_clip_val"] is not None:
-        yield Problem(
-            "trainer.gradient_clip_val",
-            "the module takes its optimizer steps itself; leave it out, and call "
-            "self.clip_gradients(optimizer, gradient_clip_val=1) before optimizer.step().",
-            trainer["gradient_clip_val"],
-        )
-    if trainer["accumulate_grad_batches"] != 1:
-        yield Problem(
-            "trainer.accumulate_grad_batches",
-            "the module takes its optimizer steps itself; set 1, or a larger data.batch_size, or "
-            "take a step every few batches and set batches_per_step of the module.",
-            trainer["accumulate_grad_batches"],
-        )
+    own = "the module takes its optimizer steps itself"
+    if (value := trainer["gradient_clip_val"]) is not None:
+        call = "self.clip_gradients(optimizer, gradient_clip_val=1)"
+        message = f"{own}; leave it out, and call {call} before optimizer.step()."
+        yield Problem("trainer.gradient_clip_val", message, value)
+    if (value := trainer["accumulate_grad_batches"]) != 1:
+        message = f"{own}; set 1, or a larger data.batch_size, or its own batches_per_step."
+        yield Problem("trainer.accumulate_grad_batches", message, value)
 
 
-def check_optimizers(config: Config, module: Any, unchecked: list[str]) -> Iterator[Problem]:
+def check_optimizers(config: Config, module: Any, unchecked: list[str]) -> Problems:
     """The optimizers and schedulers of a module must be those that the configuration sets."""
     made = {
         "optimizer": list(module.made_optimizers.values()),
         "scheduler": [schedule.group for schedule in module.schedules],
     }
     if module.automatic_optimization and len(made["optimizer"]) > 1:
-        yield Problem(
-            "module",
+        message = (
             f"makes {len(made['optimizer'])} optimizers, and automatic optimization has one; set "
-            "self.automatic_optimization = False in its constructor, and step them in training_step.",
+            "self.automatic_optimization = False, and step them in training_step."
         )
+        yield Problem("module", message)
     for base, used in made.items():
         for group in find_groups(config, base):
             if group == base and group not in used and config[group]["_target_"]:
                 unchecked.append(f"{group}: the module makes none of it")
             elif group not in used and group != base:
-                yield Problem(
-                    group,
-                    f"the module makes no such {base}; call self.make_{base}(..., name='{group}') "
-                    "in its configure_optimizers, or leave the group out.",
-                )
+                call = f"call self.make_{base}(..., name='{group}') in its configure_optimizers"
+                message = f"the module makes no such {base}; {call}, or leave the group out."
+                yield Problem(group, message)
     for schedule in module.schedules:
-        yield from check_horizon(schedule)
-
-
-def check_horizon(schedule: Schedule) -> Iterator[Problem]:
-    """A cosine must not end before the training: torch lets the rate rise again after it."""
-    horizon, ticks = getattr(schedule.main, "T_max", None), schedule.ticks
-    if horizon is not None and ticks is not None and horizon < ticks:
-        yield Problem(
-            f"{schedule.group}.T_max",
-            f"ends before the training, whose schedule has {ticks} ticks, and the rate would rise "
-            "again; null is the whole training, the option cosine_restarts rises on purpose.",
-            horizon,
-        )
+        horizon, ticks = getattr(schedule.main, "T_max", None), schedule.ticks
+        if horizon is not None and ticks is not None and horizon < ticks:
+            message = f"ends before the training, whose schedule has {ticks} ticks, and the rate"
+            message += " would rise again; set null, or use cosine_restarts."
+            yield Problem(f"{schedule.group}.T_max", message, horizon)

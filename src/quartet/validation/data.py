@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_co
 
 from quartet.config import allow
 from quartet.core.messages import join_and, shorten
-from quartet.core.problems import Config, ConfigError, Problem, collect_problems
+from quartet.core.problems import Config, ConfigError, Problem, Problems, collect_problems, refuse
 from quartet.data import nest
 from quartet.data.datamodule import DataModule
 from quartet.data.nest import leaves
@@ -22,13 +22,8 @@ from quartet.data.task import StandardTask, Task, create_task, first_sample, kno
 from quartet.validation.length import count_processes
 
 
-def find_problems(data: DataModule, whole: Config) -> Iterator[Problem]:
-    """Yields the problems of the parts of the data.
-
-    Args:
-        data: The data, which can be read.
-        whole: The configuration, with the shapes of the data filled in.
-    """
+def find_problems(data: DataModule, whole: Config) -> Problems:
+    """Yields the problems of the parts of the data; its shapes are filled in."""
     parts, config, metrics = data.load(), whole["data"], whole["metrics"]
     names = list(parts.class_names or ())
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -40,42 +35,27 @@ def find_problems(data: DataModule, whole: Config) -> Iterator[Problem]:
             continue
         size = count_samples(dataset)
         if not size:
-            yield Problem(
-                "data",
-                f"the {part} part is empty; change data.val_fraction or data.test_fraction.",
-            )
+            message = f"the {part} part is empty; change data.val_fraction or data.test_fraction."
+            yield Problem("data", message)
             continue
         if "r2" in metrics and size == 1:
-            yield Problem(
-                "data",
-                f"the {part} part holds one sample, for which there is no R2; choose a larger "
-                "part, or metrics=none.",
-            )
+            message = f"the {part} part holds one sample, for which there is no R2; enlarge it."
+            yield Problem("data", message)
         found = list(check_part(part, dataset, parts, config))
         yield from found
-        auroc = f"{part}/auroc"
-        if (
-            whole["monitor"]["metric"] == auroc
-            and not found
-            and find_one_sided(part, data, config)[1]
-        ):
-            message = (
-                "the part holds one class only, so it has no AUROC; choose another data.split_seed"
-            )
-            yield Problem("monitor.metric", f"{message}, or monitor another value.", auroc)
+        is_monitored = whole["monitor"]["metric"] == f"{part}/auroc"
+        if is_monitored and not found and find_one_sided(part, data, config)[1]:
+            message = "the part holds one class only, so it has no AUROC; monitor another value."
+            yield Problem("monitor.metric", message, f"{part}/auroc")
         if found and part == "train":  # the other parts would say the same
             break
     size, count = config["batch_size"], data.count("train")
     if config["drop_last"] and size != "full" and count < size:
-        yield Problem(
-            "data.drop_last",
-            f"leaves no batch, for data.batch_size={size} is more than the {count} samples of the "
-            "training part; use a smaller one.",
-            True,
-        )
+        message = f"leaves no batch, for data.batch_size={size} is more than the {count} samples."
+        yield Problem("data.drop_last", message, True)
 
 
-def check_augmentation(data: DataModule) -> Iterator[Problem]:
+def check_augmentation(data: DataModule) -> Problems:
     """An augmentation of the data set must give a batch of the form and size that it gets."""
     batches: list[Any] = []
 
@@ -90,14 +70,11 @@ def check_augmentation(data: DataModule) -> Iterator[Problem]:
     data.first_batch(2, augment=augment)
     before, after = batches
     if nest.form(before) != nest.form(after):
-        yield Problem(
-            "data",
-            f"Parts(augment=...) gives {nest.describe(after)} for {nest.describe(before)}; it must "
-            "keep the form of the batch and the number of its samples.",
-        )
+        message = f"Parts(augment=...) gives {nest.describe(after)} for {nest.describe(before)}"
+        yield Problem("data", f"{message}; it must keep the form of the batch and its samples.")
 
 
-def check_members(task: Task) -> Iterator[Problem]:
+def check_members(task: Task) -> Problems:
     """A public method of a task that is nearly called as one of `Task` is misspelt."""
     if isinstance(task, StandardTask):
         return
@@ -110,7 +87,7 @@ def check_members(task: Task) -> Iterator[Problem]:
                 yield Problem("data.task", message)
 
 
-def check_streams(parts: Parts, config: Config) -> Iterator[Problem]:
+def check_streams(parts: Parts, config: Config) -> Problems:
     """Yields settings that need more of a data set than a stream, which is read in order, gives."""
     data, task = config["data"], create_task(config["data"]["task"])
     world_size = count_processes(config["trainer"])
@@ -118,41 +95,30 @@ def check_streams(parts: Parts, config: Config) -> Iterator[Problem]:
     for part in ("train", "val", "test"):
         dataset = getattr(parts, part)
         if task.has_queries and not isinstance(dataset, TensorDataset | None):
-            message = "and its queries stay whole only in a TensorDataset; return one."
-            yield Problem("data", f"the {part} part is a {type(dataset).__name__}, {message}")
+            message = f"the {part} part must be a TensorDataset, to keep queries whole; return one."
+            yield Problem("data", message)
         if isinstance(dataset, Stream) and dataset.counts is None:
             uncounted.append(part)
     if uncounted and world_size > 1:
-        yield Problem(
-            "trainer.devices",
-            f"processes share the {join_and(uncounted)} samples, whose number is not known; state it, "
-            "Stream(counts=...), or set trainer.devices=1.",
-            config["trainer"]["devices"],
-        )
+        message = f"the {join_and(uncounted)} samples are not counted; state it, Stream(counts=...)"
+        devices = config["trainer"]["devices"]
+        yield Problem("trainer.devices", f"{message}, or set trainer.devices=1.", devices)
     if not isinstance(parts.train, IterableDataset):
         return
+    stream = "and the training part is a stream"
     if data["batch_size"] == "full":
-        message = "needs all samples at once, and the training part is a stream; set a number."
+        message = f"needs all samples at once, {stream}; set a number."
         yield Problem("data.batch_size", message, "full")
     if data["balance"]:
-        message = (
-            "draws from all samples, and the training part is a stream; set data.balance=false."
-        )
+        message = f"draws from all samples, {stream}; set data.balance=false."
         yield Problem("data.balance", message, True)
     if data["shuffle"] and not isinstance(parts.train, Stream):
-        yield Problem(
-            "data.shuffle",
-            f"the training part is a {type(parts.train).__name__}, which gives its samples in an order "
-            "of its own; set data.shuffle=false, or return a quartet.Stream.",
-            True,
-        )
+        kind = type(parts.train).__name__
+        message = f"a {kind} has its own order; set data.shuffle=false, or return a quartet.Stream."
+        yield Problem("data.shuffle", message, True)
     target = config["loss"]["_target_"]
     if target and hasattr(allow.locate(target), "fit"):
-        yield Problem(
-            "loss",
-            f"{target} reads all training targets, and the training part is a stream; use "
-            "another loss.",
-        )
+        yield Problem("loss", f"{target} reads all training targets, {stream}; use another loss.")
 
 
 def find_one_sided(part: str, data: DataModule, config: Config) -> tuple[list[str], bool]:
@@ -175,7 +141,7 @@ def list_cautions(data: DataModule, config: Config) -> Iterator[str]:
             yield f"the {part} part has all or nothing of {shorten(names)}; {rest}"
 
 
-def check_part(part: str, dataset: Dataset[Any], parts: Parts, config: Config) -> Iterator[Problem]:
+def check_part(part: str, dataset: Dataset[Any], parts: Parts, config: Config) -> Problems:
     """Checks shapes first, then the range of targets, then all that needs both to be right."""
     task = create_task(config["task"], config["num_outputs"])
     yield from task.problems(part, dataset) or ()
@@ -203,7 +169,7 @@ def check_part(part: str, dataset: Dataset[Any], parts: Parts, config: Config) -
     yield from task.part_problems(part, tensors[1:], names)
 
 
-def check_preparation(dataset: Any, config: Config, task: Task) -> Iterator[Problem]:
+def check_preparation(dataset: Any, config: Config, task: Task) -> Problems:
     """What the engine does to inputs must be known of them, and leave no masks or boxes behind."""
     inputs, targets, _ = task.split(first_sample(dataset))
     shape, stated = list(getattr(inputs, "shape", ())), config["input_shape"]
@@ -211,70 +177,49 @@ def check_preparation(dataset: Any, config: Config, task: Task) -> Iterator[Prob
         message = f"the train inputs have shape {shape}; null reads it off the data."
         yield Problem("data.input_shape", message, stated)
     if not isinstance(inputs, Tensor) and config["mean"] is not None:
-        message = (
-            f"is for images, and the inputs are a {type(inputs).__name__}; null leaves them as "
-            "they are."
-        )
+        message = f"is for images, and the inputs are a {type(inputs).__name__}; null leaves them."
         yield Problem("data.mean", message, config["mean"])
     key = "flip" if config["flip"] else "crop"
     images = isinstance(inputs, Tensor) and inputs.ndim == 3
     if config[key] and not (images and all(tensor.ndim < 2 for tensor in leaves(targets))):
-        off = "false" if key == "flip" else "0"
-        yield Problem(
-            f"data.{key}",
-            f"moves images, and nothing of their targets; set data.{key}={off}, and change both together in "
-            "the data set, or in Parts(augment=...).",
-            config[key],
-        )
+        off = f"data.{key}={'false' if key == 'flip' else '0'}"
+        message = f"moves images, and nothing of their targets; set {off}, and change both together"
+        yield Problem(f"data.{key}", f"{message}, in Parts(augment=...).", config[key])
 
 
 def check_shapes(
     part: str, tensors: Sequence[Tensor], config: Config, task: StandardTask
-) -> Iterator[Problem]:
+) -> Problems:
     """Checks that inputs and targets have the shape and type that model and loss will meet."""
     inputs, targets, *others = tensors
     if len(others) != len(task.extras):
+        given = f"a sample of the {part} part has {len(tensors)} items, and a {task.name} task"
         taken = join_and(["inputs", "targets", *task.extras])
-        yield Problem(
-            "data",
-            f"a sample of the {part} part has {len(tensors)} items, and a {task.name} task takes {taken}; "
-            "name further items in the extras of a task of your own.",
-        )
+        yield Problem("data", f"{given} takes {taken}; name others in extras of an own task.")
         return
-    if list(inputs.shape[1:]) != list(config["input_shape"]):
-        yield Problem(
-            "data.input_shape",
-            f"the {part} inputs have shape {list(inputs.shape[1:])}; null reads it off the data.",
-            config["input_shape"],
-        )
+    if (shape := list(inputs.shape[1:])) != list(config["input_shape"]):
+        message = f"the {part} inputs have shape {shape}; null reads it off the data."
+        yield Problem("data.input_shape", message, config["input_shape"])
         return
     shape = [len(inputs), *task.target_shape()]
     if list(targets.shape) != shape or targets.dtype != task.target_dtype:
-        yield Problem(
-            "data",
-            f"the {part} targets are {targets.dtype} of shape {list(targets.shape)}; a {task.name} "
-            f"task takes {task.target_dtype} of shape {shape}.",
-        )
+        message = f"the {part} targets are {targets.dtype} of shape {list(targets.shape)}"
+        taken = f"{task.target_dtype} of shape {shape}"
+        yield Problem("data", f"{message}; a {task.name} task takes {taken}.")
 
 
-def check_finite(
-    part: str, what: str, values: Tensor, names: Sequence[str] | None
-) -> Iterator[Problem]:
+def check_finite(part: str, what: str, values: Tensor, names: Sequence[str] | None) -> Problems:
     if not values.is_floating_point() or math.isfinite(values.sum()) or values.isfinite().all():
         return
     wrong = (~values.isfinite()).flatten(1).sum(0)
     columns = [names[i] if names else str(i) for i in wrong.nonzero().flatten().tolist()]
-    yield Problem(
-        "data",
-        f"{int(wrong.sum())} {part} {what} are NaN or infinite, in column {shorten(columns)}; "
-        "correct or remove these rows.",
-    )
+    message = f"{int(wrong.sum())} {part} {what} are NaN or infinite, in column {shorten(columns)}"
+    yield Problem("data", f"{message}; correct or remove these rows.")
 
 
 def check_contents(data: DataModule, config: Config) -> list[Problem]:
     """The problems of data that can be read, or the reason why they cannot."""
-    problems: list[Problem] = []
-    with collect_problems(problems, "data", config["data"]):
+    with collect_problems([], "data", config["data"]) as problems:
         problems += check_members(create_task(data.task))
         problems += find_problems(data, config)
         problems += check_augmentation(data)
@@ -303,10 +248,8 @@ def check_identity(run: Any, prepared: Config, directory: str) -> None:
     """Raises ConfigError if data, or its division, is not that with which a run began."""
     before, now = prepared.get("identity"), getattr(run.data, "identity", None)
     if before and before != now:
-        message = (
-            f"{join_and(run.data.paths)} has changed since this training began; restore it, or "
-            "start a run of its own without resume."
-        )
+        message = f"{join_and(run.data.paths)} has changed since this training began; restore it"
+        message += ", or start a run of its own without resume."
         raise ConfigError(Problem("resume", message, directory))
 
 
@@ -316,9 +259,5 @@ def load_data(run: Any) -> None:
     Raises:
         quartet.core.problems.ConfigError: it cannot be read, or cannot be trained on.
     """
-    if (
-        isinstance(run.data, DataModule)
-        and not run.data.loaded
-        and (problems := check_contents(run.data, run.config))
-    ):
-        raise ConfigError(*problems)
+    if isinstance(run.data, DataModule) and not run.data.loaded:
+        refuse(check_contents(run.data, run.config))

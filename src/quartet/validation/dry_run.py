@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from numbers import Real
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from quartet.core.messages import format_value, join_and, join_or
-from quartet.core.problems import Config, ConfigError, Problem, collect_problems
+from quartet.core.problems import Config, ConfigError, Problem, Problems, collect_problems
 from quartet.data import nest
 from quartet.data.loader import seeded
 from quartet.data.nest import leaves
@@ -22,20 +22,16 @@ from quartet.training.metric_buffer import MetricBuffer, describe, name_losses
 from quartet.training.module import MissingLossError, Module, find_extras, model_losses
 
 
-def check_model(model: nn.Module, inputs: Any, num_outputs: int | None) -> Iterator[Problem]:
-    """The model must take the inputs of a few samples, and have something to train.
+def check_model(model: nn.Module, inputs: Any, num_outputs: int | None) -> Problems:
+    """The model must take the inputs of two samples, and have something to train.
 
-    Args:
-        model: The model; is copied.
-        inputs: Of two samples, or zeros of their shape.
-        num_outputs: Outputs that the task needs; None accepts any outputs.
+    The task needs `num_outputs`; None accepts any outputs.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         message = "has no parameter that requires a gradient, and so nothing to train."
         yield Problem("model", message)
         return
-    problems: list[Problem] = []
-    with collect_problems(problems, "model"):
+    with collect_problems([], "model") as problems:
         made = pass_through(model, inputs)
     if problems:
         taken = "a batch of the training part"
@@ -47,11 +43,8 @@ def check_model(model: nn.Module, inputs: Any, num_outputs: int | None) -> Itera
         return
     shape = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
     if num_outputs and shape != [2, num_outputs]:
-        yield Problem(
-            "model",
-            f"gives {shape} for a batch of 2, and the task needs [2, {num_outputs}]; end it in "
-            "num_outputs: ${data.num_outputs} raw outputs.",
-        )
+        message = f"gives {shape} for a batch of 2, and the task needs [2, {num_outputs}]; end it"
+        yield Problem("model", f"{message} in num_outputs: ${{data.num_outputs}} raw outputs.")
 
 
 def pass_through(model: nn.Module, inputs: Any, training: bool = False) -> Any:
@@ -67,12 +60,7 @@ Sample = tuple[Any, Any, Mapping[str, Any]]  # outputs, targets, extras
 
 
 class StepTrial:
-    """Runs the steps of a module on a few samples, before there is a trainer.
-
-    Args:
-        module: The module, made of copies of its parts.
-        names: Names of the classes.
-    """
+    """Runs the steps of a module, made of copies of its parts, before there is a trainer."""
 
     def __init__(self, module: Module, names: Sequence[str]) -> None:
         self.module, self.names = module, names
@@ -153,9 +141,7 @@ class PartTrial:
         self.task, self.heads, self.names = task, heads or {}, names
         self.logged: list[str] = []
 
-    def check_batch(
-        self, batch: Any, parts: Mapping[str, Any], part: str = "train"
-    ) -> Iterator[Problem]:
+    def check_batch(self, batch: Any, parts: Mapping[str, Any], part: str = "train") -> Problems:
         """Tries the parts on a batch of a task that the engine does not know.
 
         Args:
@@ -163,8 +149,7 @@ class PartTrial:
             parts: ``model``, ``loss`` and ``metrics``, as far as they could be made.
             part: Of the data, to which the samples belong.
         """
-        problems: list[Problem] = []
-        with collect_problems(problems, "data.task"):
+        with collect_problems([], "data.task") as problems:
             inputs, targets, extras = self.task.split(batch)
         if problems or "model" not in parts:
             yield from problems
@@ -172,9 +157,7 @@ class PartTrial:
         if found := list(check_model(parts["model"], inputs, None)):
             if part != "train":
                 reason = found[0].message.partition(";")[0]
-                message = (
-                    f"the {part} inputs are {nest.describe(inputs)}, of two samples: {reason}."
-                )
+                message = f"the {part} inputs are {nest.describe(inputs)}, of two samples: {reason}"
                 found = [Problem("data", message)]
             yield from found
             return
@@ -188,15 +171,13 @@ class PartTrial:
             found += self.check_metric(name, metric, sample)
         if found:
             gives = f"Of two {part} samples the model gives {nest.describe(sample[0])}"
-            message = (
-                f"{found[0].message.rstrip('.')}. {gives}; targets are {nest.describe(targets)}."
-            )
-            found[0] = replace(found[0], message=message)
+            gives += f"; targets are {nest.describe(targets)}."
+            found[0] = replace(found[0], message=f"{found[0].message.rstrip('.')}. {gives}")
         yield from found
 
     def check_loss(
         self, loss: nn.Module, sample: Sample, arguments: Sequence[str] = ()
-    ) -> Iterator[Problem]:
+    ) -> Problems:
         """The loss of a batch must be a scalar that depends on the outputs, or a dict with one.
 
         Args:
@@ -215,8 +196,7 @@ class PartTrial:
             given = join_and(["inputs", "targets", *extras])
             yield Problem("loss", f"needs {join_and(missing)} of a batch, and a batch has {given}.")
             return
-        problems: list[Problem] = []
-        with collect_problems(problems, "loss", arguments), warnings.catch_warnings():
+        with collect_problems([], "loss", arguments) as problems, warnings.catch_warnings():
             # torch warns of targets that it broadcasts.
             warnings.filterwarnings("error", "Using a target size")
             if hasattr(loss, "fit"):
@@ -245,21 +225,14 @@ class PartTrial:
                     self.adds_up = bool(total.abs() > 1e-6 and torch.isclose(doubled, 2 * total))
         yield from problems
 
-    def check_metric(self, name: str, metric: Metric, sample: Sample) -> Iterator[Problem]:
-        """A metric must take predictions and labels of the task.
-
-        Args:
-            name: Of the metric.
-            metric: The metric.
-            sample: Outputs, targets and extras of a few samples.
-        """
+    def check_metric(self, name: str, metric: Metric, sample: Sample) -> Problems:
+        """A metric must take predictions and labels of the task."""
         key, task = f"metrics.{name}", self.task
         metric = copy.deepcopy(metric)
         if hasattr(metric, "validate_args"):
             metric.validate_args = True
-        problems: list[Problem] = []
         predictions: Any = None
-        with collect_problems(problems, key), warnings.catch_warnings():
+        with collect_problems([], key) as problems, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             predictions = task(sample[0])
             own = {name: self.heads[name]} if name in self.heads else {}
@@ -267,9 +240,8 @@ class PartTrial:
             buffer.append(torch.zeros(()), *sample)
             values = buffer.compute(self.names)
             if taken := [value for value in values if value in self.logged]:
-                yield Problem(
-                    key, f"logs {taken[0]}, as the loss or another metric does; rename it."
-                )
+                message = f"logs {taken[0]}, as the loss or another metric does; rename it."
+                yield Problem(key, message)
             self.logged += values
         if problems and problems[0].key.endswith(".of"):
             yield problems[0]
@@ -283,36 +255,6 @@ class PartTrial:
             yield Problem(key, f"{problems[0].message.rstrip('.')}; {suit}.")
 
 
-def check_single_sample(
-    attempt: Callable[[], Any], batch_size: int | str, advice: str
-) -> Iterator[Problem]:
-    """A model that is trained on a batch of one sample must accept it; batch normalisation does not.
-
-    Args:
-        attempt: Trains, or calls the model in training, on one sample.
-        batch_size: That of the configuration.
-        advice: Names another one.
-    """
-    problems: list[Problem] = []
-    with collect_problems(problems, "model"):
-        attempt()
-    if problems:
-        reason = problems[0].message.partition(",")[0]
-        yield Problem(
-            "data.batch_size",
-            f"leaves a batch of one sample, and the model refuses it ({reason}); {advice} "
-            "leaves none.",
-            batch_size,
-        )
-
-
-def check_channels_last(model: nn.Module) -> Iterator[Problem]:
-    """The model must have weights with channels to put last."""
-    if not any(parameter.ndim == 4 for parameter in model.parameters()):
-        message = "the model has no convolutions of images; leave it false."
-        yield Problem("trainer.channels_last", message, True)
-
-
 def depends_on(value: Tensor, tensor: Tensor, moves: bool = True) -> bool:
     """Whether a value has a gradient for a tensor; with `moves` one that is not zero everywhere."""
     if not value.requires_grad:
@@ -321,14 +263,8 @@ def depends_on(value: Tensor, tensor: Tensor, moves: bool = True) -> bool:
     return gradient is not None and (not moves or bool(gradient.any()))
 
 
-def check_mixing(data: Config, loss: nn.Module | None, task: Task) -> Iterator[Problem]:
-    """Samples must be such as can be mixed, and the loss of a mixture the mixture of the losses.
-
-    Args:
-        data: The data group, with the shapes of the data.
-        loss: The loss; is copied. None is no loss of its own.
-        task: The task of the data.
-    """
+def check_mixing(data: Config, loss: nn.Module | None, task: Task) -> Problems:
+    """Samples must be such as can be mixed, and the loss of a mixture the mixture of the losses."""
     given = {key: data[key] for key in ("mixup", "cutmix") if data[key]}
     if not given:
         return
@@ -339,12 +275,10 @@ def check_mixing(data: Config, loss: nn.Module | None, task: Task) -> Iterator[P
         yield Problem(f"data.{key}", message, value)
         return
     if "cutmix" in given and len(data["input_shape"]) != 3:
+        shape = format_value(list(data["input_shape"]))
+        message = f"cuts patches out of images, and the inputs have shape {shape}; set"
         yield Problem(
-            "data.cutmix",
-            "cuts patches out of images, and the inputs have shape "
-            f"{format_value(list(data['input_shape']))}; set data.cutmix=0, data.mixup mixes any "
-            "inputs.",
-            data["cutmix"],
+            "data.cutmix", f"{message} data.cutmix=0, data.mixup mixes any inputs.", data["cutmix"]
         )
     if loss is None or not takes_mixtures(copy.deepcopy(loss), task):
         title = "loss=none" if loss is None else type(loss).__name__

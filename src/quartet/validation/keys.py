@@ -2,32 +2,17 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 from lightning import LightningDataModule
 from lightning.pytorch.strategies import StrategyRegistry
 
-from quartet.config import allow, signatures
+from quartet.config import allow, instantiate, signatures
 from quartet.config.configuration import Configuration
-from quartet.config.groups import (
-    AUTO_FILLED,
-    DEFAULT_OPTION,
-    HYDRA_KEYS,
-    KEY_TYPES,
-    MAY_BE_NONE,
-    MODULE_GROUPS,
-    N_POSITIONAL,
-    OPTIONAL_KEYS,
-    POLICY_KEYS,
-    RESERVED_ARGUMENTS,
-    TOP_LEVEL,
-    TRAINER_KEYS,
-    split_node,
-)
 from quartet.config.overrides import NAMED_GROUPS, NAMED_PARTS, base_group, find_groups
 from quartet.core.messages import suggest_name
-from quartet.core.problems import Config, ConfigError, Problem
+from quartet.core.problems import Config, Problem, Problems, refuse
 from quartet.training.module import Module
 
 # Settings by the range of their number, or of each in their list. A name in capitals is that of the
@@ -42,6 +27,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         *("ReduceLROnPlateau.threshold", "EMA.start_step", "EarlyStopping.min_delta"),
         *("EarlyStopping.patience", "trainer.log_every_n_steps", "data.num_workers"),
         *("scheduler.warmup_steps", "scheduler.warmup_epochs", "SmoothL1Loss.beta"),
+        "AUROC.exact_values",
     ),
     "(0, inf)": (
         *("data.std", "Rprop.step_sizes", "CyclicLR.max_lr", "OneCycleLR.div_factor"),
@@ -74,6 +60,11 @@ INTERVALS: dict[str, tuple[str, ...]] = {
 }
 # Those with a special value are explained behind the range.
 RANGES = {name: interval for interval, names in INTERVALS.items() for name in names} | {
+    "AUROC.bins": "[2, inf)",
+    "FSDP2.unit_size": "[1, inf)",
+    "LastCheckpoint.every_minutes": "(0, inf); null saves epochs alone",
+    "LastCheckpoint.every_n_steps": "(0, inf); null saves epochs alone",
+    "LastCheckpoint.min_seconds": "[0, inf); 0 saves every epoch",
     "data.batch_size": "[1, inf); full is the whole training set",
     "data.val_fraction": "[0, 1); 0 trains without validation",
     "data.test_fraction": "[0, 1); 0 leaves out the test, and evaluate.py run=DIR input=FILE scores a whole file",
@@ -137,63 +128,62 @@ WORDS = {
 }
 
 
-def check_keys(config: Configuration) -> Iterator[Problem]:
+def check_keys(config: Configuration) -> Problems:
     """Yields keys that nothing reads, and values that cannot be resolved, which become null.
 
     Raises:
         ConfigError: a key that the engine reads is absent.
     """
-    if absent := [*find_absent(config), *find_absent_settings(config)]:
-        raise ConfigError(*absent)
+    refuse([*find_absent(config), *find_absent_settings(config)])
     interpolated = re.findall(r"\$\{\.*([A-Za-z_]\w*)", str(config.raw))
-    known = sorted({*TOP_LEVEL, *interpolated})
+    known = sorted({*instantiate.TOP_LEVEL, *interpolated})
     for key in config.raw:
         if key not in known and base_group(key) == key:
             yield Problem(key, f"nothing reads this key; {suggest_name(key, known)}")
-    for name in config.keys_of("monitor"):
-        if name not in KEY_TYPES["monitor"]:
+    for name in map(str, config.node["monitor"]):
+        if name not in instantiate.KEY_TYPES["monitor"]:
             yield Problem(f"monitor.{name}", "nothing reads this key; it has metric and mode.")
     yield from config.clear_unresolved()
 
 
-def find_absent(config: Configuration) -> Iterator[Problem]:
+def find_absent(config: Configuration) -> Problems:
     """Yields keys that the engine reads and that are not there."""
     message = "is missing; conf/ sets it, leave it there."
-    for key in TOP_LEVEL:
+    for key in instantiate.TOP_LEVEL:
         if key != "hydra" and key not in config.raw:
             yield Problem(key, message)
-    read = {**POLICY_KEYS, "monitor": tuple(KEY_TYPES["monitor"])}
-    read["trainer"] += TRAINER_KEYS
+    read = {**instantiate.POLICY_KEYS, "monitor": tuple(instantiate.KEY_TYPES["monitor"])}
+    read["trainer"] += instantiate.TRAINER_KEYS
     for group, keys in read.items():
-        present = config.keys_of(group) if group in config.raw else keys
+        present = config.node[group] if group in config.raw else keys
         for key in keys:
-            if key not in present and key not in OPTIONAL_KEYS:
+            if key not in present and key not in instantiate.OPTIONAL_KEYS:
                 yield Problem(f"{group}.{key}", message)
 
 
-def find_absent_settings(config: Configuration) -> Iterator[Problem]:
+def find_absent_settings(config: Configuration) -> Problems:
     """Yields further optimizers and schedulers that are written without an option of conf/."""
     for base in NAMED_GROUPS:
-        required = [key for key in POLICY_KEYS[base] if key not in OPTIONAL_KEYS]
+        required = [
+            key for key in instantiate.POLICY_KEYS[base] if key not in instantiate.OPTIONAL_KEYS
+        ]
         for group in find_groups(config.raw, base):
             node = config.raw[group]
             keys = node if isinstance(node, dict) else {}
             if group != base and (missing := [key for key in required if key not in keys]):
-                yield Problem(
-                    group,
-                    f"has no {missing[0]}, which every {base} has; begin with an option, such as "
-                    f"`- /{base}@{group}: {DEFAULT_OPTION[base]}` in a defaults list.",
-                )
+                option = f"`- /{base}@{group}: {instantiate.DEFAULT_OPTION[base]}` in defaults"
+                message = f"has no {missing[0]}, which every {base} has; begin with an option,"
+                yield Problem(group, f"{message} such as {option}.")
 
 
-def check_policy(config: Configuration, group: str, wrong: Collection[str]) -> Iterator[Problem]:
+def check_policy(config: Configuration, group: str, wrong: Collection[str]) -> Problems:
     """Yields wrong values of the keys that say how to use a part; "" is the top level."""
     base = base_group(group)
-    hints = KEY_TYPES.get(base, {})
+    hints = instantiate.KEY_TYPES.get(base, {})
     values = config[group] if group else config
     keys = [
         key
-        for key in POLICY_KEYS.get(base, hints)
+        for key in instantiate.POLICY_KEYS.get(base, hints)
         if key in values and f"{group}.{key}".strip(".") not in wrong
     ]
     yield from check_values(group, {key: values[key] for key in keys}, hints)
@@ -201,16 +191,13 @@ def check_policy(config: Configuration, group: str, wrong: Collection[str]) -> I
 
 def check_parts(
     config: Configuration, group: str, wrong: Collection[str], shapes_known: bool = True
-) -> Iterator[Problem]:
+) -> Problems:
     """Yields wrong names and values of the arguments of a group's parts.
 
-    Args:
-        config: The configuration.
-        group: The group.
-        wrong: Keys that have problems already, or refer to such.
-        shapes_known: Whether the shapes of the data are; else null may stand for them.
+    `wrong` keys have problems already, or refer to such. While the shapes of the data are not known,
+    null may stand for them.
     """
-    node, base = split_node(config, group)[0], base_group(group)
+    node, base = instantiate.split_node(config, group)[0], base_group(group)
     if group in NAMED_PARTS:
         for name, part in node.items():
             if isinstance(part, Mapping) and part.get("_target_"):
@@ -220,19 +207,17 @@ def check_parts(
                 yield Problem(f"{group}.{name}", message)
     elif node.get("_target_"):
         yield from check_tree(group, node, wrong, shapes_known)
-    elif base in MAY_BE_NONE:
+    elif base in instantiate.MAY_BE_NONE:
         for key in node:
             if key != "_target_":
                 yield Problem(f"{group}.{key}", f"{base}=none does not read it.")
     else:
         name = group if group == base else f"{base}@{group}"
-        option = f"{name}={DEFAULT_OPTION[base]}"
+        option = f"{name}={instantiate.DEFAULT_OPTION[base]}"
         yield Problem(f"{group}._target_", f"is missing; choose an option, such as {option}.")
 
 
-def check_tree(
-    key: str, node: Any, wrong: Collection[str], shapes_known: bool
-) -> Iterator[Problem]:
+def check_tree(key: str, node: Any, wrong: Collection[str], shapes_known: bool) -> Problems:
     """Checks the arguments of a node that has a ``_target_``, and of all such nodes within it."""
     if isinstance(node, list):
         node = dict(enumerate(node))
@@ -242,12 +227,15 @@ def check_tree(
         if f"{key}._target_" in wrong:
             return
         target = allow.locate(node["_target_"])
-        given = {name: value for name, value in node.items() if name not in HYDRA_KEYS}
+        given = {name: value for name, value in node.items() if name not in instantiate.HYDRA_KEYS}
         if re.fullmatch(r"metrics\.\w+", key):
             given.pop("of", None)
-        reserved, (named, _) = RESERVED_ARGUMENTS.get(key), signatures.parameters(target)
+        reserved, (named, _) = (
+            instantiate.RESERVED_ARGUMENTS.get(key),
+            signatures.parameters(target),
+        )
         if key == "module" and not (isinstance(target, type) and issubclass(target, Module)):
-            taken = [name for name in named if base_group(name) in MODULE_GROUPS]
+            taken = [name for name in named if base_group(name) in instantiate.MODULE_GROUPS]
             reserved = {name: "" for name in taken if name not in given}
         elif key == "data" and isinstance(target, type) and issubclass(target, LightningDataModule):
             reserved = None
@@ -255,11 +243,11 @@ def check_tree(
             key,
             target,
             given,
-            positional=N_POSITIONAL.get(base_group(key), len(node.get("_args_", ()))),
+            positional=instantiate.N_POSITIONAL.get(base_group(key), len(node.get("_args_", ()))),
             reserved=reserved,
             partial=node.get("_partial_", False),
         )
-        filled = AUTO_FILLED if shapes_known else given
+        filled = instantiate.AUTO_FILLED if shapes_known else given
         given = {
             name: value
             for name, value in given.items()
@@ -271,14 +259,10 @@ def check_tree(
         yield from check_tree(f"{key}.{name}", child, wrong, shapes_known)
 
 
-def check_values(key: str, given: Config, hints: Config, title: str = "") -> Iterator[Problem]:
+def check_values(key: str, given: Config, hints: Config, title: str = "") -> Problems:
     """Yields values of a wrong type or out of range.
 
-    Args:
-        key: Where they stand in the configuration.
-        given: The values, by name.
-        hints: An annotation for each; any value fits where there is none.
-        title: Name of the class that gets them.
+    `hints` has an annotation for each; any value fits where there is none. `title` is the class.
     """
     for name, value in given.items():
         path, hint = f"{key}.{name}" if key else name, hints.get(name, Any)

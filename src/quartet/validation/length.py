@@ -1,18 +1,15 @@
 """The length of a training: samples, batches and optimizer steps, before the first of them."""
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from quartet.config.configuration import Configuration
-from quartet.core.problems import Config, Problem
+from quartet.core.problems import Config, Problem, Problems, collect_problems
 from quartet.data.datamodule import DataModule
 from quartet.data.task import create_task
-from quartet.validation.dry_run import StepTrial, check_single_sample, pass_through
+from quartet.validation.dry_run import StepTrial, pass_through
 
 
 def count_train_batches(config: Config, data: DataModule, world_size: int) -> tuple[float, float]:
@@ -34,11 +31,7 @@ def count_steps(
 ) -> tuple[float, float]:
     """Optimizer steps of an epoch and of the whole training; infinite if they are not known.
 
-    Args:
-        config: The configuration, in plain containers.
-        data: The data.
-        world_size: Number of processes.
-        batches_per_step: None for ``trainer.accumulate_grad_batches``.
+    `batches_per_step` is None for ``trainer.accumulate_grad_batches``.
     """
     trainer = config["trainer"]
     batches, _ = count_train_batches(config, data, world_size)
@@ -76,19 +69,14 @@ def count_processes(trainer: Config) -> int:
 
 
 def resolve_interval(config: Configuration, data: DataModule) -> None:
-    """Validates at the end of an epoch that a limit of the trainer makes shorter than the interval.
-
-    Args:
-        config: The configuration; changed in place.
-        data: The data.
-    """
+    """Validates at the end of an epoch that a limit of the trainer makes shorter than the interval."""
     interval = config["trainer"]["val_check_interval"]
     limited, batches = count_train_batches(config, data, count_processes(config["trainer"]))
     if isinstance(interval, int) and limited < interval and limited < batches:
         config.fill({"trainer.val_check_interval": 1.0})
 
 
-def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[Problem]:
+def check_limits(config: Config, data: DataModule, world_size: int) -> Problems:
     """The limits of the trainer must leave some of the batches of each part."""
     counts = count_rows(config, data)
     batches = {"train": data.count_batches(world_size, counts["train"])}
@@ -105,37 +93,23 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Iterator[
         limit = trainer[key]
         left = apply_limit(count, limit)
         if count and not left and (limit or part == "train"):
-            yield Problem(
-                f"trainer.{key}",
-                f"leaves none of the {count} {part} batches; a whole number counts batches, a "
-                f"share of them is at least {1 / count:.2g}.",
-                limit,
-            )
+            message = f"leaves none of the {count} {part} batches; a whole number counts them,"
+            message += f" a share of them is at least {1 / count:.2g}."
+            yield Problem(f"trainer.{key}", message, limit)
         interval = trainer["val_check_interval"]
         if part == "train" and isinstance(interval, int) and interval > left > 0:
-            yield Problem(
-                "trainer.val_check_interval",
-                f"an epoch has {left} batches only; 1.0 validates at its end, "
-                "trainer.check_val_every_n_epoch less often.",
-                interval,
-            )
+            message = f"an epoch has {left} batches only; 1.0 validates at its end."
+            yield Problem("trainer.val_check_interval", message, interval)
 
 
-def check_unknown_length(part: str, trainer: Config) -> Iterator[Problem]:
+def check_unknown_length(part: str, trainer: Config) -> Problems:
     """Settings must not be shares of a number of batches that is not known."""
-    keys = [
-        f"limit_{part}_batches",
-        *(("overfit_batches", "val_check_interval") * (part == "train")),
-    ]
-    for key in keys:
+    others = ["overfit_batches", "val_check_interval"] if part == "train" else []
+    message = f"is a share, and the {part} part has no known length; set a whole number of batches."
+    for key in [f"limit_{part}_batches", *others]:
         value = trainer[key]
         if isinstance(value, float) and 0 < value < 1:
-            yield Problem(
-                f"trainer.{key}",
-                f"is a share of an epoch, and the {part} part has no known length; set a whole number "
-                "of batches.",
-                value,
-            )
+            yield Problem(f"trainer.{key}", message, value)
 
 
 def check_smallest_batch(
@@ -144,15 +118,10 @@ def check_smallest_batch(
     model: nn.Module,
     world_size: int,
     trial: StepTrial | None = None,
-) -> Iterator[Problem]:
+) -> Problems:
     """The model must accept the smallest batch that the training reaches.
 
-    Args:
-        config: The configuration, in plain containers.
-        data: The data.
-        model: The model; is tried on zeros where the steps cannot be.
-        world_size: Number of processes.
-        trial: The steps, if they can be tried.
+    It is tried on zeros where the steps cannot be.
     """
     size, last = config["data"]["batch_size"], not config["data"]["drop_last"]
     rows = count_rows(config, data)["train"]
@@ -171,9 +140,13 @@ def check_smallest_batch(
         advice = f"data.batch_size={fitting}" if fitting else "more rows, or another model,"
         if fitting and size > 1:
             advice += " or data.drop_last=true"
-        attempt: Callable[[], Any]
-        if trial:
-            attempt = partial(trial.train, data.first_batch(1))
-        else:
-            attempt = partial(pass_through, model, torch.zeros(1, *shape), training=True)
-        yield from check_single_sample(attempt, size, advice)
+        batch = data.first_batch(1) if trial else torch.zeros(1, *shape)
+        with collect_problems([], "model") as problems:
+            if trial:
+                trial.train(batch)
+            else:
+                pass_through(model, batch, training=True)
+        if problems:  # batch normalisation refuses it
+            reason = problems[0].message.partition(",")[0]
+            message = f"leaves a batch of one sample, and the model refuses it ({reason}); {advice}"
+            yield Problem("data.batch_size", f"{message} leaves none.", size)
