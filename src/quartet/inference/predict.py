@@ -164,7 +164,8 @@ def check_output(output: Path, has_columns: bool, cfg: DictConfig) -> None:
     elif output.suffix not in ("", ".csv", ".parquet"):
         message = "must end in .csv or .parquet."
     elif output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        message = 'parquet needs pyarrow, pip install -e ".[parquet]"; csv needs nothing.'
+        other = output.with_suffix(".csv")
+        message = f'parquet needs pyarrow, pip install -e ".[parquet]"; {other} needs nothing.'
     if not message:
         return
     problems = [Problem("output", message, output)]
