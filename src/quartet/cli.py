@@ -97,10 +97,8 @@ def train_command(cfg: "DictConfig") -> float | None:
     shutdown.install()
     hydra: Any = HydraConfig.get()
     with open_dict(cfg):
-        cfg.hydra = {
-            "runtime": {"choices": hydra.runtime.choices},
-            "overrides": {"task": hydra.overrides.task},
-        }
+        choices, task = hydra.runtime.choices, hydra.overrides.task
+        cfg.hydra = {"runtime": {"choices": choices}, "overrides": {"task": task}}
     sweeping = hydra.mode == RunMode.MULTIRUN
     directory = Path(hydra.runtime.output_dir)
     return attempt(cfg, directory, in_sweep=in_sweep(hydra), sweeping=sweeping)

@@ -172,9 +172,8 @@ def summarize_epochs(run: "Run") -> dict[str, Any]:
         raise TrainingError(f"The training ended before its first step: {reason}")
     paths, score = saved_checkpoints(run.trainer)
     score = None if score is None else shorten_float(score)
-    found = record.summary(
-        run.directory, history.rows, run.config["monitor"]["metric"], paths, score
-    )
+    metric = run.config["monitor"]["metric"]
+    found = record.summary(run.directory, history.rows, metric, paths, score)
     monitor = {key: run.config["monitor"][key] for key in ("metric", "mode")}
     found["monitor"] = monitor | found["monitor"]
     return found

@@ -158,11 +158,8 @@ def walk(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def find_targets(tree: Any) -> list[tuple[str, Any]]:
     """The keys and the values of all `_target_`s that are set."""
-    return [
-        (key, item)
-        for key, item in walk(tree)
-        if key.rpartition(".")[2] == "_target_" and item is not None
-    ]
+    named = ((key, item) for key, item in walk(tree) if key.rpartition(".")[2] == "_target_")
+    return [(key, item) for key, item in named if item is not None]
 
 
 def find_problems(tree: Any) -> list[Problem]:

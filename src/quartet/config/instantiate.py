@@ -146,9 +146,7 @@ def split_node(config: Mapping[str, Any], group: str) -> tuple[dict[str, Any], d
     policy.pop("requires", None)
     if group == "data" and is_foreign(config, "data"):
         accepted = signatures.parameters(allow.locate(arguments["_target_"]))[0]
-        arguments |= {
-            key: policy[key] for key in policy if key in accepted and key not in arguments
-        }
+        arguments |= {k: policy[k] for k in policy if k in accepted and k not in arguments}
     elif group == "data":
         policy["facts"] = [key for key in find_facts(arguments) if arguments.pop(key) is None]
     name = policy.get("weights") if group == "model" else None

@@ -371,9 +371,7 @@ def list_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     }
 
 
-def check_length(
-    cfg: DictConfig, reached: int, steps_per_epoch: float, total_steps: float
-) -> Problems:
+def check_length(cfg: DictConfig, reached: int, per_epoch: float, total_steps: float) -> Problems:
     """Checks whether a training that has reached an epoch can have its new length."""
     length = cfg.trainer.max_epochs
     if length not in (None, -1) and length < reached:
@@ -389,7 +387,7 @@ def check_length(
     ]
     unset += ["callbacks.swa.start"] if cfg.callbacks.get("swa") else []
     epochs, steps = before.get("max_epochs"), before.get("max_steps", -1)
-    planned = math.inf if epochs in (None, -1) else epochs * steps_per_epoch
+    planned = math.inf if epochs in (None, -1) else epochs * per_epoch
     planned = planned if steps == -1 else min(planned, steps)
     if unset and planned != total_steps:
         message = f"was derived from the length, {planned:g} steps, and differs for {total_steps:g}"

@@ -120,9 +120,8 @@ def fits(value: Any, hint: Any) -> bool:
     if issubclass(kind, PurePath):
         return isinstance(value, str)
     if issubclass(kind, Mapping):
-        return isinstance(value, Mapping) and all(
-            fits(v, inner[-1]) for v in value.values() if inner
-        )
+        values = value.values() if isinstance(value, Mapping) and inner else ()
+        return isinstance(value, Mapping) and all(fits(each, inner[-1]) for each in values)
     if is_sequence(kind):
         return isinstance(value, list) and elements_fit(value, kind, inner)
     return isinstance(value, kind) or inspect.isabstract(kind)

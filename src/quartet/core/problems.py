@@ -16,10 +16,8 @@ UNSET: Any = object()
 
 ENGINE = Path(__file__).parents[1]
 # Parts and data sources that the engine ships: their errors are about their arguments.
-SHIPPED = (
-    ENGINE / "parts",
-    *(ENGINE / f"data/{name}.py" for name in ("csv", "image_folder", "pictures")),
-)
+SHIPPED = [ENGINE / f"data/{name}.py" for name in ("csv", "image_folder", "pictures")]
+SHIPPED.append(ENGINE / "parts")
 # Errors about a value, a file or a library; others that the engine raises are its own errors.
 REPORTED = (ValueError, OSError, ImportError, RuntimeError, Warning)
 SIGNATURE = re.compile(

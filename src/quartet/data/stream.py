@@ -220,9 +220,8 @@ class StreamLoader:
                 break
             skip, first = skip - int(size), first + 1
         numbers = [number for group in groups[first:] for number, _, _ in group]
-        shards = self.load(
-            ShardReader(stream, self.seed, self.epoch), self.num_workers, sampler=numbers
-        )
+        reader = ShardReader(stream, self.seed, self.epoch)
+        shards = self.load(reader, self.num_workers, sampler=numbers)
         for place in range(first, len(groups)):
             chunk = concatenate([self.take(next(shards), *piece) for piece in groups[place]])
             rows = torch.arange(nest.size(chunk))

@@ -251,9 +251,8 @@ def check_output(form: str, output: Path) -> None:
     if form not in SUFFIXES:
         raise ConfigError(Problem("format", f"must be one of {', '.join(SUFFIXES)}.", form))
     missing = [name for name in NEEDS.get(form, ()) if importlib.util.find_spec(name) is None]
-    problems = [
-        Problem("format", f"needs {name}; pip install -e '.[export]'.", form) for name in missing
-    ]
+    message = "needs {}; pip install -e '.[export]'."
+    problems = [Problem("format", message.format(name), form) for name in missing]
     if output.suffix != SUFFIXES[form]:
         message = f"must end in {SUFFIXES[form]} for format={form}."
         problems.append(Problem("output", message, output))

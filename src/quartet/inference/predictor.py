@@ -314,9 +314,8 @@ def rebuild_run(
     changed = {} if is_table else changed_settings(cfg, directory)  # rows of a table are recognised
     refuse(check_division(changed))
     run = build(replace_values(cfg, changes), directory, metadata)
-    own = {key for key in changed if key.startswith("data.")} - {
-        f"data.{key}" for key in POLICY_KEYS["data"]
-    }
+    policy = {f"data.{key}" for key in POLICY_KEYS["data"]}
+    own = {key for key in changed.keys() - policy if key.startswith("data.")}
     if own and "data.path" not in own:
         words = shorten(f"{key}={format_value(changed[key])}" for key in sorted(own))
         log.warning("Caution: which samples were trained on is not known with %s.", words)

@@ -86,9 +86,8 @@ class FSDP2(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         options = sharded.StateDictOptions(full_state_dict=True, strict=strict)
         assert self.lightning_module is not None
-        sharded.set_model_state_dict(
-            self.lightning_module, checkpoint["state_dict"], options=options
-        )
+        weights = checkpoint["state_dict"]
+        sharded.set_model_state_dict(self.lightning_module, weights, options=options)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         module, options = self.lightning_module, sharded.StateDictOptions(full_state_dict=True)

@@ -181,9 +181,8 @@ def _refuse_size(name: str, height: int, width: int, *, advised: int) -> Iterato
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = f"{height}x{width}: {str(error).partition(chr(10))[0]}"
         way_out = f"Set model.image_size={advised} to resize them, or model=cnn."
-        raise ValueError(
-            f"model.name={name} does not accept images of {reason}\n{way_out}"
-        ) from error
+        message = f"does not accept images of {reason}\n{way_out}"
+        raise ValueError(f"model.name={name} {message}") from error
 
 
 def _try_forward(model: nn.Module, input_shape: Sequence[int]) -> None:

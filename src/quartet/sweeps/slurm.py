@@ -69,9 +69,8 @@ class SlurmEngine(Engine):
         submitit.SlurmJob.watcher = watcher(delay_s=60)  # one query for all jobs
 
     def known(self, todo: Sequence[Job]) -> dict[int, Any]:
-        names = {
-            job.number: note_of(job).read_text().split() for job in todo if note_of(job).exists()
-        }
+        noted = [job for job in todo if note_of(job).exists()]
+        names = {job.number: note_of(job).read_text().split() for job in noted}
         handles: dict[int, Any] = {
             number: submitit.SlurmJob(self.folder.with_name(folder), name)
             for number, (folder, name) in names.items()

@@ -150,10 +150,8 @@ class Builder:
 
     def make_foreign_module(self) -> None:
         """Makes a module that knows nothing of this engine, and its trainer."""
-        config, taken = (
-            self.config,
-            [g for g in instantiate.module_groups(self.config) if g not in self.unused],
-        )
+        config = self.config
+        taken = [g for g in instantiate.module_groups(config) if g not in self.unused]
         self.problems += settings.resolve_foreign_monitor(config)
         made = {}
         for group in taken:
@@ -204,9 +202,8 @@ class Builder:
         if instantiate.is_foreign(self.config, "data"):
             if self.is_valid("data"):
                 with self.collect("data"):
-                    self.parts["foreign_data"] = instantiate.make(
-                        instantiate.split_node(self.config, "data")[0]
-                    )
+                    node = instantiate.split_node(self.config, "data")[0]
+                    self.parts["foreign_data"] = instantiate.make(node)
             if self.unused:
                 return
         else:
@@ -387,9 +384,8 @@ class Builder:
         own = any(getattr(module, name) is not getattr(Module, name, None) for name in hooks)
         nodes = self.config["callbacks"].values()
         callbacks = [str(node.get("_target_")) for node in nodes if node]
-        complete = (
-            self.trial is not None and not own and all(map(SHIPPED_CALLBACK.match, callbacks))
-        )
+        shipped = all(map(SHIPPED_CALLBACK.match, callbacks))
+        complete = self.trial is not None and not own and shipped
         return settings.Logged(metrics, losses, names, complete, validates, self.unchecked)
 
     def logged_names(self) -> list[str]:

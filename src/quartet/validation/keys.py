@@ -230,10 +230,8 @@ def check_tree(key: str, node: Any, wrong: Collection[str], shapes_known: bool) 
         given = {name: value for name, value in node.items() if name not in instantiate.HYDRA_KEYS}
         if re.fullmatch(r"metrics\.\w+", key):
             given.pop("of", None)
-        reserved, (named, _) = (
-            instantiate.RESERVED_ARGUMENTS.get(key),
-            signatures.parameters(target),
-        )
+        reserved = instantiate.RESERVED_ARGUMENTS.get(key)
+        named, _ = signatures.parameters(target)
         if key == "module" and not (isinstance(target, type) and issubclass(target, Module)):
             taken = [name for name in named if base_group(name) in instantiate.MODULE_GROUPS]
             reserved = {name: "" for name in taken if name not in given}

@@ -367,9 +367,8 @@ def check_unused(config: Configuration, unused: Sequence[str]) -> Problems:
     file = CONF / "experiment" / f"{experiment}.yaml"
     if experiment and file.is_file():
         listed = yaml.safe_load(file.read_text()) or {}
-        defaults = [
-            key for each in listed.get("defaults") or () if isinstance(each, dict) for key in each
-        ]
+        groups = [each for each in listed.get("defaults") or () if isinstance(each, dict)]
+        defaults = [key for each in groups for key in each]
         chosen |= dict.fromkeys([*listed, *(key.split("/")[-1].split("@")[0] for key in defaults)])
     for group in unused:
         known = config["module"].get(group)
