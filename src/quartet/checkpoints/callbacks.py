@@ -274,7 +274,8 @@ class ResumeState(Callback):
         saved = loaded["metrics"][trainer.global_rank] if loaded else {}
         for name, metric in own_metrics(trainer.lightning_module):
             if name in saved:
-                load_metric_state(metric, to_device(saved[name], metric.device))
+                state = apply_to_collection(saved[name], Tensor, Tensor.to, metric.device)
+                load_metric_state(metric, state)
         if not self.loader_states:
             start(fetcher)
             return
@@ -390,10 +391,6 @@ def own_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
     for name, metric in module.named_modules():
         if isinstance(metric, Metric) and not any(name.startswith(f"{each}.") for each in saved):
             yield name, metric
-
-
-def to_device(state: Any, device: torch.device) -> Any:
-    return apply_to_collection(state, Tensor, lambda tensor: tensor.to(device))
 
 
 def is_between_epochs(trainer: Trainer) -> bool:

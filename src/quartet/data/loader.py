@@ -120,7 +120,11 @@ class TensorLoader:
         prepare: Callable[[Any, Tensor, int], Any],
         queries: Tensor | None = None,
     ) -> None:
-        self.storage = storage_device(leaves(tensors), device)
+        self.storage = device
+        if device.type == "cuda":  # it stores them if half of its free memory is enough
+            free, _ = torch.cuda.mem_get_info(device)
+            if 2 * sum(tensor.nbytes for tensor in leaves(tensors)) > free:
+                self.storage = torch.device("cpu")
         self.tensors = map_tensors(lambda tensor: tensor.to(self.storage), tensors)
         self.batch_sampler = batches  # the name under which Lightning looks for samplers
         self.prepare = prepare
@@ -152,15 +156,6 @@ class TensorLoader:
         if isinstance(nest, Tensor):
             return nest.index_select(0, rows).to(self.device, non_blocking=True)
         return map_tensors(lambda tensor: self.take(tensor, rows), nest)
-
-
-def storage_device(tensors: Sequence[Tensor], device: torch.device) -> torch.device:
-    """Returns the device that stores the tensors: a GPU if half of its free memory is enough."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if 2 * sum(tensor.nbytes for tensor in tensors) > free:
-            return torch.device("cpu")
-    return device
 
 
 def make_normalizer(

@@ -194,7 +194,9 @@ class StreamLoader:
         """Yields the batches of a stream from number `first`; the last may be smaller."""
         held = None
         for chunk, rows in self.read_shards(first * self.batch_size):
-            for part in split_rows(rows, 0 if held is None else nest.size(held), self.batch_size):
+            first_size = self.batch_size if held is None else self.batch_size - nest.size(held)
+            parts = (rows[:first_size], *rows[first_size:].split(self.batch_size))
+            for part in (part for part in parts if len(part)):
                 batch = nest.select(chunk, part)
                 held = batch if held is None else concatenate([held, batch])
                 if nest.size(held) == self.batch_size:
@@ -309,13 +311,6 @@ def count_samples(dataset: Any) -> float:
         if isinstance(dataset, IterableDataset):
             return math.inf
         raise
-
-
-def split_rows(rows: Tensor, held: int, size: int) -> list[Tensor]:
-    """Splits rows into batches of a size, of which the first has `held` samples already."""
-    missing = -held % size
-    parts = [rows[:missing], *rows[missing:].split(size)]
-    return [part for part in parts if len(part)]
 
 
 def concatenate(nests: Sequence[Any]) -> Any:

@@ -124,8 +124,9 @@ def write_model(
             errors: list[Tensor] = []
             for samples in (inputs, inputs[:1]):  # a batch of any size
                 expected = original(samples)
-                pairs = zip(leaves(exported(samples)), leaves(expected), strict=True)
-                errors += [largest_error(a.double(), b.double()) for a, b in pairs]
+                for made, right in zip(leaves(exported(samples)), leaves(expected), strict=True):
+                    size = right.double().abs().max().clamp(min=1)
+                    errors.append((made.double() - right.double()).abs().max() / size)
             largest = float(torch.stack(errors).max())  # NaN if one is
         if not largest <= tolerance:
             reason = f"its predictions differ by {largest:.2g}, more than tolerance={tolerance:g}"
@@ -136,10 +137,6 @@ def write_model(
         content = json.dumps(description, indent=2, allow_nan=False) + "\n"
         files.write_atomic(description_path(output), content.encode())
     return largest
-
-
-def largest_error(values: Tensor, expected: Tensor) -> Tensor:
-    return (values - expected).abs().max() / expected.abs().max().clamp(min=1)
 
 
 def to_onnx(model: nn.Module, inputs: Tensor, file: Path) -> Callable[[Tensor], Any]:

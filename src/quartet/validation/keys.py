@@ -84,11 +84,10 @@ def is_whole(value: Any, least: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def is_limit(value: Any) -> bool:
-    return is_whole(value, 0) or (isinstance(value, float) and 0 <= value <= 1)
-
-
-LIMIT = (is_limit, "must be a number of batches, or a share of them from 0.0 to 1.0.")
+LIMIT = (
+    lambda value: is_whole(value, 0) or (isinstance(value, float) and 0 <= value <= 1),
+    "must be a number of batches, or a share of them from 0.0 to 1.0.",
+)
 # Values whose annotation is too loose: whether one fits, and the message.
 CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.check_val_every_n_epoch": (
