@@ -107,23 +107,20 @@ def evaluation_config(
         cfg.trainer = compose_conf([f"trainer={options.pop('trainer')}"]).trainer
     trained = {*UNREAD, *(() if command == "evaluate" else ("metrics",))}
     recorded = dict(flatten(to_container(cfg, resolve=False)))
-    problems = [
-        Problem(
-            group,
-            f"the run in {directory} was trained with {group}={chosen.get(group)}; leave it out. "
-            "Other data of the same kind: data.path=FILE, or data.KEY=VALUE.",
-            option,
-        )
-        for group, option in options.items()
-        if chosen.get(group) != option
-    ]
+    others = "Other data of the same kind: data.path=FILE, or data.KEY=VALUE."
+    problems = []
+    for group, option in options.items():
+        if (own := chosen.get(group)) != option:
+            message = (
+                f"the run in {directory} was trained with {group}={own}; leave it out. {others}"
+            )
+            problems.append(Problem(group, message, option))
     message = "is a setting of the training; leave it out, or train another run with it."
-    problems += [
-        Problem(key, message, value if equals else UNSET)
-        for key, (_, equals, value) in ((key_of(text), text.partition("=")) for text in values)
+    for text in values:
+        key, (_, equals, value) = key_of(text), text.partition("=")
         # The command line replaces references that a record must not hold.
-        if base_group(key.partition(".")[0]) in trained and "${" not in str(recorded.get(key))
-    ]
+        if base_group(key.partition(".")[0]) in trained and "${" not in str(recorded.get(key)):
+            problems.append(Problem(key, message, value if equals else UNSET))
     refuse(problems)
     cfg.callbacks, cfg.logger = {}, {}
     apply_overrides(cfg, values)

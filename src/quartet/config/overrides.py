@@ -68,11 +68,9 @@ SIMPLE = re.compile(r"(?!(true|false|null|inf|nan)$)[A-Za-z_/][\w./-]*", re.IGNO
 
 
 def quote_values(overrides: Sequence[str], *, sweeping: bool = False) -> list[str]:
-    """Overrides in which Hydra reads each value as it was typed, in quotes if need be.
+    """Overrides in which Hydra reads each value as it was typed, in quotes if need be; flags stay.
 
-    Args:
-        overrides: Words of the command line; flags stay as they are.
-        sweeping: Whether a value may stand for several, such as ``1,2`` or ``range(3)``.
+    With `sweeping` a value may stand for several, such as ``1,2`` or ``range(3)``.
 
     Raises:
         ConfigError: a list or mapping cannot be read, or a value stands for several.

@@ -27,15 +27,10 @@ def check_arguments(
     reserved: Mapping[str, str] | None = None,
     partial: bool = False,
 ) -> Problems:
-    """Yields the unknown and the missing arguments of `target`.
+    """Yields the unknown and the missing arguments of `target`, which stands at a key.
 
-    Args:
-        key: Where it stands in the configuration.
-        target: The class or function.
-        given: Names of the arguments in the configuration.
-        positional: Number of arguments that its caller passes by position.
-        reserved: Names of arguments that its caller passes, and where to set them instead.
-        partial: Whether its caller passes further arguments, whose names are not known.
+    The caller passes the first `positional` arguments and the `reserved` ones, each with the place to
+    set it instead; with `partial` also others, whose names are not known.
     """
     given, reserved = list(given), reserved or {}
     named, takes_all = parameters(target)

@@ -211,15 +211,10 @@ def prepare_batch(
     augment_inputs: Callable[[Tensor, Tensor, int], Tensor] | None = None,
     augment: Callable[[Any, Tensor, int], Any] | None = None,
 ) -> Any:
-    """Augments a batch, and normalizes inputs that are a tensor.
+    """Augments a batch of an epoch, and normalizes inputs that are a tensor.
 
-    Args:
-        batch: List or tuple with the inputs first, a dict with ``inputs``, or inputs alone.
-        rows: Numbers of the samples.
-        epoch: Number of the epoch, from 0.
-        normalize: Turns stored inputs into the model's.
-        augment_inputs: Changes inputs at random; None changes nothing.
-        augment: Changes the whole batch at random; None changes nothing.
+    A batch is a list or tuple with the inputs first, a dict with ``inputs``, or inputs alone; `rows`
+    are the numbers of its samples. `augment_inputs` changes inputs alone, `augment` the whole batch.
     """
     if augment is not None or augment_inputs is not None:
         device = leaves(batch)[0].device

@@ -99,21 +99,16 @@ class StreamLoader:
 
     Args:
         source: The data set; its method ``set_epoch`` is told the epoch, if it has one.
-        batch_size: Samples of a batch, for each process.
-        seed: Seed of the order and of random draws.
         collate: Makes a batch of a list of samples.
         prepare: Makes what the model gets of a batch, given the places of its samples in the epoch,
             and the epoch.
         num_workers: Processes that read shards.
-        shuffle: Whether to shuffle a `Stream` in every epoch.
-        drop_last: Whether to drop a last batch that is smaller.
         train: Whether all shares must be equal: samples fill the last batch, and too few batches are
             an error. Otherwise, in an evaluation, the last share may be empty, and random draws are
             those of epoch 0.
         least: Number of batches on which a training counts if the data set has no length.
-        rank: Rank of this process, from 0.
-        world_size: Number of processes.
-        start: First epoch, and the number of its batches to skip.
+
+    The others are as those of `quartet.data.loader.Batches`.
     """
 
     source: IterableDataset[Any]

@@ -90,12 +90,8 @@ def quality(
 ) -> Canvas:
     """ROC, precision-recall and reliability side by side; reliability alone without two classes.
 
-    Args:
-        scores: ``(samples, classes)`` probabilities, each class against the rest.
-        truth: ``(samples, classes)`` of bool.
-        names: Of the classes or labels.
-        confidence: ``(samples,)`` probability of the chosen class; None for all `scores`.
-        is_right: ``(samples,)`` whether it is the true class; None for all of `truth`.
+    `scores` and `truth` are ``(samples, classes)``, each class against the rest; `confidence` and
+    `is_right` ``(samples,)`` of the chosen class, None for all of the scores.
     """
     drawn = [
         (cut(name), truth[:, k], scores[:, k])
@@ -325,10 +321,7 @@ ACROSS = 3  # panels in a row
 def learning_curves(directory: Path, metric: str | None = None, mode: str = "min") -> Canvas:
     """A run's metrics.csv: a panel for each figure, and the learning rate under them.
 
-    Args:
-        directory: Of the run.
-        metric: The monitored value, whose best epoch is marked.
-        mode: Whether its best value is the min or max.
+    The best epoch of the metric is marked, by its min or max.
     """
     history = read_history(directory)
     best: Any = None

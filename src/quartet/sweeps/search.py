@@ -301,12 +301,10 @@ def search(sweeper: "SearchSweeper", arguments: Sequence[str]) -> None:
 class Search:
     """An Optuna study beside the table of a sweep's jobs; each trial is a job, or one a seed and fold.
 
-    The study knows the values and results of the trials, the means over their jobs; the number of trials that
-    have jobs decides when to stop. Both outlive a kill: a trial of which a job did not end fails, and its
-    values are tried again as another one, with the jobs that have ended.
-
-    Args:
-        objectives: Figures of result.json, and whether to min or max each.
+    The study knows the values and results of the trials, the means over their jobs; the number of
+    trials that have jobs decides when to stop. Both outlive a kill: a trial of which a job did not end
+    fails, and its values are tried again as another one, with the jobs that have ended. The objectives
+    are figures of result.json, with ``min`` or ``max`` for each.
 
     Raises:
         ValueError: the directory holds another search.

@@ -122,10 +122,7 @@ class StepTrial:
 class PartTrial:
     """Tries model, loss and metrics on a few samples, each a copy.
 
-    Args:
-        task: The task of the data.
-        heads: Name of a metric -> key of the predictions and labels that it compares.
-        names: Names of the classes.
+    `heads` has the key of the predictions and labels that a metric compares, by its name.
 
     Attributes:
         logged: Names of the values that loss and metrics log, such as accuracy.
@@ -142,13 +139,7 @@ class PartTrial:
         self.logged: list[str] = []
 
     def check_batch(self, batch: Any, parts: Mapping[str, Any], part: str = "train") -> Problems:
-        """Tries the parts on a batch of a task that the engine does not know.
-
-        Args:
-            batch: A few samples.
-            parts: ``model``, ``loss`` and ``metrics``, as far as they could be made.
-            part: Of the data, to which the samples belong.
-        """
+        """Tries the parts, as far as they were made, on a batch of a task of the project's own."""
         with collect_problems([], "data.task") as problems:
             inputs, targets, extras = self.task.split(batch)
         if problems or "model" not in parts:
@@ -180,11 +171,8 @@ class PartTrial:
     ) -> Problems:
         """The loss of a batch must be a scalar that depends on the outputs, or a dict with one.
 
-        Args:
-            loss: The loss.
-            sample: Outputs, targets and extras of a few samples.
-            arguments: Names of the arguments of the loss, for made-up samples; real ones may happen
-                to have a gradient of zero.
+        Made-up samples come with the names of the arguments of the loss; real ones may happen to have a
+        gradient of zero.
         """
         outputs, targets, extras = sample
         made = [tensor for tensor in leaves(outputs) if tensor.is_floating_point()]

@@ -80,13 +80,10 @@ def check_device(trainer: Config, wrong: Container[str]) -> Problems:
         return
     accelerator = trainer["accelerator"]
     gpus, mps = torch.cuda.device_count(), torch.backends.mps.is_available()
-    if accelerator in ("gpu", "cuda") and not gpus and not (accelerator == "gpu" and mps):
-        message = "this machine has no GPU that torch can use; use trainer=cpu."
-        yield Problem("trainer.accelerator", message, accelerator)
-        return
-    if accelerator == "mps" and not mps:
-        message = "this machine is no Mac with a GPU; use trainer=cpu."
-        yield Problem("trainer.accelerator", message, accelerator)
+    no_gpu = accelerator in ("gpu", "cuda") and not gpus and not (accelerator == "gpu" and mps)
+    if no_gpu or (accelerator == "mps" and not mps):
+        lack = "has no GPU that torch can use" if no_gpu else "is no Mac with a GPU"
+        yield Problem("trainer.accelerator", f"this machine {lack}; use trainer=cpu.", accelerator)
         return
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpus and not mps)
     precision = "" if "trainer.precision" in wrong else str(trainer["precision"])
