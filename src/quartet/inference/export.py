@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quartet.build import Run
 from quartet.config.configuration import DictConfig, replace_values, to_container
 from quartet.config.instantiate import is_foreign
 from quartet.core import files
@@ -61,10 +60,13 @@ def export(
     run, path = rebuild_run(cfg, Path(directory), "train", checkpoint, splits=("train",))
     part = "val" if run.data.parts.test is None else "test"
     part = "train" if getattr(run.data.parts, part) is None else part
-    inputs = first_inputs(run, part)
+    inputs: Any = run.module.task.split(next(iter(run.data.part_loader(part))))[0]
     if not isinstance(inputs, Tensor):
         message = f"exports models of one tensor, and the inputs are a {type(inputs).__name__}"
         raise ConfigError(Problem("format", f"{message}; use predict.py.", format))
+    inputs = inputs[:64]
+    if len(inputs) == 1:  # which an exporter treats as a constant
+        inputs = inputs.repeat(2, *[1] * (inputs.ndim - 1))
     largest = write_model(from_run(run, path), inputs, format, output, float(tolerance))
     print(
         f"{output} and {description_path(output).name}: largest difference {largest:.2g} on "
@@ -231,16 +233,6 @@ def are_pixels(inputs: Tensor, mean: list[float], std: list[float]) -> bool:
     shift, factor = (torch.tensor(each).view(-1, 1, 1) for each in (mean, std))
     pixels = inputs * factor + shift
     return bool((pixels > -1e-3).all() and (pixels < 1 + 1e-3).all())
-
-
-def first_inputs(run: Run, part: str, most: int = 64) -> Any:
-    """Inputs of the first batch, at least two: an exporter treats a size of 1 as a constant."""
-    batch = next(iter(run.data.part_loader(part)))
-    inputs = run.module.task.split(batch)[0]
-    if not isinstance(inputs, Tensor):
-        return inputs
-    inputs = inputs[:most]
-    return inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))
 
 
 def check_output(form: str, output: Path) -> None:

@@ -374,9 +374,13 @@ class Builder:
     def find_logged(self, validates: bool) -> settings.Logged:
         """Returns what is known of the values that the training will log."""
         losses, metrics = ["loss", *self.logged], self.parts["metrics"]
-        names = [f"{part}/{name}" for part in ("val", "train") for name in self.logged_names()]
         if self.trial:
             names = sorted(self.trial.logged, key=lambda name: name.startswith("train/"))
+        else:
+            tried = [f"{name}_" for name in self.logged]  # accuracy_cat is of accuracy
+            untried = [m for m in metrics if not any(name.startswith(f"{m}_") for name in tried)]
+            both = dict.fromkeys(["loss", *untried, *self.logged])
+            names = [f"{part}/{name}" for part in ("val", "train") for name in both]
         module: Any = allow.locate(self.config["module"]["_target_"])
         names += getattr(module, "logs", ())
         # Hooks of the module's own may log, and are not tried.
@@ -387,16 +391,6 @@ class Builder:
         shipped = all(map(SHIPPED_CALLBACK.match, callbacks))
         complete = self.trial is not None and not own and shipped
         return settings.Logged(metrics, losses, names, complete, validates, self.unchecked)
-
-    def logged_names(self) -> list[str]:
-        """Names of the values of loss and metrics; that of a metric which could not be tried."""
-        tried = self.logged
-        untried = [
-            name
-            for name in self.parts["metrics"]
-            if not any(each == name or each.startswith(f"{name}_") for each in tried)
-        ]
-        return list(dict.fromkeys(["loss", *untried, *tried]))
 
     def ask_parts(self) -> Problems:
         """Yields what the parts that have a method ``problems`` find, and looks at Lightning's."""

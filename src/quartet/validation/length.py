@@ -85,8 +85,12 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Problems:
         batches[part] = counts[part] if math.isinf(counts[part]) else math.ceil(counts[part] / size)
     trainer = config["trainer"]
     for part, count in batches.items():
-        if math.isinf(count):
-            yield from check_unknown_length(part, trainer)
+        keys = [f"limit_{part}_batches"]
+        keys += ["overfit_batches", "val_check_interval"] if part == "train" else []
+        message = f"is a share, and the {part} part has no known length; set a whole number of"
+        for key in keys if math.isinf(count) else ():
+            if isinstance(trainer[key], float) and 0 < trainer[key] < 1:
+                yield Problem(f"trainer.{key}", f"{message} batches.", trainer[key])
         limited = part == "train" or (part == "val" and trainer["limit_val_batches"] != 0)
         overfits = trainer["overfit_batches"] and limited
         key = "overfit_batches" if overfits else f"limit_{part}_batches"
@@ -100,16 +104,6 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Problems:
         if part == "train" and isinstance(interval, int) and interval > left > 0:
             message = f"an epoch has {left} batches only; 1.0 validates at its end."
             yield Problem("trainer.val_check_interval", message, interval)
-
-
-def check_unknown_length(part: str, trainer: Config) -> Problems:
-    """Settings must not be shares of a number of batches that is not known."""
-    others = ["overfit_batches", "val_check_interval"] if part == "train" else []
-    message = f"is a share, and the {part} part has no known length; set a whole number of batches."
-    for key in [f"limit_{part}_batches", *others]:
-        value = trainer[key]
-        if isinstance(value, float) and 0 < value < 1:
-            yield Problem(f"trainer.{key}", message, value)
 
 
 def check_smallest_batch(
