@@ -453,7 +453,7 @@ def check_manual_optimization(trainer: Config, module: Any) -> Problems:
         message = f"{own}; leave it out, and call {call} before optimizer.step()."
         yield Problem("trainer.gradient_clip_val", message, value)
     if (value := trainer["accumulate_grad_batches"]) != 1:
-        message = f"{own}; set 1, or a larger data.batch_size, or its own batches_per_step."
+        message = f"{own}; set 1, or a larger data.batch_size, or batches_per_step of it."
         yield Problem("trainer.accumulate_grad_batches", message, value)
 
 

@@ -71,7 +71,7 @@ def check_augmentation(data: DataModule) -> Problems:
     before, after = batches
     if nest.form(before) != nest.form(after):
         message = f"Parts(augment=...) gives {nest.describe(after)} for {nest.describe(before)}"
-        yield Problem("data", f"{message}; it must keep the form of the batch and its samples.")
+        yield Problem("data", f"{message}; it must keep the form of the batch, and all samples.")
 
 
 def check_members(task: Task) -> Problems:
@@ -100,9 +100,11 @@ def check_streams(parts: Parts, config: Config) -> Problems:
         if isinstance(dataset, Stream) and dataset.counts is None:
             uncounted.append(part)
     if uncounted and world_size > 1:
-        message = f"the {join_and(uncounted)} samples are not counted; state it, Stream(counts=...)"
+        message = f"the number of {join_and(uncounted)} samples is not known; state it"
         devices = config["trainer"]["devices"]
-        yield Problem("trainer.devices", f"{message}, or set trainer.devices=1.", devices)
+        yield Problem(
+            "trainer.devices", f"{message}, Stream(counts=...), or set trainer.devices=1.", devices
+        )
     if not isinstance(parts.train, IterableDataset):
         return
     stream = "and the training part is a stream"
@@ -177,7 +179,8 @@ def check_preparation(dataset: Any, config: Config, task: Task) -> Problems:
         message = f"the train inputs have shape {shape}; null reads it off the data."
         yield Problem("data.input_shape", message, stated)
     if not isinstance(inputs, Tensor) and config["mean"] is not None:
-        message = f"is for images, and the inputs are a {type(inputs).__name__}; null leaves them."
+        kind = type(inputs).__name__
+        message = f"is for images, and the inputs are a {kind}; null leaves them as they are."
         yield Problem("data.mean", message, config["mean"])
     key = "flip" if config["flip"] else "crop"
     images = isinstance(inputs, Tensor) and inputs.ndim == 3
@@ -195,7 +198,7 @@ def check_shapes(
     if len(others) != len(task.extras):
         given = f"a sample of the {part} part has {len(tensors)} items, and a {task.name} task"
         taken = join_and(["inputs", "targets", *task.extras])
-        yield Problem("data", f"{given} takes {taken}; name others in extras of an own task.")
+        yield Problem("data", f"{given} takes {taken}; name others in your own task's extras.")
         return
     if (shape := list(inputs.shape[1:])) != list(config["input_shape"]):
         message = f"the {part} inputs have shape {shape}; null reads it off the data."
