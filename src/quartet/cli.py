@@ -195,9 +195,8 @@ def attempt(
             log.error(processes.requeue_slurm_job())
         if not in_sweep:
             places = map(shlex.quote, find_places(sys.argv[1:]))
-            log.error(
-                " ".join([f"python {sys.argv[0]} resume={shlex.quote(str(directory))}", *places])
-            )
+            command = f"python {sys.argv[0]} resume={shlex.quote(str(directory))}"
+            log.error(" ".join([command, *places]))
         raise SystemExit(shutdown.exit_code) from error
     return None
 

@@ -32,9 +32,8 @@ BINS = 15
 
 def confusion(predicted: Array, true: Array, names: Sequence[str], title: str) -> Canvas:
     """The confusion matrix: numbers of samples, coloured by the share of their true class."""
-    matrix = metrics.confusion_matrix(
-        true.astype(int), predicted.astype(int), labels=range(len(names))
-    )
+    classes = range(len(names))
+    matrix = metrics.confusion_matrix(true.astype(int), predicted.astype(int), labels=classes)
     return heat_map(matrix, names, names, title, "predicted", "true")
 
 

@@ -100,11 +100,9 @@ def check_streams(parts: Parts, config: Config) -> Problems:
         if isinstance(dataset, Stream) and dataset.counts is None:
             uncounted.append(part)
     if uncounted and world_size > 1:
-        message = f"the number of {join_and(uncounted)} samples is not known; state it"
-        devices = config["trainer"]["devices"]
-        yield Problem(
-            "trainer.devices", f"{message}, Stream(counts=...), or set trainer.devices=1.", devices
-        )
+        message = f"the number of {join_and(uncounted)} samples is not known; state it, Stream("
+        message += "counts=...), or set trainer.devices=1."
+        yield Problem("trainer.devices", message, config["trainer"]["devices"])
     if not isinstance(parts.train, IterableDataset):
         return
     stream = "and the training part is a stream"

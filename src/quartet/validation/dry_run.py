@@ -166,9 +166,7 @@ class PartTrial:
             found[0] = replace(found[0], message=f"{found[0].message.rstrip('.')}. {gives}")
         yield from found
 
-    def check_loss(
-        self, loss: nn.Module, sample: Sample, arguments: Sequence[str] = ()
-    ) -> Problems:
+    def check_loss(self, loss: nn.Module, sample: Sample, names: Sequence[str] = ()) -> Problems:
         """The loss of a batch must be a scalar that depends on the outputs, or a dict with one.
 
         Made-up samples come with the names of the arguments of the loss; real ones may happen to have a
@@ -184,7 +182,7 @@ class PartTrial:
             given = join_and(["inputs", "targets", *extras])
             yield Problem("loss", f"needs {join_and(missing)} of a batch, and a batch has {given}.")
             return
-        with collect_problems([], "loss", arguments) as problems, warnings.catch_warnings():
+        with collect_problems([], "loss", names) as problems, warnings.catch_warnings():
             # torch warns of targets that it broadcasts.
             warnings.filterwarnings("error", "Using a target size")
             if hasattr(loss, "fit"):
@@ -198,7 +196,7 @@ class PartTrial:
                 kind = list(total.shape) if isinstance(total, Tensor) else type(value).__name__
                 message = f"gives {kind}, and must give a scalar, or a dict with one under 'loss'."
                 problems.append(Problem("loss", message))
-            elif not any(depends_on(total, tensor, bool(arguments)) for tensor in made):
+            elif not any(depends_on(total, tensor, bool(names)) for tensor in made):
                 shape = f" {list(outputs.shape)}" if isinstance(outputs, Tensor) else ""
                 message = f"does not depend on outputs{shape}: nothing would be learnt."
                 problems.append(Problem("loss", message))
