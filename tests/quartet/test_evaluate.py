@@ -102,7 +102,7 @@ def test_samples_that_were_trained_on_are_not_scored(
     for setting in ("split_seed=5", "test_fraction=0.3", "val_fraction=0.3", "folds=3"):
         for script in ("evaluate.py", "predict.py"):
             assert command(script, "run=r", f"data.{setting}") == 2
-            message = "would score samples that the run was trained on; leave it out"
+            message = "is not what the run was trained with, and samples to score would be some"
             assert f"data.{setting}: {message}" in command.err
     assert command("evaluate.py", "run=r", "seed=2", "data.num_workers=1") == 0
     assert "Caution" not in caplog.text

@@ -200,8 +200,8 @@ def refuse_lost_settings(recorded: Any, cfg: DictConfig, overrides: Sequence[str
     lost = [key for key, value in before.items() if now.get(key) != value and key not in given]
     if lost:
         words = " ".join(f"{'' if key in now else '+'}{key}={before[key]}" for key in lost)
-        message = "a record does not decide where to log. Repeat on the command line:"
-        raise ConfigError(Problem("logger", f"{message} {words}"))
+        message = "the run had other settings, and a record does not decide where to log"
+        raise ConfigError(Problem("logger", f"{message}. Repeat them on the command line: {words}"))
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:

@@ -418,8 +418,11 @@ def check_division(changed: Mapping[str, Any]) -> Problems:
         return
     for key in (f"data.{name}" for name in DIVISION):
         if key in changed:
-            message = "would score samples that the run was trained on; leave it out, or score"
-            yield Problem(key, f"{message} others, input=FILE.", changed[key])
+            message = (
+                "is not what the run was trained with, and samples to score would be some of its"
+            )
+            way_out = "leave it out, or score others, input=FILE"
+            yield Problem(key, f"{message} training; {way_out}.", changed[key])
 
 
 def flat(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:

@@ -239,8 +239,8 @@ def read_input(run: Run, source: Path, content: Mapping[str, Any]) -> None:
     ignored = {"identity"} if run.data.is_prepared or "identity" not in before else set()
     is_alike = all(before.get(key) == now[key] for key in now.keys() - ignored)
     if not is_alike or not is_scaled_alike:
-        message = "the run's own data has changed since the training; restore it."
-        raise ConfigError(Problem("input", message, str(source)))
+        message = "the run's own data has changed since the training, by which it would be prepared"
+        raise ConfigError(Problem("input", f"{message}; restore it.", str(source)))
     with collect_problems([], "input") as problems:
         dataset = parts.read(source)
         problems += check_part("test", dataset, parts, run.config["data"])
