@@ -15,6 +15,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
 from torch import Tensor
 
 from quartet.compat import skip_nvml
@@ -342,8 +343,21 @@ def count_steps(trainer: Trainer) -> float:
     return min(limit, trainer.max_epochs * count_epoch_steps(trainer))
 
 
+def log_in_place(move: Callable[..., _ResultMetric] = _ResultMetric.to) -> None:
+    """Leaves a logged value where it is, if that is its device.
+
+    Lightning copies all that it knows of a value each time it is logged: a third of an epoch's end.
+    """
+
+    def to(metric: _ResultMetric, *args: Any, **kwargs: Any) -> _ResultMetric:
+        return metric if args == (metric.value.device,) else move(metric, *args, **kwargs)
+
+    _ResultMetric.to = to  # type: ignore[method-assign, assignment]
+
+
 def install(trainer: Trainer) -> None:
     """Replaces the loops of a trainer by `FitLoop` and `FastEpochLoop`."""
+    log_in_place()
     if not torch.cuda.device_count():
         skip_nvml()
     loop = trainer.fit_loop

@@ -80,10 +80,13 @@ class AUROC(Metric):
             # A few outputs at a time: allocating memory costs more than the sums.
             areas = torch.cat([areas_of_bins(few) for few in self.counts.split(64)])
         elif len(self.preds):
-            scores, target = torch.cat(as_list(self.preds)).unbind(1), dim_zero_cat(self.target)
-            is_each = target.dim() == 2
-            truth = target.unbind(1) if is_each else [target == k for k in range(len(scores))]
-            areas = torch.stack([area_of(*each) for each in zip(scores, truth, strict=True)])
+            scores, target = torch.cat(as_list(self.preds)), dim_zero_cat(self.target)
+            pairs = [
+                count_wins(scores[:, k], target == k if target.dim() == 1 else target[:, k])
+                for k in range(scores.shape[1])
+            ]
+            won, counts = torch.stack(pairs).double().unbind(1)
+            areas = won / 2 / (counts * (len(scores) - counts))
         else:
             areas = torch.full((1,), torch.nan)
         return areas.nanmean().float()
@@ -106,14 +109,13 @@ def as_list(kept: list[Tensor] | Tensor) -> list[Tensor]:
     return [part for part in parts if len(part)]  # processes without scores add an empty one
 
 
-def area_of(scores: Tensor, positive: Tensor) -> Tensor:
-    """Returns the exact area of ``(samples,)`` scores; NaN without positives or negatives."""
+def count_wins(scores: Tensor, positive: Tensor) -> Tensor:
+    """Returns twice the pairs of ``(samples,)`` scores that a positive wins, and the positives."""
     scores, won = scores.contiguous(), scores[positive]
     # numpy sorts faster.
     ordered = torch.from_numpy(np.sort(scores.numpy())) if scores.is_cpu else scores.sort().values
     # Twice the rank of each positive; equal scores share their mean rank.
     ranks = torch.searchsorted(ordered, won) + torch.searchsorted(ordered, won, right=True)
-    # Twice the number of pairs that a positive wins: the sum of its ranks minus its ranks among the
-    # positives (Mann and Whitney, 1947).
+    # The sum of its ranks minus its ranks among the positives (Mann and Whitney, 1947).
     count = positive.sum()
-    return (ranks.sum() - count**2).double() / 2 / (count.double() * (len(scores) - count))
+    return torch.stack([ranks.sum() - count**2, count])
