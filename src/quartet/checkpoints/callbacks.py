@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from quartet import compat
@@ -385,12 +385,13 @@ def save_metrics(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def own_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
-    """Returns the metrics of a module by their names, except for those that are saved elsewhere."""
-    saved = [n for n, m in module.named_modules() if getattr(m, "saves_metrics", False)]
-    for name, metric in module.named_modules():
-        if isinstance(metric, Metric) and not any(name.startswith(f"{each}.") for each in saved):
-            yield name, metric
+def own_metrics(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Metric]]:
+    """Yields the metrics of a module by their names, except for those that are saved elsewhere."""
+    for name, child in module.named_children():
+        if isinstance(child, Metric):
+            yield f"{prefix}{name}", child
+        if not getattr(child, "saves_metrics", False):
+            yield from own_metrics(child, f"{prefix}{name}.")
 
 
 def is_between_epochs(trainer: Trainer) -> bool:

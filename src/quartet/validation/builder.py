@@ -406,7 +406,9 @@ class Builder:
 
     def try_optimizers(self) -> None:
         """Makes the optimizers and schedulers of the module on trial."""
-        module = copy.deepcopy(self.parts["module"])
+        module = self.parts["module"]
+        buffers = (module.train_metrics, module.val_metrics, module.test_metrics)
+        module = copy.deepcopy(module, {id(each): each for each in buffers})  # which are not used
         for factories in (module.optimizer_factories, module.scheduler_factories):
             for group, factory in factories.items():
                 factories[group] = partial(self.try_factory, group, factory)
