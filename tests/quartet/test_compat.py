@@ -19,11 +19,13 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric
 from made import composed
 from torchmetrics import MeanMetric
 
 from quartet import compat
 from quartet.build import Run, build, compose
+from quartet.compat.lightning_loop import log_in_place
 from quartet.core.files import CONF
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -234,3 +236,12 @@ def test_logger_is_started_by_its_experiment() -> None:
 
 def test_data_module_says_its_parts() -> None:
     assert str(build(composed(["data=wine"])).data) == "DataModule(train 124, val 18, test 36)"
+
+
+def test_logged_value_is_copied_only_to_another_device() -> None:
+    log_in_place()
+    value = _ResultMetric(_Metadata("training_step", "loss"), is_tensor=True)
+    known = value.meta
+    assert value.to(torch.device("cpu")).meta is known
+    assert value.to(torch.device("meta")).value.device.type == "meta"
+    assert value.meta is not known

@@ -350,7 +350,9 @@ def log_in_place(move: Callable[..., _ResultMetric] = _ResultMetric.to) -> None:
     """
 
     def to(metric: _ResultMetric, *args: Any, **kwargs: Any) -> _ResultMetric:
-        return metric if args == (metric.value.device,) else move(metric, *args, **kwargs)
+        value = vars(metric).get("value")  # a metric that is logged is a submodule
+        is_there = isinstance(value, Tensor) and args == (value.device,)
+        return metric if is_there else move(metric, *args, **kwargs)
 
     _ResultMetric.to = to  # type: ignore[method-assign, assignment]
 
