@@ -164,10 +164,16 @@ def find_targets(tree: Any) -> list[tuple[str, Any]]:
 
 def find_problems(tree: Any) -> list[Problem]:
     """Problems of plain containers: targets that must not be called, and objects."""
-    return [
-        *(problem for key, target in find_targets(tree) for problem in check_target(key, target)),
-        *(problem for key, item in walk({"": tree}) for problem in check_item(key, item)),
-    ]
+    found = [each for key, target in find_targets(tree) for each in check_target(key, target)]
+    for key, item in walk({"": tree}):
+        if isinstance(item, str) and "${" in item:
+            # Hydra resolves what it instantiates again, and an object could come out of a text.
+            message = "refers to another value even after it was resolved. Remove the backslash."
+            found.append(Problem(key, message, item))
+        elif not isinstance(item, dict | list | str | int | float | None):
+            message = f"is a {type(item).__name__}. Write a text or a number."
+            found.append(Problem(key, message, str(item)))
+    return found
 
 
 def check_target(key: str, target: Any) -> Problems:
@@ -189,12 +195,3 @@ def check_target(key: str, target: Any) -> Problems:
             return
     if kinds and inspect.isclass(found) and not descends(found, *kinds):
         yield Problem(key, describe_kinds(kinds), target)
-
-
-def check_item(key: str, item: Any) -> Problems:
-    if isinstance(item, str) and "${" in item:
-        # Hydra resolves what it instantiates again, and an object could come out of a text.
-        message = "refers to another value even after it was resolved. Remove the backslash."
-        yield Problem(key, message, item)
-    elif not isinstance(item, dict | list | str | int | float | None):
-        yield Problem(key, f"is a {type(item).__name__}. Write a text or a number.", str(item))

@@ -274,7 +274,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     problems: list[Problem] = []
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        folders = list(conf_folders())
+        folders = [CONF]  # and that of --config-dir
+        if GlobalHydra.instance().is_initialized():
+            elements = GlobalHydra.instance().config_loader().get_search_path().get_path()
+            paths = [str(each.path) for each in elements]
+            folders += [Path(p.removeprefix("file://")) for p in paths if p.startswith("file://")]
         problems += find_unknown(parsed, folders)
     except (HydraException, OmegaConfBaseException):
         pass  # Hydra's own words are left
@@ -286,15 +290,6 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         said = str(error).partition("\nSee https")[0].partition("\nConfig search path")[0]
         problems.append(Problem("", " ".join(said.split())))
     return ConfigError(*problems)
-
-
-def conf_folders() -> Iterator[Path]:
-    """The folders in which Hydra looks for options: conf/, and that of ``--config-dir``."""
-    yield CONF
-    if GlobalHydra.instance().is_initialized():
-        for element in GlobalHydra.instance().config_loader().get_search_path().get_path():
-            if element.path and element.path.startswith("file://"):
-                yield Path(element.path.removeprefix("file://"))
 
 
 def find_unknown(overrides: Sequence[Override], folders: Sequence[Path]) -> list[Problem]:

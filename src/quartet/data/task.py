@@ -228,7 +228,6 @@ class StandardTask(Task):
         return None, target.numel()
 
     def expected_outputs(self, num_classes: int | None) -> int | None:
-        """Returns the number of outputs that the task requires; None if any number is valid."""
         return 1 if self.has_one_output else None
 
     def target_shape(self) -> tuple[int, ...]:
@@ -313,7 +312,6 @@ class StandardTask(Task):
         return as_written(value) if self.column_type is float else self.column_type(value)
 
     def target_columns(self, labels: Tensor, names: Names) -> Columns:
-        """Returns columns of targets for predict.py, from the labels of a batch."""
         return make_columns(self.titles("target", names), labels)
 
     def prediction_columns(self, predictions: Tensor, names: Names) -> Columns:

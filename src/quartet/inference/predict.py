@@ -342,7 +342,9 @@ def write_predictions(predictor: Predictor, batches: Iterable[Batch], output: Pa
     blocks = (predict_batch(predictor, batch) for batch in batches)
     with create_file(output) as part:
         if output.suffix == ".pt":
-            return write_tensors(part, blocks)
+            found = list(blocks)  # a dict for each batch, for torch.load; all are in memory
+            torch.save(found, part)
+            return sum(len(columns["sample"]) for columns in found)
         if output.suffix == ".parquet":
             return write_parquet(part, blocks, getattr(predictor.task, "column_type", None))
         return write_csv(part, blocks)
@@ -367,13 +369,6 @@ def predict_batch(predictor: Predictor, batch: Batch) -> Columns:
         **batch.targets,
         **({"prediction": predictions} if columns is None else columns),
     }
-
-
-def write_tensors(path: Path, blocks: Iterator[Columns]) -> int:
-    """Writes a list with a dict for each batch, for ``torch.load``; all of them are in memory."""
-    found = list(blocks)
-    torch.save(found, path)
-    return sum(len(columns["sample"]) for columns in found)
 
 
 def write_csv(path: Path, blocks: Iterator[Columns]) -> int:
