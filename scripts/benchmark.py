@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightning import Callback, Trainer
+from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -163,6 +164,20 @@ class Turns(Callback):
             self.epochs[-1] += time.perf_counter() - start
 
 
+class Ends(Callback):
+    """Measures from the last batch of each epoch to the start of the next one, validation included."""
+
+    def __init__(self) -> None:
+        self.last, self.seconds = 0.0, list[float]()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.last = time.perf_counter()
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        if self.last:
+            self.seconds.append(time.perf_counter() - self.last)
+
+
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -180,10 +195,13 @@ def throughput(bench: Bench) -> Iterator[Row]:
     yield "validation / training epoch", "<= 0.06", [val / train for train, val in epochs]
     pairs = [(bench.train(*MLP, SGD), bench.train(*MLP, SGD, *BARE)) for _ in epochs]
     yield "step with metrics and logging / without", "<= 1.03", [a[0] / b[0] for a, b in pairs]
-    pairs = [
-        (bench.train(*MLP, SGD, nested=True), bench.train(*MLP, SGD)) for _ in range(bench.rounds)
-    ]
+    pairs = [(bench.train(*MLP, SGD, nested=True), bench.train(*MLP, SGD)) for _ in epochs]
     yield "step with a nested batch / flat", "<= 1.02", [a[0] / b[0] for a, b in pairs]
+    ends, thirty = [Ends() for _ in epochs], [*MLP, SGD, "trainer.max_epochs=30"]
+    for each in ends:
+        Bench(600, bench.device, 1).train(*thirty, callbacks=[each])
+    times = [1000 * statistics.median(each.seconds) for each in ends]
+    yield "end of an epoch of 600 samples, ms", "<= 8", times
 
 
 def convolutions(bench: Bench) -> Iterator[Row]:
@@ -209,32 +227,46 @@ def processes(bench: Bench) -> Iterator[Row]:
     yield f"sweep of {jobs} jobs, less a start / their fits", "<= 1.2", ratios
 
 
-def tables(bench: Bench) -> Iterator[Row]:
-    """Seconds from a table in a file to a data set that is ready, against pandas reading it."""
+def files(bench: Bench) -> Iterator[Row]:
+    """Seconds from files to a data set that is ready: tables, against pandas reading csv, and pictures."""
     count = 200_000 if bench.rounds > 1 else 1_000
     values = np.random.default_rng(0).normal(size=(count, 100)).round(6)
-    frame = pd.DataFrame(values, columns=[f"x{place}" for place in range(100)])
+    frame = pd.DataFrame(values).add_prefix("x")
     frame["y"] = (values[:, 0] > 0).astype(int)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "table.csv")
         frame.to_csv(path, index=False)
-        words = ["data=csv", f"data.path={path}", "data.target=y", *BARE]
-        ratios = []
-        for _ in range(bench.rounds):
-            start = time.perf_counter()
-            pd.read_csv(path)
-            middle = time.perf_counter()
-            build(compose(words))
-            ratios.append((time.perf_counter() - middle) / (middle - start))
-    yield f"csv of {count:,} x 100, ready to train / pandas.read_csv", "<= 2", ratios
+        frame.to_parquet(path.with_suffix(".parquet"))
+        for kind, goal in (("csv", "<= 2"), ("parquet", "<= 0.2")):
+            words = ["data=csv", f"data.path={path.with_suffix(f'.{kind}')}", "data.target=y"]
+            ratios = [start_of(*words) / elapsed(pd.read_csv, path) for _ in range(bench.rounds)]
+            yield f"{kind} of {count:,} x 100, ready to train / pandas.read_csv", goal, ratios
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = [Path(folder, str(number), f"{number}.png") for number in range(10)]
+        for path in pictures:
+            path.parent.mkdir()
+            Image.new("RGB", (8, 8)).save(path)
+        for number in range(10, count // 2):
+            pictures[number % 10].with_stem(str(number)).hardlink_to(pictures[number % 10])
+        words = ["data=image_folder", f"data.path={folder}", "data.check_files=false"]
+        times = [start_of(*words) for _ in range(bench.rounds)]
+    yield f"{count // 2:,} pictures, seconds until ready to train", "<= 2", times
+
+
+def start_of(*overrides: str) -> float:
+    return elapsed(lambda: build(compose([*overrides, *BARE])))
+
+
+def elapsed(function: Callable[..., object], *arguments: object) -> float:
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
 
 
 def seconds(*arguments: str) -> float:
     """Seconds that Python takes with these arguments, from start to end."""
-    start = time.perf_counter()
     command = [sys.executable, *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return time.perf_counter() - start
+    return elapsed(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
 
 
 def main() -> None:
@@ -258,7 +290,7 @@ def main() -> None:
     print(f"{versions}, {options.rounds} rounds, {date.today()}\n")
     print("| figure | to reach | median | range |\n|---|---|---|---|")
     bench = Bench(options.count, options.device, options.rounds)
-    for figures in (throughput, convolutions) if cuda else (throughput, processes, tables):
+    for figures in (throughput, convolutions) if cuda else (throughput, processes, files):
         for title, goal, values in figures(bench):
             median, low, high = statistics.median(values), min(values), max(values)
             print(f"| {title} | {goal} | {median:.3g} | {low:.3g} to {high:.3g} |", flush=True)
