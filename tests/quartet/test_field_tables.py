@@ -873,7 +873,9 @@ def test_numbers_of_blocks_are_one_array_and_so_leave_no_holes(
 ) -> None:
     (tmp_path / "t.csv").write_text("a,b,c\n1,2,x\n3,4,y\n")
     monkeypatch.setattr("quartet.data.table.BLOCK", 4)
-    (chunk,) = Table([TableFile(tmp_path / "t.csv", Format())], ["a", "c", "b"], ()).chunks
+    file = TableFile(tmp_path / "t.csv", Format())
+    (chunk,) = Table([file], ["a", "c", "b"], ()).chunks
+    assert next(file.chunks(["a"]))["a"].dtype == np.float64
     assert chunk["a"].base is chunk["b"].base
     assert repr([chunk[name].tolist() for name in "abc"]) == "[[1.0, 3.0], [2.0, 4.0], ['x', 'y']]"
 

@@ -348,7 +348,8 @@ class TableFile:
             if others := {place for place in numeric if not is_plain(frame[place])}:
                 mixed.update(others)
                 return read(block)
-            return {name: frame[place].to_numpy() for name, place in places.items()}
+            kinds = {place: np.float64 if place in numeric else object for place in places.values()}
+            return {name: frame[place].to_numpy(kinds[place]) for name, place in places.items()}
 
         with open_bytes(self.path) as file:
             if self.form.header is not False:
