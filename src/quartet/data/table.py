@@ -525,7 +525,7 @@ def in_threads(function: Callable[[T], U], blocks: Iterable[T]) -> Iterator[U]:
         waiting = deque[Future[U]]()
         for block in blocks:
             waiting.append(pool.submit(function, block))
-            if len(waiting) > THREADS:
+            if len(waiting) > 4 * THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
