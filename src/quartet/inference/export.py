@@ -62,8 +62,9 @@ def export(
     part = "train" if getattr(run.data.parts, part) is None else part
     inputs: Any = run.module.task.split(next(iter(run.data.part_loader(part))))[0]
     if not isinstance(inputs, Tensor):
-        message = f"exports models of one tensor, and the inputs are a {type(inputs).__name__}"
-        raise ConfigError(Problem("format", f"{message}; use predict.py.", format))
+        given = f"inputs of the task {run.module.task.name} are a {type(inputs).__name__}"
+        message = f"exports models of one tensor, and {given}; predict.py writes its predictions."
+        raise ConfigError(Problem("format", message, format))
     inputs = inputs[:64]
     if len(inputs) == 1:  # which an exporter treats as a constant
         inputs = inputs.repeat(2, *[1] * (inputs.ndim - 1))
