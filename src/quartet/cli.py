@@ -186,7 +186,8 @@ def attempt(
             raise
         if processes.process_rank() > 0:
             raise
-        if not any([*directory.glob("result.json"), *directory.glob("checkpoints/*.ckpt")]):
+        has_checkpoint = any(directory.glob("checkpoints/*.ckpt"))
+        if not (has_checkpoint or (directory / "result.json").exists()):
             log.error("Interrupted, before the first batch.")
             withdraw(cfg, directory)
             raise
@@ -288,7 +289,9 @@ def refusals(first: str) -> Iterator[None]:
         abort("\n  ".join([first, *map(str, error.problems)]))
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
-            abort(f"{first}\n  {error.filename}: {error.strerror}; use another place.")
+            abort(
+                f"{first}\n  {error.filename}: {error.strerror}; use a place that can be written."
+            )
         print(redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 

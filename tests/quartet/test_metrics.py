@@ -411,3 +411,10 @@ def test_lbfgs_counts_the_first_evaluation_of_a_batch(tmp_path: Path) -> None:
     after = nn.functional.cross_entropy(run.module.model(inputs), targets).item()
     assert run.trainer.callback_metrics["train/loss"].item() == pytest.approx(before, rel=1e-6)
     assert after < before
+
+
+@pytest.mark.parametrize(("setting", "value"), [("bins", 1), ("exact_values", -1)])
+def test_auroc_refuses_a_size_out_of_range(setting: str, value: int) -> None:
+    options = {"exact_values": 0, "bins": 8, setting: value}
+    with pytest.raises(ValueError, match=rf"^{setting} must be at least \d, got {value}\.$"):
+        AUROC(task="binary", num_outputs=1, **options)

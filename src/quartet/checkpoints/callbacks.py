@@ -86,7 +86,8 @@ def check_checkpoints(context: Context) -> Problems:
             continue
         if not Path(each.dirpath).resolve().is_relative_to(context.directory.resolve()):
             place = f"{type(each).__name__}.dirpath={each.dirpath}"
-            message = f"{place} is outside the run's directory, {context.directory}; leave it out."
+            message = f"{place} is outside the run's directory, {context.directory}"
+            message += "; leave it out, hydra.run.dir sets the run's directory."
             yield Problem("callbacks", message)
 
 
@@ -423,9 +424,8 @@ def normalize_progress(trainer: Trainer, loops: dict[str, Any]) -> None:
     if over:
         batches["is_last_batch"] = False
     elif not validates:
-        compat.add_logger_step(
-            loops["epoch_loop.state_dict"]
-        )  # Lightning adds it after a validation
+        # Lightning adds it after a validation.
+        compat.add_logger_step(loops["epoch_loop.state_dict"])
 
 
 def all_gather_object(trainer: Trainer, value: Any) -> list[Any]:

@@ -351,7 +351,8 @@ def load_weights(
         if old != new and sorted(old) == sorted(new):
             given = f"that run has the {key.replace('_names', 's')} {shorten(old)}"
             message = f"{given}, and the data has them in the order {shorten(new)}"
-            raise ValueError(f"weights={place}: {message}; give them the same order.")
+            way_out = "give them the same order, columns by data.features=[...]"
+            raise ValueError(f"weights={place}: {message}; {way_out}.")
     saved: dict[str, Tensor] = {
         name.removeprefix(PREFIX): value
         for name, value in content["state_dict"].items()
@@ -374,9 +375,11 @@ def load_weights(
         reason = f"nothing in {path} fits this model: {differences or 'it is empty'}"
         raise ValueError(f"weights={place}: {reason}; choose the model of that run.")
     if strict and mismatches:
-        way_out = "choose its model, a part, model.weights_keys, or what fits, model.strict=false."
-        reason = f"{path} does not fit this model: {differences}"
-        raise ValueError(f"weights={place}: {reason}; {way_out}")
+        raise ValueError(
+            f"weights={place}: {path} does not fit this model: {differences}; choose the model of "
+            "that run, load a part with model.weights_keys, or the tensors that fit with "
+            "model.strict=false."
+        )
     model.load_state_dict(fitting, strict=False)
     rest = f"; left out: {differences}" if mismatches else ""
     if kept := [name for name in whole if name not in own]:

@@ -41,8 +41,10 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.replace(path)
         with suppress(OSError):  # Windows and some network folders cannot
             descriptor = os.open(path.parent, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which
         raise

@@ -179,10 +179,11 @@ def _refuse_size(name: str, height: int, width: int, *, advised: int) -> Iterato
     except NotImplementedError:  # RegNet on torch's meta device
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = f"{height}x{width}: {str(error).partition(chr(10))[0]}"
-        way_out = f"Set model.image_size={advised} to resize them, or model=cnn."
-        message = f"does not accept images of {reason}\n{way_out}"
-        raise ValueError(f"model.name={name} {message}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"model.name={name} does not accept images of {height}x{width}: {reason}\n"
+            f"Set model.image_size={advised} to resize them, or model=cnn."
+        ) from error
 
 
 def _try_forward(model: nn.Module, input_shape: Sequence[int]) -> None:

@@ -39,19 +39,21 @@ def find_problems(data: DataModule, whole: Config) -> Problems:
             yield Problem("data", message)
             continue
         if "r2" in metrics and size == 1:
-            message = f"the {part} part holds one sample, for which there is no R2; enlarge it."
+            message = f"the {part} part holds one sample, for which there is no R2; enlarge it"
+            message += ", or set metrics=none."
             yield Problem("data", message)
         found = list(check_part(part, dataset, parts, config))
         yield from found
         is_monitored = whole["monitor"]["metric"] == f"{part}/auroc"
         if is_monitored and not found and find_one_sided(part, data, config)[1]:
-            message = "the part holds one class only, so it has no AUROC; monitor another value."
+            message = "the part holds one class only, so it has no AUROC; choose another"
+            message += " data.split_seed, or monitor another value."
             yield Problem("monitor.metric", message, f"{part}/auroc")
         if found and part == "train":  # the other parts would say the same
             break
     size, count = config["batch_size"], data.count("train")
     if config["drop_last"] and size != "full" and count < size:
-        message = f"leaves no batch, for data.batch_size={size} is more than the {count} samples."
+        message = f"leaves no batch, for data.batch_size={size} is more than the {count} samples; lower it."
         yield Problem("data.drop_last", message, True)
 
 
@@ -100,8 +102,8 @@ def check_streams(parts: Parts, config: Config) -> Problems:
         if isinstance(dataset, Stream) and dataset.counts is None:
             uncounted.append(part)
     if uncounted and world_size > 1:
-        message = f"the number of {join_and(uncounted)} samples is not known; state it, Stream("
-        message += "counts=...), or set trainer.devices=1."
+        message = f"the number of {join_and(uncounted)} samples is not known; state it"
+        message += ", Stream(counts=...), or set trainer.devices=1."
         yield Problem("trainer.devices", message, config["trainer"]["devices"])
     if not isinstance(parts.train, IterableDataset):
         return

@@ -27,7 +27,6 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         *("ReduceLROnPlateau.threshold", "EMA.start_step", "EarlyStopping.min_delta"),
         *("EarlyStopping.patience", "trainer.log_every_n_steps", "data.num_workers"),
         *("scheduler.warmup_steps", "scheduler.warmup_epochs", "SmoothL1Loss.beta"),
-        "AUROC.exact_values",
     ),
     "(0, inf)": (
         *("data.std", "Rprop.step_sizes", "CyclicLR.max_lr", "OneCycleLR.div_factor"),
@@ -60,7 +59,6 @@ INTERVALS: dict[str, tuple[str, ...]] = {
 }
 # Those with a special value are explained behind the range.
 RANGES = {name: interval for interval, names in INTERVALS.items() for name in names} | {
-    "AUROC.bins": "[2, inf)",
     "FSDP2.unit_size": "[1, inf)",
     "LastCheckpoint.every_minutes": "(0, inf); null saves epochs alone",
     "LastCheckpoint.every_n_steps": "(0, inf); null saves epochs alone",
