@@ -53,8 +53,8 @@ def find_problems(data: DataModule, whole: Config) -> Problems:
             break
     size, count = config["batch_size"], data.count("train")
     if config["drop_last"] and size != "full" and count < size:
-        message = f"leaves no batch, for data.batch_size={size} is more than the {count} samples; lower it."
-        yield Problem("data.drop_last", message, True)
+        message = f"leaves no batch, for data.batch_size={size} is more than the {count} samples"
+        yield Problem("data.drop_last", f"{message}; use a smaller one.", True)
 
 
 def check_augmentation(data: DataModule) -> Problems:

@@ -102,7 +102,8 @@ def check_limits(config: Config, data: DataModule, world_size: int) -> Problems:
             yield Problem(f"trainer.{key}", message, limit)
         interval = trainer["val_check_interval"]
         if part == "train" and isinstance(interval, int) and interval > left > 0:
-            message = f"an epoch has {left} batches only; 1.0 validates at its end."
+            message = f"an epoch has {left} batches only; 1.0 validates at its end, and"
+            message += " trainer.check_val_every_n_epoch=N less often."
             yield Problem("trainer.val_check_interval", message, interval)
 
 
