@@ -44,7 +44,8 @@ def test_what_fits_is_taken_the_rest_told(before: Path, caplog: pytest.LogCaptur
         f"model.weights={before}: {before}/checkpoints/best.ckpt does not fit this model: "
         "layers.0.weight (128, 13) there, (128, 64) here, layers.2.weight (3, 128) there, (64, 128) "
         "here, layers.2.bias (3,) there, (64,) here, layers.4.weight only here, layers.4.bias only "
-        "here; choose its model, a part, model.weights_keys, or what fits, model.strict=false."
+        "here; choose the model of that run, load a part with model.weights_keys, or the tensors that "
+        "fit with model.strict=false."
     )
     fresh = build(composed(names)).module.model.state_dict()
     with caplog.at_level("INFO"):
