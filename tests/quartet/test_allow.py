@@ -558,7 +558,9 @@ def test_a_record_may_refer_as_conf_does(trained: Path, tmp_path: Path) -> None:
     run = with_record(trained, tmp_path / "run", trainer__devices=devices)
     evaluation_config(run, [])
     run = with_record(trained, tmp_path / "other", trainer__devices=devices.replace("LOCAL", "MY"))
-    with pytest.raises(ConfigError, match=r"trainer.devices=.*is a reference that a record may"):
+    with pytest.raises(
+        ConfigError, match=r"trainer.devices=.*is a reference that a record may not"
+    ):
         evaluation_config(run, [])
 
 

@@ -581,7 +581,10 @@ DIVISIONS = [
         "data.order=day data.val_fraction=0 data.test_fraction=0.95",
         "test_fraction: 40 rows have 10",
     ),
-    ("data.division=patient", "'patient' holds p0, .*; its values must be train, val and test"),
+    (
+        "data.division=patient",
+        "column 'patient' holds p0, .*; its values must be train, val and test",
+    ),
 ]
 
 

@@ -181,7 +181,11 @@ WHITE.putalpha(grey(RAMP))
 @pytest.mark.parametrize(
     ("name", "save", "message"),
     [
-        ("a.tif", Image.fromarray(RAMP * 255).save, "values from 0 to 255, and nothing says which"),
+        (
+            "a.tif",
+            Image.fromarray(RAMP * 255).save,
+            "values from 0 to 255, and nothing says which is white",
+        ),
         ("a.tif", Image.fromarray(RAMP - 0.5).save, "values from -0.5 to 0.5"),
         ("a.tif", Image.fromarray(np.where(RAMP > 0.5, np.nan, RAMP)).save, "values from nan"),
         ("a.tif", Image.fromarray((RAMP * 70000).astype("i4")).save, "values from 0 to 70000"),
@@ -295,7 +299,10 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         ("cat dog test", "no train/; move cat, dog into train/, or rename them"),
         ("cat/train cat/test dog/train", r"has parts in its classes, cat/test; put .* test/cat"),
         ("train/cat train/dog test/cow", "test has cow, which is none of the classes cat, dog"),
-        ("pets/cat pets/dog", "one class only, pets; data.path=.*/pets holds a folder for each"),
+        (
+            "pets/cat pets/dog",
+            "has one class only, pets; data.path=.*/pets holds a folder for each",
+        ),
         ("cat", "has one class only, cat; add another"),
         ("", "has no folders; it must have a folder for each class"),
     ],
@@ -836,8 +843,14 @@ def test_experiments_that_are_sweeps_are_expanded(sweep: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["experiment=optimizers"], "=optimizers is a sweep over optimizer and seed; start"),
-        (["experiment=batch_sizes", "seed=1"], "data.batch_size; start it with python train.py -m"),
+        (
+            ["experiment=optimizers"],
+            "experiment=optimizers is a sweep over optimizer and seed; start",
+        ),
+        (
+            ["experiment=batch_sizes", "seed=1"],
+            "over data.batch_size; start it with python train.py -m",
+        ),
     ],
 )
 def test_experiment_of_a_sweep_needs_one(train_py: Cli, words: list[str], message: str) -> None:
@@ -935,7 +948,10 @@ def test_names_with_commas_are_swept_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("optimizer=sgd,adam", "several values are trained by a sweep, python train.py -m; one te"),
+        (
+            "optimizer=sgd,adam",
+            "several values are trained by a sweep, python train.py -m; one text",
+        ),
         ("seed=range(3)", r"several values .*: seed='range\(3\)'"),
         ("optimizer.lr=interval(0,1)", "several values are trained by a sweep"),
         ("+metrics.x={a: b(c}", r"cannot be read; put quotes around texts within it"),

@@ -59,7 +59,10 @@ test_unfreezing_that_cannot_be_is_refused = refusals(
         ["callbacks.unfreeze.epochs=null"],
         r"^callbacks.unfreeze.epochs: must be a mapping .*such as \{3: \[layers.0.\*\]\}",
     ),
-    (["callbacks.unfreeze.epochs={1: ['layers.0.*']}"], "from 2, got 1; all other parameters"),
+    (
+        ["callbacks.unfreeze.epochs={1: ['layers.0.*']}"],
+        "whole numbers from 2, got 1; all other parameters",
+    ),
     (["callbacks.unfreeze.epochs={2: 'layers.0.*'}"], r"epochs\[2\] must be a list of patterns"),
     (
         ["callbacks.unfreeze.epochs={2: ['layer.0.*']}"],

@@ -275,7 +275,7 @@ def test_pictures_of_a_built_in_set_must_have_its_shape(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[own], same[own][:5], atol=0.02)
     assert (found.prediction == same.prediction[:5]).all()
     Image.new("L", (8, 9)).save(tmp_path / "tall.png")
-    tall = r"tall.png is 8 pixels wide and 9 high, and .* the shape 8 by 8. Cut or remove it.$"
+    tall = r"tall.png is 8 pixels wide and 9 high, and the model takes the shape 8 by 8. Cut or remove it.$"
     with pytest.raises(ConfigError, match=tall):
         predicted(tmp_path / "run", tmp_path / "tall.png")
     words = "id names a column of a table; leave it out for pictures"

@@ -85,18 +85,46 @@ REFUSED = [
         for value in OUT_OF_RANGE
     ),
     *((10, {"test_fraction": value}, "test_fraction must be") for value in OUT_OF_RANGE),
-    (10, {"val_fraction": 0.5, "test_fraction": 0.5}, r"below 1, got 0.5 \+ 0.5; the rest is"),
-    (2, {"val_fraction": 0.4, "test_fraction": 0.59}, "of 2 rows leave no training part; it takes"),
-    (20, {"val_fraction": 0.01}, r"=0.01 makes .* of 20 rows; it takes more of them, or .* 0.05"),
-    (6, {"test_fraction": 0.1, "groups": np.arange(6) // 2}, r"=0.1 makes an empty part of 3 gro"),
+    (
+        10,
+        {"val_fraction": 0.5, "test_fraction": 0.5},
+        r"must be below 1, got 0.5 \+ 0.5; the rest is",
+    ),
+    (
+        2,
+        {"val_fraction": 0.4, "test_fraction": 0.59},
+        "of 2 rows leave no training part; it takes more of them",
+    ),
+    (
+        20,
+        {"val_fraction": 0.01},
+        r"val_fraction=0.01 makes .* of 20 rows; it takes more of them, or .* 0.05",
+    ),
+    (
+        6,
+        {"test_fraction": 0.1, "groups": np.arange(6) // 2},
+        r"test_fraction=0.1 makes an empty part of 3 groups",
+    ),
     (
         31,
         {"test_fraction": 0.2, "stratify": np.array(["cat"] * 30 + ["dog"])},
         r"class 'dog' has only 1 row .* test_fraction=0.2",
     ),
-    (30, {"val_fraction": 0.07, "stratify": np.arange(30) % 3}, "28 and 2, fewer than the 3 class"),
-    (3, {"stratify": np.array([0, 0, 1]), "keep": {7: 0.5}}, "class 7, .* the classes are 0, 1"),
-    (3, {"stratify": np.array([0, 0, 1]), "keep": {1: 0}}, r"must be above 0 .* got 0 for class 1"),
+    (
+        30,
+        {"val_fraction": 0.07, "stratify": np.arange(30) % 3},
+        "into 28 and 2, fewer than the 3 classes",
+    ),
+    (
+        3,
+        {"stratify": np.array([0, 0, 1]), "keep": {7: 0.5}},
+        "keep names class 7, .* the classes are 0, 1",
+    ),
+    (
+        3,
+        {"stratify": np.array([0, 0, 1]), "keep": {1: 0}},
+        r"keep must be above 0 .* got 0 for class 1",
+    ),
     (3, {"keep": {1: 0.5}}, "keep needs stratify"),
 ]
 
