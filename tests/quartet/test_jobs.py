@@ -319,9 +319,7 @@ def test_each_line_shows_the_progress(tmp_path: Path, capsys: pytest.CaptureFixt
         "job 2 (seed=2) failed",
         "job 3 (seed=3) killed by signal 9",
     ]
-    best = (
-        r"; sweep: 2 of 5 done, 1 failed, best val/accuracy 0\.75 \(job 1\), about 0:00:0\d left$"
-    )
+    best = r"1 failed, best val/accuracy 0\.75 \(job 1\), about 0:00:0\d left$"
     assert re.search(f"; sweep: 2 of 5 done, {best}", lines[1])
     finish(made[4], "refused")
     progress.update(made[4])
