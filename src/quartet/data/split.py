@@ -280,7 +280,7 @@ def _keep_fractions(
             message = f"class {label!r}, which has no training rows; the classes are {known}."
             raise ValueError(f"keep names {message}")
         if not 0 < fraction <= 1:
-            given = f"got {fraction} for class {label}"
+            given = f"got {fraction} for class {label}; 1 keeps all of its training rows"
             raise ValueError(f"keep must be above 0 and at most 1 for each class, {given}.")
         left = max(1, round(fraction * len(of_class)))
         dropped.append(random.permutation(of_class)[left:])

@@ -132,8 +132,8 @@ def write_model(
                     errors.append((made.double() - right.double()).abs().max() / size)
             largest = float(torch.stack(errors).max())  # NaN if one is
         if not largest <= tolerance:
-            reason = f"its predictions differ by {largest:.2g} and not by tolerance={tolerance:g}"
-            raise PredictionsDiffer(f"{output} was not written: {reason}.")
+            message = f"{output} was not written: its predictions differ by {largest:.2g} from the"
+            raise PredictionsDiffer(f"{message} original's, more than tolerance={tolerance:g}.")
         shape = map_tensors(lambda each: ["batch", *each.shape[1:]], expected)
         description = describe(predictor, inputs, shape, is_raw)
         description |= {"format": form, "largest_difference": largest, "checked_on": len(inputs)}

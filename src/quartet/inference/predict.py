@@ -109,8 +109,8 @@ def predict(
         else:
             count = write_steps(run, path, split, output)
     elif is_foreign(to_container(cfg, resolve=False), "module"):
-        message = "a module of your own reads its data itself; leave it out, split=test is a part."
-        raise ConfigError(Problem("input", message, str(source)))
+        message = "a module of your own reads its data itself; leave it out, split=test predicts "
+        raise ConfigError(Problem("input", f"{message}a part of it.", str(source)))
     elif not source.exists():
         message = f"{source} is missing; name a file or a folder."
         raise ConfigError(Problem("input", message, str(source)))

@@ -46,8 +46,8 @@ def report(directories: Sequence[str | Path], into: str | Path | None = None) ->
     table, page = Path(into) / "results.csv", Path(into) / "report.html"
     for path, start in ((table, "job,status,reason,"), (page, MARK)):
         if path.exists() and not path.read_text(errors="replace")[:200].startswith(start):
-            message = "is not a report's, and was not touched; move it, or choose with --into."
-            raise FileExistsError(f"{path} {message}")
+            message = "is not a report's, and was not touched; move it, or name another folder"
+            raise FileExistsError(f"{path} {message} with --into.")
     title = Path(directories[0]).resolve() if len(directories) == 1 else Path(into).resolve()
     page.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(table, results.jobs.to_csv(index=False).encode())

@@ -104,8 +104,9 @@ def check_processes(trainer: Config) -> Problems:
     if processes.started_by_torchrun():
         started = int(os.environ["WORLD_SIZE"])
         if nodes * devices != started:
-            message = f"torchrun has started {started} process{'es' if started > 1 else ''}"
-            yield Problem("trainer.num_nodes", f"{message}; trainer=nodes takes them.", nodes)
+            count = f"torchrun has started {started} process{'es' if started > 1 else ''}"
+            message = f"with trainer.devices={devices}, {count}; trainer=nodes takes its numbers."
+            yield Problem("trainer.num_nodes", message, nodes)
     elif nodes > 1 and not processes.started_by_slurm():
         message = "nothing starts the processes of the other machines; see conf/trainer/nodes.yaml"
         yield Problem("trainer.num_nodes", f"{message}, or set trainer.num_nodes=1.", nodes)
@@ -214,6 +215,7 @@ def check_balance(data: Config, trainer: Config, wrong: Container[str]) -> Probl
     task = create_task(data["task"])
     if not task.has_classes:
         message = f"draws classes equally often, and the task is {task.name}; leave it false."
+        message += " Losses such as loss=weighted_bce have weights."
         yield Problem("data.balance", message, True)
     elif not data["shuffle"] or trainer["overfit_batches"]:
         setting = "trainer.overfit_batches=0" if data["shuffle"] else "data.shuffle=true"
