@@ -536,7 +536,7 @@ class Plain(NamedTuple):
 
     Attributes:
         names: Values of the first line.
-        filled: Places of the columns that hold something.
+        filled: Places of the columns without a name that hold something.
         odd: Places of the columns with values such as 007 or nan, which pandas must not take for
             numbers.
     """
@@ -569,8 +569,15 @@ def survey(path: Path, form: Format) -> Plain | None:
         if len(names) < 2 or has_marks(first) or (is_row and encoding != "utf-8"):
             return None
         found = Plain(names, set(), set())
-        look = partial(look_through, encoding=encoding, separator=separator, width=len(names))
-        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 4))
+        unnamed = [place for place, name in enumerate(names) if not is_row and not name.strip()]
+        look = partial(
+            look_through,
+            encoding=encoding,
+            separator=separator,
+            width=len(names),
+            unnamed=unnamed,
+        )
+        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 6))
         for places in in_threads(look, blocks):
             if places is None:
                 return None
@@ -580,30 +587,35 @@ def survey(path: Path, form: Format) -> Plain | None:
 
 
 def look_through(
-    block: bytes, encoding: str, separator: str, width: int
+    block: bytes, encoding: str, separator: str, width: int, unnamed: Sequence[int]
 ) -> tuple[list[int], list[int]] | None:
     """Returns the places of `Plain.filled` and `Plain.odd` in lines; None if they are not plain."""
     try:
-        block.decode(encoding)
+        if not block.isascii():
+            block.decode(encoding)
     except UnicodeError:
         return None
-    end, signs = ord("\n"), np.frombuffer(block + b"\0", dtype=np.uint8)
-    ends = np.flatnonzero((signs == ord(separator)) | (signs == end))
-    is_even = (
-        block.count(b"\n") * width == len(ends) and (signs[ends[width - 1 :: width]] == end).all()
-    )
-    starts = np.append(0, ends[:-1] + 1)
-    first = signs[starts]
-    if has_marks(block) or not is_even or (first == ord(" ")).any():
+    signs = np.frombuffer(b"\n" + block, dtype=np.uint8)
+    is_separator, is_end = signs == ord(separator), signs == ord("\n")
+    ends = np.flatnonzero(is_end)
+    counts = np.add.reduceat(is_separator.view(np.uint8), ends[:-1], dtype=np.uint32)
+    is_mark = is_separator | is_end
+    begins, first = is_mark[:-1], signs[1:]
+    has_blanks = b" " in block and bool((begins & (first == ord(" "))).any())
+    if has_marks(block) or has_blanks or (counts != width - 1).any():
         return None
-    is_odd, zeros = np.zeros(len(ends), dtype=bool), np.flatnonzero(first == ord("0"))
-    second = signs[starts[zeros] + 1]
-    is_odd[zeros] = (ord("0") <= second) & (second <= ord("9"))
+    is_odd = begins[:-1] & (first[:-1] == ord("0")) & (first[1:] - np.uint8(ord("0")) < 10)
     if b"n" in block or b"N" in block:
-        letter = np.where((first == ord("+")) | (first == ord("-")), signs[starts + 1], first)
-        is_odd |= (letter == ord("n")) | (letter == ord("N"))
-    filled, odd = (each.reshape(-1, width).any(0) for each in (ends > starts, is_odd))
-    return np.flatnonzero(filled).tolist(), np.flatnonzero(odd).tolist()
+        is_letter = (first | 32) == ord("n")
+        is_signed = begins[:-1] & ((first[:-1] == ord("+")) | (first[:-1] == ord("-")))
+        is_odd |= (begins & is_letter)[:-1] | (is_signed & is_letter[1:])
+    odd, filled = np.flatnonzero(is_odd), []
+    if len(odd) or unnamed:
+        marks = np.flatnonzero(is_mark)  # before each value, and at the end
+        odd = np.unique(np.searchsorted(marks, odd) % width)
+        sizes = np.diff(marks).reshape(-1, width)
+        filled = [place for place in unnamed if sizes[:, place].max() > 1]
+    return filled, odd.tolist()
 
 
 def has_marks(block: bytes) -> bool:
