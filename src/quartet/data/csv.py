@@ -460,11 +460,19 @@ def _fit_encoding(
     """Fits the encoding to the training rows; an error has those of further columns as notes."""
     encoding: dict[str, Any] = {"numeric": {}, "categories": {}, "dropped": {}}
     refused: dict[str, ValueError] = {}
-    for name in names:
+
+    def fit(name: str) -> dict[str, Any] | ValueError:
         try:
-            _fit_column(encoding, columns[name], name, train, form, missing, max_categories, lists)
+            return _fit_column(columns[name], name, train, form, missing, max_categories, lists)
         except ValueError as error:
-            refused[name] = error
+            return error
+
+    for name, found in zip(names, in_threads(fit, names), strict=True):
+        if isinstance(found, ValueError):
+            refused[name] = found
+        else:
+            for kind, value in found.items():
+                encoding[kind][name] = value
     if refused:
         first, *others = refused.values()
         for other in others[:7]:
@@ -481,7 +489,6 @@ def _fit_encoding(
 
 
 def _fit_column(
-    encoding: dict[str, Any],
     texts: Column,
     name: str,
     train: IntArray,
@@ -489,16 +496,16 @@ def _fit_column(
     missing: str,
     max_categories: int,
     lists: Mapping[str, list[str]],
-) -> None:
-    """Adds a column to the encoding.
+) -> dict[str, Any]:
+    """Returns what the encoding has of a column, by its key.
 
     Raises:
         ValueError: it cannot be encoded, or can be in two ways.
     """
     kind, unit = find_kind(f"column {name!r}", name, texts, form, lists)
     if kind == "nothing":
-        encoding["dropped"][name] = "empty"
-    elif kind == "category":
+        return {"dropped": "empty"}
+    if kind == "category":
         gaps = form.is_missing(texts[train], False)
         known = sorted(set(texts[train][~gaps]))
         if len(known) > max_categories:
@@ -508,31 +515,26 @@ def _fit_column(
                 "identifier?), data.max_categories=N allows it."
             )
         known += [None] if gaps.any() else []
-        if len(known) > 1:
-            encoding["categories"][name] = known
-        else:
-            encoding["dropped"][name] = CONSTANT
+        return {"categories": known} if len(known) > 1 else {"dropped": CONSTANT}
+    values = read_numbers(name, texts, form, unit)
+    gaps = np.isnan(values)
+    values, has_gaps = values[train], bool(gaps.any())
+    if missing == "error" and has_gaps:
+        raise ValueError(
+            f"column {name!r} has {gaps.sum()} missing values; data.missing=mean replaces them by "
+            f"the mean of the training part, {spell('drop', *lists['drop'], name)} leaves the column out."
+        )
+    if has_gaps:
+        fill = 0.0 if gaps[train].all() else float(np.nanmean(values))
+        values = np.where(gaps[train], fill, values)
     else:
-        values = read_numbers(name, texts, form, unit)
-        gaps = np.isnan(values)
-        values, has_gaps = values[train], bool(gaps.any())
-        if missing == "error" and has_gaps:
-            raise ValueError(
-                f"column {name!r} has {gaps.sum()} missing values; data.missing=mean replaces them by "
-                f"the mean of the training part, {spell('drop', *lists['drop'], name)} leaves the column out."
-            )
-        if has_gaps:
-            fill = 0.0 if gaps[train].all() else float(np.nanmean(values))
-            values = np.where(gaps[train], fill, values)
-        else:
-            fill = float(values.mean())
-        if np.ptp(values) == 0:
-            encoding["dropped"][name] = CONSTANT
-            return
-        numbers: dict[str, Any] = {"fill": fill if missing == "mean" else None}
-        numbers |= {"mean": float(values.mean()), "std": float(values.std())}
-        numbers["has_booleans"] = has_booleans(texts)
-        encoding["numeric"][name] = numbers | ({"unit": unit} if unit else {})
+        fill = float(values.mean())
+    if np.ptp(values) == 0:
+        return {"dropped": CONSTANT}
+    numbers: dict[str, Any] = {"fill": fill if missing == "mean" else None}
+    numbers |= {"mean": float(values.mean()), "std": float(values.std())}
+    numbers["has_booleans"] = has_booleans(texts)
+    return {"numeric": numbers | ({"unit": unit} if unit else {})}
 
 
 def _encode_parts(

@@ -199,18 +199,22 @@ def split(
             raise ValueError("folds: rows in an order have no folds; set data.folds=null.")
         return _split_order(order, *sizes.values())
     chosen = dict.fromkeys(fractions, units[:0])
+    classes, codes = None, None
+    if stratify is not None:  # numbers are divided sooner than names, and alike
+        classes, codes = np.unique(stratify, return_inverse=True)
     for name in ("test_fraction", "val_fraction"):
         if sizes[name]:
-            labels = None if stratify is None else stratify[units]
+            labels = None if codes is None else codes[units]
             if labels is not None:
-                _refuse_rare_classes(labels, name, fractions[name], sizes[name])
+                _refuse_rare_classes(labels, classes, name, fractions[name], sizes[name])
             units, part = train_test_split(
                 units, test_size=sizes[name], random_state=split_seed, stratify=labels
             )
             units, chosen[name] = np.sort(units), np.sort(part)
     if fold is not None:
-        labels = None if stratify is None else stratify[units]
-        units, chosen["val_fraction"] = _split_fold(units, labels, unit, fold, split_seed)
+        labels = None if codes is None else codes[units]
+        rest = _split_fold(units, labels, classes, unit, fold, split_seed)
+        units, chosen["val_fraction"] = rest
     if keep:
         if stratify is None:
             raise ValueError("keep needs stratify, the class of each row.")
@@ -239,14 +243,19 @@ def _split_order(order: NDArray[Any], val: int, test: int) -> Rows:
 
 
 def _split_fold(
-    units: NDArray[Any], labels: NDArray[Any] | None, unit: str, fold: Fold, split_seed: int
+    units: NDArray[Any],
+    labels: IntArray | None,
+    classes: Any,
+    unit: str,
+    fold: Fold,
+    split_seed: int,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns the other folds and this one, both in ascending order."""
     number, count = fold
     least, name = len(units), unit
     if labels is not None:
-        classes, counts = np.unique(labels, return_counts=True)
-        least, name = counts.min(), f"rows of class {str(classes[counts.argmin()])!r}"
+        found, counts = np.unique(labels, return_counts=True)
+        least, name = counts.min(), f"rows of class {str(classes[found[counts.argmin()]])!r}"
     if least < count:
         message = f"there are {least} {name} beside the test part, fewer than folds; lower it."
         raise ValueError(f"folds={count}: {message}")
@@ -256,15 +265,17 @@ def _split_fold(
     return units[others], units[this]
 
 
-def _refuse_rare_classes(labels: NDArray[Any], name: str, fraction: float, size: int) -> None:
-    classes, counts = np.unique(labels, return_counts=True)
+def _refuse_rare_classes(
+    labels: IntArray, classes: Any, name: str, fraction: float, size: int
+) -> None:
+    found, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
-        rare = f"class {str(classes[counts.argmin()])!r} has only {counts.min()} row left"
+        rare = f"class {str(classes[found[counts.argmin()]])!r} has only {counts.min()} row left"
         way_out = f"add rows of that class, drop it, or set {name} to 0"
         raise ValueError(f"{rare} to share out by {name}={fraction}, 2 are needed; {way_out}.")
     if min(size, len(labels) - size) < len(classes):
         parts = f"{len(labels)} rows into {len(labels) - size} and {size}"
-        message = f"{name}={fraction} divides {parts}, fewer than the {len(classes)} classes"
+        message = f"{name}={fraction} divides {parts}, fewer than the {len(found)} classes"
         raise ValueError(f"{message}; choose another fraction, or 0.")
 
 

@@ -203,12 +203,14 @@ class Table:
         return sum(map(count_rows, self.chunks))
 
     def take_chunks(self) -> Iterator[tuple[int, Chunk]]:
-        """Yields the number of the first row of each chunk, and the chunk, which leaves the table."""
+        """Yields parts of chunks, which leave the table, and the number of their first row before."""
         self.chunks.reverse()
         start = 0
         while self.chunks:
             chunk = self.chunks.pop()
-            yield start, chunk
+            for first in range(0, count_rows(chunk), CHUNK):
+                part = {name: column[first : first + CHUNK] for name, column in chunk.items()}
+                yield start + first, part
             start += count_rows(chunk)
 
     def __getitem__(self, name: str) -> Any:

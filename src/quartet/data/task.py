@@ -375,10 +375,10 @@ class Classification(StandardTask):
             if strange := [text for text in given if text not in names]:
                 message = f"holds {shorten(strange)}, and the classes of the training are"
                 raise ValueError(f"{title} {message} {shorten(names, 10)}; leave these rows out.")
-        places = {text: names.index(self.parse_target(text, names)) for text in values.unique()}
-        found = values.map(places).to_numpy()
+        codes, texts = values.factorize()
         dtype = np.float64 if self.target_dtype.is_floating_point else np.int64
-        targets = found.reshape(len(found), *self.target_shape()).astype(dtype)
+        places = [names.index(self.parse_target(text, names)) for text in texts]
+        targets = np.array(places, dtype)[codes].reshape(len(codes), *self.target_shape())
         return targets, tuple(names)
 
     def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:
