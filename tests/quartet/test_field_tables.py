@@ -103,6 +103,8 @@ EXPECTED = sorted(map(float, X))
         pytest.param(table("x,y", X, Y, end="\r\n"), id="Windows"),
         pytest.param(table("x,y", X, Y, end="\r"), id="old Mac"),
         pytest.param(table("x,y", X, Y, end="\n\n"), id="empty lines"),
+        pytest.param(f"\n{PLAIN}", id="an empty first line"),
+        pytest.param(f"\r\n{PLAIN}", id="an empty first line of Windows"),
         pytest.param(PLAIN.encode("utf-8-sig"), id="UTF-8 with a mark"),
         pytest.param(PLAIN.encode("utf-16"), id="UTF-16 with a mark"),
     ],
@@ -942,6 +944,7 @@ def test_a_quick_reading_of_a_table_is_the_slow_one(
     [
         'a,b\n"1",2\n',
         "a,b\n1,2\n\n3,4\n",
+        "\na,b\n1,2\n",
         "a,b\n1, 2\n",
         "a,b\n1,2\n3\n",
         "a,b\r1,2\r",

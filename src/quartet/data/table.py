@@ -347,11 +347,12 @@ class TableFile:
                 low_memory=False,
                 **options,
             )
-            if others := {place for place in numeric if not is_plain(frame[place])}:
+            columns: dict[Any, Any] = dict(frame.items())
+            if others := {place for place in numeric if not is_plain(columns[place])}:
                 mixed.update(others)
                 return read(block)
             kinds = {place: np.float64 if place in numeric else object for place in places.values()}
-            return {name: frame[place].to_numpy(kinds[place]) for name, place in places.items()}
+            return {name: columns[place].to_numpy(kinds[place]) for name, place in places.items()}
 
         with open_bytes(self.path) as file:
             if self.form.header is not False:
@@ -515,7 +516,8 @@ def find_encoding(path: Path, form: Format) -> str:
 def read_lines(file: IO[bytes], size: int) -> Iterator[bytes]:
     """Yields whole lines, about so many bytes at once, each with its end."""
     while block := file.read(size):
-        block += file.readline()
+        if not block.endswith(b"\n"):
+            block += file.readline() or b"\n"
         if not block.endswith(b"\n"):
             block += b"\n"
         yield block.replace(b"\r\n", b"\n") if b"\r" in block else block
