@@ -11,6 +11,7 @@ from made import EACH_STEP, PROJECT, TINY, composed, project_part
 from test_resume import assert_resumes
 from torch.nn.utils import get_total_norm
 from torchmetrics import MeanMetric
+from torchmetrics.wrappers import MinMaxMetric
 
 from quartet.run import train
 
@@ -38,6 +39,7 @@ class Logging(project_part("module.Module")):  # type: ignore[misc]
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self.mean = MeanMetric()
+        self.extremes = MinMaxMetric(MeanMetric())  # of the whole training
 
     def configure_callbacks(self) -> list[Callback]:
         return [GradientNorm()]
@@ -54,6 +56,8 @@ class Logging(project_part("module.Module")):  # type: ignore[misc]
         self.log("each", loss)
         self.mean.update(loss)
         self.log("metric", self.mean, on_step=False, on_epoch=True)
+        self.extremes.update(loss.detach())
+        self.log("lowest", self.extremes.compute()["min"], on_step=False, on_epoch=True)
         if batch_idx == 1:
             self.log("once", loss, on_step=False, on_epoch=True, batch_size=3)
         return loss

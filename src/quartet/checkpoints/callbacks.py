@@ -467,14 +467,14 @@ def restore_random_states(trainer: Trainer, states: dict[str, Any]) -> None:
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:
-    """Returns the states of a metric and its other numbers, such as counters."""
+    """Returns the states of a metric and its other numbers, such as counters and the extremes so far."""
     states = metric.metric_state
     return {
         "states": {k: v if isinstance(v, Tensor) else list(v) for k, v in states.items()},
         "numbers": {
             key: value
             for key, value in vars(metric).items()
-            if type(value) in (int, float) and not key.startswith("_") and key not in states
+            if type(value) in (int, float, Tensor) and key[0] != "_" and key not in states
         },
         "update_count": metric.update_count,
     }
