@@ -633,7 +633,7 @@ def test_nothing_else_makes_objects_of_names() -> None:
         ("instantiate", "instantiate", "instantiate"),
         ("signatures", "locate", "import_module"),
         ("allow", "locate", "locate"),  # signatures.locate, between two checks
-        ("allow", "descends", "locate"),  # the base of a family
+        ("allow", "locate_bases", "locate"),  # of families
         ("allow", "check_target", "locate"),
         ("__init__", "__getattr__", "import_module"),  # of the public names
         ("__init__", "", "import_module"),

@@ -1,7 +1,9 @@
 """Private names of other libraries: each is still there and does what its function says."""
 
+import copy
 import inspect
 import os
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric
 from made import composed
+from omegaconf import OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from torchmetrics import MeanMetric
 
 from quartet import compat
@@ -129,6 +133,45 @@ def test_options_are_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / f"own/{name}.yaml").write_text(f"{name}: {value}")
         monkeypatch.setenv("MINE", name)
         assert compose(["model=mine"]).model[name] == value
+
+
+def test_configurations_are_copied_by_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = compose()
+    dumps = Mock(wraps=pickle.dumps)
+    monkeypatch.setattr(compat.pickle, "dumps", dumps)
+    whole, model = copy.deepcopy(cfg), copy.deepcopy(cfg.model)
+    assert dumps.called
+    assert (whole, model) == (cfg, cfg.model)
+    assert whole.model._get_parent() is whole
+    assert model._get_parent() is cfg._get_node("model")._get_parent() is cfg
+    assert OmegaConf.is_struct(whole) == OmegaConf.is_struct(cfg)
+    whole.model._target_ = model._target_ = "changed"
+    assert cfg.model._target_ != "changed"
+    held = OmegaConf.create({"part": {"made": lambda: 1}}, flags={"allow_objects": True})
+    assert copy.deepcopy(held).part.made is held.part.made  # which has no name to pickle
+    assert held.part._get_parent() is held
+
+
+def test_parts_of_configurations_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a text of several lines\n" + 30 * "words: "
+    texts = {"empty": {}, "list": [1, [], {"a": None}], "text": long, 3: "é 😀", "of": "${list}"}
+    trees: list[Any] = [
+        {**texts, "hydra": copy.deepcopy(texts)},
+        {"hydra": texts},
+        {"hydra": {}},
+        {},
+        [1, texts],
+    ]
+    compat.dump_once()
+    for tree in trees:
+        kept = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+        expected = yaml.dump(tree, Dumper=get_omega_conf_dumper(), **kept)
+        assert OmegaConf.to_yaml(OmegaConf.create(tree)) == expected
+    dump = Mock(wraps=yaml.dump)
+    monkeypatch.setattr("yaml.dump", dump)
+    changed = OmegaConf.create({"hydra": {**texts, "text": "another"}})
+    assert "\n  text: another\n" in OmegaConf.to_yaml(changed)
+    assert dump.call_count == 1
 
 
 def test_another_application_sees_what_it_registers(tmp_path: Path) -> None:

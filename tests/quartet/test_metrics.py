@@ -1,8 +1,10 @@
 """Metrics of whole parts of the data, against scikit-learn and definitions in plain numpy."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from quartet.data import nest
 from quartet.data.loader import make_normalizer
 from quartet.data.task import Multiclass, Ranking, Regression
 from quartet.parts.auroc import AUROC
-from quartet.training.metric_buffer import MetricBuffer
+from quartet.training.metric_buffer import MetricBuffer, copy_metrics
 
 pytestmark = pytest.mark.usefixtures("quiet")
 Array = NDArray[Any]
@@ -216,6 +218,23 @@ def build_metrics(name: str) -> MetricCollection:
 
     nodes = to_container(composed([f"metrics={name}"]).metrics)
     return MetricCollection({k: make(node) for k, node in nodes.items() if k != "tasks"})
+
+
+def test_copies_of_metrics_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = build(composed(["trainer=cpu"]), tmp_path).module.val_metrics.metrics
+    outputs, classes = torch.randn(50, 10), torch.arange(50) % 10
+    with monkeypatch.context() as patch:
+        patch.setattr("copy.deepcopy", Mock(side_effect=AssertionError))
+        copied = copy_metrics(metrics)
+    copied.update(outputs.softmax(1), classes)
+    again = copy.deepcopy(metrics)
+    again.update(outputs.softmax(1), classes)
+    assert copied.compute() == again.compute()
+    assert all(not metric.update_called for metric in metrics.values())
+    assert copied.keys() == metrics.keys()
+    for metric in metrics.values():
+        metric.made = lambda: 1  # which has no name to pickle
+    assert copy_metrics(metrics).keys() == metrics.keys()
 
 
 def queries_of(outputs: Tensor, targets: Tensor, queries: Tensor) -> list[Array]:

@@ -15,9 +15,10 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from processes import ENDLESS, SMOKE, Cli, result, run, start, wait_for, write_losses
 
+from quartet.checkpoints.storage import load
 from quartet.records import run_directory as record
 from quartet.records.sweep import Table
 from quartet.training.module import NonFiniteLossError
@@ -70,6 +71,25 @@ def test_new_jobs_alone_are_trained(sweep: Sweep, tmp_path: Path, train_py: Cli)
     after = contents(tmp_path / "s")
     assert all(after[path] == before[path] for path in before if path.name != "sweep.json")
     assert "4 of 4 jobs finished: s" in train_py.out
+
+
+def test_job_is_the_same_run_as_alone(tmp_path: Path, train_py: Cli) -> None:
+    assert train_py("-m", "seed=1,2,3", *SMOKE, "hydra.sweep.dir=s") == 0
+    for seed in (1, 2, 3):
+        assert train_py(f"seed={seed}", *SMOKE, f"hydra.run.dir={seed}") == 0
+        job, alone = tmp_path / f"s/{seed - 1}", tmp_path / str(seed)
+        files = ("config.yaml", "overrides.yaml")
+        ours, theirs = ({f: (d / ".hydra" / f).read_text() for f in files} for d in (job, alone))
+        assert ours["config.yaml"] == theirs["config.yaml"]
+        assert sorted(ours["overrides.yaml"]) == sorted(theirs["overrides.yaml"])
+        hydra = OmegaConf.load(job / ".hydra/hydra.yaml").hydra
+        assert (hydra.job.num, hydra.sweep.subdir) == (seed - 1, str(seed - 1))
+        assert hydra.runtime.output_dir == str(job)
+        assert f"seed={seed}" in hydra.overrides.task
+        assert (job / "metrics.csv").read_text() == (alone / "metrics.csv").read_text()
+        weights = [load(d / "checkpoints/last.ckpt")["state_dict"] for d in (job, alone)]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(value.equal(weights[1][key]) for key, value in weights[0].items())
 
 
 def test_resume_alone_resumes_all_jobs(sweep: Sweep, tmp_path: Path) -> None:

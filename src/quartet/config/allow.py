@@ -143,8 +143,12 @@ def is_member(found: Any, module: str, base: str | None) -> bool:
 
 def descends(found: Any, *bases: str) -> bool:
     """Whether an object is a subclass of one of these classes."""
-    classes: Any = tuple(map(signatures.locate, bases))
-    return inspect.isclass(found) and issubclass(found, classes)
+    return inspect.isclass(found) and issubclass(found, locate_bases(bases))
+
+
+@cache
+def locate_bases(bases: tuple[str, ...]) -> Any:
+    return tuple(map(signatures.locate, bases))
 
 
 def walk(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ import operator
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from omegaconf import DictConfig as DictConfig  # the type, for rooms that do not know OmegaConf
@@ -63,6 +64,7 @@ class Configuration(Mapping[str, Any]):
         items = allow.walk(self.raw)
         found = {key: re.fullmatch(r"\$\{([\w.]+)\}", str(value)) for key, value in items}
         self._references = {key: match[1] for key, match in found.items() if match}
+        self._written = self.raw  # of `node` as it is now
         self._values: dict[str, Any] | None = None
 
     def __getitem__(self, key: str) -> Any:
@@ -77,9 +79,8 @@ class Configuration(Mapping[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration in plain containers; do not change them."""
         if self._values is None:
-            written = to_container(self.node, resolve=False)
             try:
-                self._values = resolve(written, written)
+                self._values = resolve(self._written, self._written)
             except (LookupError, TypeError, RecursionError):
                 self._values = to_container(self.node)
         return self._values
@@ -88,7 +89,7 @@ class Configuration(Mapping[str, Any]):
         """Sets values by their dotted keys."""
         for key, value in values.items():
             OmegaConf.update(self.node, key, value, merge=False)
-        self._values = None
+        self._update()
 
     def find_dependents(self, keys: Iterable[str]) -> set[str]:
         """The keys, and those whose values refer to one of them."""
@@ -99,8 +100,17 @@ class Configuration(Mapping[str, Any]):
 
     def clear_unresolved(self) -> Problems:
         """Yields values that must be set and references that lead nowhere; they become null."""
-        self._values = None
+        with suppress(LookupError, TypeError, RecursionError):
+            self._values = resolve(self._written, self._written)
+            if "???" not in str(self._values):
+                return  # each reference leads to a value
         yield from clear_unresolved(self.node, "")
+        self._update()
+
+    def _update(self) -> None:
+        """Reads `node` again, after it has changed."""
+        self._written = to_container(self.node, resolve=False)
+        self._values = None
 
 
 def resolve(node: Any, tree: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ NAMED_GROUPS = ("optimizer", "scheduler")
 NAMED_PARTS = ("metrics", "callbacks", "logger")
 
 
+@cache
 def base_group(key: str) -> str:
     """The folder of conf/ with the options of a group: for critic_optimizer it is optimizer."""
     return next((group for group in NAMED_GROUPS if re.fullmatch(rf"\w+_{group}", key)), key)

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,12 @@ def read_history(run: str | Path) -> pd.DataFrame:
     """
     path = Path(run) / "metrics.csv"
     lines = path.read_text(errors="replace").rpartition("\n")[0] if path.is_file() else ""
+    return parse_history(lines).copy()
+
+
+@lru_cache(1000)  # a report reads the history of each job three times
+def parse_history(lines: str) -> pd.DataFrame:
+    """Parses the lines of metrics.csv; a table without rows if they are none."""
     try:
         table: Any = pd.read_csv(StringIO(lines)).apply(pd.to_numeric, errors="coerce")
         rows = table[table["epoch"] % 1 == 0].astype({"epoch": int})

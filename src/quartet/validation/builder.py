@@ -34,6 +34,7 @@ from quartet.data.task import StandardTask, create_task
 from quartet.parts.fsdp import check_sharding
 from quartet.training import parameters
 from quartet.training.callbacks.averaging import check_averages
+from quartet.training.metric_buffer import copy_metrics
 from quartet.training.module import MissingLossError, Module
 from quartet.validation import data, dry_run, keys, length, settings
 from quartet.validation.data import check_augmentation
@@ -339,7 +340,8 @@ class Builder:
         groups += [f"{group}.freeze" for group in optimizers]
         if data is None or not data.loaded or not self.is_valid(*groups):
             return
-        copies = {name: copy.deepcopy(self.parts[name]) for name in ("model", "loss", "metrics")}
+        copies = {name: copy.deepcopy(self.parts[name]) for name in ("model", "loss")}
+        copies["metrics"] = copy_metrics(self.parts["metrics"])
         with self.collect("module"), seeded(0):
             factories = dict.fromkeys([*optimizers, *find_groups(self.config, "scheduler")])
             module = instantiate.build_module(self.config, copies | factories)

@@ -214,15 +214,15 @@ class PartTrial:
     def check_metric(self, name: str, metric: Metric, sample: Sample) -> Problems:
         """A metric must take predictions and labels of the task."""
         key, task = f"metrics.{name}", self.task
-        metric = copy.deepcopy(metric)
-        if hasattr(metric, "validate_args"):
-            metric.validate_args = True
         predictions: Any = None
         with collect_problems([], key) as problems, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             predictions = task(sample[0])
             own = {name: self.heads[name]} if name in self.heads else {}
             buffer = MetricBuffer(task, MetricCollection({name: metric}), heads=own)
+            for copied in buffer.metrics.values():
+                if hasattr(copied, "validate_args"):
+                    copied.validate_args = True
             buffer.append(torch.zeros(()), *sample)
             values = buffer.compute(self.names)
             if taken := [value for value in values if value in self.logged]:
