@@ -24,7 +24,6 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric
 from made import composed
 from omegaconf import OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
 from torchmetrics import MeanMetric
 
 from quartet import compat
@@ -150,28 +149,6 @@ def test_configurations_are_copied_by_pickle(monkeypatch: pytest.MonkeyPatch) ->
     held = OmegaConf.create({"part": {"made": lambda: 1}}, flags={"allow_objects": True})
     assert copy.deepcopy(held).part.made is held.part.made  # which has no name to pickle
     assert held.part._get_parent() is held
-
-
-def test_parts_of_configurations_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = "a text of several lines\n" + 30 * "words: "
-    texts = {"empty": {}, "list": [1, [], {"a": None}], "text": long, 3: "é 😀", "of": "${list}"}
-    trees: list[Any] = [
-        {**texts, "hydra": copy.deepcopy(texts)},
-        {"hydra": texts},
-        {"hydra": {}},
-        {},
-        [1, texts],
-    ]
-    compat.dump_once()
-    for tree in trees:
-        kept = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
-        expected = yaml.dump(tree, Dumper=get_omega_conf_dumper(), **kept)
-        assert OmegaConf.to_yaml(OmegaConf.create(tree)) == expected
-    dump = Mock(wraps=yaml.dump)
-    monkeypatch.setattr("yaml.dump", dump)
-    changed = OmegaConf.create({"hydra": {**texts, "text": "another"}})
-    assert "\n  text: another\n" in OmegaConf.to_yaml(changed)
-    assert dump.call_count == 1
 
 
 def test_another_application_sees_what_it_registers(tmp_path: Path) -> None:

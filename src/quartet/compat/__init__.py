@@ -162,7 +162,6 @@ def compose_once(conf: Path) -> None:
     OmegaConf.load = load_once  # type: ignore[method-assign, assignment]
     omegaconf.parse = lru_cache(10_000)(omegaconf.parse)  # of references: ${data.num_outputs}
     copy_by_pickle()
-    dump_once()
 
 
 @cache
@@ -188,33 +187,6 @@ def copy_by_pickle() -> None:
         return copied
 
     DictConfig.__deepcopy__ = copy_node  # type: ignore[method-assign]
-
-
-@cache
-def dump_once() -> None:
-    """Writes each part of a configuration as YAML once; the jobs of a sweep differ in few parts.
-
-    `cache`: the function is replaced once.
-    """
-    from omegaconf import OmegaConf
-
-    to_yaml = OmegaConf.to_yaml
-
-    @lru_cache(1000)
-    def write_part(pickled: bytes) -> str:
-        return to_yaml(pickle.loads(pickled))
-
-    def write_parts(cfg: Any, *, resolve: bool = False, sort_keys: bool = False) -> str:
-        if sort_keys or not OmegaConf.is_dict(cfg) or not cfg:
-            return to_yaml(cfg, resolve=resolve, sort_keys=sort_keys)
-        whole: Any = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
-        parts, head = [{key: value} for key, value in whole.items()], ""
-        if whole.keys() == {"hydra"} and isinstance(whole["hydra"], dict) and whole["hydra"]:
-            parts, head = [{"hydra": {k: v}} for k, v in whole["hydra"].items()], "hydra:\n"
-        texts = (write_part(pickle.dumps(part)).removeprefix(head) for part in parts)
-        return head + "".join(texts)
-
-    OmegaConf.to_yaml = write_parts  # type: ignore[method-assign]
 
 
 def stamps(sources: Sequence[Any]) -> Iterator[Any]:
