@@ -223,16 +223,18 @@ def paused_collector() -> Iterator[None]:
 def expected(error: BaseException) -> BaseException | None:
     """The error, or the one that led to it, if it explains itself without a traceback."""
     from quartet.checkpoints.storage import CheckpointError
+    from quartet.data.pictures import PictureError
 
     def explains_itself(error: BaseException | None) -> bool:
         closed = isinstance(error, OSError) and error.errno in CLOSED
         # Lightning's class, which is not imported for its name alone.
         misconfigured = type(error).__name__ == "MisconfigurationException"
-        return closed or misconfigured or isinstance(error, TrainingError | CheckpointError)
+        own = TrainingError | CheckpointError | PictureError
+        return closed or misconfigured or isinstance(error, own)
 
     if not explains_itself(error):
         return None
-    while not isinstance(error, CheckpointError) and explains_itself(error.__context__):
+    while not error.__suppress_context__ and explains_itself(error.__context__):
         assert error.__context__
         error = error.__context__
     return error
@@ -292,6 +294,8 @@ def refusals(first: str) -> Iterator[None]:
             abort(
                 f"{first}\n  {error.filename}: {error.strerror}; use a place that can be written."
             )
+        if known := expected(error):
+            abort(f"{first}\n  {known}")
         print(redact(traceback.format_exc()), file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -345,6 +345,28 @@ def test_damaged_pictures_are_all_named_before_the_training(
     assert told in described(tmp_path).cautions
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_ends_a_training_with_a_way_out(
+    tmp_path: Path, command: Cli, workers: int
+) -> None:
+    fill(tmp_path / "pets/train", 8)
+    fill(tmp_path / "pets/test", 2)
+    damaged = tmp_path / "pets/test/dog/0.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(b"cut")
+    words = [*PICTURES, RUN, "data.path=pets", "data.check_files=false"]
+    assert command("train.py", *words, f"data.num_workers={workers}") == 1
+    printed = command.printed
+    told = (
+        f"{damaged} is no picture, or is damaged. Correct or remove it; data.check_files=true names"
+    )
+    assert f"Failed: {told}" in printed
+    assert "Traceback" not in printed
+    assert told in command.refuse("evaluate.py", "run=run")
+    damaged.write_bytes(whole)
+    assert "accuracy             1" in command.ask("evaluate.py", "run=run")
+
+
 def test_run_of_pictures_matches_classes_by_name(tmp_path: Path, command: Cli) -> None:
     fill(tmp_path / "pets", 12)
     words = [*PICTURES, "trainer.max_epochs=40", "optimizer.lr=0.05", RUN]

@@ -15,7 +15,13 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from quartet.core.messages import join_and, shorten
-from quartet.data.pictures import check_pictures, is_hidden, list_pictures, read_picture
+from quartet.data.pictures import (
+    PictureError,
+    check_pictures,
+    is_hidden,
+    list_pictures,
+    read_picture,
+)
 from quartet.data.split import (
     Fold,
     IntArray,
@@ -189,7 +195,13 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         path, target = self.samples[row]
-        return self.transform(read_picture(Path(path))), target
+        try:
+            return self.transform(read_picture(Path(path))), target
+        except PictureError as error:
+            way_out = (
+                "Correct or remove it; data.check_files=true names all such pictures at the start"
+            )
+            raise PictureError(f"{error}. {way_out}.") from None
 
     def select(self, rows: IntArray) -> "Pictures":
         """Returns some of the pictures; unlike a Subset, they have ``targets`` without reading files."""

@@ -33,6 +33,10 @@ PHOTOMETRIC = 262
 class PictureError(ValueError):
     """A file that is no picture, is damaged, or can be shown in more than one way."""
 
+    def __init__(self, message: str) -> None:
+        # A process that loads batches puts a traceback before it.
+        super().__init__(message.rpartition("PictureError: ")[2].rstrip())
+
 
 def list_pictures(folder: Path, left_out: dict[str, int]) -> list[str]:
     """Lists the paths of the pictures of a folder and of those within it, in the order of their names.

@@ -474,8 +474,11 @@ class Multiclass(Classification):
         present = torch.bincount(tensors[0], minlength=len(names)) > 0
         if part == "train" and not present.all():
             absent = [names[i] for i in (~present).nonzero().flatten().tolist()]
-            message = f"no training sample of class {shorten(absent)}; add some, leave the class"
-            yield Problem("data", f"{message} out of the other parts, or set data.split_seed=N.")
+            message = (
+                f"no training sample of class {shorten(absent)}; add some, leave the class out"
+            )
+            way_out = "divide the data otherwise, data.split_seed=N if that is by chance"
+            yield Problem("data", f"{message} of the other parts, or {way_out}.")
 
     def check_classes(self, values: "pd.Series[Any]", classes: Names) -> None:
         title = f"target column {values.name!r} holds"

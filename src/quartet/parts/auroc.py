@@ -37,10 +37,9 @@ class AUROC(Metric):
 
     def __init__(self, *, task: str, num_outputs: int, exact_values: int, bins: int) -> None:
         super().__init__()
-        if exact_values < 0:
-            raise ValueError(f"exact_values must be at least 0, got {exact_values}.")
-        if bins < 2:
-            raise ValueError(f"bins must be at least 2, got {bins}.")
+        if exact_values < 0 or bins < 2:
+            given = f"got {exact_values} and {bins}"
+            raise ValueError(f"exact_values must be at least 0 and bins at least 2, {given}.")
         self.task, self.exact_values, self.bins = task, exact_values, bins
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")

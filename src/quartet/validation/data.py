@@ -252,8 +252,8 @@ def check_identity(run: Any, prepared: Config, directory: str) -> None:
     before, now = prepared.get("identity"), getattr(run.data, "identity", None)
     if before and before != now:
         message = f"{join_and(run.data.paths)} has changed since this training began; restore it"
-        message += ", or start a run of its own without resume."
-        raise ConfigError(Problem("resume", message, directory))
+        message += ", or start a run of its own without resume; python evaluate.py run=DIR scores"
+        raise ConfigError(Problem("resume", f"{message} what this one has learnt.", directory))
 
 
 def load_data(run: Any) -> None:

@@ -70,8 +70,8 @@ def check_length(trainer: Config, wrong: Container[str]) -> Problems:
         name = "max_epochs" if epochs == 0 else "max_steps"
         yield Problem(f"trainer.{name}", "must be at least 1.", 0)
     elif epochs in (None, -1) and steps == -1 and not time:
-        message = "the training would never end; set a number, or trainer.max_steps or max_time."
-        yield Problem("trainer.max_epochs", message, epochs)
+        message = "the training would never end; set a number, trainer.max_steps or"
+        yield Problem("trainer.max_epochs", f"{message} trainer.max_time.", epochs)
 
 
 def check_device(trainer: Config, wrong: Container[str]) -> Problems:
