@@ -346,7 +346,7 @@ def identify(hashes: Mapping[str, Hashes]) -> dict[str, Any]:
     for part in Rows._fields:
         own = hashes.get(part, np.zeros(0, dtype=np.uint64))
         digest.update(len(own).to_bytes(8, "little") + own.tobytes())
-    trained = np.unique(hashes["train"])
+    trained = np.sort(pd.unique(hashes["train"]))
     kept = [max(1.0, len(trained) / REMEMBERED), trained[:REMEMBERED].tobytes()]
     return {"fingerprint": digest.hexdigest(), "trained": kept}
 
