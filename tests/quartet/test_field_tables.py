@@ -547,6 +547,18 @@ def test_a_value_that_the_training_could_not_have_is_refused(
         evaluate(evaluation_config(run, []), run, input=tmp_path / "new.csv")
 
 
+def test_a_number_where_the_training_had_true_or_false_is_refused(tmp_path: Path) -> None:
+    encoding = load(tmp_path, table("x,y", ["true", "false", "1"] * 10, Y)).encoding
+    assert encoding is not None
+    for known, kind in ((["true", "0"], object), ([0, 1], float)):
+        encode({"x": np.array(known, dtype=kind)}, encoding, Format())
+    for others, kind in ((["false", "7"], object), ([0, 7], float)):
+        with pytest.raises(
+            ValueError, match="column 'x' has 7, and the training had true or false"
+        ):
+            encode({"x": np.array(others, dtype=kind)}, encoding, Format())
+
+
 @pytest.mark.parametrize("command", [predict, evaluate])
 def test_missing_values_that_are_filled_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, command: Callable[..., Any]

@@ -607,11 +607,16 @@ def encode(
     blocks: list[NDArray[Any]] = []
     for name, numbers in encoding["numeric"].items():
         values = read_numbers(name, columns[name], form, numbers.get("unit", ""))
-        if not numbers.get("has_booleans", True) and has_booleans(columns[name]):
+        gaps, of_booleans = np.isnan(values), numbers.get("has_booleans")  # None: of an older run
+        if of_booleans is False and has_booleans(columns[name]):
             raise ValueError(
                 f"column {name!r} has true or false, and the training had numbers alone; write numbers."
             )
-        if (gaps := np.isnan(values)).any():
+        if of_booleans and len(wrong := values[~gaps & ~np.isin(values, (0, 1))]):
+            raise ValueError(
+                f"column {name!r} has {wrong[0]:g}, and the training had true or false alone; correct it."
+            )
+        if gaps.any():
             if filled is not None:
                 filled[name] += int(gaps.sum())
             if numbers["fill"] is None:
