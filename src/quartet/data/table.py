@@ -205,11 +205,11 @@ class Table:
     def take_chunks(self) -> Iterator[tuple[int, Chunk]]:
         """Yields parts of chunks, which leave the table, and the number of their first row before."""
         self.chunks.reverse()
-        start = 0
+        start, size = 0, 4 * CHUNK  # rows that threads encode quickly
         while self.chunks:
             chunk = self.chunks.pop()
-            for first in range(0, count_rows(chunk), CHUNK):
-                part = {name: column[first : first + CHUNK] for name, column in chunk.items()}
+            for first in range(0, count_rows(chunk), size):
+                part = {name: column[first : first + size] for name, column in chunk.items()}
                 yield start + first, part
             start += count_rows(chunk)
 
@@ -581,7 +581,7 @@ def survey(path: Path, form: Format) -> Plain | None:
             width=len(names),
             unnamed=unnamed,
         )
-        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 6))
+        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 4))
         for places in in_threads(look, blocks):
             if places is None:
                 return None
