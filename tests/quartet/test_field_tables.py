@@ -894,6 +894,17 @@ def test_numbers_of_blocks_are_one_array_and_so_leave_no_holes(
     assert repr([chunk[name].tolist() for name in "abc"]) == "[[1.0, 3.0], [2.0, 4.0], ['x', 'y']]"
 
 
+def test_a_text_after_many_numbers_makes_its_column_one_of_texts(tmp_path: Path) -> None:
+    # Far enough behind that pandas has taken what stands before it for numbers.
+    numbers = [f"{value:.6f}" for value in np.random.default_rng(0).standard_normal(60_000)]
+    texts = [*map(str, range(59_999)), "x"]
+    (tmp_path / "t.csv").write_text(table("a,b", numbers, texts))
+    found = Table([TableFile(tmp_path / "t.csv", Format())], ["a", "b"], ())
+    assert len(found.chunks) == 1
+    assert found["a"].tolist() == [float(text) for text in numbers]
+    assert found["b"].tolist() == texts
+
+
 AWKWARD = {
     "plain": ("1", "-2.5", "+3e2", ".5", "7."),
     "with gaps": ("1", "", "2.25", "", "4"),

@@ -9,6 +9,7 @@ import lzma
 import os
 import re
 import shlex
+import warnings
 import zipfile
 import zlib
 from collections import Counter, deque
@@ -36,8 +37,8 @@ Chunk = dict[str, Column]  # rows, by the names of the columns
 
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 CHUNK = 8192  # rows that are read at once
-BLOCK = 1 << 23  # bytes of a plain file that are read at once; a quarter where rows are streamed
-JOINED = 8  # blocks that are kept together
+BLOCK = 1 << 24  # bytes of a plain file that are read at once; an eighth where rows are streamed
+JOINED = 4  # blocks that are kept together
 THREADS = min(4, os.cpu_count() or 1)  # that read blocks of a file
 # Older versions of pandas read some numbers wrong in the last digit.
 IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
@@ -45,6 +46,8 @@ IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
 MISSING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None"}
 UTF_8 = ("utf-8", "utf-8-sig")
 EXACT = 2.0**53  # beyond it 64-bit floats skip whole numbers
+# A column with texts among numbers is read again.
+warnings.filterwarnings("ignore", category=pd.errors.DtypeWarning, module=re.escape(__name__))
 BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 DATE = re.compile(
@@ -295,7 +298,7 @@ class TableFile:
         if self.is_parquet:
             blocks = self._read_parquet(places, texts)
         elif self.plain:
-            blocks = self._read_plain(places, texts, self.plain.odd, BLOCK >> 2 if size else BLOCK)
+            blocks = self._read_plain(places, texts, self.plain.odd, BLOCK >> 3 if size else BLOCK)
         else:
             blocks = self._read_rows(places, texts)
         count = 0
@@ -344,7 +347,6 @@ class TableFile:
                 quoting=csv.QUOTE_NONE,
                 keep_default_na=False,
                 skip_blank_lines=False,
-                low_memory=False,
                 **options,
             )
             columns: dict[Any, Any] = dict(frame.items())
@@ -581,7 +583,7 @@ def survey(path: Path, form: Format) -> Plain | None:
             width=len(names),
             unnamed=unnamed,
         )
-        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 4))
+        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 5))
         for places in in_threads(look, blocks):
             if places is None:
                 return None
@@ -645,7 +647,7 @@ def read_parquet(path: Path) -> Iterator[tuple[Any, list[str]]]:
             if not name.startswith("__index_level_")
         ]
         places, names = map(list, zip(*named, strict=True)) if named else ([], [])
-        batches = file.iter_batches(max(CHUNK, (1 << 20) // max(1, len(names))))
+        batches = file.iter_batches(max(CHUNK, (1 << 21) // max(1, len(names))))
         for batch in chain([file.schema_arrow.empty_table()], batches):
             yield batch.select(places), names
 
