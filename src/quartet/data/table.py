@@ -46,7 +46,7 @@ IS_OLD = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
 MISSING = {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None"}
 UTF_8 = ("utf-8", "utf-8-sig")
 EXACT = 2.0**53  # beyond it 64-bit floats skip whole numbers
-# A column with texts among numbers is read again.
+# Older versions of pandas warn of a column with texts among numbers, which is read again.
 warnings.filterwarnings("ignore", category=pd.errors.DtypeWarning, module=re.escape(__name__))
 BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
@@ -583,7 +583,7 @@ def survey(path: Path, form: Format) -> Plain | None:
             width=len(names),
             unnamed=unnamed,
         )
-        blocks = chain([first] if is_row else [], read_lines(file, BLOCK >> 5))
+        blocks = chain([first] if is_row else [], read_lines(file, max(1, BLOCK >> 5)))
         for places in in_threads(look, blocks):
             if places is None:
                 return None
