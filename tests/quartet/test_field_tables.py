@@ -885,8 +885,8 @@ def test_what_is_read_of_random_tables_is_what_pandas_reads(tmp_path: Path) -> N
 def test_numbers_of_blocks_are_one_array_and_so_leave_no_holes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "t.csv").write_text("a,b,c\n1,2,x\n3,4,y\n")
-    monkeypatch.setattr("quartet.data.table.BLOCK", 4)
+    (tmp_path / "t.csv").write_text("a,b,c\n1.00000,2,x\n3.00000,4,y\n")
+    monkeypatch.setattr("quartet.data.table.BLOCK", 8)  # less than a line
     file = TableFile(tmp_path / "t.csv", Format())
     (chunk,) = Table([file], ["a", "c", "b"], ()).chunks
     assert next(file.chunks(["a"]))["a"].dtype == np.float64
