@@ -1,9 +1,7 @@
 """Private names of other libraries: each is still there and does what its function says."""
 
-import copy
 import inspect
 import os
-import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +21,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric
 from made import composed
-from omegaconf import OmegaConf
 from torchmetrics import MeanMetric
 
 from quartet import compat
@@ -132,23 +129,6 @@ def test_options_are_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / f"own/{name}.yaml").write_text(f"{name}: {value}")
         monkeypatch.setenv("MINE", name)
         assert compose(["model=mine"]).model[name] == value
-
-
-def test_configurations_are_copied_by_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = compose()
-    dumps = Mock(wraps=pickle.dumps)
-    monkeypatch.setattr(compat.pickle, "dumps", dumps)
-    whole, model = copy.deepcopy(cfg), copy.deepcopy(cfg.model)
-    assert dumps.called
-    assert (whole, model) == (cfg, cfg.model)
-    assert whole.model._get_parent() is whole
-    assert model._get_parent() is cfg._get_node("model")._get_parent() is cfg
-    assert OmegaConf.is_struct(whole) == OmegaConf.is_struct(cfg)
-    whole.model._target_ = model._target_ = "changed"
-    assert cfg.model._target_ != "changed"
-    held = OmegaConf.create({"part": {"made": lambda: 1}}, flags={"allow_objects": True})
-    assert copy.deepcopy(held).part.made is held.part.made  # which has no name to pickle
-    assert held.part._get_parent() is held
 
 
 def test_another_application_sees_what_it_registers(tmp_path: Path) -> None:

@@ -161,32 +161,6 @@ def compose_once(conf: Path) -> None:
     hydra.CachingConfigRepository.__init__ = copy_repository
     OmegaConf.load = load_once  # type: ignore[method-assign, assignment]
     omegaconf.parse = lru_cache(10_000)(omegaconf.parse)  # of references: ${data.num_outputs}
-    copy_by_pickle()
-
-
-@cache
-def copy_by_pickle() -> None:
-    """Lets configurations be copied in a tenth of the time, which Hydra does often for each job.
-
-    `cache`: the method is replaced once.
-    """
-    from omegaconf import DictConfig
-
-    copy_slowly = DictConfig.__deepcopy__
-
-    def copy_node(self: DictConfig, memo: dict[int, Any]) -> DictConfig:
-        attributes = vars(self)
-        parent, attributes["_parent"] = attributes["_parent"], None  # is kept, not copied
-        try:
-            copied: DictConfig = pickle.loads(pickle.dumps(self))
-        except (pickle.PicklingError, TypeError, AttributeError):  # it holds an object
-            return copy_slowly(self, memo)
-        finally:
-            attributes["_parent"] = parent
-        vars(copied)["_parent"] = parent
-        return copied
-
-    DictConfig.__deepcopy__ = copy_node  # type: ignore[method-assign]
 
 
 def stamps(sources: Sequence[Any]) -> Iterator[Any]:
