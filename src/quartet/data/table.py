@@ -359,7 +359,7 @@ class TableFile:
         with open_bytes(self.path) as file:
             if self.form.header is not False:
                 file.readline()
-            yield from in_threads(read, read_lines(file, size))
+            yield from in_threads(read, read_lines(file, size), ahead=THREADS)
 
     def _read_parquet(self, places: Mapping[str, int], texts: Collection[str]) -> Iterator[Chunk]:
         """Yields the rows of a parquet file."""
@@ -525,13 +525,15 @@ def read_lines(file: IO[bytes], size: int) -> Iterator[bytes]:
         yield block.replace(b"\r\n", b"\n") if b"\r" in block else block
 
 
-def in_threads(function: Callable[[T], U], blocks: Iterable[T]) -> Iterator[U]:
-    """Yields a function's value of each block, in their order; threads are ahead by a few."""
+def in_threads(
+    function: Callable[[T], U], blocks: Iterable[T], ahead: int = 4 * THREADS
+) -> Iterator[U]:
+    """Yields a function's value of each block, in their order; threads are ahead by so many."""
     with ThreadPoolExecutor(THREADS) as pool:
         waiting = deque[Future[U]]()
         for block in blocks:
             waiting.append(pool.submit(function, block))
-            if len(waiting) > 4 * THREADS:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
