@@ -284,7 +284,7 @@ def call_on_run(name: str) -> None:
 
 @contextmanager
 def refusals(first: str) -> Iterator[None]:
-    """Turns a ConfigError into a message and exit status 2, other errors into a traceback and 1."""
+    """Turns an error that explains itself into a message and exit status 2, others into a traceback and 1."""
     try:
         yield
     except ConfigError as error:

@@ -43,6 +43,14 @@ def test_stratified_split_keeps_the_shares_of_the_classes() -> None:
     assert counts == [[42, 21, 7], [6, 3, 1], [12, 6, 2]]
 
 
+def test_class_of_the_test_part_alone_counts_no_longer() -> None:
+    classes = np.array(["a"] * 28 + ["c"] * 2 + ["b"] * 15)
+    rows = split(45, val_fraction=0.05, test_fraction=0.7, split_seed=0, stratify=classes)
+    assert [len(part) for part in rows] == [12, 2, 31]
+    assert {*classes[rows.test]} == {*"abc"}
+    assert {*classes[rows.val]} == {*classes[rows.train]} == {*"ab"}
+
+
 def test_grouped_split_keeps_groups_whole() -> None:
     groups = np.repeat(np.arange(20), np.arange(1, 21))
     rows = split(len(groups), val_fraction=0.1, test_fraction=0.2, split_seed=0, groups=groups)

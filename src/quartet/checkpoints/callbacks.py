@@ -467,7 +467,7 @@ def restore_random_states(trainer: Trainer, states: dict[str, Any]) -> None:
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:
-    """Returns the states of a metric and its other numbers, such as counters and the extremes so far."""
+    """Returns the states of a metric and its other numbers, such as counters and extremes."""
     states = metric.metric_state
     return {
         "states": {k: v if isinstance(v, Tensor) else list(v) for k, v in states.items()},

@@ -148,6 +148,7 @@ def descends(found: Any, *bases: str) -> bool:
 
 @cache
 def locate_bases(bases: tuple[str, ...]) -> Any:
+    """Returns the classes of these names."""
     return tuple(map(signatures.locate, bases))
 
 

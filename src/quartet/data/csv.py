@@ -497,7 +497,7 @@ def _fit_column(
     max_categories: int,
     lists: Mapping[str, list[str]],
 ) -> dict[str, Any]:
-    """Returns what the encoding has of a column, by its key.
+    """Fits one column; returns its entry in the encoding under ``numeric``, ``categories`` or ``dropped``.
 
     Raises:
         ValueError: it cannot be encoded, or can be in two ways.

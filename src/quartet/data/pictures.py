@@ -34,7 +34,7 @@ class PictureError(ValueError):
     """A file that is no picture, is damaged, or can be shown in more than one way."""
 
     def __init__(self, message: str) -> None:
-        # A process that loads batches puts a traceback before it.
+        # A worker process of a DataLoader puts a traceback before the message.
         super().__init__(message.rpartition("PictureError: ")[2].rstrip())
 
 

@@ -201,7 +201,7 @@ def split(
         return _split_order(order, *sizes.values())
     chosen = dict.fromkeys(fractions, units[:0])
     classes, codes = None, None
-    if stratify is not None:  # numbers are divided sooner than names, and alike
+    if stratify is not None:  # scikit-learn divides numbers as it divides names, but sooner
         classes, codes = np.unique(stratify, return_inverse=True)
     for name in ("test_fraction", "val_fraction"):
         if sizes[name]:
@@ -214,8 +214,8 @@ def split(
             units, chosen[name] = np.sort(units), np.sort(part)
     if fold is not None:
         labels = None if codes is None else codes[units]
-        rest = _split_fold(units, labels, classes, unit, fold, split_seed)
-        units, chosen["val_fraction"] = rest
+        folds = _split_fold(units, labels, classes, unit, fold, split_seed)
+        units, chosen["val_fraction"] = folds
     if keep:
         if stratify is None:
             raise ValueError("keep needs stratify, the class of each row.")
@@ -274,7 +274,7 @@ def _refuse_rare_classes(
         rare = f"class {str(classes[found[counts.argmin()]])!r} has only {counts.min()} row left"
         way_out = f"add rows of that class, drop it, or set {name} to 0"
         raise ValueError(f"{rare} to share out by {name}={fraction}, 2 are needed; {way_out}.")
-    if min(size, len(labels) - size) < len(classes):
+    if min(size, len(labels) - size) < len(found):
         parts = f"{len(labels)} rows into {len(labels) - size} and {size}"
         message = f"{name}={fraction} divides {parts}, fewer than the {len(found)} classes"
         raise ValueError(f"{message}; choose another fraction, or 0.")
@@ -385,7 +385,7 @@ def count_trained(hashes: Hashes, trained: Sequence[Any]) -> int:
 def find_duplicates(hashes: Mapping[str, Hashes]) -> Iterator[tuple[str, IntArray]]:
     """Yields the parts with samples that stand in the training part too, and their places."""
     for part in ("test", "val"):
-        twins = pd.Series(hashes[part]).isin(hashes["train"])  # a tenth of the time of np.isin
+        twins = pd.Series(hashes[part]).isin(hashes["train"])  # sooner than np.isin
         if len(places := np.flatnonzero(twins)):
             yield part, places
 

@@ -206,7 +206,7 @@ class Table:
         return sum(map(count_rows, self.chunks))
 
     def take_chunks(self) -> Iterator[tuple[int, Chunk]]:
-        """Yields parts of chunks, which leave the table, and the number of their first row before."""
+        """Yields rows, and the number of the first of them before; they leave the table."""
         self.chunks.reverse()
         start, size = 0, 4 * CHUNK  # rows that threads encode quickly
         while self.chunks:
@@ -528,7 +528,13 @@ def read_lines(file: IO[bytes], size: int) -> Iterator[bytes]:
 def in_threads(
     function: Callable[[T], U], blocks: Iterable[T], ahead: int = 4 * THREADS
 ) -> Iterator[U]:
-    """Yields a function's value of each block, in their order; threads are ahead by so many."""
+    """Yields the value of a function for each block, in their order.
+
+    Args:
+        function: Is called in threads.
+        blocks: Are read in this thread.
+        ahead: Values that wait at most.
+    """
     with ThreadPoolExecutor(THREADS) as pool:
         waiting = deque[Future[U]]()
         for block in blocks:

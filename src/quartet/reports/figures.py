@@ -96,7 +96,7 @@ def drawable_names(names: Sequence[str]) -> list[str]:
 
 def save_png(figure: Figure, path: Path) -> None:
     drawn = BytesIO()
-    # Of zlib's nine levels 3 takes half the time of the usual 6, for a fifth more bytes.
+    # The pixels are the same at every level; a lower one writes sooner and larger files.
     figure.savefig(drawn, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})
     files.write_atomic(path, drawn.getvalue())
 
